@@ -1,0 +1,32 @@
+# Two commands: make demo, make test. Each makes .venv itself; only Python 3.11+, make and a package registry are needed.
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test lint types lock clean
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m fpt_ray.demo run demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/installed
+	$(BIN)/pyright
+
+lock:
+	$(BIN)/uv pip compile --all-extras --group dev --generate-hashes --no-emit-index-url pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv demo
