@@ -1,0 +1,295 @@
+"""The frozen large pre-trained model (LPM): keys, values and importance of its tokens, by hooks on its own projections.
+
+Any timm Vision Transformer with plain attention blocks serves; no model is forked. Dimension letters stand in
+``side_network.py``; here additionally R is the resolution in pixels and N the number of tokens, prefix tokens
+(class token, registers) included.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from jaxtyping import Float, Int
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from fpt_ray.config import BackboneConfig, ConfigError, Importance, Precision
+
+RANDOM_WEIGHTS = "random"
+_SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+"""Attention scores held at once while importance is summed: what a cache holds, or what keeps a GPU busy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneShape:
+    """What a backbone's name alone determines."""
+
+    name: str
+    depth: int
+    width: int
+    num_heads: int
+    head_width: int
+    patch_size: int
+    num_prefix_tokens: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def num_tokens(self, resolution: int) -> int:
+        """N at a resolution in pixels."""
+        return (resolution // self.patch_size) ** 2 + self.num_prefix_tokens
+
+
+class Extracted(NamedTuple):
+    """Features of the last L blocks; tokens are sorted by importance, best first, for each head by its own scores."""
+
+    keys: Float[Tensor, "L B H T E"]
+    values: Float[Tensor, "L B H T E"]
+    tokens: Int[Tensor, "L B H T"]
+
+
+@lru_cache(maxsize=32)
+def backbone_shape(name: str) -> BackboneShape:
+    """The geometry of a timm ViT, without weights.
+
+    Raises:
+        ConfigError: timm does not know the name, or the architecture has no plain attention blocks.
+    """
+    with torch.device("meta"):
+        model = _create(name, pretrained=False)
+    attention = _attentions(model, name)
+    data = model.pretrained_cfg
+    patch_height, patch_width = model.patch_embed.patch_size
+    if patch_height != patch_width:
+        raise ConfigError(f"backbone.name is {name!r}; its patches are {patch_height}x{patch_width}, not square")
+    return BackboneShape(
+        name=name,
+        depth=len(attention),
+        width=model.embed_dim,
+        num_heads=attention[0].num_heads,
+        head_width=attention[0].head_dim,
+        patch_size=patch_height,
+        num_prefix_tokens=model.num_prefix_tokens,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+
+
+def check_resolution(shape: BackboneShape, resolution: int, name: str = "features.resolution") -> None:
+    """ConfigError unless the resolution is a multiple of the patch; it offers the two nearest."""
+    if resolution % shape.patch_size:
+        below = resolution // shape.patch_size * shape.patch_size
+        near = [str(size) for size in (below, below + shape.patch_size) if size > 0]
+        raise ConfigError(
+            f"{name} is {resolution}; {shape.name} has patches of {shape.patch_size} pixels, take {' or '.join(near)}"
+        )
+
+
+def check_depth(shape: BackboneShape, depth: int) -> None:
+    """ConfigError if the side network has more layers than the backbone."""
+    if depth > shape.depth:
+        raise ConfigError(f"side.depth is {depth}; {shape.name} has {shape.depth} blocks, take at most {shape.depth}")
+
+
+def kept_tokens(num_tokens: int, token_ratio: float) -> int:
+    """T: tokens kept of N (section 3.5), at least one."""
+    return max(1, int(num_tokens * token_ratio))
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The backbone's arithmetic on a device; auto is bfloat16 where the hardware multiplies it."""
+    if precision != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+# --- loading --------------------------------------------------------------------------------------------------
+
+
+def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
+    """The frozen ViT without its head, in evaluation mode, its position table interpolated to the resolution.
+
+    Raises:
+        ConfigError: the name, the weights or the resolution cannot be used; the message says what to do.
+    """
+    shape = backbone_shape(config.name)
+    check_resolution(shape, resolution)
+    if config.weights is None:
+        model = _from_timm(config.name)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _create(config.name, pretrained=False)
+        if config.weights != RANDOM_WEIGHTS:
+            _load_file(model, Path(config.weights))
+    model.reset_classifier(0)
+    digest = _digest(model)
+    model.set_input_size(img_size=(resolution, resolution))
+    model.weights_digest = digest  # type: ignore[assignment]
+    return model.eval().requires_grad_(False)
+
+
+def weights_digest(model: VisionTransformer) -> str:
+    """SHA-256 of the names and bytes of a loaded backbone's weights, before interpolation and without the head."""
+    return str(model.weights_digest)
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _create(name: str, pretrained: bool) -> VisionTransformer:
+    try:
+        model = timm.create_model(name, pretrained=pretrained)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error) and "Invalid pretrained tag" not in str(error):
+            raise
+        known = timm.list_models(f"*{name.split('.')[0][:14]}*")[:8] or ["vit_base_patch16_384", "vit_small_patch14_dinov2"]
+        raise ConfigError(f"backbone.name is {name!r}; timm has no such model, near are {', '.join(known)}") from None
+    if not isinstance(model, VisionTransformer):
+        raise _unsupported(name)
+    _attentions(model, name)
+    return model
+
+
+def _attentions(model: VisionTransformer, name: str) -> list[Attention]:
+    attentions = [getattr(block, "attn", None) for block in model.blocks]
+    if not all(type(attention) is Attention for attention in attentions) or model.cls_token is None:
+        raise _unsupported(name)
+    return attentions  # type: ignore[return-value]
+
+
+def _unsupported(name: str) -> ConfigError:
+    return ConfigError(
+        f"backbone.name is {name!r}, which is no Vision Transformer with plain attention blocks and a class token; these "
+        "work: vit_{tiny,small,base,large}_patch{8,14,16}_*, deit_*, DINO (vit_*.dino), DINOv2 (vit_*_patch14_dinov2, "
+        "vit_*_patch14_reg4_dinov2)"
+    )
+
+
+def _from_timm(name: str) -> VisionTransformer:
+    try:
+        return _create(name, pretrained=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # timm raises what its hub's client, the network and the file system raise
+        raise ConfigError(
+            f"backbone.weights: timm's weights of {name!r} cannot be had ({type(error).__name__}); connect to the network, "
+            "or give a local file: --backbone.weights FILE.safetensors, .pth or .onnx"
+        ) from error
+
+
+def _load_file(model: VisionTransformer, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"backbone.weights: there is no file {path}; give a .safetensors, .pth or .onnx file")
+    state = _without_head(checkpoint_filter_fn(_read_weights(path), model))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.startswith(("head", "fc_norm"))]
+    if missing or unexpected:
+        raise ConfigError(
+            f"backbone.weights: {path} does not fit {model.pretrained_cfg['architecture']}: missing "
+            f"{missing[:3]} ({len(missing)} in all), unknown {list(unexpected)[:3]} ({len(unexpected)} in all)"
+        )
+
+
+def _without_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    if path.suffix == ".onnx":
+        from fpt_ray.onnx_weights import read_onnx
+
+        return dict(read_onnx(path))
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise ConfigError(f"backbone.weights: {path} must end in .safetensors, .pth or .onnx")
+    try:
+        return timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # whatever a broken or hostile file makes the readers raise
+        raise ConfigError(f"backbone.weights: {path} cannot be read as weights ({type(error).__name__}: {error})") from error
+
+
+# --- extraction -----------------------------------------------------------------------------------------------
+
+
+class _Captured(Exception):
+    """Ends the forward pass once the last block's projections are known."""
+
+
+@torch.inference_mode()
+def extract(
+    model: VisionTransformer,
+    images: Float[Tensor, "B 3 R R"],
+    *,
+    depth: int,
+    num_kept: int,
+    importance: Importance = "global",
+) -> Extracted:
+    """Keys and values of the important tokens in the last ``depth`` blocks (Eq. 3, sections 3.4 and 3.5).
+
+    Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
+    """
+    attentions = [block.attn for block in model.blocks][-depth:]
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def capture(attention: Attention, projected: Tensor) -> None:
+        found.append(_important(attention, projected, num_kept, importance))
+        if len(found) == depth:
+            raise _Captured
+
+    handles = [
+        attention.qkv.register_forward_hook(lambda _, __, projected, attention=attention: capture(attention, projected))
+        for attention in attentions
+    ]
+    try:
+        model.forward_features(images.to(next(model.parameters()).dtype))
+    except _Captured:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    keys, values, tokens = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Extracted(keys, values, tokens)
+
+
+def _important(
+    attention: Attention, projected: Float[Tensor, "B N QKV"], num_kept: int, importance: Importance
+) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B H T E"], Int[Tensor, "B H T"]]:
+    batch, num_tokens, _ = projected.shape
+    split = projected.reshape(batch, num_tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+    queries, keys, values = split.unbind(0)
+    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    if importance == "class_token":
+        queries = queries[:, :, :1]
+    scores = _mean_attention(queries, keys, attention.scale)
+    # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
+    tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
+    at = tokens.unsqueeze(-1).expand(-1, -1, -1, attention.head_dim)
+    return keys.gather(2, at), values.gather(2, at), tokens
+
+
+def _mean_attention(
+    queries: Float[Tensor, "B H Q E"], keys: Float[Tensor, "B H N E"], scale: float
+) -> Float[Tensor, "B H N"]:
+    """Mean over the queries of the softmaxed attention, per head, in chunks of queries (section 3.5)."""
+    batch, heads, num_queries, _ = queries.shape
+    num_tokens = keys.shape[2]
+    chunk = max(32, _SCORE_BYTES.get(keys.device.type, 2**22) // (4 * batch * heads * num_tokens))
+    transposed = keys.transpose(-2, -1)
+    total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
+    for part in (queries * scale).split(chunk, dim=2):
+        total += torch.softmax(part @ transposed, dim=-1, dtype=torch.float32).sum(dim=2)
+    return total / num_queries

@@ -1,0 +1,75 @@
+"""Shapes in signatures are checked (beartype) wherever the tests call; fakes that several files use live here."""
+
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+install_import_hook("fpt_ray", "conftest.checked")
+
+from dataclasses import dataclass  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from fpt_ray.backbone import BackboneShape  # noqa: E402
+from fpt_ray.config import SideConfig, TrainingConfig, TrialConfig  # noqa: E402
+
+
+@dataclass
+class FakeBatch:
+    low_res: Tensor
+    keys: Tensor | None
+    values: Tensor | None
+    labels: Tensor
+
+
+class FakeRows:
+    """Features in memory whose values tell the classes apart; holds all rows of a split or a part of them."""
+
+    window = None
+
+    def __init__(self, num_rows: int, trial: TrialConfig, shape: BackboneShape, part: range | None = None) -> None:
+        generator = torch.Generator().manual_seed(7)
+        size, tokens = trial.side.resolution, 5
+        labels = torch.arange(num_rows) % 3
+        pattern = torch.randn(3, trial.side.depth, shape.num_heads, tokens, shape.head_width, generator=generator)
+        noise = torch.randn(num_rows, trial.side.depth, shape.num_heads, tokens, shape.head_width, generator=generator)
+        self.features = pattern[labels] + noise
+        self.low_res = torch.randint(0, 255, (num_rows, size, size, 3), generator=generator).to(torch.uint8)
+        self.row_ids = np.arange(num_rows)[part.start : part.stop] if part else np.arange(num_rows)
+        self.all_labels = labels.numpy()
+        self.labels = self.all_labels[self.row_ids]
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def take(self, row_ids) -> FakeBatch:
+        assert set(row_ids) <= set(self.row_ids), "a worker asked for a row of another worker"
+        at = torch.as_tensor(np.asarray(row_ids))
+        features = self.features[at].transpose(0, 1).contiguous().half()
+        return FakeBatch(self.low_res[at], features, -features, torch.as_tensor(self.all_labels[np.asarray(row_ids)]))
+
+
+@pytest.fixture
+def small_shape() -> BackboneShape:
+    return BackboneShape(
+        name="small",
+        depth=4,
+        width=32,
+        num_heads=2,
+        head_width=16,
+        patch_size=8,
+        num_prefix_tokens=1,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+
+
+@pytest.fixture
+def small_trial() -> TrialConfig:
+    return TrialConfig(
+        side=SideConfig(depth=2, num_prompts=3, reduction=2, resolution=16),
+        training=TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, precision="float32"),
+    )

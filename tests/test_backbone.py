@@ -1,0 +1,170 @@
+"""Keys, values and importance are compared with a by-hand loop in float64 over timm's own blocks, unfused."""
+
+import timm
+import torch
+import pytest
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fpt_ray.backbone import (
+    _mean_attention,
+    backbone_shape,
+    check_resolution,
+    extract,
+    kept_tokens,
+    load_backbone,
+    weights_digest,
+)
+from fpt_ray.config import BackboneConfig, ConfigError
+
+
+def by_hand(model, images, depth):
+    """Per block: keys, values and mean attention [B H N E], [B H N], computed query by query in float64."""
+    model = model.double()
+    found, tokens = [], model.norm_pre(model._pos_embed(model.patch_embed(images.double())))
+    for block in model.blocks:
+        attention, inputs = block.attn, block.norm1(tokens)
+        batch, number, _ = inputs.shape
+        parts = attention.qkv(inputs).reshape(batch, number, 3, attention.num_heads, attention.head_dim)
+        query, key, value = (parts[:, :, i].transpose(1, 2) for i in range(3))
+        query, key = attention.q_norm(query), attention.k_norm(key)
+        total = torch.zeros(batch, attention.num_heads, number, dtype=torch.float64)
+        rows = []
+        for i in range(number):
+            row = torch.softmax((key @ query[:, :, i, :, None]).squeeze(-1) * attention.head_dim**-0.5, dim=-1)
+            rows.append(row)
+            total += row
+        found.append((key, value, total / number, rows[0]))
+        tokens = block(tokens)
+    return found[-depth:]
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    return VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=0, **options
+    ).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"reg_tokens": 4}, {"init_values": 0.1}])
+@pytest.mark.parametrize("importance", ["global", "class_token"])
+def test_extract_equals_by_hand(options, importance):
+    images = torch.randn(2, 3, 32, 32)
+    found = extract(tiny(**options), images, depth=2, num_kept=6, importance=importance)
+    for layer, (keys, values, mean, first) in enumerate(by_hand(tiny(**options), images, 2)):
+        scores = mean if importance == "global" else first
+        tokens = scores.argsort(dim=-1, descending=True)[..., :6]
+        assert torch.equal(found.tokens[layer], tokens)
+        at = tokens.unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
+        torch.testing.assert_close(found.keys[layer], keys.gather(2, at).float(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.values[layer], values.gather(2, at).float(), atol=1e-5, rtol=1e-4)
+
+
+def test_less_is_a_prefix_and_shallower_a_suffix():
+    model, images = tiny(), torch.randn(2, 3, 32, 32)
+    wide = extract(model, images, depth=3, num_kept=12)
+    narrow = extract(model, images, depth=2, num_kept=5)
+    for much, little in zip(wide, narrow, strict=True):
+        assert torch.equal(much[1:, :, :, :5], little)
+
+
+def test_kept_tokens_is_the_papers():
+    assert backbone_shape("vit_base_patch16_384").num_tokens(512) == 1025
+    assert kept_tokens(1025, 0.2) == 205  # 512 px, patch 16, 20 % (section 4.2.1)
+    assert kept_tokens(5, 0.01) == 1
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor any operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+def test_importance_never_holds_all_scores():
+    number = 8192
+    queries = torch.randn(1, 1, number, 4)
+    with Largest() as seen:
+        _mean_attention(queries, queries, 0.5)
+    assert seen.numel * 4 <= 8 * 2**20  # 256 MiB for all of them
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "resnet18", "vit_base_patch16_rope_224", "vit_nope"])
+def test_other_architectures_are_refused(name):
+    if name.startswith("vit_base") and not timm.list_models(name):
+        name = "eva02_tiny_patch14_224"
+    with pytest.raises(ConfigError, match=r"backbone\.name is .*(these work: vit_|near are)"):
+        backbone_shape(name)
+
+
+def test_resolution_offers_the_two_nearest():
+    shape = backbone_shape("vit_small_patch14_dinov2")
+    check_resolution(shape, 448)
+    with pytest.raises(ConfigError, match=r"features\.resolution is 450; .* take 448 or 462"):
+        check_resolution(shape, 450)
+
+
+def test_positions_are_interpolated_and_the_digest_is_of_the_weights_alone():
+    config = BackboneConfig(name="vit_tiny_patch16_224", weights="random")
+    small, large = load_backbone(config, 64), load_backbone(config, 96)
+    assert small.pos_embed.shape[1] == 17
+    assert large.pos_embed.shape[1] == 37
+    assert weights_digest(small) == weights_digest(large)
+    native = load_backbone(config, 224)
+    images = torch.randn(1, 3, 96, 96)
+    dynamic = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, num_classes=0).eval()
+    dynamic.load_state_dict({name: tensor for name, tensor in native.state_dict().items()})
+    torch.testing.assert_close(large.forward_features(images), dynamic.forward_features(images), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_from_files(tmp_path):
+    config = BackboneConfig(name="vit_tiny_patch16_224", weights="random")
+    state = load_backbone(config, 224).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    digests = {
+        weights_digest(load_backbone(BackboneConfig(name=config.name, weights=str(tmp_path / file)), 224))
+        for file in ("w.safetensors", "w.pth")
+    }
+    assert digests == {weights_digest(load_backbone(config, 224))}
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    save_file({"blocks.0.norm1.weight": torch.zeros(192), "stray": torch.zeros(1)}, tmp_path / "w.safetensors")
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    for file, message in (("w.safetensors", "does not fit"), ("broken.pth", "cannot be read"), ("none.pth", "no file")):
+        with pytest.raises(ConfigError, match=message):
+            load_backbone(BackboneConfig(name="vit_tiny_patch16_224", weights=str(tmp_path / file)), 224)
+
+
+def test_pickled_code_is_refused(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    torch.save({"state_dict": Hostile()}, tmp_path / "hostile.pth")
+    with pytest.raises(ConfigError, match="cannot be read as weights"):
+        load_backbone(BackboneConfig(name="vit_tiny_patch16_224", weights=str(tmp_path / "hostile.pth")), 224)
+
+
+def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def unreachable(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("no network")
+        return original(name, **options)
+
+    original = timm.create_model
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(ConfigError, match=r"give a local file: --backbone\.weights"):
+        load_backbone(BackboneConfig(name="vit_tiny_patch16_224"), 224)
