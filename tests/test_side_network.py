@@ -1,0 +1,96 @@
+"""Counts are the paper's (Tables 1 and 4); fusion is compared with a by-hand loop of Eq. 7 and 8."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fpt_ray.backbone import backbone_shape
+from fpt_ray.config import ConfigError, SideConfig, TrialConfig
+from fpt_ray.side_network import SideNetwork
+
+VIT_B = "vit_base_patch16_384"
+
+
+def learnable(trial):
+    return sum(parameter.numel() for parameter in SideNetwork(trial, backbone_shape(VIT_B), 5).parameters())
+
+
+@pytest.mark.parametrize(
+    ("prompts", "count"),
+    [(4, 845_669), (8, 864_101), (16, 900_965), (32, 974_693), (64, 1_122_149), (128, 1_417_061)],
+)
+def test_learnable_parameters_of_table_4(prompts, count):
+    assert learnable(TrialConfig(side=SideConfig(num_prompts=prompts))) == count
+
+
+def test_learnable_parameters_of_fpt():
+    assert learnable(TrialConfig(method="fpt", side=SideConfig(depth=12, resolution=224))) == 1_602_341
+
+
+def features(trial, shape, batch=2, tokens=5):
+    size = (trial.side.depth, batch, shape.num_heads, tokens, shape.head_width)
+    return torch.randn(size), torch.randn(size)
+
+
+@pytest.mark.parametrize("method", ["fpt+", "fpt"])
+def test_fusion_equals_by_hand(method, small_trial, small_shape):
+    trial = dataclasses.replace(small_trial, method=method)
+    fusion = SideNetwork(trial, small_shape, 3).eval().fusion
+    torch.nn.init.normal_(fusion.prompts)
+    keys, values = features(trial, small_shape)
+    for layer in range(trial.side.depth):
+        prompts = fusion.prompts[layer]
+        query = fusion.norms[0](prompts) if method == "fpt+" else fusion.in_proj[0](prompts)
+        rows = []
+        for image in range(2):
+            for prompt in query:
+                heads = []
+                for head in range(small_shape.num_heads):
+                    part = prompt[head * 16 : (head + 1) * 16]
+                    weights = torch.softmax(keys[layer, image, head] @ part / 4, dim=0)
+                    heads.append(weights @ values[layer, image, head])
+                rows.append(torch.cat(heads))
+        summary = torch.stack(rows).reshape(2, 3, 32)
+        project = fusion.out_proj[0]
+        expected = project(summary + prompts) if method == "fpt+" else project(summary) + prompts
+        torch.testing.assert_close(fusion(layer, keys[layer], values[layer]), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_prompts_start_as_good_as_zero(small_trial, small_shape):
+    assert SideNetwork(small_trial, small_shape, 3).fusion.prompts.abs().max() < 1e-5
+
+
+def test_without_prompts_the_lpm_is_never_read(small_trial, small_shape):
+    alone = dataclasses.replace(small_trial, side=dataclasses.replace(small_trial.side, num_prompts=0))
+    network = SideNetwork(alone, small_shape, 3).eval()
+    assert network.fusion is None
+    assert network(torch.randn(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_unshared_norm_and_projector_are_one_a_layer(small_trial, small_shape):
+    side = dataclasses.replace(small_trial.side, shared_norm=False, shared_projector=False)
+    fusion = SideNetwork(dataclasses.replace(small_trial, side=side), small_shape, 3).fusion
+    assert (len(fusion.norms), len(fusion.out_proj)) == (2, 2)
+
+
+def test_keep_masks_stand_for_the_dropout(small_trial, small_shape):
+    network = SideNetwork(small_trial, small_shape, 3).train()
+    keys, values = features(small_trial, small_shape)
+    images, ones = torch.randn(2, 3, 16, 16), torch.ones(2, 2, 3, 16)
+    torch.testing.assert_close(network(images, keys, values, ones), network.eval()(images, keys, values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reduction": 3}, r"side\.reduction is 3; .* must divide 16"),
+        ({"depth": 9}, r"side\.depth is 9; .* take at most 4"),
+        ({"resolution": 20}, r"side\.resolution is 20; .* take 16 or 24"),
+        ({"prompt_width": 8}, r"side\.prompt_width is 8; .* width of 32"),
+    ],
+)
+def test_what_cannot_be_built_is_named(change, message, small_trial, small_shape):
+    trial = dataclasses.replace(small_trial, side=dataclasses.replace(small_trial.side, **change))
+    with pytest.raises(ConfigError, match=message):
+        SideNetwork(trial, small_shape, 3)
