@@ -1,0 +1,299 @@
+"""The training loop: ``fit()``, a generator of epochs, and ``evaluate()``. Plain PyTorch: no Ray, no MLflow, no files.
+
+Every random choice is keyed by (seed, epoch, row): order, augmentation and dropout of an image do not depend on how
+many workers share the batch or on whether training was interrupted, so 1 and 2 workers, or a resumed and an
+uninterrupted run, give the same numbers.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fpt_ray.backbone import BackboneShape
+from fpt_ray.config import Precision, TrainingConfig, TrialConfig
+from fpt_ray.images import augment, normalise
+from fpt_ray.metrics import Scores, scores
+from fpt_ray.side_network import SideNetwork
+
+Checkpoint = dict[str, Any]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message says when and what to try."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Some images of a split as the loop reads them; ``features.Batch`` is one."""
+
+    low_res: Tensor
+    keys: Tensor | None
+    values: Tensor | None
+    labels: Tensor
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A split, or one worker's share of it."""
+
+    row_ids: np.ndarray
+    labels: np.ndarray
+    window: int | None
+
+    def __len__(self) -> int: ...
+    def take(self, row_ids: Any) -> Batch: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is learnt, beside the configuration: classes, preprocessing, and this worker's part of the work."""
+
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_train: int
+    """Rows of the training split over all workers."""
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+    num_workers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """One finished epoch. Epochs count from 1; seconds are this worker's."""
+
+    number: int
+    train_loss: float
+    val: Scores
+    best_epoch: int
+    best_val_auc: float
+    seconds: float
+    data_seconds: float
+    """Seconds spent waiting for rows, part of ``seconds``."""
+    measured_peak_bytes: int | None
+    """CUDA's own peak of allocated memory since the start; nothing on a CPU."""
+    checkpoint: Checkpoint
+    """All that is needed to go on from here, with the best weights so far; save it before asking for the next epoch."""
+
+
+def make_model(trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> SideNetwork:
+    """The side network as its seed initialises it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trial.training.seed)
+        return SideNetwork(trial, backbone, num_classes)
+
+
+def fit(
+    model: nn.Module, train: Rows, val: Rows, trial: TrialConfig, task: Task, resume: Checkpoint | None = None
+) -> Iterator[Epoch]:
+    """Trains and yields after every epoch (section 4.2.1: AdamW, cosine to 0 per step, cross-entropy).
+
+    ``model`` is on the task's device, perhaps wrapped for data-parallel training. The best epoch is the one of highest
+    validation AUC.
+
+    Raises:
+        NonFiniteLossError: the loss is not a number.
+    """
+    training = trial.training
+    steps = task.num_train // training.batch_size
+    if steps == 0:
+        raise ValueError(f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images")
+    optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps * training.epochs)
+    bare = getattr(model, "module", model)
+    best: Checkpoint = {"epoch": 0, "val_auc": -math.inf, "model": {}}
+    done = 0
+    if resume is not None:
+        bare.load_state_dict(resume["model"])
+        optimizer.load_state_dict(resume["optimizer"])
+        schedule.load_state_dict(resume["schedule"])
+        best, done = resume["best"], resume["epoch"]
+    weights = class_weights(train, task, training)
+    if task.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(task.device)
+    for number in range(done + 1, training.epochs + 1):
+        started = time.perf_counter()
+        loss, waited = _train_epoch(model, train, (optimizer, schedule), (trial, task, weights), number)
+        val_scores = evaluate(bare, val, trial, task)
+        if val_scores.auc > best["val_auc"]:
+            state = {name: tensor.detach().cpu().clone() for name, tensor in bare.state_dict().items()}
+            best = {"epoch": number, "val_auc": val_scores.auc, "model": state}
+        checkpoint = {
+            "epoch": number,
+            "model": bare.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "best": best,
+        }
+        yield Epoch(
+            number=number,
+            train_loss=loss,
+            val=val_scores,
+            best_epoch=best["epoch"],
+            best_val_auc=best["val_auc"],
+            seconds=time.perf_counter() - started,
+            data_seconds=waited,
+            measured_peak_bytes=_measured_peak(task.device),
+            checkpoint=checkpoint,
+        )
+
+
+def _train_epoch(
+    model: nn.Module, train: Rows, moving: tuple[Any, Any], what: tuple[TrialConfig, Task, Tensor | None], epoch: int
+) -> tuple[float, float]:
+    """One pass over the training split; returns the mean loss over all workers and the seconds spent on reading."""
+    optimizer, schedule = moving
+    trial, task, weights = what
+    training = trial.training
+    order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch), train.window)
+    model.train()
+    total, waited = torch.zeros((), device=task.device), 0.0
+    share = training.batch_size // task.num_workers
+    for step, row_ids in enumerate(order[:, task.rank * share : (task.rank + 1) * share], start=1):
+        started = time.perf_counter()
+        batch = train.take(row_ids)
+        waited += time.perf_counter() - started
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=uses_bfloat16(training.precision, task.device)):
+            logits = model(*_inputs(batch, row_ids, epoch, trial, task))
+        losses = F.cross_entropy(logits.float(), batch.labels.to(task.device), reduction="none")
+        loss = (losses if weights is None else losses * weights[batch.labels.to(task.device)]).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+        optimizer.step()
+        schedule.step()
+        total += loss.detach()
+        if step % 16 == 0 or step == len(order):
+            _require_finite(total, epoch, step, training)
+    mean = total / len(order)
+    if task.num_workers > 1:
+        dist.all_reduce(mean)
+        mean /= task.num_workers
+    return float(mean), waited
+
+
+def evaluate(model: nn.Module, rows: Rows, trial: TrialConfig, task: Task) -> Scores:
+    """Scores on a split, gathered over all workers; each worker holds a share of its rows."""
+    probabilities, labels = predict(model, rows, trial, task)
+    if task.num_workers > 1:
+        gathered: list[Any] = [None] * task.num_workers
+        dist.all_gather_object(gathered, (rows.row_ids, probabilities, labels))
+        order = np.argsort(np.concatenate([part[0] for part in gathered]))
+        probabilities = np.concatenate([part[1] for part in gathered])[order]
+        labels = np.concatenate([part[2] for part in gathered])[order]
+    return scores(probabilities, labels, task.classes)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, rows: Rows, trial: TrialConfig, task: Task
+) -> tuple[Float[np.ndarray, "N C"], Int[np.ndarray, "N"]]:
+    """Class probabilities and labels of all rows, in the order of their ids."""
+    model.eval()
+    probabilities = []
+    for start in range(0, len(rows), trial.training.batch_size):
+        batch = rows.take(rows.row_ids[start : start + trial.training.batch_size])
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=uses_bfloat16(trial.training.precision, task.device)):
+            logits = model(*_inputs(batch, None, 0, trial, task))
+        probabilities.append(logits.float().softmax(-1).cpu())
+    if not probabilities:
+        return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
+    return torch.cat(probabilities).numpy(), rows.labels
+
+
+def _inputs(
+    batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """A batch as the network takes it; training (row ids given) augments the low-resolution input only (section 3.6)."""
+    training, device = trial.training, task.device
+    images = batch.low_res
+    masks = None
+    if row_ids is not None:
+        if training.augment:
+            images = augment(images, seed=training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
+        masks = dropout_masks(trial, batch, row_ids, epoch)
+    images = normalise(images.to(device), task.mean, task.std)
+    arithmetic = torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
+    keys, values = (
+        None if kind is None else kind.to(device, non_blocking=True).to(arithmetic) for kind in (batch.keys, batch.values)
+    )
+    return images, keys, values, None if masks is None else masks.to(device)
+
+
+def dropout_masks(trial: TrialConfig, batch: Batch, row_ids: Any, epoch: int) -> Float[Tensor, "L B P W"] | None:
+    """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself."""
+    if batch.keys is None or trial.side.prompt_dropout == 0:
+        return None
+    side, training = trial.side, trial.training
+    width = batch.keys.shape[2] * batch.keys.shape[4] // side.reduction
+    masks = torch.empty(len(row_ids), side.depth, side.num_prompts, width)
+    for mask, row in zip(masks, row_ids, strict=True):
+        seed = int(np.random.SeedSequence((training.seed, epoch, int(row), 1)).generate_state(1, np.uint64)[0])
+        mask.bernoulli_(1 - side.prompt_dropout, generator=torch.Generator().manual_seed(seed))
+    return masks.transpose(0, 1).div_(1 - side.prompt_dropout)
+
+
+def epoch_order(
+    num_rows: int, batch_size: int, key: tuple[int, int], window: int | None = None
+) -> Int[np.ndarray, "steps batch_size"]:
+    """The row ids of every step of an epoch; rows beyond the last whole batch are left out (drop_last).
+
+    The split is cut into ``batch_size`` lanes of neighbouring rows; every lane is shuffled by itself and gives one row to
+    each step. So a worker needs only the rows of its own lanes (see ``worker_rows``), and the batches are the same for
+    any number of workers. With a window (rows a reader can keep while it streams), windows are visited in random order
+    and shuffled within, so that each is read once.
+    """
+    generator = np.random.default_rng((*key, 0))
+    steps = num_rows // batch_size
+    if window is None:
+        bounds = [lane * num_rows // batch_size for lane in range(batch_size + 1)]
+        lanes = [generator.permutation(np.arange(*ends))[:steps] for ends in itertools.pairwise(bounds)]
+        return np.stack(lanes, axis=1)
+    starts = generator.permutation(np.arange(0, num_rows, window))
+    rows = [generator.permutation(np.arange(start, min(start + window, num_rows))) for start in starts]
+    return np.concatenate(rows)[: steps * batch_size].reshape(steps, batch_size)
+
+
+def worker_rows(num_rows: int, batch_size: int, num_workers: int) -> list[range]:
+    """The training rows each worker needs: those of its lanes, which are neighbours."""
+    lanes = [worker * (batch_size // num_workers) for worker in range(num_workers + 1)]
+    return [range(*ends) for ends in itertools.pairwise(lane * num_rows // batch_size for lane in lanes)]
+
+
+def class_weights(train: Rows, task: Task, training: TrainingConfig) -> Float[Tensor, "C"] | None:
+    """Inverse class frequencies of the training split, 1 on average over its images; None unless asked for."""
+    if not training.class_weights:
+        return None
+    counts = torch.bincount(torch.as_tensor(train.labels), minlength=len(task.classes)).to(task.device)
+    if task.num_workers > 1:
+        dist.all_reduce(counts)
+    return counts.sum() / (len(task.classes) * counts.float())
+
+
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Whether the side network computes in bfloat16 autocast; auto: on a GPU that has it."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bfloat16"
+
+
+def _require_finite(total: Tensor, epoch: int, step: int, training: TrainingConfig) -> None:
+    if not math.isfinite(float(total)):
+        raise NonFiniteLossError(
+            f"the loss is {float(total)} in epoch {epoch} by step {step} (training.learning_rate {training.learning_rate}); "
+            "try a lower learning rate, and check the features for NaN"
+        )
+
+
+def _measured_peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
