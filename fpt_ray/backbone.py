@@ -229,7 +229,7 @@ class _Captured(Exception):
     """Ends the forward pass once the last block's projections are known."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract(
     model: VisionTransformer,
     images: Float[Tensor, "B 3 R R"],

@@ -220,9 +220,11 @@ def coerce(name: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
     try:
         converted = hint(value)
-    except (TypeError, ValueError):
+        whole = isinstance(value, str) or converted == value
+        fits = whole if hint is int else hint is not float or math.isfinite(converted)
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}") from None
-    if hint is int and converted != float(value) or hint is float and not math.isfinite(converted):
+    if not fits:
         raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
     return converted
 
@@ -328,9 +330,9 @@ def load_space(path: str | Path) -> SearchSpace:
     """
     path = Path(path)
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise ConfigError(f"{path}: the search space cannot be read ({error.strerror})") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the search space cannot be read ({error})") from None
     try:
         return parse_space(text)
     except ConfigError as error:
@@ -395,7 +397,8 @@ def _row(name: str, given: Any) -> SearchRow:
     if name not in leaves:
         raise ConfigError(f"{where}: unknown name; {_nearest(name, leaves)}")
     if not isinstance(given, dict) or not ("choices" in given) ^ ("low" in given and "high" in given):
-        raise ConfigError(f"{where} is {given!r}; give {{low: .., high: ..[, step: ..|log: true]}} or {{choices: [..]}}")
+        forms = "{low: .., high: ..[, step: ..|log: true]} or {choices: [..]}"
+        raise ConfigError(f"{where} is {given!r}; give {forms}")
     for key in given:
         if key not in _ROW_KEYS:
             raise ConfigError(f"{where}: unknown key {key!r}; {_nearest(str(key), _ROW_KEYS)}")

@@ -1,0 +1,124 @@
+"""Images of a shard in, features of a shard out: decoding in Ray tasks, the frozen LPM in Ray actors."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+import torch
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from fpt_ray.backbone import Extracted, extract
+from fpt_ray.config import ConfigError
+from fpt_ray.datasets import ImageRow
+from fpt_ray.features import StoreSpec
+from fpt_ray.images import decode, normalise, resize
+from fpt_ray.ray_session import cluster_resources
+from fpt_ray.shards import ShardEntry, shard_table, write_shard
+
+_SCORE_TOKENS = 8192
+"""Tokens the LPM sees at once, over the images of a batch: enough to keep it busy, few enough for a small GPU."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardPlan:
+    """The images of one shard and where it goes."""
+
+    uri: str
+    path: str
+    split: str
+    first_row: int
+    images: tuple[ImageRow, ...]
+
+
+def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: str) -> Iterator[ShardEntry]:
+    """Decode and resize in tasks, the LPM in actors, one shard a row; yields what is written as it comes."""
+    actors, cpus, gpus = lpm_actors()
+    plans = ray.data.from_items([{"plan": plan} for plan in todo], override_num_blocks=len(todo))
+    holder = (ray.put(model.cpu()),)  # within a tuple: Ray would replace a bare reference by its value
+    shards = plans.map(_read_shard, fn_kwargs={"root": root, "spec": spec}, num_cpus=0.5).map_batches(
+        ShardWriter,
+        fn_constructor_kwargs={"holder": holder, "spec": spec, "threads": max(1, round(cpus + 0.5))},
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    with tqdm(total=sum(len(plan.images) for plan in todo), unit="image", desc="preload", mininterval=1) as progress:
+        for row in shards.iter_rows():
+            if row["error"]:
+                raise ConfigError(row["error"])
+            entry = ShardEntry(**json.loads(row["entry"]))
+            progress.update(entry.rows)
+            yield entry
+
+
+def lpm_actors() -> tuple[int, float, float]:
+    """(number, CPUs each, GPUs each) of the actors that run the LPM: one per GPU, else one over all CPUs but one."""
+    cpus, gpus = cluster_resources()
+    if gpus:
+        return gpus, max(0.5, cpus / gpus / 4), 1.0
+    return 1, max(0.5, cpus - 1), 0.0
+
+
+def lpm_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray, np.ndarray]:
+    """I_h and, down-sampled from it (section 3.3), I_l."""
+    path = Path(root) / image.path
+    high = resize(decode(path.read_bytes(), str(path)), spec.resolution)
+    return high, resize(high, spec.low_resolution)
+
+
+def _read_shard(row: dict[str, Any], root: str, spec: StoreSpec) -> dict[str, Any]:
+    """A task: all images of one shard, at both resolutions."""
+    images = [read_image(root, image, spec) for image in row["plan"].images]
+    return {**row, "high_res": np.stack([high for high, _ in images]), "low_res": np.stack([low for _, low in images])}
+
+
+class ShardWriter:
+    """A Ray Data actor: it holds the LPM, extracts a shard's features and writes it whole or not at all."""
+
+    def __init__(self, holder: tuple[Any], spec: StoreSpec, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.model = ray.get(holder[0]).to(lpm_device())
+        self.spec = spec
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        plan: ShardPlan = batch["plan"][0]
+        try:
+            features = extract_batches(self.model, batch["high_res"][0], self.spec)
+            table = shard_table(plan.images, plan.first_row, batch["low_res"][0], features, self.spec)
+            entry = write_shard(plan.uri, plan.split, table, self.spec)
+        except OSError as error:
+            message = f"{plan.uri} cannot be written ({error}); free space and start again, finished shards are kept"
+            return {"entry": [""], "error": [message]}
+        return {"entry": [json.dumps(dataclasses.asdict(entry))], "error": [""]}
+
+
+@torch.no_grad()
+def extract_batches(model: Any, images: UInt8[np.ndarray, "B R R 3"], spec: StoreSpec) -> Extracted:
+    """Features of any number of high-resolution images, in batches of a size that follows from the resolution alone."""
+    step = max(1, _SCORE_TOKENS // spec.num_tokens)
+    parts = [
+        extract_images(model, torch.from_numpy(images[start : start + step]), spec)
+        for start in range(0, len(images), step)
+    ]
+    return Extracted(*(torch.cat(kind, dim=1) for kind in zip(*parts, strict=True)))
+
+
+def extract_images(model: Any, images: UInt8[torch.Tensor, "B R R 3"], spec: StoreSpec) -> Extracted:
+    """Features of one batch, in the stored type, on the CPU."""
+    inputs = normalise(images.to(next(model.parameters()).device), spec.mean, spec.std)
+    found = extract(model, inputs, depth=spec.depth, num_kept=spec.num_kept, importance=spec.importance)
+    stored = getattr(torch, spec.dtype)
+    return Extracted(found.keys.to(stored).cpu(), found.values.to(stored).cpu(), found.tokens.cpu())

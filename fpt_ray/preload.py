@@ -1,0 +1,190 @@
+"""Runs the frozen LPM over the images once and stores the features of their important tokens (section 3.6).
+
+``python -m fpt_ray.preload --images DIR_OR_TABLE [--space X.yaml] [any option of a trial]``
+The options describe the widest trial the store shall serve: its token ratio, side depth and side resolution are upper
+bounds for later trials. Killed at any moment and started again, it goes on from the finished shards.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from fpt_ray.backbone import (
+    BackboneShape,
+    backbone_shape,
+    check_depth,
+    check_resolution,
+    kept_tokens,
+    load_backbone,
+    resolve_precision,
+    weights_digest,
+)
+from fpt_ray.config import TrialConfig, load_space
+from fpt_ray.datasets import ImageTable, leaks
+from fpt_ray.extraction import ShardPlan, extract_batches, lpm_actors, lpm_device, read_image, write_shards
+from fpt_ray.features import SPLITS, StoreSpec, bytes_per_row
+from fpt_ray.inspection import inspected_images
+from fpt_ray.ray_session import ray_session
+from fpt_ray.shards import ShardEntry, existing_shard
+from fpt_ray.storage import exists
+from fpt_ray.store import Store, open_store, write_manifest
+from fpt_ray.terminal import run_command, say
+
+SHARD_BYTES = 96 * 2**20
+"""Largest shard, in bytes."""
+
+
+# --- what is to be done (pure) --------------------------------------------------------------------------------
+
+
+def store_spec(trial: TrialConfig, shape: BackboneShape, digest: str, table: ImageTable) -> StoreSpec:
+    """What determines the store that serves this trial and all narrower ones."""
+    features = trial.features
+    num_tokens = shape.num_tokens(features.resolution)
+    precision = resolve_precision(features.precision, lpm_device())
+    return StoreSpec(
+        backbone=shape.name,
+        weights_digest=digest,
+        resolution=features.resolution,
+        mean=features.mean or shape.mean,
+        std=features.std or shape.std,
+        importance=features.importance,
+        dtype=features.dtype,
+        precision=str(precision).removeprefix("torch."),
+        depth=trial.side.depth,
+        num_kept=kept_tokens(num_tokens, features.token_ratio),
+        low_resolution=trial.side.resolution,
+        images_digest=table.digest(),
+        backbone_depth=shape.depth,
+        num_heads=shape.num_heads,
+        head_width=shape.head_width,
+        num_tokens=num_tokens,
+    )
+
+
+def plan_shards(table: ImageTable, spec: StoreSpec, uri: str) -> list[ShardPlan]:
+    """Shards of bounded size, each within one split. The same table and spec give the same plan."""
+    rows_per_shard = max(1, min(512, SHARD_BYTES // bytes_per_row(spec)))
+    plans = []
+    for split in SPLITS:
+        images = table.of(split)
+        for number, first in enumerate(range(0, len(images), rows_per_shard)):
+            path = f"{split}/part-{number:05d}.parquet"
+            part = tuple(images[first : first + rows_per_shard])
+            plans.append(ShardPlan(uri=f"{uri}/{path}", path=path, split=split, first_row=first, images=part))
+    return plans
+
+
+# --- doing it -------------------------------------------------------------------------------------------------
+
+
+def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = False) -> Store:
+    """The feature store of these images for this trial and all narrower ones: an existing one, or a new one.
+
+    Raises:
+        ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
+    """
+    shape = backbone_shape(trial.backbone.name)
+    check_resolution(shape, trial.features.resolution)
+    check_depth(shape, trial.side.depth)
+    check_resolution(shape, trial.side.resolution, "side.resolution")
+    model = load_backbone(trial.backbone, trial.features.resolution)
+    table = inspected_images(images, workdir, local=local)
+    _report_table(table)
+    spec = store_spec(trial, shape, weights_digest(model), table)
+    uri = f"{workdir.rstrip('/')}/features/{spec.name}"
+    if exists(f"{uri}/manifest.json"):
+        say(f"features: reusing the finished store {uri}")
+        return open_store(uri, expect=spec)
+    plans = plan_shards(table, spec, uri)
+    finished = {plan.path: entry for plan in plans if (entry := _finished(plan, spec))}
+    todo = [plan for plan in plans if plan.path not in finished]
+    if todo:
+        model.to(getattr(torch, spec.precision))
+        with ray_session(local=local):
+            _announce(model, spec, todo, table)
+            for entry in write_shards(model, spec, todo, table.root):
+                finished[entry.path] = entry
+    entries = [finished[plan.path] for plan in plans]
+    write_manifest(uri, spec, table.classes, entries, table.skipped, data_note(table.root))
+    return open_store(uri, expect=spec)
+
+
+def _report_table(table: ImageTable) -> None:
+    counts = ", ".join(f"{len(table.of(split))} {split}" for split in SPLITS)
+    say(f"images: {len(table.rows)} ({counts}), {len(table.classes)} classes")
+    if table.skipped:
+        say(f"images: skipped {len(table.skipped)} that cannot be read: {', '.join(path for path, _ in table.skipped)}")
+    leaked = leaks(table)
+    if leaked:
+        say(f"images: WARNING: {len(leaked)} images stand in several splits, for instance {' = '.join(leaked[0][1])}")
+
+
+def _finished(plan: ShardPlan, spec: StoreSpec) -> ShardEntry | None:
+    planned = [(row, image.sha256) for row, image in enumerate(plan.images, start=plan.first_row)]
+    return existing_shard(plan.uri, plan.split, planned, spec)
+
+
+def data_note(root: str) -> str:
+    """What must be said wherever these images' results are shown: the first line of DATA_NOTE.txt beside them."""
+    path = Path(root) / "DATA_NOTE.txt"
+    return path.read_text().splitlines()[0].strip() if path.is_file() else ""
+
+
+def _announce(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], table: ImageTable) -> None:
+    """Rows, bytes and an estimated time, from one measured image, before the work starts."""
+    rows = sum(len(plan.images) for plan in todo)
+    actors, _, _ = lpm_actors()
+    first = todo[0].images[0]
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        high, _ = read_image(table.root, first, spec)
+        extract_batches(model.to(lpm_device()), high[None], spec)
+        seconds.append(time.perf_counter() - started)
+    estimate = rows * min(seconds) / actors
+    size = rows * bytes_per_row(spec)
+    say(
+        f"features: {rows} of {len(table.rows)} images to go, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} GB "
+        f"in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()} in {spec.precision}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """Run the frozen LPM over the images once and store its features."""
+
+    images: str
+    """A folder of images (train/ val/ test/, or classes to be split) or a CSV or Parquet table: path, label[, split]."""
+    space: Path | None = None
+    """A search space: preload all stores it needs, and leave the options of a trial alone."""
+    workdir: str = "."
+    """Stores go to workdir/features."""
+    local: bool = False
+    """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
+    trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = field(default_factory=TrialConfig)
+
+
+def run_preload(command: Command) -> None:
+    """Preloads and prints where the stores are."""
+    widest = load_space(command.space).stores() if command.space else (command.trial,)
+    workdir = str(Path(command.workdir).resolve())
+    for trial in widest:
+        store = preload(command.images, trial, workdir, local=command.local)
+        rows = sum(shard.rows for shard in store.shards)
+        size = sum(shard.bytes for shard in store.shards)
+        print(f"{store.uri}\n{rows} images, {size / 1e9:.2f} GB, {size / rows / 1e6:.2f} MB each")
+
+
+def main() -> None:
+    """Parse, run."""
+    run_preload(tyro.cli(Command, description=__doc__, use_underscores=True))
+
+
+if __name__ == "__main__":
+    run_command(main)

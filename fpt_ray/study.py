@@ -1,0 +1,167 @@
+"""What the driver of a search writes down: every trial in MLflow as it goes, and the front's test scores at its end."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from ray import tune
+
+from fpt_ray import tracking
+from fpt_ray.config import SearchSpace, flatten
+from fpt_ray.metrics import pareto_front
+from fpt_ray.searcher import NUMBER, REASON, why_not
+from fpt_ray.store import Store
+from fpt_ray.terminal import say
+from fpt_ray.tracking import StudyRun, TrialRecord
+from fpt_ray.trial import load_checkpoint, scores_of_best, store_for
+
+_EPOCH_METRICS = ("train_loss", "val_auc_epoch")
+_FINAL_METRICS = (
+    "val_auc",
+    "best_epoch",
+    "ppe",
+    "pme",
+    "param_ratio",
+    "memory_ratio",
+    "learnable_parameters",
+    "peak_memory_bytes",
+    "measured_peak_memory_bytes",
+    "train_seconds",
+    "data_seconds",
+)
+
+
+def start_or_find(
+    client: MlflowClient, name: str, space: SearchSpace, stores: Sequence[Store], *, resume: bool, artifacts: Path | None
+) -> StudyRun:
+    """The study's run; in a resumed study, trials that a dead driver left running are closed.
+
+    ``artifacts``: where a new experiment in a local database keeps its files.
+
+    Raises:
+        ConfigError: a study of that name exists and is not to be resumed, or there is none to resume.
+    """
+    if resume:
+        study = tracking.find_study(client, name)
+        client.update_run(study.run_id, status="RUNNING")
+        for trial in tracking.read_trials(client, study):
+            if trial.status == "RUNNING":
+                tracking.end_trial(client, trial.run_id, "KILLED", {}, "its driver died; the trial was run again")
+        return study
+    notes = {store.data_note for store in stores if store.data_note}
+    study = tracking.start_study(
+        client,
+        name,
+        params=flatten(space.base()),
+        tags={
+            "objectives": json.dumps(dict(space.objectives)),
+            "searched": json.dumps([row.name for row in space.rows]),
+            "data_note": " ".join(sorted(notes)),
+            "stores": json.dumps([store.uri for store in stores]),
+            **tracking.provenance(),
+        },
+        artifacts=artifacts,
+    )
+    tracking.attach_text(client, study.run_id, space.text, "space.yaml")
+    for store in stores:
+        tracking.attach_text(client, study.run_id, store.manifest_text, f"manifests/{store.spec.name}.json")
+    return study
+
+
+class StudyLog(tune.Callback):
+    """Tune's events of a study, told to MLflow and to the person at the terminal."""
+
+    def __init__(self, client: MlflowClient, study: StudyRun, space: SearchSpace, num_trials: int) -> None:
+        self.client, self.study, self.space, self.num_trials = client, study, space, num_trials
+        self.runs: dict[str, str] = {}
+        self.ended = self.ended_before = sum(
+            record.status in ("FINISHED", "FAILED") for record in tracking.read_trials(client, study)
+        )
+        self.started = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks into its own snapshot of the experiment, which is never read: Optuna's storage and
+        # MLflow are the truth.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Opens the trial's run."""
+        if trial.trial_id in self.runs:
+            return
+        values = {name: value for name, value in trial.config.items() if name != NUMBER}
+        self.runs[trial.trial_id] = tracking.start_trial(
+            self.client,
+            self.study,
+            trial.config[NUMBER],
+            flatten(self.space.trial(values)),
+            {"proposal": json.dumps(values)},
+        )
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Logs an epoch."""
+        metrics = {name: result[name] for name in _EPOCH_METRICS if name in result}
+        if metrics:
+            tracking.log_epoch(self.client, self.runs[trial.trial_id], result["epoch"], metrics)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Closes the run of a trial that returned."""
+        result = trial.last_result or {}
+        self._end(trial, result, result.get(REASON) or why_not(result, False, self.space))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Closes the run of a trial that raised, with the last line of its error."""
+        error = str(trial.get_error() or "").strip().splitlines()
+        self._end(trial, trial.last_result or {}, error[-1] if error else "the trial failed")
+
+    def _end(self, trial: Any, result: dict[str, Any], reason: str | None) -> None:
+        metrics = {name: float(result[name]) for name in _FINAL_METRICS if isinstance(result.get(name), (int, float))}
+        status = "FINISHED" if reason is None else "FAILED"
+        checkpoint = trial.checkpoint.path if trial.checkpoint else result.get("checkpoint_path")
+        run_id = self.runs[trial.trial_id]
+        if checkpoint:
+            self.client.set_tag(run_id, "checkpoint", checkpoint)
+        tracking.end_trial(self.client, run_id, status, metrics, reason)
+        self.ended += 1
+        self._say(trial, metrics, reason)
+
+    def _say(self, trial: Any, metrics: dict[str, float], reason: str | None) -> None:
+        seconds = (time.monotonic() - self.started) / max(1, self.ended - self.ended_before)
+        left = max(0, self.num_trials - self.ended) * seconds
+        values = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in trial.config.items() if name != NUMBER)
+        score = f"val AUC {metrics['val_auc']:.3f}" if reason is None else reason
+        say(f"trial {self.ended}/{self.num_trials}: {score}  {values}  (about {left / 60:.1f} min left)")
+
+    def end(self, status: str) -> None:
+        """Closes the study's run, and runs that are still open as killed."""
+        for record in tracking.read_trials(self.client, self.study):
+            if record.status == "RUNNING":
+                tracking.end_trial(self.client, record.run_id, "KILLED", {}, "the study ended before the trial did")
+        tracking.end_study(self.client, self.study, status, {"trials": self.ended})
+
+
+def front_of(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
+    """The finished trials that no other dominates in the study's objectives."""
+    finished = [record for record in records if record.status == "FINISHED" and set(space.objectives) <= set(record.metrics)]
+    points = [[record.metrics[name] for name in space.objectives] for record in finished]
+    if not points:
+        return []
+    on_front = pareto_front(points, tuple(space.objectives.values()))
+    return [record for record, is_on in zip(finished, on_front, strict=True) if is_on]
+
+
+def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
+    """Test scores of the front's members, once, after the search; nothing reads test data before."""
+    front = front_of(tracking.read_trials(log.client, log.study), space)
+    for record in front:
+        if "test_auc" in record.metrics:
+            continue
+        trial = space.trial(json.loads(record.tags["proposal"]))
+        checkpoint = load_checkpoint(Path(record.tags["checkpoint"]))
+        found = scores_of_best(trial, store_for(trial, stores), "test", checkpoint)
+        log.client.log_metric(record.run_id, "test_auc", found.auc)
+        log.client.log_metric(record.run_id, "test_accuracy", found.accuracy)
+        log.client.log_metric(record.run_id, "test_kappa", found.kappa)
+    say(f"front: {len(front)} of {log.ended} trials, test scores computed once")

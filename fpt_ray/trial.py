@@ -1,0 +1,154 @@
+"""One trial on a feature store, without Ray: what it reads, what it costs, its checkpoint and its numbers."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fpt_ray.backbone import backbone_shape, check_depth, check_resolution, kept_tokens
+from fpt_ray.config import ConfigError, TrialConfig
+from fpt_ray.cost import fine_tuning_memory, learnable_parameters, param_ratio, training_memory
+from fpt_ray.features import Slice
+from fpt_ray.loop import Checkpoint, Epoch, Task, evaluate, make_model, uses_bfloat16
+from fpt_ray.metrics import Scores, pme, ppe
+from fpt_ray.rows import rows_from_files
+from fpt_ray.side_network import side_width
+from fpt_ray.store import Store
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+# --- what a trial reads ---------------------------------------------------------------------------------------
+
+
+def check_trial(trial: TrialConfig) -> None:
+    """ConfigError if the side network cannot be built on this backbone."""
+    shape = backbone_shape(trial.backbone.name)
+    check_resolution(shape, trial.features.resolution)
+    check_resolution(shape, trial.side.resolution, "side.resolution")
+    check_depth(shape, trial.side.depth)
+    side_width(trial, shape)
+
+
+def store_for(trial: TrialConfig, stores: Sequence[Store]) -> Store:
+    """The store that serves this trial.
+
+    Raises:
+        ConfigError: none does; the message names the field in which the nearest store falls short.
+    """
+    lacking = ""
+    for store in stores:
+        lacking = _lacks(trial, store)
+        if not lacking:
+            return store
+    raise ConfigError(f"no feature store serves this trial: {lacking or 'none was given'}")
+
+
+def _lacks(trial: TrialConfig, store: Store) -> str:
+    spec, shape = store.spec, backbone_shape(trial.backbone.name)
+    kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
+    same = (
+        ("backbone.name", trial.backbone.name, spec.backbone),
+        ("features.resolution", trial.features.resolution, spec.resolution),
+        ("features.importance", trial.features.importance, spec.importance),
+        ("features.dtype", trial.features.dtype, spec.dtype),
+    )
+    at_most = (
+        ("side.depth", trial.side.depth, spec.depth),
+        ("features.token_ratio", kept, spec.num_kept),
+        ("side.resolution", trial.side.resolution, spec.low_resolution),
+    )
+    for name, asked, held in same:
+        if asked != held:
+            return f"{name} is {asked!r}, {store.uri} holds {held!r}; preload another store"
+    for name, asked, held in at_most:
+        if asked > held:
+            return f"{name} asks for {asked}, {store.uri} holds at most {held}; preload a wider store"
+    return ""
+
+
+def trial_slice(trial: TrialConfig, store: Store) -> Slice:
+    """The part of the store's columns this trial reads; a side network without prompts reads no keys or values."""
+    kept = kept_tokens(store.spec.num_tokens, trial.features.token_ratio)
+    return Slice(depth=trial.side.depth if trial.side.num_prompts else 0, num_kept=kept)
+
+
+def trial_task(store: Store, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
+    """What is learnt from this store, by one of several workers."""
+    return Task(
+        classes=store.classes,
+        mean=store.spec.mean,
+        std=store.spec.std,
+        num_train=store.num_rows("train"),
+        device=device,
+        rank=rank,
+        num_workers=num_workers,
+    )
+
+
+# --- what it costs and what came out --------------------------------------------------------------------------
+
+
+def trial_costs(trial: TrialConfig, num_classes: int, device: torch.device) -> dict[str, float]:
+    """Known before training: learnable parameters, predicted peak memory, and both as ratios (section 4.2.2).
+
+    ``memory_ratio`` is against full fine-tuning of the same backbone at the same resolution, batch and precision, both
+    sides predicted by the same estimator.
+    """
+    precision = "bfloat16" if uses_bfloat16(trial.training.precision, device) else "float32"
+    memory = training_memory(trial, num_classes, precision=precision)
+    reference = fine_tuning_memory(trial, num_classes, precision=precision)
+    return {
+        "learnable_parameters": learnable_parameters(trial, backbone_shape(trial.backbone.name), num_classes),
+        "param_ratio": param_ratio(trial, num_classes),
+        "memory_ratio": memory.process_bytes / reference.process_bytes,
+        "peak_memory_bytes": memory.process_bytes,
+    }
+
+
+def outcome(epoch: Epoch, trial: TrialConfig, costs: Mapping[str, float], started: float) -> dict[str, Any]:
+    """The numbers of a trial after an epoch; all but those of the epoch itself are of the best epoch so far."""
+    numbers = {
+        "epoch": epoch.number,
+        "train_loss": epoch.train_loss,
+        "val_auc_epoch": epoch.val.auc,
+        "val_auc": epoch.best_val_auc,
+        "best_epoch": epoch.best_epoch,
+        "ppe": ppe(epoch.best_val_auc, costs["param_ratio"]),
+        "pme": pme(epoch.best_val_auc, costs["memory_ratio"]),
+        "train_seconds": time.perf_counter() - started,
+        "data_seconds": epoch.data_seconds,
+        "finished": epoch.number == trial.training.epochs,
+        **costs,
+    }
+    if epoch.measured_peak_bytes is not None:
+        numbers["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
+    return numbers
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
+    """Writes the checkpoint whole or not at all."""
+    final = Path(folder) / CHECKPOINT_FILE
+    temporary = final.with_suffix(".tmp")
+    torch.save(checkpoint, temporary)
+    os.replace(temporary, final)
+
+
+def load_checkpoint(folder: str | Path) -> Checkpoint:
+    """Reads a checkpoint; tensors and plain values only, never pickled code."""
+    return torch.load(Path(folder) / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+
+
+def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> Scores:
+    """Scores of the best epoch's weights on a split, read from the store's files."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = make_model(trial, backbone_shape(trial.backbone.name), len(store.classes))
+    model.load_state_dict(checkpoint["best"]["model"])
+    rows = rows_from_files(store, split, trial_slice(trial, store), trial.side.resolution)
+    return evaluate(model.to(device), rows, trial, trial_task(store, device))

@@ -1,0 +1,265 @@
+"""Searches side networks over preloaded features: Optuna proposes, Ray Tune schedules, MLflow shows.
+
+``python -m fpt_ray.tune --space search_spaces/X.yaml --images DIR_OR_TABLE | --features URI``
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+import ray.train
+import torch
+import tyro
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from fpt_ray.backbone import backbone_shape
+from fpt_ray.config import ConfigError, SearchSpace, TrialConfig, load_space
+from fpt_ray.loop import NonFiniteLossError, Rows, fit, make_model
+from fpt_ray.preload import preload
+from fpt_ray.ray_session import cluster_resources, ray_session, require_resources
+from fpt_ray.report import report
+from fpt_ray.rows import rows_from_files, rows_from_tables
+from fpt_ray.searcher import NUMBER, REASON, StudySearcher, finished_trials, open_study
+from fpt_ray.store import Store, open_store
+from fpt_ray.study import StudyLog, score_front, start_or_find
+from fpt_ray.terminal import run_command, say
+from fpt_ray.tracking import default_uri, open_tracking
+from fpt_ray.train import fits_in_memory, read_split, train
+from fpt_ray.trial import (
+    check_trial,
+    load_checkpoint,
+    outcome,
+    save_checkpoint,
+    store_for,
+    trial_costs,
+    trial_slice,
+    trial_task,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """Search side networks over the preloaded features of some images."""
+
+    space: Path
+    """The search space, a YAML file."""
+    images: str | None = None
+    """A folder of images (train/ val/ test/, or classes to be split) or a CSV or Parquet table: path, label[, split]."""
+    features: tuple[str, ...] = ()
+    """Finished feature stores instead of images, one for each high resolution in the space."""
+    num_trials: int | None = None
+    """Trials of the study in all; nothing: what the space says."""
+    study: str | None = None
+    """The study's name; nothing: the name of the space's file."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database; nothing: mlflow.db in the working directory."""
+    workdir: str = "."
+    """Where feature stores, studies and mlflow.db live."""
+    resume: bool = False
+    """Go on with a study of that name."""
+    local: bool = False
+    """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
+    workers_per_trial: int = 1
+    """Workers of one trial; more than one train it through Ray Train."""
+    cpus_per_worker: float = 1
+    gpus_per_worker: float | None = None
+    """Share of a GPU a worker takes; nothing: a quarter where there are GPUs, so that four trials share one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shared:
+    """What all trials of a study read: blocks in Ray's shared memory (one copy a host), or None to stream from Parquet."""
+
+    space: SearchSpace
+    stores: tuple[Store, ...]
+    blocks: dict[str, dict[str, list[Any]]]
+    """{store's uri: {split: references to Arrow tables}}; empty where the features are streamed."""
+    workers: int
+    threads: int
+    runs_path: str
+
+
+# --- the study ------------------------------------------------------------------------------------------------
+
+
+def run_study(command: Command) -> None:
+    """Preloads what is missing, searches, scores the front on the test split, reports.
+
+    Raises:
+        ConfigError: the space, the images, the stores or the machine do not fit; before anything is trained.
+    """
+    space = load_space(command.space)
+    if (command.images is None) == (not command.features):
+        raise ConfigError("give either --images or --features")
+    check_points(space)
+    name = command.study or command.space.stem
+    num_trials = command.num_trials or space.num_trials
+    workdir = str(Path(command.workdir).resolve())
+    uri = command.tracking_uri or default_uri(workdir)
+    with ray_session(local=command.local, dashboard=command.workers_per_trial > 1):
+        resources = trial_resources(command)
+        stores = open_stores(command, space, workdir)
+        journal = Path(workdir) / "studies" / name / "optuna.log"
+        study = open_study(space, name, journal, resume=command.resume)
+        client = open_tracking(uri)
+        artifacts = Path(workdir) / "mlartifacts" if command.tracking_uri is None else None
+        run = start_or_find(client, name, space, stores, resume=command.resume, artifacts=artifacts)
+        log = StudyLog(client, run, space, num_trials)
+        try:
+            search(space, study, log, shared_features(space, stores, command, journal.parent), (num_trials, resources))
+            score_front(log, space, stores)
+        except BaseException as error:
+            log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        log.end("FINISHED")
+    report(name, tracking_uri=uri, workdir=workdir)
+
+
+def check_points(space: SearchSpace) -> None:
+    """ConfigError if some value of the space cannot be built on its backbone."""
+    base = space.base()
+    check_trial(base) if not space.rows else None
+    for row in space.rows:
+        for value in row.choices if row.choices is not None else (row.low, row.high):
+            check_trial(space.trial({row.name: value}))
+
+
+def open_stores(command: Command, space: SearchSpace, workdir: str) -> tuple[Store, ...]:
+    """The feature stores of the space: those given, or those of the images, preloaded where they are missing."""
+    if command.features:
+        stores = tuple(open_store(uri) for uri in command.features)
+    else:
+        stores = tuple(preload(str(command.images), wide, workdir) for wide in space.stores())
+    for wide in space.stores():
+        store_for(wide, stores)
+    return stores
+
+
+def trial_resources(command: Command) -> tuple[dict[str, float], int]:
+    """(CPUs and GPUs of one trial, trials at once); ConfigError if the cluster cannot run one."""
+    cpus, gpus = cluster_resources()
+    each = {"CPU": command.cpus_per_worker}
+    if gpus:
+        each["GPU"] = 0.25 if command.gpus_per_worker is None else command.gpus_per_worker
+    need = {name: share * command.workers_per_trial for name, share in each.items()}
+    require_resources("a trial", cpus=need["CPU"], gpus=need.get("GPU", 0))
+    at_once = int(min(cpus / need["CPU"], gpus / need["GPU"] if need.get("GPU") else cpus))
+    return need, at_once
+
+
+def shared_features(space: SearchSpace, stores: Sequence[Store], command: Command, folder: Path) -> Shared:
+    """Reads what the trials need once, if it fits into Ray's shared memory."""
+    columns = {store.uri: store.columns(trial_slice(wide, store)) for wide in space.stores() for store in stores}
+    size = sum(store.column_bytes(columns[store.uri], ("train", "val")) for store in stores)
+    blocks: dict[str, dict[str, list[Any]]] = {}
+    fits = fits_in_memory(size)
+    if fits and command.workers_per_trial == 1:
+        for store in stores:
+            splits = {split: read_split(store, split, columns[store.uri]) for split in ("train", "val")}
+            blocks[store.uri] = {split: dataset.to_arrow_refs() for split, dataset in splits.items()}
+    how = "read once into shared memory" if fits else "streamed from Parquet by every trial"
+    say(f"features: {size / 1e9:.2f} GB, {how}")
+    return Shared(
+        space=space,
+        stores=tuple(stores),
+        blocks=blocks,
+        workers=command.workers_per_trial,
+        threads=max(1, int(command.cpus_per_worker)),
+        runs_path=str(folder / "runs"),
+    )
+
+
+def search(
+    space: SearchSpace,
+    study: optuna.Study,
+    log: StudyLog,
+    shared: Shared,
+    plan: tuple[int, tuple[dict[str, float], int]],
+) -> None:
+    """Runs trials until the study has its number of ended ones."""
+    num_trials, (resources, at_once) = plan
+    missing = num_trials - finished_trials(study)
+    if missing <= 0:
+        say(f"study: all {num_trials} trials have ended already")
+        return
+    # Where a trial starts workers of its own, they take the resources and the trial only waits.
+    own = {"CPU": 0.01} if shared.workers > 1 else resources
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, shared=shared), own),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(space, study),
+            num_samples=missing,
+            max_concurrent_trials=at_once,
+            reuse_actors=shared.workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            name=time.strftime("tune-%Y%m%d-%H%M%S"),
+            storage_path=str(Path(shared.runs_path).parent),
+            callbacks=[log],
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+# --- a trial --------------------------------------------------------------------------------------------------
+
+
+def run_trial(values: dict[str, Any], shared: Shared) -> None:
+    """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
+    number = values[NUMBER]
+    trial = shared.space.trial({name: value for name, value in values.items() if name != NUMBER})
+    store = store_for(trial, shared.stores)
+    if shared.workers > 1:
+        run_config = ray.train.RunConfig(
+            name=f"trial-{number:04d}", storage_path=shared.runs_path, callbacks=[TuneReportCallback()]
+        )
+        train(trial, store, run_config, shared.workers)
+        return
+    try:
+        train_here(trial, store, shared)
+    except NonFiniteLossError as error:
+        tune.report({"epoch": 0, REASON: str(error)})
+
+
+def train_here(trial: TrialConfig, store: Store, shared: Shared) -> None:
+    """Trains in this process and reports every epoch, with a checkpoint, to Tune."""
+    torch.set_num_threads(shared.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    started = time.perf_counter()
+    costs = trial_costs(trial, len(store.classes), device)
+    model = make_model(trial, backbone_shape(trial.backbone.name), len(store.classes)).to(device)
+    rows = {split: trial_rows(trial, store, split, shared) for split in ("train", "val")}
+    resume = None
+    if (saved := tune.get_checkpoint()) is not None:
+        with saved.as_directory() as folder:
+            resume = load_checkpoint(folder)
+    task = trial_task(store, device)
+    for epoch in fit(model, rows["train"], rows["val"], trial, task, resume):
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(epoch.checkpoint, folder)
+            tune.report(outcome(epoch, trial, costs, started), checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def trial_rows(trial: TrialConfig, store: Store, split: str, shared: Shared) -> Rows:
+    """A split as this trial sees it: views of the host's shared blocks, or streamed."""
+    cut = trial_slice(trial, store)
+    if store.uri not in shared.blocks:
+        return rows_from_files(store, split, cut, trial.side.resolution)
+    return rows_from_tables(ray.get(shared.blocks[store.uri][split]), store.spec, cut, trial.side.resolution)
+
+
+def main() -> None:
+    """Parse, run."""
+    run_study(tyro.cli(Command, description=__doc__, use_underscores=True))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,372 @@
+"""Configurations and search spaces are compared with what their YAML and their field types say."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from fpt_ray.config import (
+    ConfigError,
+    SearchSpace,
+    SideConfig,
+    TrialConfig,
+    coerce,
+    field_types,
+    flatten,
+    load_space,
+    override,
+    parse_space,
+    trial_from,
+)
+
+PAPER = """
+space:
+  features.token_ratio: {choices: [0.05, 0.1, 0.2]}
+  side.depth: {low: 2, high: 12, step: 2}
+  side.num_prompts: {choices: [4, 64, 16]}
+  side.resolution: {low: 64, high: 256, step: 64}
+  training.learning_rate: {low: 1e-5, high: 1e-2, log: true}
+fixed: {backbone.name: vit_small_patch16_224, training.epochs: 3}
+objectives: {val_auc: max, memory_ratio: min}
+num_trials: 12
+seed: 5
+sampler: nsga2
+"""
+
+
+def space(rows: str, more: str = "") -> SearchSpace:
+    return parse_space(f"space: {{{rows}}}\n{more}")
+
+
+# --- trials ---------------------------------------------------------------------------------------------------
+
+
+def test_the_default_is_the_papers() -> None:
+    """Section 4.2.1."""
+    trial = TrialConfig()
+    assert (trial.features.resolution, trial.features.token_ratio) == (512, 0.2)
+    assert (trial.side.resolution, trial.side.num_prompts, trial.side.reduction, trial.side.depth) == (128, 16, 8, 6)
+    assert (trial.training.epochs, trial.training.batch_size) == (20, 16)
+
+
+def test_flatten_and_back() -> None:
+    trial = trial_from({"method": "fpt", "side.depth": 3, "features.mean": [0, 0.5, 1], "backbone.weights": "random"})
+    flat = flatten(trial)
+    assert trial_from(flat) == trial != TrialConfig()
+    assert (flat["method"], flat["side.depth"], flat["features.mean"]) == ("fpt", 3, (0.0, 0.5, 1.0))
+    assert list(flat) == list(field_types()) == list(flatten(TrialConfig()))
+
+
+def test_a_trial_survives_being_written_as_text() -> None:
+    """MLflow keeps parameters as text; numbers come back from it (what is None, true or a tuple is left out here)."""
+    trial = trial_from({"side.num_prompts": 64, "training.learning_rate": 3e-5})
+    numbers = {name: str(value) for name, value in flatten(trial).items() if type(value) in (int, float, str)}
+    assert trial_from(numbers) == trial
+
+
+def test_override_leaves_the_first_trial_as_it_was() -> None:
+    first = TrialConfig()
+    second = override(first, {"side.depth": 4, "side.num_prompts": 8, "training.seed": 1})
+    assert first == TrialConfig()
+    assert second.side == dataclasses.replace(SideConfig(), depth=4, num_prompts=8)
+    assert second.training.seed == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        second.method = "fpt"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("side.num_prompt", "side.num_prompts"), ("feature.resolution", "features.resolution"), ("side", "side.depth")],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown name '{name}'; did you mean '{nearest}'\?"):
+        trial_from({name: 1})
+
+
+def test_a_name_like_no_other_is_answered_with_all() -> None:
+    with pytest.raises(ConfigError, match=r"unknown name 'zzz'; known are method, backbone\.name, "):
+        trial_from({"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("features.resolution", 0, "larger than 0"),
+        ("features.token_ratio", 0.0, "larger than 0"),
+        ("features.token_ratio", 1.5, "at most 1"),
+        ("side.depth", -1, "larger than 0"),
+        ("side.num_prompts", -1, "0 or more"),
+        ("side.prompt_dropout", 1.0, r"in \[0, 1\)"),
+        ("training.batch_size", 0, "larger than 0"),
+        ("training.learning_rate", 0, "larger than 0"),
+        ("method", "lora", r"choose one of 'fpt\+', 'fpt'"),
+        ("features.importance", "max", "choose one of 'global', 'class_token'"),
+        ("features.mean", [0.5, 0.5], "give 3 numbers"),
+        ("features.mean", 0.5, "give 3 numbers"),
+        ("training.augment", "yes", "it takes true or false"),
+        ("training.epochs", True, "it takes a whole number"),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, value: object, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is .*{remedy}"):
+        trial_from({name: value})
+
+
+def test_no_prompts_and_all_tokens_are_in_range() -> None:
+    trial = trial_from({"side.num_prompts": 0, "features.token_ratio": 1, "side.prompt_dropout": 0})
+    assert (trial.side.num_prompts, trial.features.token_ratio, trial.side.prompt_dropout) == (0, 1.0, 0.0)
+
+
+# --- coerce ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "converted"),
+    [
+        ("1e-4", float, 1e-4),  # YAML 1.1 reads 1e-4, without a point, as text
+        (1, float, 1.0),
+        ("16", int, 16),
+        (16.0, int, 16),
+        (2**53 + 1, int, 2**53 + 1),
+        (None, int | None, None),
+        ("96", int | None, 96),
+        (False, bool, False),
+        ([1, "0.5", 0], tuple[float, float, float], (1.0, 0.5, 0.0)),
+        (None, tuple[float, float, float] | None, None),
+        ("b", Literal["a", "b"], "b"),
+        (16, str, "16"),
+    ],
+)
+def test_values_become_their_fields_type(value: object, hint: Any, converted: object) -> None:
+    found = coerce("name", value, hint)
+    assert found == converted
+    assert type(found) is type(converted)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (2.5, int),
+        ("2.5", int),
+        ("many", int),
+        (None, int),
+        ([4], int),
+        (float("nan"), int),
+        (float("inf"), int),
+        (True, int),
+        ("nan", float),
+        ("-inf", float),
+        pytest.param(10**400, float, id="huge"),
+        (None, float),
+        (True, float),
+        (True, str),
+        (1, bool),
+        ("true", bool),
+        ([1, 2, None], tuple[float, float, float]),
+        (None, Literal["a", "b"]),
+        ([], Literal["a", "b"]),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_by_name(value: object, hint: Any) -> None:
+    with pytest.raises(ConfigError, match=r"side\.thing is "):
+        coerce("side.thing", value, hint)
+
+
+# --- spaces ---------------------------------------------------------------------------------------------------
+
+
+def test_a_space_is_read() -> None:
+    found = parse_space(PAPER)
+    rows = {row.name: row for row in found.rows}
+    assert list(rows)[:2] == ["features.token_ratio", "side.depth"]
+    assert rows["side.num_prompts"].choices == (4, 64, 16)
+    depth, rate = rows["side.depth"], rows["training.learning_rate"]
+    assert (depth.low, depth.high, depth.step, depth.log) == (2, 12, 2, False)
+    assert (rate.low, rate.high, rate.step, rate.log) == (1e-5, 1e-2, None, True)
+    assert found.objectives == {"val_auc": "max", "memory_ratio": "min"}
+    assert (found.num_trials, found.seed, found.sampler, found.text) == (12, 5, "nsga2", PAPER)
+    assert found.base() == trial_from({"backbone.name": "vit_small_patch16_224", "training.epochs": 3})
+
+
+def test_what_a_space_leaves_out_has_defaults() -> None:
+    found = space("side.depth: {low: 2, high: 6}")
+    assert found.objectives == {"val_auc": "max"}
+    assert (found.sampler, found.num_trials, found.seed) == ("tpe", 32, 0)
+    assert found.base() == TrialConfig()
+
+
+def test_whether_a_row_is_whole_or_not_comes_from_its_field() -> None:
+    whole, real = space("side.depth: {low: 2, high: 4}, training.weight_decay: {low: 0, high: 1}").rows
+    assert whole.values() == (2, 3, 4)
+    assert {type(value) for value in whole.values()} == {int}
+    assert (type(real.low), type(real.high), real.step) == (float, float, None)
+
+
+def test_values_of_a_stepped_row_end_within_it() -> None:
+    depth, ratio = space(
+        "side.depth: {low: 2, high: 9, step: 4}, features.token_ratio: {low: 0.1, high: 0.5, step: 0.1}"
+    ).rows
+    assert depth.values() == (2, 6)
+    assert ratio.values() == pytest.approx((0.1, 0.2, 0.3, 0.4, 0.5))
+
+
+def test_a_continuous_row_has_no_list_of_values() -> None:
+    for row in space("features.token_ratio: {low: 0.1, high: 0.5}, side.depth: {low: 1, high: 8, log: true}").rows:
+        with pytest.raises(ConfigError, match="searched continuously"):
+            row.values()
+
+
+def test_a_proposal_becomes_a_trial() -> None:
+    trial = parse_space(PAPER).trial({"side.depth": 4, "features.token_ratio": 0.1})
+    assert (trial.side.depth, trial.features.token_ratio, trial.training.epochs) == (4, 0.1, 3)
+    assert trial.backbone.name == "vit_small_patch16_224"
+
+
+BAD_ROWS = {
+    "side.depht: {low: 1, high: 3}": r"space\.side\.depht: unknown name; did you mean 'side\.depth'\?",
+    "side.depth: {low: 3, high: 1}": r"space\.side\.depth: low 3 is above high 1; the range is empty",
+    "side.depth: {choices: []}": r"space\.side\.depth\.choices is \[\]; the range is empty",
+    "side.depth: {choices: 4}": r"space\.side\.depth\.choices is 4",
+    "side.depth: {low: 1}": r"space\.side\.depth is \{'low': 1\}; give",
+    "side.depth: {low: 1, high: 3, choices: [1]}": r"space\.side\.depth is .*; give",
+    "side.depth: 4": r"space\.side\.depth is 4; give",
+    "side.depth: {low: 1, high: 3, stepp: 1}": r"space\.side\.depth: unknown key 'stepp'; did you mean 'step'\?",
+    "side.depth: {low: 1.5, high: 3}": r"space\.side\.depth\.low is 1\.5; it takes a whole number",
+    "side.depth: {low: 1, high: many}": r"space\.side\.depth\.high is 'many'; it takes a whole number",
+    "side.depth: {low: 1, high: 3, step: 0}": r"space\.side\.depth: step is 0",
+    "side.depth: {low: 1, high: 4, step: 1, log: true}": r"space\.side\.depth: step is 1; .* without log",
+    "side.num_prompts: {low: 0, high: 4, log: true}": r"space\.side\.num_prompts: low is 0; a logarithmic range",
+    "side.num_prompts: {choices: [4, few]}": r"space\.side\.num_prompts is 'few'",
+    "method: {low: 0, high: 1}": r"space\.method: method is no number; give \{choices",
+    "method: {choices: [fpt, lora]}": r"space\.method is 'lora'; choose one of",
+}
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_bad_rows_are_refused(row: str) -> None:
+    with pytest.raises(ConfigError, match=BAD_ROWS[row]):
+        space(row)
+
+
+BAD_SPACES = {
+    "- side.depth": "a search space is a mapping",
+    "": "a search space is a mapping",
+    "space: {": "not YAML",
+    "spaces: {}": r"unknown key 'spaces'; did you mean 'space'\?",
+    "space: [side.depth]": "space is .* must be a mapping",
+    "fixed: 3": "fixed is 3; it must be a mapping",
+    "fixed: {side.depht: 3}": r"unknown name 'side\.depht'; did you mean 'side\.depth'\?",
+    "fixed: {side.depth: 0}": r"side\.depth is 0; it must be larger than 0",
+    "objectives: {auc: max}": r"objectives: unknown objective 'auc'; did you mean 'val_auc'\?",
+    "objectives: {val_auc: up}": r"objectives\.val_auc is 'up'; choose max or min",
+    "sampler: grid": "sampler is 'grid'; choose one of tpe, nsga2, random",
+    "num_trials: many": "num_trials is 'many'",
+    "seed: 0.5": "seed is 0.5",
+    "fixed: {side.depth: 3}\nspace: {side.depth: {low: 1, high: 3}}": r"side\.depth is both searched and fixed",
+}
+
+
+@pytest.mark.parametrize("text", BAD_SPACES)
+def test_bad_spaces_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=BAD_SPACES[text]):
+        parse_space(text)
+
+
+def test_yaml_runs_nothing() -> None:
+    with pytest.raises(ConfigError, match="not YAML"):
+        parse_space("space: !!python/object/apply:os.getcwd []")
+
+
+def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("space: {side.depht: {low: 1, high: 3}}")
+    with pytest.raises(ConfigError, match=rf"^{path}: space\.side\.depht"):
+        load_space(path)
+    path.write_text(PAPER)
+    assert load_space(str(path)) == parse_space(PAPER)
+
+
+@pytest.mark.parametrize("name", ["absent.yaml", "folder", "latin.yaml"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latin.yaml").write_bytes("space: {} # Größe".encode("latin-1"))
+    with pytest.raises(ConfigError, match=rf"{name}: the search space cannot be read"):
+        load_space(tmp_path / name)
+
+
+# --- conditional rows -----------------------------------------------------------------------------------------
+
+CONDITIONAL = """
+method: {choices: [fpt+, fpt]},
+side.shared_norm: {choices: [true, false], when: {method: fpt+}},
+side.num_prompts: {choices: [4, 8], when: {method: [fpt+], side.shared_norm: [true]}}
+"""
+
+
+def test_a_row_is_active_where_its_conditions_hold() -> None:
+    _, norm, prompts = space(CONDITIONAL).rows
+    assert norm.active({"method": "fpt+"})
+    assert not norm.active({"method": "fpt"})
+    assert prompts.active({"method": "fpt+", "side.shared_norm": True})
+    assert not prompts.active({"method": "fpt+", "side.shared_norm": False})
+    assert not prompts.active({"method": "fpt+"})  # the row it depends on is not active itself
+    assert not prompts.active({})
+
+
+def test_a_row_without_conditions_is_always_active() -> None:
+    assert space(CONDITIONAL).rows[0].active({})
+
+
+@pytest.mark.parametrize("other", ["side.resolution", "side.num_prompts", "side.depth", "side.typo"])
+def test_a_condition_must_be_on_a_row_above(other: str) -> None:
+    rows = f"side.depth: {{low: 1, high: 3, when: {{{other}: 4}}}}, side.num_prompts: {{choices: [4, 8]}}"
+    with pytest.raises(ConfigError, match=rf"space\.side\.depth\.when: '{other}' must be a row that stands above"):
+        space(rows)
+
+
+# --- what a space needs of its stores -------------------------------------------------------------------------
+
+
+def test_the_widest_value_is_searched_or_fixed() -> None:
+    found = parse_space(PAPER)
+    assert found.widest("features.token_ratio") == 0.2
+    assert found.widest("side.depth") == 12
+    assert found.widest("side.num_prompts") == 64
+    assert found.widest("training.epochs") == 3
+    assert found.widest("side.reduction") == 8
+
+
+def test_a_conditional_row_is_at_least_as_wide_as_what_stands_without_it() -> None:
+    rows = "method: {choices: [fpt+, fpt]}, side.depth: {choices: [2, 4], when: {method: fpt+}}"
+    assert space(rows).widest("side.depth") == 6  # an FPT trial keeps the default
+    assert space(rows).values_of("side.depth") == (2, 4, 6)
+    assert space(rows.replace("[2, 4]", "[2, 8]")).widest("side.depth") == 8
+
+
+def test_values_are_searched_or_fixed() -> None:
+    found = parse_space(PAPER)
+    assert found.values_of("side.resolution") == (64, 128, 192, 256)
+    assert found.values_of("features.resolution") == (512,)
+    assert found.values_of("training.epochs") == (3,)
+
+
+def test_one_store_serves_what_a_store_can_be_sliced_to() -> None:
+    (store,) = parse_space(PAPER).stores()
+    assert (store.features.token_ratio, store.side.depth, store.side.resolution) == (0.2, 12, 256)
+    assert (store.features.resolution, store.backbone.name) == (512, "vit_small_patch16_224")
+
+
+def test_each_resolution_and_importance_has_its_store() -> None:
+    found = space(
+        "features.resolution: {choices: [384, 512]}, features.importance: {choices: [global, class_token]},"
+        " side.depth: {low: 2, high: 4}"
+    )
+    stores = [(store.features.resolution, store.features.importance, store.side.depth) for store in found.stores()]
+    assert stores == [(384, "global", 4), (384, "class_token", 4), (512, "global", 4), (512, "class_token", 4)]
+
+
+def test_a_resolution_searched_continuously_has_no_stores() -> None:
+    found = space("features.resolution: {low: 224, high: 512, log: true}")
+    with pytest.raises(ConfigError, match=r"features\.resolution is searched continuously"):
+        found.stores()

@@ -1,0 +1,466 @@
+"""Folders and tables are written by each test; splits and digests are compared with what their definition says."""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import os
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fpt_ray import datasets
+from fpt_ray.config import ConfigError
+from fpt_ray.datasets import ImageRow, ImageTable, accept, inspect_image, leaks, read_images
+
+LAYOUT = {split: {"mild": 2, "none": 3} for split in ("train", "val", "test")}
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def put(path: Path, data: bytes = b"") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def split_folder(root: Path, layout: dict[str, dict[str, int]] = LAYOUT) -> Path:
+    for split, classes in layout.items():
+        for name, count in classes.items():
+            for number in range(count):
+                put(root / split / name / f"{number}.png", png(zlib.crc32(f"{split}{name}{number}".encode())))
+    return root
+
+
+def class_folder(root: Path, counts: dict[str, int]) -> Path:
+    for name, count in counts.items():
+        for number in range(count):
+            put(root / name / f"{number:03}.jpg", b"not opened yet")
+    return root
+
+
+def csv_table(path: Path, rows: list[tuple[str, ...]], header: str = "path,label,split") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        file.write(header + "\n")
+        csv.writer(file).writerows(rows)
+    return str(path)
+
+
+GOOD = [(f"images/{split}{label}.png", label, split) for split in ("test", "train", "val") for label in ("a", "b")]
+
+
+# --- folders --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_splits(tmp_path: Path) -> None:
+    table = read_images(str(split_folder(tmp_path)))
+    assert table.classes == ("mild", "none")
+    assert table.root == os.path.realpath(tmp_path)
+    assert [row.split for row in table.rows] == ["train"] * 5 + ["val"] * 5 + ["test"] * 5
+    assert [row.path for row in table.of("val")] == [
+        "val/mild/0.png",
+        "val/mild/1.png",
+        "val/none/0.png",
+        "val/none/1.png",
+        "val/none/2.png",
+    ]
+    assert [row.label for row in table.of("test")] == [0, 0, 1, 1, 1]
+    assert {row.sha256 for row in table.rows} == {""}
+    assert table.ignored == 0
+    assert table.skipped == ()
+
+
+def test_images_in_deeper_folders_belong_to_the_class(tmp_path: Path) -> None:
+    split_folder(tmp_path)
+    put(tmp_path / "train/mild/patient/left/9.TIF")
+    assert "train/mild/patient/left/9.TIF" in [row.path for row in read_images(str(tmp_path)).of("train")]
+
+
+def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
+    split_folder(tmp_path)
+    for name in ("readme.txt", "loose.png", ".hidden.png", "train/loose.png", "train/mild/.a.png", "masks/x/1.png"):
+        put(tmp_path / name)
+    for name in (".git/a.png", "train/none/Thumbs.db", "val/.cache/a/1.png"):
+        put(tmp_path / name)
+    table = read_images(str(tmp_path))
+    assert len(table.rows) == 15
+    assert table.ignored == 9
+
+
+def test_a_relative_folder_gives_an_absolute_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split_folder(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    assert read_images("set") == read_images(str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("missing", ["train", "val", "test"])
+def test_a_missing_split_is_named(tmp_path: Path, missing: str) -> None:
+    split_folder(tmp_path, {split: classes for split, classes in LAYOUT.items() if split != missing})
+    with pytest.raises(ConfigError, match=f"lacks the folder {missing} "):
+        read_images(str(tmp_path))
+
+
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
+    split_folder(tmp_path, {split: classes for split, classes in LAYOUT.items() if split != "val"})
+    (tmp_path / "val").mkdir()
+    with pytest.raises(ConfigError, match="'mild' in val, 'none' in val"):
+        read_images(str(tmp_path))
+
+
+def test_a_class_absent_from_a_split_is_named(tmp_path: Path) -> None:
+    split_folder(tmp_path, {**LAYOUT, "test": {"mild": 2}})
+    with pytest.raises(ConfigError, match="no image of class 'none' in test;"):
+        read_images(str(tmp_path))
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    class_folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "hollow").mkdir()
+    with pytest.raises(ConfigError, match="hollow holds no images"):
+        read_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("files", [[], ["notes.txt", "loose.png"]])
+def test_a_folder_without_images(tmp_path: Path, files: list[str]) -> None:
+    for name in files:
+        put(tmp_path / name)
+    with pytest.raises(ConfigError, match="holds none; give class folders"):
+        read_images(str(tmp_path))
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\('only',\); at least two"):
+        read_images(str(class_folder(tmp_path, {"only": 9})))
+
+
+@pytest.mark.parametrize("name", ["absent", "notes.txt", "absent.csv"])
+def test_what_is_neither_folder_nor_table(tmp_path: Path, name: str) -> None:
+    put(tmp_path / "notes.txt")
+    with pytest.raises(ConfigError, match=r"neither a folder nor a .csv or .parquet file"):
+        read_images(str(tmp_path / name))
+
+
+# --- links ----------------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_a_file_outside_is_refused(tmp_path: Path) -> None:
+    secret = put(tmp_path / "secret.png", png(0))
+    root = split_folder(tmp_path / "set")
+    (root / "train/mild/link.png").symlink_to(secret)
+    with pytest.raises(ConfigError, match=r"'train/mild/link.png' is a link that leaves"):
+        read_images(str(root))
+
+
+def test_a_link_to_a_file_inside_is_read(tmp_path: Path) -> None:
+    split_folder(tmp_path)
+    (tmp_path / "train/mild/link.png").symlink_to(tmp_path / "train/mild/0.png")
+    table = read_images(str(tmp_path))
+    findings = [inspect_image(table.root, row) for row in table.of("train")[:3]]
+    assert table.rows[2].path == "train/mild/link.png"
+    assert findings[0] == findings[2] != findings[1]
+
+
+def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
+    root = split_folder(tmp_path / "set")
+    (root / "train/mild/loop").symlink_to(root, target_is_directory=True)
+    with pytest.raises(ConfigError, match="loop is a link to a folder"):
+        read_images(str(root))
+
+
+def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
+    root = split_folder(tmp_path / "set")
+    (tmp_path / "link").symlink_to(root, target_is_directory=True)
+    assert read_images(str(tmp_path / "link")) == read_images(str(root))
+
+
+# --- the 70/10/20 split ---------------------------------------------------------------------------------------
+
+
+def test_one_folder_is_split_class_by_class(tmp_path: Path) -> None:
+    counts = {"a": 100, "b": 50, "c": 3, "d": 7}
+    table = read_images(str(class_folder(tmp_path, counts)))
+    sizes = Counter((table.classes[row.label], row.split) for row in table.rows)
+    wanted = {"a": (70, 10, 20), "b": (35, 5, 10), "c": (1, 1, 1), "d": (5, 1, 1)}
+    assert {name: tuple(sizes[name, split] for split in datasets.SPLITS) for name in counts} == wanted
+    assert len({row.path for row in table.rows}) == sum(counts.values())
+
+
+def test_the_split_is_the_seeds(tmp_path: Path) -> None:
+    root = str(class_folder(tmp_path, {"a": 30, "b": 30}))
+    assert read_images(root, seed=1) == read_images(root, seed=1)
+    assert read_images(root, seed=1) != read_images(root, seed=2)
+    test = [row.path for row in read_images(root, seed=1).of("test")]
+    assert [path[2:] for path in test[:6]] != [path[2:] for path in test[6:]]  # classes are shuffled apart
+
+
+def test_another_class_leaves_the_split_of_the_others_alone(tmp_path: Path) -> None:
+    root = class_folder(tmp_path, {"b": 20, "c": 20})
+    before = {row.path: row.split for row in read_images(str(root)).rows}
+    after = {row.path: row.split for row in read_images(str(class_folder(root, {"a": 20}))).rows}
+    assert before == {path: split for path, split in after.items() if path in before}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_class_too_small_to_be_split_is_named(tmp_path: Path, count: int) -> None:
+    with pytest.raises(ConfigError, match=f"class 'rare' has {count} images; a split needs at least 3"):
+        read_images(str(class_folder(tmp_path, {"common": 9, "rare": count})))
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["10", "9", "0"], ("0", "9", "10")),
+        (["grade10", "grade9"], ("grade10", "grade9")),
+        (["10", "9", "none"], ("10", "9", "none")),
+    ],
+)
+def test_classes_are_sorted_and_grades_by_value(tmp_path: Path, names: list[str], order: tuple[str, ...]) -> None:
+    assert read_images(str(class_folder(tmp_path, dict.fromkeys(names, 3)))).classes == order
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def test_a_csv_table(tmp_path: Path) -> None:
+    table = read_images(csv_table(tmp_path / "set.csv", GOOD))
+    assert table.classes == ("a", "b")
+    assert table.root == os.path.realpath(tmp_path)
+    assert [(row.path, row.label, row.split) for row in table.rows][:3] == [
+        ("images/traina.png", 0, "train"),
+        ("images/trainb.png", 1, "train"),
+        ("images/vala.png", 0, "val"),
+    ]
+
+
+def test_csv_columns_may_stand_anywhere_and_be_more(tmp_path: Path) -> None:
+    rows = [(label, "x", split, path) for path, label, split in GOOD]
+    with_more = read_images(csv_table(tmp_path / "a.csv", rows, "\ufefflabel,age,split,path"))
+    assert with_more == read_images(csv_table(tmp_path / "b.csv", GOOD))
+
+
+@pytest.mark.parametrize("text", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_parquet_table_equals_its_csv(tmp_path: Path, text: pa.DataType) -> None:
+    paths, labels, splits = zip(*GOOD, strict=True)
+    columns = {"path": pa.array(paths), "label": pa.array(labels).cast(text), "split": pa.array(splits).cast(text)}
+    pq.write_table(pa.table(columns), tmp_path / "set.parquet")
+    assert read_images(str(tmp_path / "set.parquet")) == read_images(csv_table(tmp_path / "set.csv", GOOD))
+
+
+def test_labels_may_be_numbers(tmp_path: Path) -> None:
+    columns = {"path": [f"{i}.png" for i in range(12)], "label": [2, 10, 2, 10] * 3}
+    pq.write_table(pa.table({**columns, "split": ["train"] * 4 + ["val"] * 4 + ["test"] * 4}), tmp_path / "a.parquet")
+    table = read_images(str(tmp_path / "a.parquet"))
+    assert table.classes == ("2", "10")
+    assert {row.path: row.label for row in table.of("train")} == {"0.png": 0, "1.png": 1, "2.png": 0, "3.png": 1}
+
+
+def test_a_table_without_split_is_split_like_a_folder(tmp_path: Path) -> None:
+    folder = read_images(str(class_folder(tmp_path, {"a": 10, "b": 20})), seed=3)
+    rows = [(row.path, folder.classes[row.label]) for row in folder.rows]
+    table = read_images(csv_table(tmp_path / "set.csv", rows, "path,label"), seed=3)
+    assert table.rows == folder.rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*GOOD, ("../secret.png", "a", "train")], r"'../secret.png' leaves"),
+        ([*GOOD, ("images/../../secret.png", "a", "train")], r"leaves"),
+        ([*GOOD, ("/etc/hostname", "a", "train")], r"'/etc/hostname' leaves"),
+        ([*GOOD, ("link/secret.png", "a", "train")], r"'link/secret.png' is a link that leaves"),
+        ([*GOOD, ("x\0.png", "a", "train")], r"not UTF-8"),
+        ([*GOOD, ("images/new.png", "", "train")], r"row 7 has the path 'images/new.png' and the label ''"),
+        ([*GOOD, ("", "a", "train")], r"row 7 has the path ''"),
+        ([*GOOD, ("images/new.png", "a")], r"row 7 has the split None; choose train, val, test"),
+        ([*GOOD, ("images/new.png", "a", "valid")], r"row 7 has the split 'valid'"),
+        ([*GOOD, ("./images/traina.png", "b", "test")], r"1 paths stand in it twice, such as 'images/traina.png'"),
+        ([row for row in GOOD if row[2] != "val"], r"'a' in val, 'b' in val"),
+        ([], r"holds none"),
+    ],
+)
+def test_bad_rows_are_refused(tmp_path: Path, rows: list[tuple[str, ...]], message: str) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/link").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(ConfigError, match=message):
+        read_images(csv_table(tmp_path / "set/set.csv", rows))
+
+
+@pytest.mark.parametrize("header", ["file,label,split", "path;label;split", ""])
+def test_a_missing_column_is_named(tmp_path: Path, header: str) -> None:
+    with pytest.raises(ConfigError, match="lacks the column 'path'"):
+        read_images(csv_table(tmp_path / "set.csv", GOOD, header))
+
+
+@pytest.mark.parametrize("name", ["set.csv", "set.parquet"])
+def test_a_damaged_table_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read as"):
+        read_images(str(put(tmp_path / name, b"path,label\n\xff\xfe\x00,a\n")))
+
+
+@pytest.mark.parametrize("column", ["path", "label", "split"])
+def test_parquet_types_are_checked_before_values(tmp_path: Path, column: str) -> None:
+    columns = dict(zip(("path", "label", "split"), map(list, zip(*GOOD, strict=True)), strict=True))
+    table = pa.table({**columns, column: pa.array([b"pickle"] * len(GOOD), pa.binary())})
+    pq.write_table(table, tmp_path / "set.parquet")
+    with pytest.raises(ConfigError, match=f"column {column} is binary; give text"):
+        read_images(str(tmp_path / "set.parquet"))
+
+
+class Foreign(pa.ExtensionType):
+    """A type that text hides behind, as Ray's pickled objects hide behind bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(pa.string(), "fpt_ray.test.foreign")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> "Foreign":
+        return cls()
+
+
+def test_extension_types_are_refused(tmp_path: Path) -> None:
+    pa.register_extension_type(Foreign())
+    try:
+        paths, labels, splits = zip(*GOOD, strict=True)
+        label = pa.ExtensionArray.from_storage(Foreign(), pa.array(labels))
+        pq.write_table(pa.table({"path": paths, "label": label, "split": splits}), tmp_path / "set.parquet")
+        with pytest.raises(ConfigError, match="column label is extension"):
+            read_images(str(tmp_path / "set.parquet"))
+    finally:
+        pa.unregister_extension_type("fpt_ray.test.foreign")
+
+
+# --- inspection -----------------------------------------------------------------------------------------------
+
+
+def rows_of(count: int) -> ImageTable:
+    rows = [
+        ImageRow(path=f"{split}/{number:03}.png", label=number % 2, split=split)
+        for split in datasets.SPLITS
+        for number in range(count)
+    ]
+    return ImageTable(root="root", classes=("a", "b"), rows=tuple(rows))
+
+
+def test_inspection_hashes_the_bytes(tmp_path: Path) -> None:
+    data = png(1)
+    put(tmp_path / "a/1.png", data)
+    row = ImageRow(path="a/1.png", label=0, split="train")
+    assert inspect_image(str(tmp_path), row) == (hashlib.sha256(data).hexdigest(), "")
+
+
+def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "empty.png")
+    put(tmp_path / "cut.png", png(1)[:60])
+    put(tmp_path / "large.png", png(1) + b"\0" * 100)
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    monkeypatch.setattr(datasets, "MAX_BYTES", len(png(1)) + 50)
+    monkeypatch.setattr("fpt_ray.images.MAX_BYTES", len(png(1)) + 50)
+    for name, reason in {
+        "empty": "0 bytes",
+        "cut": "decoded",
+        "large": "more than",
+        "absent": "no such file",
+        "folder": "no such file",
+        "pipe": "no such file",
+    }.items():
+        sha256, why = inspect_image(str(tmp_path), ImageRow(path=f"{name}.png", label=0, split="val"))
+        assert sha256 == ""
+        assert reason in why
+        assert ".png" not in why
+    sha256, why = inspect_image(str(tmp_path), ImageRow(path="loop.png", label=0, split="val"))
+    assert sha256 == ""
+    assert why
+
+
+def test_accept_fills_hashes_and_drops_the_unreadable() -> None:
+    table = rows_of(100)
+    findings = [(f"hash{number}", "") for number in range(300)]
+    findings[5] = findings[150] = findings[299] = ("", "it is bad")
+    accepted = accept(table, findings)
+    assert accepted.skipped == (
+        ("train/005.png", "it is bad"),
+        ("val/050.png", "it is bad"),
+        ("test/099.png", "it is bad"),
+    )
+    assert len(accepted.rows) == 297
+    assert accepted.rows[0] == dataclasses.replace(table.rows[0], sha256="hash0")
+    assert accepted.rows[5] == dataclasses.replace(table.rows[6], sha256="hash6")
+
+
+def test_more_than_one_percent_is_refused_with_a_list() -> None:
+    findings = [("hash", "")] * 300
+    findings[:4] = [("", "it is bad")] * 4
+    with pytest.raises(ConfigError, match="4 of 300 in root cannot be read, more than 1%") as caught:
+        accept(rows_of(100), findings)
+    assert str(caught.value).endswith("\n  train/003.png: it is bad")
+    assert "more\n" not in str(caught.value)
+    assert len(accept(rows_of(100), findings, max_skipped=0.02).rows) == 296
+
+
+def test_a_long_list_is_cut_at_ten() -> None:
+    with pytest.raises(ConfigError) as caught:
+        accept(rows_of(10), [("", "it is bad")] * 30)
+    assert str(caught.value).count("it is bad") == 10
+    assert str(caught.value).endswith("and 20 more")
+
+
+def test_a_class_lost_to_unreadable_images_is_named() -> None:
+    findings = [("hash", "")] * 6
+    findings[3] = ("", "it is bad")
+    with pytest.raises(ConfigError, match="no image of class 'b' in val"):
+        accept(rows_of(2), findings, max_skipped=0.5)
+
+
+def test_every_row_needs_a_finding() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        accept(rows_of(2), [("hash", "")] * 5)
+
+
+def test_leaks_are_equal_contents_in_several_splits() -> None:
+    hashes = ["same", "twice", "twice", "x", "y", "same", "z", "", "", "both", "w", "both"]
+    table = accept(rows_of(4), [(sha256 or f"own{i}", "") for i, sha256 in enumerate(hashes)])
+    # rows: train 0-3, val 4-7, test 8-11; "twice" stays within train, "both" within test
+    assert leaks(table) == (("same", ("train/000.png", "val/001.png")),)
+    assert leaks(rows_of(4)) == ()
+
+
+def test_equal_names_in_different_folders_are_different_images(tmp_path: Path) -> None:
+    table = read_images(str(split_folder(tmp_path)))
+    hashes = {inspect_image(table.root, row)[0] for row in table.rows}
+    assert len(hashes) == len(table.rows) == 15
+
+
+# --- digest ---------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_of_everything_but_the_root() -> None:
+    table = rows_of(2)
+    first = table.rows[0]
+    others = [
+        dataclasses.replace(table, classes=("a", "c")),
+        *(
+            dataclasses.replace(table, rows=(dataclasses.replace(first, **change), *table.rows[1:]))
+            for change in ({"path": "new"}, {"label": 1}, {"split": "test"}, {"sha256": "new"})
+        ),
+        dataclasses.replace(table, rows=table.rows[:-1]),
+    ]
+    assert len({other.digest() for other in (table, *others)}) == len(others) + 1
+    assert dataclasses.replace(table, root="elsewhere").digest() == table.digest()
+    assert len(table.digest()) == 64
