@@ -11,11 +11,11 @@ from ray import tune
 
 from fpt_ray import tracking
 from fpt_ray.config import SearchSpace, flatten
-from fpt_ray.metrics import pareto_front
+from fpt_ray.report import front_of
 from fpt_ray.searcher import NUMBER, REASON, why_not
 from fpt_ray.store import Store
 from fpt_ray.terminal import say
-from fpt_ray.tracking import StudyRun, TrialRecord
+from fpt_ray.tracking import StudyRun
 from fpt_ray.trial import load_checkpoint, scores_of_best, store_for
 
 _EPOCH_METRICS = ("train_loss", "val_auc_epoch")
@@ -142,19 +142,9 @@ class StudyLog(tune.Callback):
         tracking.end_study(self.client, self.study, status, {"trials": self.ended})
 
 
-def front_of(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
-    """The finished trials that no other dominates in the study's objectives."""
-    finished = [record for record in records if record.status == "FINISHED" and set(space.objectives) <= set(record.metrics)]
-    points = [[record.metrics[name] for name in space.objectives] for record in finished]
-    if not points:
-        return []
-    on_front = pareto_front(points, tuple(space.objectives.values()))
-    return [record for record, is_on in zip(finished, on_front, strict=True) if is_on]
-
-
 def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
     """Test scores of the front's members, once, after the search; nothing reads test data before."""
-    front = front_of(tracking.read_trials(log.client, log.study), space)
+    front = front_of(tracking.read_trials(log.client, log.study), space.objectives)
     for record in front:
         if "test_auc" in record.metrics:
             continue

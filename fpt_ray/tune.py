@@ -3,7 +3,6 @@
 ``python -m fpt_ray.tune --space search_spaces/X.yaml --images DIR_OR_TABLE | --features URI``
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,36 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
-import ray.train
-import torch
 import tyro
 from ray import tune
-from ray.tune.integration.ray_train import TuneReportCallback
 
-from fpt_ray.backbone import backbone_shape
-from fpt_ray.config import ConfigError, SearchSpace, TrialConfig, load_space
-from fpt_ray.loop import NonFiniteLossError, Rows, fit, make_model
+from fpt_ray.config import ConfigError, SearchSpace, load_space
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import cluster_resources, ray_session, require_resources
 from fpt_ray.report import report
-from fpt_ray.rows import rows_from_files, rows_from_tables
-from fpt_ray.searcher import NUMBER, REASON, StudySearcher, finished_trials, open_study
+from fpt_ray.searcher import StudySearcher, finished_trials, open_study
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import default_uri, open_tracking
-from fpt_ray.train import fits_in_memory, read_split, train
-from fpt_ray.trial import (
-    check_trial,
-    load_checkpoint,
-    outcome,
-    save_checkpoint,
-    store_for,
-    trial_costs,
-    trial_slice,
-    trial_task,
-)
+from fpt_ray.trainable import Shared, run_trial
+from fpt_ray.trainer import fits_in_memory, read_split
+from fpt_ray.trial import check_trial, store_for, trial_slice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,19 +54,6 @@ class Command:
     cpus_per_worker: float = 1
     gpus_per_worker: float | None = None
     """Share of a GPU a worker takes; nothing: a quarter where there are GPUs, so that four trials share one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shared:
-    """What all trials of a study read: blocks in Ray's shared memory (one copy a host), or None to stream from Parquet."""
-
-    space: SearchSpace
-    stores: tuple[Store, ...]
-    blocks: dict[str, dict[str, list[Any]]]
-    """{store's uri: {split: references to Arrow tables}}; empty where the features are streamed."""
-    workers: int
-    threads: int
-    runs_path: str
 
 
 # --- the study ------------------------------------------------------------------------------------------------
@@ -207,53 +178,6 @@ def search(
         ),
     )
     tuner.fit()
-
-
-# --- a trial --------------------------------------------------------------------------------------------------
-
-
-def run_trial(values: dict[str, Any], shared: Shared) -> None:
-    """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
-    number = values[NUMBER]
-    trial = shared.space.trial({name: value for name, value in values.items() if name != NUMBER})
-    store = store_for(trial, shared.stores)
-    if shared.workers > 1:
-        run_config = ray.train.RunConfig(
-            name=f"trial-{number:04d}", storage_path=shared.runs_path, callbacks=[TuneReportCallback()]
-        )
-        train(trial, store, run_config, shared.workers)
-        return
-    try:
-        train_here(trial, store, shared)
-    except NonFiniteLossError as error:
-        tune.report({"epoch": 0, REASON: str(error)})
-
-
-def train_here(trial: TrialConfig, store: Store, shared: Shared) -> None:
-    """Trains in this process and reports every epoch, with a checkpoint, to Tune."""
-    torch.set_num_threads(shared.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    started = time.perf_counter()
-    costs = trial_costs(trial, len(store.classes), device)
-    model = make_model(trial, backbone_shape(trial.backbone.name), len(store.classes)).to(device)
-    rows = {split: trial_rows(trial, store, split, shared) for split in ("train", "val")}
-    resume = None
-    if (saved := tune.get_checkpoint()) is not None:
-        with saved.as_directory() as folder:
-            resume = load_checkpoint(folder)
-    task = trial_task(store, device)
-    for epoch in fit(model, rows["train"], rows["val"], trial, task, resume):
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(epoch.checkpoint, folder)
-            tune.report(outcome(epoch, trial, costs, started), checkpoint=tune.Checkpoint.from_directory(folder))
-
-
-def trial_rows(trial: TrialConfig, store: Store, split: str, shared: Shared) -> Rows:
-    """A split as this trial sees it: views of the host's shared blocks, or streamed."""
-    cut = trial_slice(trial, store)
-    if store.uri not in shared.blocks:
-        return rows_from_files(store, split, cut, trial.side.resolution)
-    return rows_from_tables(ray.get(shared.blocks[store.uri][split]), store.spec, cut, trial.side.resolution)
 
 
 def main() -> None:

@@ -1,0 +1,136 @@
+"""Ray Train: a trial over several workers, each with Ray Data's shard of the rows it needs."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+
+from fpt_ray.backbone import backbone_shape
+from fpt_ray.config import ConfigError, TrialConfig
+from fpt_ray.loop import Rows, fit, make_model, worker_rows
+from fpt_ray.ray_session import cluster_resources, require_resources
+from fpt_ray.rows import rows_from_files, rows_from_tables
+from fpt_ray.store import Store, verify_store
+from fpt_ray.terminal import say
+from fpt_ray.trial import load_checkpoint, outcome, save_checkpoint, trial_costs, trial_slice, trial_task
+
+SHARED_MEMORY_SHARE = 0.6
+"""Of the object store's memory, what features may fill; beyond it they are streamed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What every worker is told."""
+
+    trial: TrialConfig
+    store: Store
+    streamed: bool
+
+
+class WorkerShards(ray.train.DataConfig):
+    """Gives worker r the r-th of the parts a split was cut into, so that it holds the rows of its own lanes."""
+
+    def __init__(self, parts: dict[str, list[Any]]) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def configure(self, datasets: Any, world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        """One {split: iterator} for each worker."""
+        return [{split: parts[rank].iterator() for split, parts in self.parts.items()} for rank in range(world_size)]
+
+
+def split_rows(trial: TrialConfig, store: Store, num_workers: int) -> dict[str, list[range]]:
+    """The rows of the training and validation split each worker holds."""
+    num_val = store.num_rows("val")
+    return {
+        "train": worker_rows(store.num_rows("train"), trial.training.batch_size, num_workers),
+        "val": [range(w * num_val // num_workers, (w + 1) * num_val // num_workers) for w in range(num_workers)],
+    }
+
+
+def fits_in_memory(size_bytes: int) -> bool:
+    """Whether features of that size may be held in Ray's shared memory."""
+    return size_bytes < SHARED_MEMORY_SHARE * ray.cluster_resources().get("object_store_memory", 0)
+
+
+def read_split(store: Store, split: str, columns: list[str]) -> ray.data.dataset.MaterializedDataset:
+    """A split's columns in Ray's shared memory, read once, in the order of its rows.
+
+    Ray Data does not look at Parquet's page checksums, so the files' own are verified first.
+    """
+    verify_store(store, (split,))
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    paths = store.shard_uris(split)
+    return ray.data.read_parquet(paths, override_num_blocks=len(paths)).select_columns(columns).materialize()
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What one Ray Train worker does."""
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    trial, store = job.trial, job.store
+    costs = trial_costs(trial, len(store.classes), device)
+    rows = {split: _worker_split(job, split) for split in ("train", "val")}
+    model = make_model(trial, backbone_shape(trial.backbone.name), len(store.classes)).to(device)
+    learner = ray.train.torch.prepare_model(model) if num_workers > 1 else model
+    resume = None
+    if (saved := ray.train.get_checkpoint()) is not None:
+        with saved.as_directory() as folder:
+            resume = load_checkpoint(folder)
+    started = time.perf_counter()
+    task = trial_task(store, device, rank, num_workers)
+    for epoch in fit(learner, rows["train"], rows["val"], trial, task, resume):
+        numbers = outcome(epoch, trial, costs, started)
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if rank == 0:
+                save_checkpoint(epoch.checkpoint, folder)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+                say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
+            ray.train.report(numbers, checkpoint=checkpoint)
+
+
+def _worker_split(job: Job, split: str) -> Rows:
+    cut = trial_slice(job.trial, job.store)
+    if job.streamed:
+        return rows_from_files(job.store, split, cut, job.trial.side.resolution)
+    shard = ray.train.get_dataset_shard(split)
+    tables = list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))  # type: ignore[union-attr]
+    return rows_from_tables(tables, job.store.spec, cut, job.trial.side.resolution)
+
+
+def train(trial: TrialConfig, store: Store, run_config: ray.train.RunConfig, num_workers: int = 1) -> ray.train.Result:
+    """Runs a trial under Ray Train and returns its result, with the last checkpoint.
+
+    Raises:
+        ConfigError: the batch cannot be divided among the workers, or the cluster is too small.
+    """
+    if trial.training.batch_size % num_workers:
+        raise ConfigError(f"training.batch_size is {trial.training.batch_size}; {num_workers} workers cannot share it equally")
+    _, gpus = cluster_resources()
+    require_resources(f"training with {num_workers} workers", cpus=num_workers, gpus=num_workers if gpus else 0)
+    columns = store.columns(trial_slice(trial, store))
+    streamed = not fits_in_memory(store.column_bytes(columns, ("train", "val")))
+    say(f"features: {'streamed from Parquet' if streamed else 'read once into shared memory'}")
+    parts: dict[str, list[Any]] = {}
+    for split, ranges in split_rows(trial, store, num_workers).items():
+        if not streamed:
+            whole = read_split(store, split, columns)
+            starts = [rows.start for rows in ranges[1:]]
+            parts[split] = whole.split_at_indices(starts) if starts else [whole]
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": Job(trial=trial, store=store, streamed=streamed)},
+        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=bool(gpus)),
+        run_config=run_config,
+        datasets={split: part[0] for split, part in parts.items()},
+        dataset_config=WorkerShards(parts),
+    )
+    return trainer.fit()
