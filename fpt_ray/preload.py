@@ -24,13 +24,14 @@ from fpt_ray.backbone import (
     resolve_precision,
     weights_digest,
 )
-from fpt_ray.config import TrialConfig, load_space
+from fpt_ray.config import TrialConfig
 from fpt_ray.datasets import ImageTable, leaks
 from fpt_ray.extraction import ShardPlan, extract_batches, lpm_actors, lpm_device, read_image, write_shards
 from fpt_ray.features import SPLITS, StoreSpec, bytes_per_row
 from fpt_ray.inspection import inspected_images
 from fpt_ray.ray_session import ray_session
 from fpt_ray.shards import ShardEntry, existing_shard
+from fpt_ray.space import load_space
 from fpt_ray.storage import exists
 from fpt_ray.store import Store, open_store, write_manifest
 from fpt_ray.terminal import run_command, say

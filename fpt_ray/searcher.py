@@ -19,7 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from fpt_ray.config import ConfigError, SearchRow, SearchSpace, TrialConfig, flatten, override
+from fpt_ray.config import ConfigError, TrialConfig, flatten
+from fpt_ray.space import SearchRow, SearchSpace
 
 NUMBER = "number"
 """Key beside the proposed values: the trial's number in the study."""
@@ -170,9 +171,3 @@ def why_not(result: Mapping[str, Any], error: bool, space: SearchSpace) -> str |
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
-
-def check_space(space: SearchSpace) -> None:
-    """ConfigError for a value of the space that no trial could have, before anything is started."""
-    for row in space.rows:
-        for value in (row.low, row.high) if row.choices is None else row.choices:
-            override(space.base(), {row.name: value})

@@ -10,9 +10,10 @@ from mlflow import MlflowClient
 from ray import tune
 
 from fpt_ray import tracking
-from fpt_ray.config import SearchSpace, flatten
+from fpt_ray.config import flatten
 from fpt_ray.report import front_of
 from fpt_ray.searcher import NUMBER, REASON, why_not
+from fpt_ray.space import SearchSpace
 from fpt_ray.store import Store
 from fpt_ray.terminal import say
 from fpt_ray.tracking import StudyRun

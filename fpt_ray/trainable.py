@@ -12,10 +12,11 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from fpt_ray.backbone import backbone_shape
-from fpt_ray.config import SearchSpace, TrialConfig
+from fpt_ray.config import TrialConfig
 from fpt_ray.loop import NonFiniteLossError, Rows, fit, make_model
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.searcher import NUMBER, REASON
+from fpt_ray.space import SearchSpace
 from fpt_ray.store import Store
 from fpt_ray.trainer import train
 from fpt_ray.trial import (

@@ -13,11 +13,12 @@ import optuna
 import tyro
 from ray import tune
 
-from fpt_ray.config import ConfigError, SearchSpace, load_space
+from fpt_ray.config import ConfigError
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import cluster_resources, ray_session, require_resources
 from fpt_ray.report import report
 from fpt_ray.searcher import StudySearcher, finished_trials, open_study
+from fpt_ray.space import SearchSpace, load_space
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
 from fpt_ray.terminal import run_command, say

@@ -8,17 +8,15 @@ import pytest
 
 from fpt_ray.config import (
     ConfigError,
-    SearchSpace,
     SideConfig,
     TrialConfig,
     coerce,
     field_types,
     flatten,
-    load_space,
     override,
-    parse_space,
     trial_from,
 )
+from fpt_ray.space import SearchSpace, load_space, parse_space
 
 PAPER = """
 space:
@@ -318,7 +316,7 @@ def test_a_row_without_conditions_is_always_active() -> None:
     assert space(CONDITIONAL).rows[0].active({})
 
 
-@pytest.mark.parametrize("other", ["side.resolution", "side.num_prompts", "side.depth", "side.typo"])
+@pytest.mark.parametrize("other", ["side.resolution", "side.num_prompts", "side.depth"])
 def test_a_condition_must_be_on_a_row_above(other: str) -> None:
     rows = f"side.depth: {{low: 1, high: 3, when: {{{other}: 4}}}}, side.num_prompts: {{choices: [4, 8]}}"
     with pytest.raises(ConfigError, match=rf"space\.side\.depth\.when: '{other}' must be a row that stands above"):
@@ -370,3 +368,38 @@ def test_a_resolution_searched_continuously_has_no_stores() -> None:
     found = space("features.resolution: {low: 224, high: 512, log: true}")
     with pytest.raises(ConfigError, match=r"features\.resolution is searched continuously"):
         found.stores()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("num_trials: 3", "space is empty"),
+        ("space: {side.depth: {low: 1, high: 3}}\nnum_trials: 0", "num_trials is 0"),
+        ("space: {side.depth: {low: 1, high: 3}}\nseed: -1", "seed is -1"),
+        ("space: {features.token_ratio: {low: 0.1, high: 3}}", r"space\.features\.token_ratio: .* at most 1"),
+        ("space: {side.depth: {choices: [1], low: 2}}", r"give \{low"),
+        ("space: {side.depth: {low: 1, high: 3, when: 4}}", r"side\.depth\.when is 4"),
+        ("space: {side.depth: {low: 1, high: 3, when: {side.typo: 4}}}", "unknown name 'side.typo'"),
+        ("space: {method: {choices: [fpt]}, side.depth: {low: 1, high: 3, when: {method: fptt}}}", "choose one of 'fpt"),
+        ("space: {side.depth: {low: 1, high: 3}}\nfixed: {1: 2}", "unknown name '1'"),
+        ("space: {side.depth: {low: 1, high: 3}}\nfixed: {backbone.name: [a]}", "takes a text"),
+        ("space: {side.depth: {low: 1, high: 3}}\nfixed: {features.std: [0, 1, 1]}", r"features\.std is"),
+    ],
+)
+def test_more_bad_spaces_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_space(text)
+
+
+def test_conditions_have_their_fields_type() -> None:
+    found = space("training.learning_rate: {choices: [1e-4, 1e-3]}, side.depth: {low: 1, high: 3, when: {training.learning_rate: 1e-4}}")
+    assert found.rows[1].active({"training.learning_rate": 0.0001})
+
+
+def test_the_widest_is_reached() -> None:
+    assert space("side.depth: {low: 6, high: 13, step: 6}").widest("side.depth") == 12
+    assert space("side.prompt_width: {choices: [null, 96]}").widest("side.prompt_width") == 96
+
+
+def test_what_changes_the_features_has_a_store_of_its_own() -> None:
+    assert len(space("features.dtype: {choices: [float16, float32]}, side.depth: {low: 1, high: 3}").stores()) == 2

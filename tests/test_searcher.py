@@ -5,7 +5,7 @@ import math
 import pytest
 from optuna.trial import TrialState
 
-from fpt_ray.config import ConfigError, TrialConfig, parse_space
+from fpt_ray.config import ConfigError, TrialConfig
 from fpt_ray.searcher import (
     FINISHED,
     NUMBER,
@@ -15,6 +15,7 @@ from fpt_ray.searcher import (
     paper_point,
     why_not,
 )
+from fpt_ray.space import parse_space
 
 SPACE = """
 space:
