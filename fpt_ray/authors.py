@@ -124,7 +124,9 @@ def load_checkpoint(path: str | Path, model: SideNetwork) -> list[str]:
         read: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # whatever a broken or hostile file makes the readers raise
         raise ConfigError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
-    while isinstance(read, dict) and (inner := next((read[key] for key in ("state_dict", "model") if key in read), None)):
+    while isinstance(read, dict) and (
+        inner := next((read[key] for key in ("state_dict", "model") if key in read), None)
+    ):
         read = inner
     theirs = {re.sub(r"^(module\.|model\.)+", "", name): tensor for name, tensor in read.items()}
     ours, unfit = translate_side(theirs)

@@ -157,7 +157,10 @@ def _create(name: str, pretrained: bool) -> VisionTransformer:
     except RuntimeError as error:
         if "Unknown model" not in str(error) and "Invalid pretrained tag" not in str(error):
             raise
-        known = timm.list_models(f"*{name.split('.')[0][:14]}*")[:8] or ["vit_base_patch16_384", "vit_small_patch14_dinov2"]
+        known = timm.list_models(f"*{name.split('.')[0][:14]}*")[:8] or [
+            "vit_base_patch16_384",
+            "vit_small_patch14_dinov2",
+        ]
         raise ConfigError(f"backbone.name is {name!r}; timm has no such model, near are {', '.join(known)}") from None
     if not isinstance(model, VisionTransformer):
         raise _unsupported(name)
@@ -219,7 +222,9 @@ def _read_weights(path: Path) -> dict[str, Any]:
     try:
         return timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # whatever a broken or hostile file makes the readers raise
-        raise ConfigError(f"backbone.weights: {path} cannot be read as weights ({type(error).__name__}: {error})") from error
+        raise ConfigError(
+            f"backbone.weights: {path} cannot be read as weights ({type(error).__name__}: {error})"
+        ) from error
 
 
 # --- extraction -----------------------------------------------------------------------------------------------
@@ -291,5 +296,5 @@ def _mean_attention(
     transposed = keys.transpose(-2, -1)
     total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
     for part in (queries * scale).split(chunk, dim=2):
-        total += torch.softmax(part @ transposed, dim=-1, dtype=torch.float32).sum(dim=2)
+        total += torch.softmax(part @ transposed, dim=-1).sum(dim=2, dtype=torch.float32)
     return total / num_queries

@@ -19,6 +19,8 @@ from fpt_ray.images import MAX_BYTES, ImageError, decode
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
 COLUMNS = ("path", "label", "split")
+NOTE_FILE = "DATA_NOTE.txt"
+"""Beside the images: its first line is said wherever results on them are shown."""
 VAL_SHARE, TEST_SHARE = 0.1, 0.2  # section 4.1
 
 

@@ -9,21 +9,20 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from fpt_ray.datasets import ImageRow, ImageTable, accept, inspect_image, read_images
+from fpt_ray.datasets import ImageRow, ImageTable, accept, inspect_image
 from fpt_ray.ray_session import ray_session
 
 _CHUNK = 32
 
 
-def inspected_images(images: str, workdir: str, *, local: bool = False) -> ImageTable:
-    """The image table with content hashes, without the few images that cannot be read.
+def inspected(table: ImageTable, workdir: str, *, local: bool = False) -> ImageTable:
+    """The table with content hashes, without the few images that cannot be read.
 
     Findings are kept in ``workdir/images`` by path, size and time of change, so that a second call reads no image.
 
     Raises:
-        ConfigError: as ``read_images`` and ``accept`` (more than 1 % unreadable, a class missing from a split).
+        ConfigError: more than 1 % cannot be read, or a class is missing from a split then.
     """
-    table = read_images(images)
     cache = Path(workdir) / "images" / f"{hashlib.sha256(table.root.encode()).hexdigest()[:16]}.json"
     known: dict[str, list[str]] = json.loads(cache.read_text()) if cache.exists() else {}
     stamps = [_stamp(table.root, row) for row in table.rows]

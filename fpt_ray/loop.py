@@ -107,7 +107,9 @@ def fit(
     training = trial.training
     steps = task.num_train // training.batch_size
     if steps == 0:
-        raise ValueError(f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images")
+        raise ValueError(
+            f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images"
+        )
     optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps * training.epochs)
     bare = getattr(model, "module", model)
@@ -203,7 +205,9 @@ def predict(
     probabilities = []
     for start in range(0, len(rows), trial.training.batch_size):
         batch = rows.take(rows.row_ids[start : start + trial.training.batch_size])
-        with torch.autocast(task.device.type, torch.bfloat16, enabled=uses_bfloat16(trial.training.precision, task.device)):
+        with torch.autocast(
+            task.device.type, torch.bfloat16, enabled=uses_bfloat16(trial.training.precision, task.device)
+        ):
             logits = model(*_inputs(batch, None, 0, trial, task))
         probabilities.append(logits.float().softmax(-1).cpu())
     if not probabilities:
@@ -225,7 +229,8 @@ def _inputs(
     images = normalise(images.to(device), task.mean, task.std)
     arithmetic = torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
     keys, values = (
-        None if kind is None else kind.to(device, non_blocking=True).to(arithmetic) for kind in (batch.keys, batch.values)
+        None if kind is None else kind.to(device, non_blocking=True).to(arithmetic)
+        for kind in (batch.keys, batch.values)
     )
     return images, keys, values, None if masks is None else masks.to(device)
 

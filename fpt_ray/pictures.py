@@ -1,31 +1,99 @@
 """The trade-off of a study as pictures: AUC against peak memory and against learnable parameters."""
 
+import html
+import math
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import plotly.graph_objects as go
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib import patheffects, ticker
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-_TRIAL, _FRONT, _FIRST = "#9aa5b1", "#d55e00", "#0072b2"  # told apart by people who do not see all colours
-_AXES = (("peak memory of training [MB]", "memory_mb"), ("learnable parameters", "parameters"))
+_AXES = (("peak memory of training [MiB]", "memory_mib"), ("learnable parameters [% of all]", "param_percent"))
+_AUC = "validation AUC x 100"
+_FIRST = "nearest to the paper's settings (trial 0)"
+_PAPER = "the paper's Table 1 (other images)"
+# Okabe and Ito's colours, told apart by people who do not see all of them; the marks differ in shape as well.
+_GREY, _VERMILION, _BLUE, _GREEN = "#8c959f", "#d55e00", "#0072b2", "#009e73"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """A finished trial in the pictures."""
+    """A finished trial in the pictures, or one of the paper's methods."""
 
-    number: int
+    name: str
+    """"trial 3" or a method of the paper's."""
     auc: float
     """Validation AUC in 0..1."""
-    memory_mb: float
-    parameters: float
-    on_front: bool
-    label: str
-    """The configuration."""
+    memory_mib: float
+    param_percent: float
+    """Learnable parameters, percent of all."""
+    details: tuple[str, ...] = ()
+    """The configuration and what else is known, line by line."""
+    on_front: bool = False
+    is_first: bool = False
+    """Trial 0, which the search starts with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """What both pictures of a study show."""
+
+    title: str
+    caption: str
+    trials: Sequence[Point]
+    paper: Sequence[Point] = ()
+
+    def groups(self) -> Iterable[tuple[str, list[Point]]]:
+        """(group, its points), from back to front."""
+        yield "paper", list(self.paper)
+        yield "trial", [point for point in self.trials if not point.on_front]
+        yield "front", [point for point in self.trials if point.on_front]
+        yield "first", [point for point in self.trials if point.is_first]
+
+
+# --- pure -----------------------------------------------------------------------------------------------------
+
+# Table 1: method, learnable parameters in percent, memory in MB, mean AUC with supervised and with DINO weights.
+_TABLE_1 = (
+    ("full fine-tuning", 100.0, 23128, 88.82, 87.93),
+    ("linear probing", 0.01, 3416, 83.28, 84.48),
+    ("prompt-tuning", 0.17, 20582, 83.68, 84.37),
+    ("attention-tuning", 33.8, 20792, 83.68, 81.24),
+    ("adapter", 2.03, 19360, 84.14, 84.49),
+    ("BitFit", 0.12, 20382, 85.67, 86.79),
+    ("LoRA", 0.68, 20970, 85.94, 84.97),
+    ("AdaLoRA", 0.52, 20960, 86.59, 86.96),
+    ("FPT", 1.81, 1824, 86.4, 86.67),
+    ("FPT+", 1.03, 736, 87.12, 87.26),
+)
+_NAMED_IN_PNG = ("full fine-tuning", "linear probing", "FPT", "FPT+")  # the others lie upon each other
+_AUC_COLUMN = {"vit_base_patch16_384.augreg_in21k_ft_in1k": 3, "vit_base_patch16_224.dino": 4}
+
+
+def paper_points(settings: Iterable[Mapping[str, str]]) -> tuple[tuple[Point, ...], str]:
+    """The points of Table 1 that trials of these parameters can be held against, and why these or why none.
+
+    Memory, and what a method can do, hang on the backbone, the resolution and the batch: all must be the paper's.
+    """
+    names = ("backbone.name", "backbone.weights", "features.resolution", "training.batch_size")
+    found = {tuple(params.get(name, "") for name in names) for params in settings}
+    theirs = {(name, "None", "512", "16") for name in _AUC_COLUMN}
+    if len(found) != 1 or not found <= theirs:
+        seen = "; ".join(f"{name} at {size} px, batch {batch}" for name, _, size, batch in sorted(found))
+        return (), f"The paper's points are not drawn: they are of ViT-B/16 at 512 px, batch 16, these trials of {seen}"
+    column = _AUC_COLUMN[found.pop()[0]]
+    points = tuple(
+        Point(name=str(row[0]), auc=float(row[column]) / 100, memory_mib=float(row[2]), param_percent=float(row[1]))
+        for row in _TABLE_1
+    )
+    about = "mean test AUC of its eight data sets, memory as nvidia-smi showed it"
+    points = tuple(replace(point, details=(about, "other images than this study's")) for point in points)
+    return points, f"The paper's points are those of Table 1: other images ({about})"
 
 
 def staircase(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[list[float], list[float]]:
@@ -42,78 +110,139 @@ def staircase(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[
     return xs, ys
 
 
-def draw_png(points: Sequence[Point], title: str, caption: str, path: Path) -> None:
-    """Two panels: every trial, the front, the paper's configuration (trial 0)."""
-    figure = Figure(figsize=(11, 5.2), dpi=130)
-    FigureCanvasAgg(figure)
+# --- PNG ------------------------------------------------------------------------------------------------------
+
+_PNG_MARKS: Mapping[str, Mapping[str, object]] = {
+    "paper": {"marker": "X", "s": 60, "color": _GREEN, "label": _PAPER, "zorder": 2, "linewidths": 0},
+    "trial": {"marker": "o", "s": 38, "color": _GREY, "label": "trial", "zorder": 3, "linewidths": 0},
+    "front": {"marker": "D", "s": 52, "color": _VERMILION, "label": "on the front", "zorder": 4, "linewidths": 0},
+    "first": {
+        "marker": "o",
+        "s": 190,
+        "facecolors": "none",
+        "edgecolors": _BLUE,
+        "linewidths": 1.8,
+        "label": _FIRST,
+        "zorder": 5,
+    },
+}
+
+
+def draw_png(picture: Picture, path: Path) -> None:
+    """Two panels beside each other: every trial, the front, the trial nearest to the paper's, the paper's points."""
+    caption = textwrap.wrap(picture.caption, 165)
+    foot = 0.16 * (len(caption) + 1)  # inches
+    figure = Figure(figsize=(12, 5.2 + foot), dpi=150)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (label, field) in zip(panels, _AXES, strict=True):
+        _draw_panel(panel, picture, field)
+        panel.set_xlabel(label, fontsize=11)
+    panels[0].set_ylabel(_AUC, fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
+    share = 1 / figure.get_figheight()
+    figure.legend(handles, labels, loc="upper center", ncols=5, fontsize=10, frameon=False, bbox_to_anchor=(0.5, 0.945))
+    figure.suptitle(picture.title, fontsize=13, parse_math=False)
+    written = {"ha": "left", "va": "bottom", "fontsize": 9, "color": "#444444", "parse_math": False, "linespacing": 1.3}
+    figure.text(0.02, 0.1 * share, "\n".join(caption), **written)
+    figure.tight_layout(rect=(0.005, foot * share, 0.995, 0.925))
+    figure.savefig(path, metadata={"Title": picture.title, "Description": picture.caption})
 
-        def cost(point: Point, field: str = field) -> float:
-            return getattr(point, field)
 
-        rest = [point for point in points if not point.on_front]
-        front = [point for point in points if point.on_front]
-        first = [point for point in points if point.number == 0]
-        panel.plot(*staircase(points, cost), color=_FRONT, linewidth=1.2, alpha=0.6, zorder=1)
-        panel.scatter([cost(p) for p in rest], [p.auc for p in rest], s=42, color=_TRIAL, label="trial", zorder=2)
-        panel.scatter([cost(p) for p in front], [p.auc for p in front], s=58, color=_FRONT, label="on the front", zorder=3)
-        panel.scatter(
-            [cost(p) for p in first],
-            [p.auc for p in first],
-            s=150,
-            facecolors="none",
-            edgecolors=_FIRST,
-            linewidths=2,
-            label="nearest to the paper's configuration",
-            zorder=4,
+def _draw_panel(panel: Axes, picture: Picture, field: str) -> None:
+    def cost(point: Point) -> float:
+        return getattr(point, field)
+
+    xs, ys = staircase([point for point in picture.trials if point.on_front], cost)
+    panel.plot(xs, [100 * y for y in ys], color=_VERMILION, linewidth=1.3, alpha=0.6, zorder=1)
+    for group, points in picture.groups():
+        if points:
+            panel.scatter([cost(p) for p in points], [100 * p.auc for p in points], **_PNG_MARKS[group])  # type: ignore[arg-type]
+    panel.set_xscale("log")
+    costs = [cost(point) for _, points in picture.groups() for point in points]
+    _write_names(panel, picture, cost, min(costs) ** 0.2 * max(costs) ** 0.8)
+    steps = ((5, ticker.MaxNLocator(6)), (500, ticker.LogLocator(subs=(1, 2, 5))), (math.inf, ticker.LogLocator()))
+    panel.xaxis.set_major_locator(next(locator for most, locator in steps if max(costs) <= most * min(costs)))
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.margins(x=0.07, y=0.1)
+    panel.grid(alpha=0.3, linewidth=0.6)
+    panel.set_axisbelow(True)
+
+
+def _write_names(panel: Axes, picture: Picture, cost: Callable[[Point], float], edge: float) -> None:
+    """Names of the paper's methods or, without them, numbers of the front's trials; beyond the edge, to the left."""
+    halo = [patheffects.withStroke(linewidth=1.5, foreground="white")]
+    methods = [point for point in picture.paper if point.name in _NAMED_IN_PNG]
+    for point in methods or [point for point in picture.trials if point.on_front]:
+        left = cost(point) > edge
+        panel.annotate(
+            point.name.removeprefix("trial "),
+            (cost(point), 100 * point.auc),
+            xytext=(-6 if left else 6, 6),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=9,
+            path_effects=halo,
+            zorder=6,
         )
-        panel.set_xscale("log")
-        panel.set_xlabel(label)
-        panel.grid(alpha=0.25, which="both", linewidth=0.5)
-        panel.xaxis.set_major_formatter(_plain)
-        panel.xaxis.set_minor_formatter(_plain)
-        panel.tick_params(axis="x", which="both", labelsize=8, rotation=30)
-    panels[0].set_ylabel("validation AUC")
-    panels[0].legend(loc="lower right", fontsize=9)
-    figure.suptitle(title)
-    figure.text(0.5, 0.012, "\n".join(textwrap.wrap(caption, 150)), ha="center", va="bottom", fontsize=8, color="#555555")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.savefig(path)
 
 
-def _plain(value: float, _position: int) -> str:
-    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k" if value >= 1e4 else f"{value:g}"
+# --- HTML -----------------------------------------------------------------------------------------------------
+
+_HTML_MARKS: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "paper": (_PAPER, {"symbol": "x", "size": 9, "color": _GREEN}),
+    "trial": ("trial", {"symbol": "circle", "size": 9, "color": _GREY}),
+    "front": ("on the front", {"symbol": "diamond", "size": 11, "color": _VERMILION}),
+    "first": (_FIRST, {"symbol": "circle-open", "size": 20, "color": _BLUE, "line": {"width": 2}}),
+}
 
 
-def draw_html(points: Sequence[Point], title: str, caption: str, path: Path) -> None:
+def draw_html(picture: Picture, path: Path) -> None:
     """The same, to be hovered over; one file that needs no network."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
-    groups = (
-        ("trial", _TRIAL, [point for point in points if not point.on_front]),
-        ("on the front", _FRONT, [point for point in points if point.on_front]),
-    )
     for column, (label, field) in enumerate(_AXES, start=1):
-        xs, ys = staircase(points, lambda point, field=field: getattr(point, field))
-        line = {"color": _FRONT, "width": 1}
-        figure.add_trace(go.Scatter(x=xs, y=ys, mode="lines", line=line, hoverinfo="skip", showlegend=False), 1, column)
-        for name, color, group in groups:
-            figure.add_trace(
-                go.Scatter(
-                    x=[getattr(point, field) for point in group],
-                    y=[point.auc for point in group],
-                    mode="markers",
-                    name=name,
-                    legendgroup=name,
-                    showlegend=column == 1,
-                    marker={"color": color, "size": 10},
-                    text=[f"trial {point.number}<br>{point.label.replace(', ', '<br>')}" for point in group],
-                    hovertemplate="%{text}<br>AUC %{y:.4f}<br>" + label + " %{x:,.0f}<extra></extra>",
-                ),
-                1,
-                column,
+        for trace in _traces(picture, field, column == 1):
+            figure.add_trace(trace, row=1, col=column)
+        figure.update_xaxes(title_text=label, type="log", exponentformat="none", row=1, col=column)
+    figure.update_yaxes(title_text=_AUC, row=1, col=1)
+    caption = "<br>".join(textwrap.wrap(html.escape(picture.caption, quote=False), 165))
+    below = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -60}
+    figure.update_layout(
+        title=html.escape(picture.title, quote=False),
+        template="plotly_white",
+        height=640,
+        margin={"b": 90 + 16 * caption.count("<br>")},
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        font={"size": 14},
+    )
+    figure.add_annotation(text=caption, showarrow=False, align="left", font={"size": 12}, **below)
+    figure.write_html(path, include_plotlyjs=True, full_html=True, div_id="front")
+
+
+def _traces(picture: Picture, field: str, in_legend: bool) -> Iterable[go.Scatter]:
+    xs, ys = staircase([point for point in picture.trials if point.on_front], lambda point: getattr(point, field))
+    line = {"color": _VERMILION, "width": 1.5}
+    yield go.Scatter(x=xs, y=[100 * y for y in ys], mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for group, points in picture.groups():
+        name, mark = _HTML_MARKS[group]
+        if points:
+            yield go.Scatter(
+                x=[getattr(point, field) for point in points],
+                y=[100 * point.auc for point in points],
+                mode="markers",
+                name=name,
+                legendgroup=name,
+                showlegend=in_legend,
+                marker=mark,
+                text=[_hover(point) for point in points],
+                hoverinfo="skip" if group == "first" else "text",
             )
-        figure.update_xaxes(title_text=label, type="log", row=1, col=column)
-    figure.update_yaxes(title_text="validation AUC", row=1, col=1)
-    figure.update_layout(title=f"{title}<br><sup>{caption}</sup>", template="plotly_white", height=620)
-    figure.write_html(path, include_plotlyjs=True, full_html=True)
+
+
+def _hover(point: Point) -> str:
+    numbers = (
+        f"AUC x 100: {100 * point.auc:.2f}",
+        f"memory {point.memory_mib:,.0f} MiB",
+        f"learnable {point.param_percent:.3g} %",
+    )
+    return "<br>".join(map(html.escape, (point.name, *point.details, *numbers)))

@@ -25,10 +25,10 @@ from fpt_ray.backbone import (
     weights_digest,
 )
 from fpt_ray.config import TrialConfig
-from fpt_ray.datasets import ImageTable, leaks
+from fpt_ray.datasets import NOTE_FILE, ImageTable, leaks, read_images
 from fpt_ray.extraction import ShardPlan, extract_batches, lpm_actors, lpm_device, read_image, write_shards
 from fpt_ray.features import SPLITS, StoreSpec, bytes_per_row
-from fpt_ray.inspection import inspected_images
+from fpt_ray.inspection import inspected
 from fpt_ray.ray_session import ray_session
 from fpt_ray.shards import ShardEntry, existing_shard
 from fpt_ray.space import load_space
@@ -94,8 +94,9 @@ def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = Fals
     check_resolution(shape, trial.features.resolution)
     check_depth(shape, trial.side.depth)
     check_resolution(shape, trial.side.resolution, "side.resolution")
+    table = read_images(images)
     model = load_backbone(trial.backbone, trial.features.resolution)
-    table = inspected_images(images, workdir, local=local)
+    table = inspected(table, workdir, local=local)
     _report_table(table)
     spec = store_spec(trial, shape, weights_digest(model), table)
     uri = f"{workdir.rstrip('/')}/features/{spec.name}"
@@ -132,8 +133,8 @@ def _finished(plan: ShardPlan, spec: StoreSpec) -> ShardEntry | None:
 
 
 def data_note(root: str) -> str:
-    """What must be said wherever these images' results are shown: the first line of DATA_NOTE.txt beside them."""
-    path = Path(root) / "DATA_NOTE.txt"
+    """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
+    path = Path(root) / NOTE_FILE
     return path.read_text().splitlines()[0].strip() if path.is_file() else ""
 
 

@@ -71,7 +71,7 @@ class Rows:
         """A copy of these rows."""
         found = [self.source.find(int(row_id)) for row_id in row_ids]
         labels = torch.tensor([int(block.labels[at]) for block, at in found])
-        low_res = torch.stack([self._low_res(block, at) for block, at in found])
+        low_res = torch.from_numpy(np.stack([self._low_res(block, at) for block, at in found]))
         if not self.cut.depth:
             return Batch(low_res=low_res, keys=None, values=None, labels=labels)
         spec, kept = self.spec, self.cut.num_kept
@@ -86,10 +86,10 @@ class Rows:
         keys, values = (_tensor(arrays[kind], spec) for kind in ("keys", "values"))
         return Batch(low_res=low_res, keys=keys, values=values, labels=labels)
 
-    def _low_res(self, block: Block, at: int) -> UInt8[Tensor, "R R 3"]:
+    def _low_res(self, block: Block, at: int) -> UInt8[np.ndarray, "R R 3"]:
         size = self.spec.low_resolution
         image = block.cells["low_res"][at].reshape(size, size, 3)
-        return torch.from_numpy(resize(image, self.resolution) if size != self.resolution else image.copy())
+        return image if size == self.resolution else resize(image, self.resolution)
 
 
 def _tensor(array: np.ndarray, spec: StoreSpec) -> Tensor:

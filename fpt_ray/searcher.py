@@ -27,6 +27,8 @@ NUMBER = "number"
 FINISHED = "finished"
 """Key of a result: training has ended as planned, the result's values are final."""
 REASON = "reason"
+_ASKS = 20
+"""Proposals in a row that repeat earlier points before one of them is run again."""
 
 
 def open_study(space: SearchSpace, name: str, journal: Path, *, resume: bool) -> optuna.Study:
@@ -39,7 +41,9 @@ def open_study(space: SearchSpace, name: str, journal: Path, *, resume: bool) ->
         ConfigError: the study exists and is not to be resumed, or the other way round.
     """
     if journal.exists() != resume:
-        state, remedy = ("exists", "continue it with --resume") if journal.exists() else ("is not there", "leave out --resume")
+        state, remedy = (
+            ("exists", "continue it with --resume") if journal.exists() else ("is not there", "leave out --resume")
+        )
         raise ConfigError(f"study {name!r} {state} ({journal}); {remedy}, or choose another --study")
     journal.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -125,13 +129,31 @@ class StudySearcher(Searcher):
         self.trials: dict[str, optuna.Trial] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next proposal: dotted names and values, and the trial's number in the study."""
-        trial = self.trials[trial_id] = self.study.ask()
-        with warnings.catch_warnings():
-            # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws.
-            warnings.simplefilter("ignore", UserWarning)
+        """The next proposal that was not made before: dotted names and values, and the trial's number in the study."""
+        for _ in range(_ASKS):
+            trial = self.study.ask()
+            with warnings.catch_warnings():
+                # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws.
+                warnings.simplefilter("ignore", UserWarning)
+                proposal = propose(self.space, trial)
+            earlier = self._same(trial)
+            if earlier is None:
+                break
+            trial.set_user_attr(REASON, f"the same as trial {earlier}, not run")
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:  # the space is as good as used up: run a point again
+            trial = self.study.ask()
             proposal = propose(self.space, trial)
+        self.trials[trial_id] = trial
         return {**proposal, NUMBER: trial.number}
+
+    def _same(self, trial: optuna.Trial) -> int | None:
+        """An earlier trial of the same point that has ended or runs."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        for other in self.study.get_trials(deepcopy=False, states=states):
+            if other.number < trial.number and other.params == trial.params:
+                return other.number
+        return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna. Only a trial that ended as planned with finite objectives is complete; all others are pruned,
@@ -170,4 +192,3 @@ def why_not(result: Mapping[str, Any], error: bool, space: SearchSpace) -> str |
 
 def _finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-

@@ -73,7 +73,9 @@ def _of(modules: nn.ModuleList, layer: int) -> nn.Module:
 
 def _check_prompt_width(given: int, needed: int, method: str) -> None:
     if given != needed:
-        raise ConfigError(f"side.prompt_width is {given}; {method} on this backbone adds its prompts to a width of {needed}")
+        raise ConfigError(
+            f"side.prompt_width is {given}; {method} on this backbone adds its prompts to a width of {needed}"
+        )
 
 
 class SideNetwork(nn.Module):

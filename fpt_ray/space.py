@@ -7,7 +7,17 @@ from typing import Any, Literal
 
 import yaml
 
-from fpt_ray.config import ConfigError, TrialConfig, Value, coerce, field_types, flatten, nearest_name, override, trial_from
+from fpt_ray.config import (
+    ConfigError,
+    TrialConfig,
+    Value,
+    coerce,
+    field_types,
+    flatten,
+    nearest_name,
+    override,
+    trial_from,
+)
 
 Mode = Literal["max", "min"]
 

@@ -21,7 +21,9 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ValueError) as error:
-        raise ConfigError(f"{uri} cannot be used as a location ({error}); give a local path or s3://bucket/prefix") from None
+        raise ConfigError(
+            f"{uri} cannot be used as a location ({error}); give a local path or s3://bucket/prefix"
+        ) from None
 
 
 def exists(uri: str) -> bool:

@@ -36,7 +36,13 @@ _FINAL_METRICS = (
 
 
 def start_or_find(
-    client: MlflowClient, name: str, space: SearchSpace, stores: Sequence[Store], *, resume: bool, artifacts: Path | None
+    client: MlflowClient,
+    name: str,
+    space: SearchSpace,
+    stores: Sequence[Store],
+    *,
+    resume: bool,
+    artifacts: Path | None,
 ) -> StudyRun:
     """The study's run; in a resumed study, trials that a dead driver left running are closed.
 
@@ -101,7 +107,9 @@ class StudyLog(tune.Callback):
             {"proposal": json.dumps(values)},
         )
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """Logs an epoch."""
         metrics = {name: result[name] for name in _EPOCH_METRICS if name in result}
         if metrics:
@@ -131,7 +139,9 @@ class StudyLog(tune.Callback):
     def _say(self, trial: Any, metrics: dict[str, float], reason: str | None) -> None:
         seconds = (time.monotonic() - self.started) / max(1, self.ended - self.ended_before)
         left = max(0, self.num_trials - self.ended) * seconds
-        values = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in trial.config.items() if name != NUMBER)
+        values = " ".join(
+            f"{name.rpartition('.')[2]}={value}" for name, value in trial.config.items() if name != NUMBER
+        )
         score = f"val AUC {metrics['val_auc']:.3f}" if reason is None else reason
         say(f"trial {self.ended}/{self.num_trials}: {score}  {values}  (about {left / 60:.1f} min left)")
 

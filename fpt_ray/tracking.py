@@ -1,32 +1,43 @@
 """Studies and trials in MLflow: one run a study, one child a trial. Clients are parameters; nothing is global.
 
-Only the driver of a search uses this module; workers report numbers to Tune.
+Only the driver of a search uses this module; workers report numbers to Tune. What is written is free of passwords that
+stand in URIs.
 """
 
 import contextlib
 import logging
+import os
+import re
 import shlex
-import subprocess
+import ssl
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, ViewType
 from mlflow.entities import Run as MlflowRun
-from mlflow.exceptions import MlflowException
 
 from fpt_ray.config import ConfigError
+from fpt_ray.provenance import provenance
 
 EXPERIMENT = "fpt_ray"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
 _KIND, _NUMBER, _REASON = "kind", "number", "reason"
-_LONGEST_TAG = 5000
+DATA_NOTE = "data_note"
+"""Tag of a study: what must be said about its images wherever its numbers stand."""
+_SERVER = ("http://", "https://")
+_LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
+_USER_IN_URI = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.IGNORECASE)
+_SECRET_IN_QUERY = re.compile(
+    r"([?&][\w-]*(?:secret|password|token|key|signature|credential)[\w-]*=)[^&\s\"']+", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,27 +69,59 @@ def default_uri(workdir: str | Path) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """The one command that opens MLflow's pages on what was tracked, on this machine only."""
-    if uri.startswith(("http://", "https://")):
-        return uri
-    return f"{shlex.quote(sys.executable)} -m mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(uri)}"
+    """The one command that opens MLflow's pages on a database, on this machine only; of a server, its address."""
+    shown = without_secrets(uri)
+    if uri.startswith(_SERVER):
+        return shown
+    return f"{shlex.quote(sys.executable)} -m mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(shown)}"
+
+
+def page_address(uri: str, study: "StudyRun") -> str:
+    """Where a study's page is, once ``ui_command`` runs; among MLflow's pages for training, not those for agents."""
+    server = without_secrets(uri).rstrip("/") if uri.startswith(_SERVER) else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{study.experiment_id}/runs/{study.run_id}?workflowType=machine_learning"
+
+
+def without_secrets(text: str) -> str:
+    """The text with users, passwords and keys that stand in URIs replaced by ``***``."""
+    return _SECRET_IN_QUERY.sub(r"\1***", _USER_IN_URI.sub(r"\1***@", text))
 
 
 def open_tracking(uri: str) -> MlflowClient:
-    """A client whose database exists with its schema.
+    """A client whose database exists with its schema. MLflow's own usage reports to its makers are switched off.
 
     Raises:
         ConfigError: the database or server cannot be reached.
     """
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=uri)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
+        if uri.startswith(_SERVER):
+            _answers(uri)
+        if uri.startswith("sqlite:///"):
+            _database(uri).parent.mkdir(parents=True, exist_ok=True)
         with _quiet():
+            client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
-    except MlflowException as error:
-        raise ConfigError(f"--tracking_uri: {uri} cannot be used ({error})") from None
+    except Exception as error:  # each kind of database has its own
+        reason = without_secrets(str(error)).strip().partition("\n")[0]
+        problem = f"--tracking_uri: {without_secrets(uri)} cannot be used ({type(error).__name__}: {reason})"
+        raise ConfigError(f"{problem}; give sqlite:///PATH/mlflow.db or an MLflow server's address") from None
     return client
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def _answers(uri: str) -> None:
+    """Raises OSError if nothing is there; MLflow itself would try again for minutes before it says so."""
+    try:
+        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10).close()
+    except urllib.error.HTTPError as error:
+        error.close()  # it wants a login, which MLflow knows how to give
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # certificates are MLflow's own business
+            raise
 
 
 @contextlib.contextmanager
@@ -101,23 +144,43 @@ def _quiet() -> Iterator[None]:
 def start_study(
     client: MlflowClient, name: str, *, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Path | None
 ) -> StudyRun:
-    """The run of a new study. ``artifacts``: where a new experiment keeps files; None lets the server say.
+    """The run of a new study; what computes it (``provenance``) is among its tags.
+
+    ``artifacts``: where a new experiment keeps files; None: beside an SQLite database, else where the server says.
 
     Raises:
-        ConfigError: a study of that name exists.
+        ConfigError: the name cannot be a folder's, a study of that name exists, or a tag is too long.
     """
+    check_study_name(name)
     if any(study.name == name for study in list_studies(client)):
         raise ConfigError(f"study {name!r} exists already; continue it with --resume, or choose another --study")
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        experiment_id = experiment.experiment_id
-    else:
-        location = None if artifacts is None else artifacts.resolve().as_uri()
-        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
-    every = {**tags, _KIND: "study", "study": name}
-    run = client.create_run(experiment_id, run_name=name, tags=_fitting(every))
+    experiment_id = _experiment(client, artifacts)
+    every = _safe_tags({**provenance(), **tags, _KIND: "study", "study": name})
+    if note := every.get(DATA_NOTE):
+        every[_NOTE] = note
+    run = client.create_run(experiment_id, run_name=name, tags=every)
     _log_params(client, run.info.run_id, params)
     return StudyRun(name=name, experiment_id=experiment_id, run_id=run.info.run_id, tags=every)
+
+
+def check_study_name(name: str) -> None:
+    """ConfigError if a study cannot be called so: its name is also that of a folder."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ConfigError(f"study {name!r}: use 1 to 100 letters, digits, '_', '-' and '.'; start with none of '-.'")
+
+
+def _experiment(client: MlflowClient, artifacts: Path | None) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        uri = client.tracking_uri
+        if artifacts is None and uri.startswith("sqlite:///"):
+            artifacts = _database(uri).parent / "mlartifacts"
+        location = None if artifacts is None else artifacts.resolve().as_uri()
+        return client.create_experiment(EXPERIMENT, artifact_location=location)
+    if experiment.lifecycle_stage != "active":
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise ConfigError(f"MLflow's experiment {EXPERIMENT!r} has been deleted; bring it back with: {restore}")
+    return experiment.experiment_id
 
 
 def list_studies(client: MlflowClient) -> list[StudyRun]:
@@ -125,15 +188,10 @@ def list_studies(client: MlflowClient) -> list[StudyRun]:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return []
-    runs = _search(client, experiment.experiment_id, f"tags.{_KIND} = 'study'")
+    where = experiment.experiment_id
     return [
-        StudyRun(
-            name=run.data.tags["study"],
-            experiment_id=experiment.experiment_id,
-            run_id=run.info.run_id,
-            tags=run.data.tags,
-        )
-        for run in runs
+        StudyRun(name=run.data.tags["study"], experiment_id=where, run_id=run.info.run_id, tags=run.data.tags)
+        for run in _search(client, where, f"tags.{_KIND} = 'study'")
     ]
 
 
@@ -164,8 +222,8 @@ def start_trial(
     client: MlflowClient, study: StudyRun, number: int, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> str:
     """Opens the run of a trial under its study and returns its id."""
-    every = {**tags, _KIND: "trial", _NUMBER: str(number), "study": study.name, _PARENT: study.run_id}
-    run = client.create_run(study.experiment_id, run_name=f"{study.name}-{number:04d}", tags=_fitting(every))
+    every = _safe_tags({**tags, _KIND: "trial", _NUMBER: str(number), "study": study.name, _PARENT: study.run_id})
+    run = client.create_run(study.experiment_id, run_name=f"{study.name}-{number:04d}", tags=every)
     _log_params(client, run.info.run_id, params)
     return run.info.run_id
 
@@ -182,7 +240,7 @@ def end_trial(
     _log_metrics(client, run_id, metrics, 0)
     if reason is not None:
         for key in (_REASON, _NOTE):
-            client.set_tag(run_id, key, reason[:_LONGEST_TAG])
+            client.set_tag(run_id, key, without_secrets(reason)[:_LONGEST_TAG])
     client.set_terminated(run_id, status)
 
 
@@ -206,13 +264,11 @@ def read_trials(client: MlflowClient, study: StudyRun) -> list[TrialRecord]:
 
 def _search(client: MlflowClient, experiment_id: str, query: str) -> list[MlflowRun]:
     runs: list[MlflowRun] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, max_results=1000, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 1000, page_token=token or None)
+        runs, token = runs + page, page.token or None
+    return runs
 
 
 def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int) -> None:
@@ -221,14 +277,15 @@ def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]
 
 
 def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, object]) -> None:
-    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+    values = {name: without_secrets(str(value))[:_LONGEST_PARAM] for name, value in params.items()}
+    client.log_batch(run_id, params=[Param(name, value) for name, value in values.items()])
 
 
-def _fitting(tags: Mapping[str, str]) -> dict[str, str]:
-    return {name: value[:_LONGEST_TAG] for name, value in tags.items()}
-
-
-# --- what else stands with a study ----------------------------------------------------------------------------
+def _safe_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    for name, value in tags.items():
+        if len(value) > _LONGEST_TAG:  # cut short, one that is JSON could not be read again
+            raise ConfigError(f"the tag {name!r} takes {len(value)} characters; MLflow keeps {_LONGEST_TAG} at most")
+    return {name: without_secrets(value) for name, value in tags.items()}
 
 
 def attach(client: MlflowClient, run_id: str, path: Path, folder: str = "") -> None:
@@ -239,15 +296,3 @@ def attach(client: MlflowClient, run_id: str, path: Path, folder: str = "") -> N
 def attach_text(client: MlflowClient, run_id: str, text: str, name: str) -> None:
     """Puts a text beside a run under a name with folders."""
     client.log_text(run_id, text, name)
-
-
-def provenance() -> dict[str, str]:
-    """Versions of what computes, and the git commit where there is one."""
-    found = {f"version.{name}": metadata.version(name) for name in ("fpt_ray", "torch", "timm", "ray", "optuna", "mlflow")}
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return found
-    return {**found, "git_commit": commit}
-

@@ -113,7 +113,9 @@ def train(trial: TrialConfig, store: Store, run_config: ray.train.RunConfig, num
         ConfigError: the batch cannot be divided among the workers, or the cluster is too small.
     """
     if trial.training.batch_size % num_workers:
-        raise ConfigError(f"training.batch_size is {trial.training.batch_size}; {num_workers} workers cannot share it equally")
+        raise ConfigError(
+            f"training.batch_size is {trial.training.batch_size}; {num_workers} workers cannot share it equally"
+        )
     _, gpus = cluster_resources()
     require_resources(f"training with {num_workers} workers", cpus=num_workers, gpus=num_workers if gpus else 0)
     columns = store.columns(trial_slice(trial, store))

@@ -18,7 +18,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 def test_the_authors_recording_is_reproduced(name):
     found = compare(FIXTURES / f"{name}.safetensors", FIXTURES / f"{name}.json")
     assert [difference for difference in found if not difference.ok] == []
-    assert {"tokens of another set", "keys", "values", "logits", "loss", "learnable parameters"} <= {d.name for d in found}
+    assert {"tokens of another set", "keys", "values", "logits", "loss", "learnable parameters"} <= {
+        d.name for d in found
+    }
     assert sum(difference.name.startswith("gradient") for difference in found) == 4
 
 
@@ -30,7 +32,11 @@ def test_a_wrong_recording_is_noticed(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         print_comparison(tmp_path / "x.safetensors", FIXTURES / "fpt_plus_small.json")
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert {name for name, line in lines.items() if line.endswith("DIFFERS")} == {"tokens of another set", "keys", "logits"}
+    assert {name for name, line in lines.items() if line.endswith("DIFFERS")} == {
+        "tokens of another set",
+        "keys",
+        "logits",
+    }
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -52,6 +58,8 @@ def test_a_checkpoint_is_read_and_stray_keys_are_named(suffix, tmp_path):
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small_trial, small_shape):
     tensors = load_file(FIXTURES / "fpt_plus_small.safetensors")
-    save_file({name: tensor for name, tensor in tensors.items() if name.startswith("model.")}, tmp_path / "x.safetensors")
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}, tmp_path / "x.safetensors"
+    )
     with pytest.raises(ConfigError, match="does not fit this side network"):
         load_checkpoint(tmp_path / "x.safetensors", SideNetwork(small_trial, small_shape, 3))

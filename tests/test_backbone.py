@@ -1,8 +1,8 @@
 """Keys, values and importance are compared with a by-hand loop in float64 over timm's own blocks, unfused."""
 
+import pytest
 import timm
 import torch
-import pytest
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,9 +42,11 @@ def by_hand(model, images, depth):
 
 def tiny(**options):
     torch.manual_seed(0)
-    return VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=0, **options
-    ).eval().requires_grad_(False)
+    return (
+        VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=0, **options)
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"reg_tokens": 4}, {"init_values": 0.1}])

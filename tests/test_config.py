@@ -380,7 +380,10 @@ def test_a_resolution_searched_continuously_has_no_stores() -> None:
         ("space: {side.depth: {choices: [1], low: 2}}", r"give \{low"),
         ("space: {side.depth: {low: 1, high: 3, when: 4}}", r"side\.depth\.when is 4"),
         ("space: {side.depth: {low: 1, high: 3, when: {side.typo: 4}}}", "unknown name 'side.typo'"),
-        ("space: {method: {choices: [fpt]}, side.depth: {low: 1, high: 3, when: {method: fptt}}}", "choose one of 'fpt"),
+        (
+            "space: {method: {choices: [fpt]}, side.depth: {low: 1, high: 3, when: {method: fptt}}}",
+            "choose one of 'fpt",
+        ),
         ("space: {side.depth: {low: 1, high: 3}}\nfixed: {1: 2}", "unknown name '1'"),
         ("space: {side.depth: {low: 1, high: 3}}\nfixed: {backbone.name: [a]}", "takes a text"),
         ("space: {side.depth: {low: 1, high: 3}}\nfixed: {features.std: [0, 1, 1]}", r"features\.std is"),
@@ -392,7 +395,9 @@ def test_more_bad_spaces_are_refused(text: str, message: str) -> None:
 
 
 def test_conditions_have_their_fields_type() -> None:
-    found = space("training.learning_rate: {choices: [1e-4, 1e-3]}, side.depth: {low: 1, high: 3, when: {training.learning_rate: 1e-4}}")
+    found = space(
+        "training.learning_rate: {choices: [1e-4, 1e-3]}, side.depth: {low: 1, high: 3, when: {training.learning_rate: 1e-4}}"
+    )
     assert found.rows[1].active({"training.learning_rate": 0.0001})
 
 

@@ -56,7 +56,9 @@ def _buffer(part):
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(small_trial, small_shape):
     first, weights = run(small_trial, small_shape)
     second, again = run(small_trial, small_shape)
-    other, _ = run(dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, seed=1)), small_shape)
+    other, _ = run(
+        dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, seed=1)), small_shape
+    )
     assert first == second
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     assert first != other
@@ -78,8 +80,7 @@ def worker(rank, port, trial, shape, queue):
     val = FakeRows(9, trial, shape, (range(0, 4), range(4, 9))[rank])
     model = torch.nn.parallel.DistributedDataParallel(make_model(trial, shape, 3))
     numbers = [
-        (epoch.train_loss, epoch.val.auc)
-        for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
+        (epoch.train_loss, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
     ]
     if rank == 0:
         queue.put((numbers, {name: tensor.numpy() for name, tensor in model.module.state_dict().items()}))

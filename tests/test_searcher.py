@@ -138,6 +138,18 @@ def test_tpe_turns_away_from_what_crashes(tmp_path):
     assert counts[False] < 0.8 * counts[True]
 
 
+def test_no_point_is_run_twice_until_the_space_is_used_up(tmp_path):
+    text = "space: {side.depth: {low: 1, high: 3}, side.reduction: {choices: [4, 8]}}\nnum_trials: 8\nsampler: random"
+    search = searcher(tmp_path, text)
+    points = []
+    for number in range(8):
+        proposal = search.suggest(str(number))
+        points.append((proposal["side.depth"], proposal["side.reduction"]))
+        search.on_trial_complete(str(number), result(0.5))
+    assert len(set(points[:6])) == 6
+    assert finished_trials(search.study) == 8
+
+
 def test_why_not():
     space = parse_space(SPACE)
     assert why_not(result(0.9), False, space) is None

@@ -43,7 +43,9 @@ def make_spec(**changes):
     return dataclasses.replace(spec, **changes)
 
 
-PAPER = make_spec(depth=6, num_kept=205, low_resolution=128, backbone_depth=12, num_heads=12, head_width=64, num_tokens=1025)
+PAPER = make_spec(
+    depth=6, num_kept=205, low_resolution=128, backbone_depth=12, num_heads=12, head_width=64, num_tokens=1025
+)
 
 
 def make_features(spec, rows, seed=0):
@@ -56,7 +58,8 @@ def make_features(spec, rows, seed=0):
 
 def make_rows(split, rows, first=0):
     return tuple(
-        ImageRow(path=f"{split}/c/{i}.png", label=i % 2, split=split, sha256=f"{split}{i:060d}") for i in range(first, first + rows)
+        ImageRow(path=f"{split}/c/{i}.png", label=i % 2, split=split, sha256=f"{split}{i:060d}")
+        for i in range(first, first + rows)
     )
 
 
@@ -65,7 +68,9 @@ def make_store(folder, spec, rows=11, per_shard=4):
     arrays, entries = {}, []
     for number, split in enumerate(("train", "val", "test")):
         features, images = make_features(spec, rows, number), make_rows(split, rows)
-        low = np.random.default_rng(number).integers(0, 255, (rows, spec.low_resolution, spec.low_resolution, 3), np.uint8)
+        low = np.random.default_rng(number).integers(
+            0, 255, (rows, spec.low_resolution, spec.low_resolution, 3), np.uint8
+        )
         arrays[split] = (features, low)
         for part, first in enumerate(range(0, rows, per_shard)):
             at = slice(first, first + per_shard)
@@ -156,7 +161,9 @@ def bytes_read(uri, columns):
 
 def test_half_the_ratio_and_half_the_depth_read_under_30_percent(tmp_path):
     rows = 3
-    table = shard_table(make_rows("train", rows), 0, np.zeros((rows, 128, 128, 3), np.uint8), make_features(PAPER, rows), PAPER)
+    table = shard_table(
+        make_rows("train", rows), 0, np.zeros((rows, 128, 128, 3), np.uint8), make_features(PAPER, rows), PAPER
+    )
     entry = write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, PAPER)
     write_manifest(str(tmp_path), PAPER, ("a", "b"), [entry])
     store = open_store(str(tmp_path))
@@ -168,7 +175,9 @@ def test_half_the_ratio_and_half_the_depth_read_under_30_percent(tmp_path):
 
 def test_a_row_at_the_papers_setting_takes_at_most_4_mb(tmp_path):
     rows = 8
-    table = shard_table(make_rows("train", rows), 0, np.zeros((rows, 128, 128, 3), np.uint8), make_features(PAPER, rows), PAPER)
+    table = shard_table(
+        make_rows("train", rows), 0, np.zeros((rows, 128, 128, 3), np.uint8), make_features(PAPER, rows), PAPER
+    )
     entry = write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, PAPER)
     assert bytes_per_row(PAPER) <= entry.bytes / rows <= 4.0e6
 
@@ -176,8 +185,13 @@ def test_a_row_at_the_papers_setting_takes_at_most_4_mb(tmp_path):
 def test_schema_is_plain_bytes_and_small_row_groups(tmp_path):
     store, _ = make_store(tmp_path, make_spec())
     file = pq.ParquetFile(store.shard_uris("train")[0])
-    assert {str(kind) for kind in file.schema_arrow.types if not pa.types.is_fixed_size_binary(kind)} == {"int64", "string"}
-    assert {file.metadata.row_group(0).column(i).compression for i in range(file.metadata.num_columns)} == {"UNCOMPRESSED"}
+    assert {str(kind) for kind in file.schema_arrow.types if not pa.types.is_fixed_size_binary(kind)} == {
+        "int64",
+        "string",
+    }
+    assert {file.metadata.row_group(0).column(i).compression for i in range(file.metadata.num_columns)} == {
+        "UNCOMPRESSED"
+    }
 
 
 # --- damage ---------------------------------------------------------------------------------------------------
@@ -337,5 +351,8 @@ def test_rows_of_the_same_name_in_different_folders_do_not_collide(tmp_path):
 def test_a_spec_names_its_store():
     spec = make_spec()
     assert spec.name.startswith("vit_test-64px-20tok-4layers-")
-    names = {dataclasses.replace(spec, **change).name for change in ({"resolution": 80}, {"images_digest": "2"}, {"mean": (0, 0, 0)}, {})}
+    names = {
+        dataclasses.replace(spec, **change).name
+        for change in ({"resolution": 80}, {"images_digest": "2"}, {"mean": (0, 0, 0)}, {})
+    }
     assert len(names) == 4

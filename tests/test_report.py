@@ -1,0 +1,298 @@
+"""Fronts, tables and lines by hand; a study written with tracking into a real database; the paper's Table 1 as its
+numbers stand in test_metrics."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fpt_ray import tracking
+from fpt_ray.config import ConfigError, TrialConfig, flatten, trial_from
+from fpt_ray.metrics import pme, ppe
+from fpt_ray.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
+from fpt_ray.report import front_of, front_table, printed, rendered, report, short_names, summarise
+from fpt_ray.tracking import StudyRun, TrialRecord
+
+SEARCHED = ["side.num_prompts", "features.token_ratio"]
+OBJECTIVES = {"val_auc": "max", "memory_ratio": "min"}
+NOTE = "semi-synthetic images, drawn from $1 photograph <b>"
+TRIALS = [  # prompts, val AUC, memory ratio, on the front by hand
+    (4, 0.80, 0.02, True),
+    (8, 0.85, 0.03, True),
+    (16, 0.84, 0.04, False),
+    (32, 0.90, 0.05, True),
+    (64, 0.90, 0.06, False),
+]
+
+
+def metrics_of(auc, memory):
+    return {
+        "val_auc": auc,
+        "param_ratio": 0.01,
+        "memory_ratio": memory,
+        "peak_memory_bytes": memory * 1e10,
+        "learnable_parameters": 1e6,
+    }
+
+
+def record(number, status="FINISHED", params=None, reason="", **metrics):
+    given = {name: str(value) for name, value in flatten(trial_from(params or {})).items()}
+    return TrialRecord(
+        number=number, run_id=f"r{number}", params=given, metrics=metrics, tags={}, status=status, reason=reason
+    )
+
+
+def study_of(objectives=OBJECTIVES, note=""):
+    tags = {"objectives": json.dumps(objectives), "searched": json.dumps(SEARCHED), "data_note": note}
+    return StudyRun(name="s", experiment_id="1", run_id="r", tags=tags)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return [record(n, params={"side.num_prompts": p}, **metrics_of(a, m)) for n, (p, a, m, _) in enumerate(TRIALS)]
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """(working directory, tracking URI) of a study of these trials, one failed and one that was started twice."""
+    workdir = tmp_path_factory.mktemp("study")
+    uri = tracking.default_uri(workdir)
+    client = tracking.open_tracking(uri)
+    study = tracking.start_study(client, "s", params={}, tags=dict(study_of(note=NOTE).tags), artifacts=None)
+    for number, (prompts, auc, memory, on_front) in enumerate(TRIALS):
+        params = flatten(trial_from({"side.num_prompts": prompts, "features.token_ratio": 0.1 * 3}))
+        trial = tracking.start_trial(client, study, number, params, {})
+        tested = {"test_auc": auc - 0.1} if on_front else {}
+        tracking.end_trial(client, trial, "FINISHED", metrics_of(auc, memory) | tested)
+    for status, reason in (("KILLED", "its driver died"), ("FAILED", "the loss is nan\nTraceback of many lines")):
+        trial = tracking.start_trial(client, study, 5, flatten(TrialConfig()), {})
+        tracking.end_trial(client, trial, status, {}, reason)
+    tracking.end_study(client, study, "FINISHED", {})
+    return workdir, uri
+
+
+# --- the front and its table ----------------------------------------------------------------------------------
+
+
+def test_the_front_is_the_one_by_hand(records):
+    front = front_of(records, OBJECTIVES)
+    assert [found.number for found in front] == [number for number, trial in enumerate(TRIALS) if trial[3]]
+    assert [found.number for found in front_of(records, {"val_auc": "max"})] == [3, 4]
+    assert [found.number for found in front_of(records, {"memory_ratio": "min"})] == [0]
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
+def test_only_finished_trials_reach_the_front(records, status):
+    better = record(9, status=status, **metrics_of(1.0, 0.001))
+    assert better not in front_of([*records, better], OBJECTIVES)
+
+
+def test_a_trial_without_an_objective_or_with_nan_is_not_on_the_front(records):
+    for broken in (record(9, memory_ratio=0.0), record(9, **metrics_of(float("nan"), 0.0))):
+        assert front_of([*records, broken], OBJECTIVES) == front_of(records, OBJECTIVES)
+    assert front_of([], OBJECTIVES) == []
+
+
+def test_the_table_is_sorted_by_memory_and_follows_the_test_auc_where_there_is_one(records):
+    tested = record(7, **metrics_of(0.95, 0.01), test_auc=0.7, measured_peak_memory_bytes=2**21)
+    first, second = front_table([records[0], tested], SEARCHED)
+    assert (first["trial"], second["trial"]) == (7, 0)
+    assert (first["ppe"], first["pme"]) == (ppe(0.7, 0.01), pme(0.7, 0.01))
+    assert (second["ppe"], second["pme"], second["test_auc"]) == (ppe(0.80, 0.01), pme(0.80, 0.02), None)
+    assert (first["measured_peak_memory_bytes"], second["measured_peak_memory_bytes"]) == (2**21, None)
+    assert (second["side.num_prompts"], second["features.token_ratio"]) == ("4", "0.2")
+    assert "measured_peak_memory_bytes" not in front_table([records[0]], SEARCHED)[0]
+
+
+def test_the_heading_says_which_auc_ppe_and_pme_are_of(records):
+    tested = record(7, **metrics_of(0.95, 0.01), test_auc=0.7)
+    heading = {
+        "of the validation AUC.": records,
+        "of the test AUC.": [tested],
+        "of the test AUC (of the validation AUC for trial 0).": [tested, records[0]],
+    }
+    for words, trials in heading.items():
+        objectives = {"val_auc": "max", "param_ratio": "min"} if len(trials) == 1 else {"param_ratio": "min"}
+        assert f"PPE and PME are {words}" in rendered(summarise(study_of(objectives), trials), "markdown")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("val_auc", 0.91234, "91.23"),
+        ("param_ratio", 0.0103, "1.03"),
+        ("memory_ratio", 0.0318, "3.18"),
+        ("peak_memory_bytes", 736 * 2**20, "736"),
+        ("test_auc", None, "-"),
+        ("side.depth", "6", "6"),
+        ("features.token_ratio", "0.30000000000000004", "0.3"),
+        ("training.learning_rate", "5e-05", "5e-05"),
+        ("backbone.name", "vit_small_patch14_dinov2", "vit_small_patch14_dinov2"),
+        ("features.importance", "class_token", "class_token"),
+    ],
+)
+def test_printed(name, value, text):
+    assert printed(name, value) == text
+
+
+def test_names_are_short_only_where_they_stay_different():
+    names = ["side.resolution", "features.resolution", "side.depth"]
+    assert list(short_names(names).values()) == ["side.resolution", "features.resolution", "depth"]
+
+
+def test_the_table_in_every_form(records):
+    found = summarise(study_of(note=NOTE), records)
+    rows = json.loads(rendered(found, "json"))
+    assert [{name: row[name] for name in row if name != "data_note"} for row in rows] == list(found.rows)
+    read = list(csv.DictReader(io.StringIO(rendered(found, "csv"))))
+    assert [float(row["val_auc"]) for row in read] == [0.80, 0.85, 0.90]
+    assert {row["data_note"] for row in [*rows, *read]} == {NOTE}
+    markdown = [line for line in rendered(found, "markdown").splitlines() if line.startswith("|")]
+    assert len(markdown) == 5
+    assert len({line.count("|") for line in markdown}) == 1
+    lines = rendered(found, "text").splitlines()
+    table = lines[lines.index("") + 1 :]
+    assert table[0].split()[:3] == ["trial", "num_prompts", "token_ratio"]
+    assert [line.split()[:3] for line in table[1:]] == [["0", "4", "0.2"], ["1", "8", "0.2"], ["3", "32", "0.2"]]
+
+
+def test_a_study_without_a_finished_trial_says_so():
+    found = summarise(study_of(), [record(0, status="FAILED", reason="x")])
+    assert rendered(found, "json") == "[]"
+    assert rendered(found, "csv") == ""
+    for form in ("text", "markdown"):
+        assert "no trial has finished" in rendered(found, form)
+        assert "trial 0 failed: x" in rendered(found, form)
+
+
+def test_of_many_failures_the_first_are_listed():
+    failed = [record(number, status="FAILED", reason=f"reason {number}") for number in range(23)]
+    text = rendered(summarise(study_of(), failed), "text")
+    assert text.count("failed: reason") == 20
+    assert "and 3 more" in text
+
+
+# --- the pictures ---------------------------------------------------------------------------------------------
+
+
+def point(auc, memory=1.0, name="trial 1", **rest):
+    return Point(name=name, auc=auc, memory_mib=memory, param_percent=1.0, **rest)
+
+
+def test_the_line_is_the_best_up_to_each_cost():
+    points = [point(auc, memory) for memory, auc in [(1, 0.5), (2, 0.4), (3, 0.7), (3, 0.9), (4, 0.8)]]
+    assert staircase(points, lambda point: point.memory_mib) == ([1, 3, 3], [0.5, 0.5, 0.9])
+
+
+def test_the_papers_points_are_those_of_its_table_where_backbone_resolution_and_batch_are_its_own():
+    params = {name: str(value) for name, value in flatten(TrialConfig()).items()}
+    points, why = paper_points([params, params])
+    found = {point.name: (point.param_percent, point.memory_mib, point.auc) for point in points}
+    assert len(found) == 10
+    assert found["FPT+"] == (1.03, 736, pytest.approx(0.8712))
+    assert found["full fine-tuning"] == (100, 23128, pytest.approx(0.8882))
+    assert "other images" in why
+    dino, _ = paper_points([params | {"backbone.name": "vit_base_patch16_224.dino"}])
+    assert {point.name: point.auc for point in dino}["FPT+"] == pytest.approx(0.8726)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"backbone.name": "vit_small_patch14_dinov2"}, "vit_small_patch14_dinov2"),
+        ({"backbone.weights": "random"}, "vit_base_patch16_384"),
+        ({"features.resolution": "448"}, "448 px"),
+        ({"training.batch_size": "64"}, "batch 64"),
+    ],
+)
+def test_the_papers_points_are_left_out_with_a_reason_where_something_differs(change, named):
+    params = {name: str(value) for name, value in flatten(TrialConfig()).items()}
+    for settings in ([params | change], [params, params | change]):
+        points, why = paper_points(settings)
+        assert points == ()
+        assert "not drawn" in why
+        assert named in why
+
+
+def test_every_finished_trial_is_drawn_and_trial_0_marked(records):
+    broken = [record(8, **metrics_of(float("nan"), 0.1)), record(9, status="FAILED", **metrics_of(0.9, 0.1))]
+    picture = summarise(study_of(note=NOTE), [*records, *broken]).picture
+    assert [point.name for point in picture.trials] == [f"trial {number}" for number in range(5)]
+    assert [point.on_front for point in picture.trials] == [trial[3] for trial in TRIALS]
+    assert [point.is_first for point in picture.trials] == [True, False, False, False, False]
+    assert "side.num_prompts = 4" in picture.trials[0].details
+    assert len(picture.paper) == 10  # the default trial is the paper's
+    assert NOTE in picture.caption
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_the_png_shows_each_group_in_its_colour(tmp_path, number):
+    trials = [point(0.7 + 0.1 * i, 500 + i, on_front=i == 0, is_first=i == 1) for i in range(number)]
+    draw_png(Picture(title="Study s", caption=NOTE, trials=trials), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.text["Description"] == NOTE
+        seen = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    for color, drawn in (((213, 94, 0), True), ((140, 149, 159), number > 1), ((0, 114, 178), number > 1)):
+        assert (seen == color).all(axis=1).any() == drawn
+    assert not (seen == (0, 158, 115)).all(axis=1).any()  # no point of the paper's
+
+
+def test_the_page_holds_every_trial_and_needs_no_network(tmp_path, records):
+    picture = summarise(study_of(note="</script><b>"), records).picture
+    draw_html(picture, tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    for prompts in (4, 8, 16, 32, 64):
+        assert f"side.num_prompts = {prompts}" in page
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    assert "</script><b>" not in page
+    assert "the paper's Table 1" in page
+    draw_html(picture, tmp_path / "b.html")
+    assert (tmp_path / "b.html").read_text() == page
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+def test_the_report_prints_draws_and_attaches(tracked, capsys):
+    workdir, uri = tracked
+    for _ in range(2):  # again: replaced
+        report("s", tracking_uri=uri, workdir=str(workdir))
+    out = capsys.readouterr().out
+    client = tracking.open_tracking(uri)
+    study = tracking.find_study(client, "s")
+    for part in (
+        "3 of 6 trials on the front of val_auc (max), memory_ratio (min)",
+        NOTE,
+        "of the test AUC.",
+        "trial 5 killed: its driver died",
+        "trial 5 failed: the loss is nan\n",
+        "mlflow ui",
+        study.run_id,
+    ):
+        assert part in out
+    assert "Traceback" not in out
+    assert {file.path for file in client.list_artifacts(study.run_id)} == {"front.png", "front.html", "front.md"}
+    folder = workdir / "studies" / "s"
+    attached = workdir / "mlartifacts" / study.run_id / "artifacts"
+    for name in ("front.png", "front.html", "front.md"):
+        assert (attached / name).read_bytes() == (folder / name).read_bytes()
+    assert NOTE in (folder / "front.md").read_text()
+
+
+def test_an_unknown_study_is_named_with_those_there_are(tracked):
+    with pytest.raises(ConfigError, match="no study 'other' here; known are: s"):
+        report("other", tracking_uri=tracked[1], workdir=str(tracked[0]))
+
+
+def test_the_command_as_typed_prints_nothing_but_the_table(tracked):
+    command = [sys.executable, "-m", "fpt_ray.report", "--study", "s", "--format", "json"]
+    places = ["--workdir", str(tracked[0]), "--tracking-uri", tracked[1]]
+    done = subprocess.run([*command, *places], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["trial"] for row in json.loads(done.stdout)] == [0, 1, 3]
