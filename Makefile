@@ -13,7 +13,10 @@ export PYTHONUNBUFFERED := 1
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/python -m fpt_ray.demo run demo
+	$(BIN)/python -m fpt_ray.demo images demo/images --count 360
+	$(BIN)/python -m fpt_ray.demo weights demo/vit_small_patch14_dinov2.safetensors
+	$(BIN)/python -m fpt_ray.tune --space search_spaces/demo.yaml --images demo/images --workdir demo --study demo \
+		$(if $(wildcard demo/studies/demo/optuna.log),--resume)
 
 test: .venv/installed
 	$(BIN)/python -m pytest

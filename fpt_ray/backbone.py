@@ -63,7 +63,7 @@ def backbone_shape(name: str) -> BackboneShape:
     with torch.device("meta"):
         model = _create(name, pretrained=False)
     attention = _attentions(model, name)
-    data = model.pretrained_cfg
+    data: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     patch_height, patch_width = model.patch_embed.patch_size
     if patch_height != patch_width:
         raise ConfigError(f"backbone.name is {name!r}; its patches are {patch_height}x{patch_width}, not square")
@@ -75,8 +75,8 @@ def backbone_shape(name: str) -> BackboneShape:
         head_width=attention[0].head_dim,
         patch_size=patch_height,
         num_prefix_tokens=model.num_prefix_tokens,
-        mean=tuple(data["mean"]),
-        std=tuple(data["std"]),
+        mean=data["mean"],
+        std=data["std"],
     )
 
 
@@ -177,9 +177,9 @@ def _attentions(model: VisionTransformer, name: str) -> list[Attention]:
 
 def _unsupported(name: str) -> ConfigError:
     return ConfigError(
-        f"backbone.name is {name!r}, which is no Vision Transformer with plain attention blocks and a class token; these "
-        "work: vit_{tiny,small,base,large}_patch{8,14,16}_*, deit_*, DINO (vit_*.dino), DINOv2 (vit_*_patch14_dinov2, "
-        "vit_*_patch14_reg4_dinov2)"
+        f"backbone.name is {name!r}, no Vision Transformer with plain attention blocks and a class token; "
+        "these work: vit_{tiny,small,base,large}_patch{8,14,16}_*, deit_*, DINO (vit_*.dino), DINOv2 "
+        "(vit_*_patch14_dinov2, vit_*_patch14_reg4_dinov2)"
     )
 
 
@@ -190,8 +190,8 @@ def _from_timm(name: str) -> VisionTransformer:
         raise
     except Exception as error:  # timm raises what its hub's client, the network and the file system raise
         raise ConfigError(
-            f"backbone.weights: timm's weights of {name!r} cannot be had ({type(error).__name__}); connect to the network, "
-            "or give a local file: --backbone.weights FILE.safetensors, .pth or .onnx"
+            f"backbone.weights: timm's weights of {name!r} cannot be had ({type(error).__name__}); connect to the "
+            "network, or give a local file: --backbone.weights FILE.safetensors, .pth or .onnx"
         ) from error
 
 
@@ -203,7 +203,7 @@ def _load_file(model: VisionTransformer, path: Path) -> None:
     missing = [name for name in missing if not name.startswith(("head", "fc_norm"))]
     if missing or unexpected:
         raise ConfigError(
-            f"backbone.weights: {path} does not fit {model.pretrained_cfg['architecture']}: missing "
+            f"backbone.weights: {path} does not fit a ViT of width {model.embed_dim} and depth {len(model.blocks)}: no "
             f"{missing[:3]} ({len(missing)} in all), unknown {list(unexpected)[:3]} ({len(unexpected)} in all)"
         )
 
@@ -247,7 +247,7 @@ def extract(
 
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
     """
-    attentions = [block.attn for block in model.blocks][-depth:]
+    attentions: list[Any] = [block.attn for block in model.blocks][-depth:]
     found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def capture(attention: Attention, projected: Tensor) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: s
     actors, cpus, gpus = lpm_actors()
     plans = ray.data.from_items([{"plan": plan} for plan in todo], override_num_blocks=len(todo))
     holder = (ray.put(model.cpu()),)  # within a tuple: Ray would replace a bare reference by its value
-    shards = plans.map(_read_shard, fn_kwargs={"root": root, "spec": spec}, num_cpus=0.5).map_batches(
+    shards = plans.map(partial(_read_shard, root=root, spec=spec), num_cpus=0.5).map_batches(
         ShardWriter,
         fn_constructor_kwargs={"holder": holder, "spec": spec, "threads": max(1, round(cpus + 0.5))},
         batch_size=1,
@@ -91,7 +92,8 @@ class ShardWriter:
 
     def __init__(self, holder: tuple[Any], spec: StoreSpec, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.model = ray.get(holder[0]).to(lpm_device())
+        model: Any = ray.get(holder[0])
+        self.model = model.to(lpm_device())
         self.spec = spec
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:

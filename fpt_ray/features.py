@@ -1,8 +1,8 @@
-"""What a feature store holds: the spec that determines it, and its columns. Pure; files are in ``shards`` and ``store``.
+"""What a feature store holds: the spec that determines it, and its columns. Pure; see ``shards``, ``store`` for files.
 
-One row an image. Keys and values lie in bands of neighbouring token ranks, best first, a column for each band, layer and
-kind: ``keys_06_0051`` holds LPM block 6, ranks from 51. So a smaller token ratio reads fewer bands (a prefix), a smaller
-depth fewer layers (a suffix), and one store written at the widest point serves every trial.
+One row an image. Keys and values lie in bands of neighbouring token ranks, best first, a column for each band, layer
+and kind: ``keys_06_0051`` holds LPM block 6, ranks from 51. So a smaller token ratio reads fewer bands (a prefix), a
+smaller depth fewer layers (a suffix), and one store written at the widest point serves every trial.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 
-from fpt_ray.config import ConfigError
+from fpt_ray.config import ConfigError, Importance
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -32,7 +32,7 @@ class StoreSpec:
     resolution: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    importance: str
+    importance: Importance
     dtype: str
     precision: str
     depth: int

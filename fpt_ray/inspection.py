@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def _stamp(root: str, row: ImageRow) -> str:
 
 def _inspect_all(root: str, todo: list[tuple[str, ImageRow]]) -> dict[str, list[str]]:
     chunks = [{"chunk": todo[start : start + _CHUNK]} for start in range(0, len(todo), _CHUNK)]
-    dataset = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map(_inspect_chunk, fn_kwargs={"root": root})
+    dataset = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map(partial(_inspect_chunk, root=root))
     found: dict[str, list[str]] = {}
     with tqdm(total=len(todo), unit="image", desc="inspect", mininterval=1) as progress:
         for row in dataset.iter_rows():

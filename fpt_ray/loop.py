@@ -36,10 +36,14 @@ class NonFiniteLossError(RuntimeError):
 class Batch(Protocol):
     """Some images of a split as the loop reads them; ``features.Batch`` is one."""
 
-    low_res: Tensor
-    keys: Tensor | None
-    values: Tensor | None
-    labels: Tensor
+    @property
+    def low_res(self) -> Tensor: ...
+    @property
+    def keys(self) -> Tensor | None: ...
+    @property
+    def values(self) -> Tensor | None: ...
+    @property
+    def labels(self) -> Tensor: ...
 
 
 @runtime_checkable
@@ -63,7 +67,7 @@ class Task:
     std: tuple[float, float, float]
     num_train: int
     """Rows of the training split over all workers."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device
     rank: int = 0
     num_workers: int = 1
 
@@ -218,7 +222,7 @@ def predict(
 def _inputs(
     batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """A batch as the network takes it; training (row ids given) augments the low-resolution input only (section 3.6)."""
+    """A batch as the network takes it; with row ids given, its low-resolution input is augmented (section 3.6)."""
     training, device = trial.training, task.device
     images = batch.low_res
     masks = None
@@ -253,7 +257,7 @@ def epoch_order(
 ) -> Int[np.ndarray, "steps batch_size"]:
     """The row ids of every step of an epoch; rows beyond the last whole batch are left out (drop_last).
 
-    The split is cut into ``batch_size`` lanes of neighbouring rows; every lane is shuffled by itself and gives one row to
+    The split is cut into ``batch_size`` lanes of neighbouring rows; each is shuffled by itself and gives one row to
     each step. So a worker needs only the rows of its own lanes (see ``worker_rows``), and the batches are the same for
     any number of workers. With a window (rows a reader can keep while it streams), windows are visited in random order
     and shuffled within, so that each is read once.
@@ -295,8 +299,8 @@ def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
 def _require_finite(total: Tensor, epoch: int, step: int, training: TrainingConfig) -> None:
     if not math.isfinite(float(total)):
         raise NonFiniteLossError(
-            f"the loss is {float(total)} in epoch {epoch} by step {step} (training.learning_rate {training.learning_rate}); "
-            "try a lower learning rate, and check the features for NaN"
+            f"the loss is {float(total)} in epoch {epoch} by step {step} (training.learning_rate "
+            f"{training.learning_rate}); try a lower learning rate, and check the features for NaN"
         )
 
 

@@ -152,8 +152,8 @@ def _announce(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], table: Ima
     estimate = rows * min(seconds) / actors
     size = rows * bytes_per_row(spec)
     say(
-        f"features: {rows} of {len(table.rows)} images to go, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} GB "
-        f"in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()} in {spec.precision}"
+        f"features: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} "
+        f"GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()} in {spec.precision}"
     )
 
 
@@ -162,7 +162,7 @@ class Command:
     """Run the frozen LPM over the images once and store its features."""
 
     images: str
-    """A folder of images (train/ val/ test/, or classes to be split) or a CSV or Parquet table: path, label[, split]."""
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]."""
     space: Path | None = None
     """A search space: preload all stores it needs, and leave the options of a trial alone."""
     workdir: str = "."

@@ -96,7 +96,8 @@ def propose(space: SearchSpace, trial: optuna.Trial) -> dict[str, Any]:
 def _suggest(row: SearchRow, trial: optuna.Trial) -> Any:
     if row.choices is not None:
         return trial.suggest_categorical(row.name, row.choices)
-    assert row.low is not None and row.high is not None
+    assert row.low is not None
+    assert row.high is not None
     if isinstance(row.low, int):
         return trial.suggest_int(row.name, row.low, int(row.high), step=int(row.step or 1), log=row.log)
     return trial.suggest_float(row.name, row.low, row.high, step=row.step, log=row.log)
@@ -114,7 +115,8 @@ def _nearest(row: SearchRow, value: Any) -> Any:
         if value in row.choices or not numeric:
             return value if value in row.choices else row.choices[0]
         return min(row.choices, key=lambda choice: abs(choice - value))  # type: ignore[operator]
-    assert row.low is not None and row.high is not None
+    assert row.low is not None
+    assert row.high is not None
     if row.step is not None:
         return min(row.values(), key=lambda choice: abs(choice - value))
     return min(max(value, row.low), row.high)
@@ -162,13 +164,13 @@ class StudySearcher(Searcher):
         if trial is None:
             return
         result = result or {}
-        values = [result.get(name) for name in self.space.objectives]
+        values: list[Any] = [result.get(name) for name in self.space.objectives]
         reason = result.get(REASON) or why_not(result, error, self.space)
         if reason is None:
             self.study.tell(trial, values)
             return
         trial.set_user_attr(REASON, reason)
-        known = {name: value for name, value in zip(self.space.objectives, values) if _finite(value)}
+        known = {name: value for name, value in zip(self.space.objectives, values, strict=True) if _finite(value)}
         trial.set_user_attr("partial", json.dumps(known))
         self.study.tell(trial, state=TrialState.PRUNED)
 

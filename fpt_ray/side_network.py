@@ -118,7 +118,8 @@ class SideNetwork(nn.Module):
         num_tokens = tokens.shape[1]
         for layer, block in enumerate(self.blocks):
             if self.fusion is not None:
-                assert keys is not None and values is not None
+                assert keys is not None
+                assert values is not None
                 mask = None if keep_masks is None else keep_masks[layer]
                 # Eq. 7: prompts join the sequence for this layer only.
                 fused = self.fusion(layer, keys[layer], values[layer], mask)

@@ -16,7 +16,7 @@ from fpt_ray.searcher import NUMBER, REASON, why_not
 from fpt_ray.space import SearchSpace
 from fpt_ray.store import Store
 from fpt_ray.terminal import say
-from fpt_ray.tracking import StudyRun
+from fpt_ray.tracking import Status, StudyRun
 from fpt_ray.trial import load_checkpoint, scores_of_best, store_for
 
 _EPOCH_METRICS = ("train_loss", "val_auc_epoch")
@@ -68,7 +68,6 @@ def start_or_find(
             "searched": json.dumps([row.name for row in space.rows]),
             "data_note": " ".join(sorted(notes)),
             "stores": json.dumps([store.uri for store in stores]),
-            **tracking.provenance(),
         },
         artifacts=artifacts,
     )
@@ -145,7 +144,7 @@ class StudyLog(tune.Callback):
         score = f"val AUC {metrics['val_auc']:.3f}" if reason is None else reason
         say(f"trial {self.ended}/{self.num_trials}: {score}  {values}  (about {left / 60:.1f} min left)")
 
-    def end(self, status: str) -> None:
+    def end(self, status: Status) -> None:
         """Closes the study's run, and runs that are still open as killed."""
         for record in tracking.read_trials(self.client, self.study):
             if record.status == "RUNNING":

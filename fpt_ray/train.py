@@ -66,13 +66,14 @@ def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], 
     for split in ("val", "test"):
         found = scores_of_best(trial, store, split, checkpoint)
         print(
-            f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  kappa {found.kappa:.4f}"
+            f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  "
+            f"kappa {found.kappa:.4f}"
         )
     print(f"best epoch {checkpoint['best']['epoch']} of {trial.training.epochs}")
     print(
         f"learnable parameters {numbers['learnable_parameters']:,.0f} ({numbers['param_ratio']:.2%}), peak memory "
-        f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB predicted ({numbers['memory_ratio']:.2%} of full fine-tuning), "
-        f"PPE {numbers['ppe']:.4f}, PME {numbers['pme']:.4f} on validation AUC"
+        f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB predicted ({numbers['memory_ratio']:.2%} of full "
+        f"fine-tuning), PPE {numbers['ppe']:.4f}, PME {numbers['pme']:.4f} on validation AUC"
     )
 
 

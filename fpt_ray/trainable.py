@@ -32,7 +32,7 @@ from fpt_ray.trial import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
-    """What all trials of a study read: blocks in Ray's shared memory (one copy a host), or None to stream from Parquet."""
+    """What all trials of a study read: blocks in Ray's shared memory (one copy a host), unless they stream."""
 
     space: SearchSpace
     stores: tuple[Store, ...]

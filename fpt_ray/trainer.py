@@ -9,6 +9,7 @@ import ray
 import ray.data
 import ray.train
 import ray.train.torch
+from ray.data.dataset import MaterializedDataset
 
 from fpt_ray.backbone import backbone_shape
 from fpt_ray.config import ConfigError, TrialConfig
@@ -58,7 +59,7 @@ def fits_in_memory(size_bytes: int) -> bool:
     return size_bytes < SHARED_MEMORY_SHARE * ray.cluster_resources().get("object_store_memory", 0)
 
 
-def read_split(store: Store, split: str, columns: list[str]) -> ray.data.dataset.MaterializedDataset:
+def read_split(store: Store, split: str, columns: list[str]) -> MaterializedDataset:
     """A split's columns in Ray's shared memory, read once, in the order of its rows.
 
     Ray Data does not look at Parquet's page checksums, so the files' own are verified first.

@@ -22,7 +22,7 @@ from fpt_ray.space import SearchSpace, load_space
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
 from fpt_ray.terminal import run_command, say
-from fpt_ray.tracking import default_uri, open_tracking
+from fpt_ray.tracking import check_study_name, default_uri, open_tracking
 from fpt_ray.trainable import Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
@@ -35,7 +35,7 @@ class Command:
     space: Path
     """The search space, a YAML file."""
     images: str | None = None
-    """A folder of images (train/ val/ test/, or classes to be split) or a CSV or Parquet table: path, label[, split]."""
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]."""
     features: tuple[str, ...] = ()
     """Finished feature stores instead of images, one for each high resolution in the space."""
     num_trials: int | None = None
@@ -71,6 +71,7 @@ def run_study(command: Command) -> None:
         raise ConfigError("give either --images or --features")
     check_points(space)
     name = command.study or command.space.stem
+    check_study_name(name)
     num_trials = command.num_trials or space.num_trials
     workdir = str(Path(command.workdir).resolve())
     uri = command.tracking_uri or default_uri(workdir)

@@ -124,7 +124,7 @@ def test_positions_are_interpolated_and_the_digest_is_of_the_weights_alone():
     native = load_backbone(config, 224)
     images = torch.randn(1, 3, 96, 96)
     dynamic = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, num_classes=0).eval()
-    dynamic.load_state_dict({name: tensor for name, tensor in native.state_dict().items()})
+    dynamic.load_state_dict(dict(native.state_dict().items()))
     torch.testing.assert_close(large.forward_features(images), dynamic.forward_features(images), atol=1e-5, rtol=1e-5)
 
 

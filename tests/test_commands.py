@@ -34,6 +34,7 @@ from fpt_ray.trial import load_checkpoint, trial_slice
 from fpt_ray.tune import Command as TuneCommand
 from fpt_ray.tune import run_study
 
+BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
 TRIAL = load_space(SMOKE).stores()[0]
 
@@ -276,11 +277,9 @@ def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdi
 )
 def test_a_space_that_does_not_fit_is_refused_before_anything_runs(text, message, store, tmp_path):
     space = tmp_path / "x.yaml"
-    fixed = "fixed: {backbone.name: vit_tiny_patch16_224, backbone.weights: random, side.reduction: 4, features.resolution: 96}"
+    fixed = BACKBONE.format("side.reduction: 4, features.resolution: 96")
     if "reduction" in text or "resolution: {choices: [96" in text:
-        fixed = (
-            "fixed: {backbone.name: vit_tiny_patch16_224, backbone.weights: random, side.depth: 2, side.resolution: 64}"
-        )
+        fixed = BACKBONE.format("side.depth: 2, side.resolution: 64")
     space.write_text(f"{text}\n{fixed}")
     with pytest.raises(ConfigError, match=message):
         run_study(TuneCommand(space=space, features=(store.uri,), workdir=str(tmp_path)))

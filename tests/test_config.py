@@ -396,7 +396,8 @@ def test_more_bad_spaces_are_refused(text: str, message: str) -> None:
 
 def test_conditions_have_their_fields_type() -> None:
     found = space(
-        "training.learning_rate: {choices: [1e-4, 1e-3]}, side.depth: {low: 1, high: 3, when: {training.learning_rate: 1e-4}}"
+        "training.learning_rate: {choices: [1e-4, 1e-3]}, "
+        "side.depth: {low: 1, high: 3, when: {training.learning_rate: 1e-4}}"
     )
     assert found.rows[1].active({"training.learning_rate": 0.0001})
 

@@ -27,7 +27,9 @@ CLASSES = ("a", "b", "c")
 
 
 def task(num_train=18, **options):
-    return Task(classes=CLASSES, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, **options)
+    return Task(
+        device=torch.device("cpu"), classes=CLASSES, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, **options
+    )
 
 
 def run(trial, shape, resume=None, stop_after=None):

@@ -1,4 +1,4 @@
-"""Weights from ONNX, compared with what they must be able to do (tell digits apart) and with a tiny export made by hand.
+"""Weights from ONNX, compared with what they must do (tell digits apart) and with a tiny export made by hand.
 
 The linear probe on scikit-learn's digits (class token, logistic regression, 112 px) separates right weights from wrong
 ones: a transposed or swapped matrix brings it down to that of random weights.
@@ -51,7 +51,11 @@ def exported(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor, str]]:
             yield f"{name}.{norm}.bias", state[f"{block}.{norm}.bias"], ""
         for scale in (1, 2):
             yield f"{name}.layer_scale{scale}.lambda1", state[f"{block}.ls{scale}.gamma"], ""
-        parts = zip(("query", "key", "value"), *(state[f"{block}.attn.qkv.{x}"].chunk(3) for x in ("weight", "bias")))
+        parts = zip(
+            ("query", "key", "value"),
+            *(state[f"{block}.attn.qkv.{x}"].chunk(3) for x in ("weight", "bias")),
+            strict=False,
+        )
         linear = [(f"attention.attention.{part}", weight, bias) for part, weight, bias in parts]
         for theirs, ours in (("attention.output.dense", "attn.proj"), ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2")):
             linear.append((theirs, state[f"{block}.{ours}.weight"], state[f"{block}.{ours}.bias"]))

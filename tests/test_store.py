@@ -253,7 +253,7 @@ def edit_manifest(store, **changes):
 def test_a_newer_schema_asks_for_an_update(tmp_path):
     store, _ = make_store(tmp_path, make_spec())
     edit_manifest(store, schema_version=9)
-    with pytest.raises(StoreError, match="schema_version is 9.*update fpt_ray"):
+    with pytest.raises(StoreError, match=r"schema_version is 9.*update fpt_ray"):
         open_store(store.uri)
 
 
@@ -287,7 +287,7 @@ def test_foreign_columns_are_refused_before_a_value_is_touched(tmp_path):
     entry = json.loads(Path(store.uri, "manifest.json").read_text())["shards"]
     entry[0]["bytes"] = os.path.getsize(path)
     edit_manifest(store, shards=entry)
-    with pytest.raises(StoreError, match="other columns.*extra: binary"):
+    with pytest.raises(StoreError, match=r"other columns.*extra: binary"):
         open_store(store.uri)
 
 
