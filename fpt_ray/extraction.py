@@ -92,8 +92,8 @@ class ShardWriter:
 
     def __init__(self, holder: tuple[Any], spec: StoreSpec, threads: int) -> None:
         torch.set_num_threads(threads)
-        model: Any = ray.get(holder[0])
-        self.model = model.to(lpm_device())
+        loaded: Any = ray.get(holder[0])
+        self.model = loaded.to(lpm_device())
         self.spec = spec
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:

@@ -27,8 +27,8 @@ NUMBER = "number"
 FINISHED = "finished"
 """Key of a result: training has ended as planned, the result's values are final."""
 REASON = "reason"
-_ASKS = 20
-"""Proposals in a row that repeat earlier points before one of them is run again."""
+_REPEATS, _ASKS = 3, 40
+"""Repeated points in a row before proposals are drawn at random, and before one of them is run again."""
 
 
 def open_study(space: SearchSpace, name: str, journal: Path, *, resume: bool) -> optuna.Study:
@@ -132,7 +132,10 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """The next proposal that was not made before: dotted names and values, and the trial's number in the study."""
-        for _ in range(_ASKS):
+        sampler = self.study.sampler
+        for asked in range(_ASKS):
+            if asked == _REPEATS:  # the sampler insists on points it knows: draw at random for once
+                self.study.sampler = RandomSampler(seed=self.space.seed + len(self.study.get_trials(deepcopy=False)))
             trial = self.study.ask()
             with warnings.catch_warnings():
                 # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws.
@@ -146,6 +149,7 @@ class StudySearcher(Searcher):
         else:  # the space is as good as used up: run a point again
             trial = self.study.ask()
             proposal = propose(self.space, trial)
+        self.study.sampler = sampler
         self.trials[trial_id] = trial
         return {**proposal, NUMBER: trial.number}
 

@@ -101,7 +101,8 @@ class SearchSpace:
 
     def stores(self) -> tuple[TrialConfig, ...]:
         """The widest trial for each feature store the space needs: one for every high resolution and importance."""
-        wide = {name: self.widest(name) for name in ("features.token_ratio", "side.depth", "side.resolution")}
+        bounds = ("features.token_ratio", "side.depth", "side.resolution", "side.num_prompts")
+        wide = {name: self.widest(name) for name in bounds}
         combinations: list[dict[str, Any]] = [{}]
         for name in _STORE_FIELDS:
             combinations = [{**known, name: value} for known in combinations for value in self.values_of(name)]

@@ -17,7 +17,7 @@ from fpt_ray.config import ConfigError
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import cluster_resources, ray_session, require_resources
 from fpt_ray.report import report
-from fpt_ray.searcher import StudySearcher, finished_trials, open_study
+from fpt_ray.searcher import StudySearcher, finished_trials, open_study, paper_point
 from fpt_ray.space import SearchSpace, load_space
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
@@ -96,11 +96,10 @@ def run_study(command: Command) -> None:
 
 def check_points(space: SearchSpace) -> None:
     """ConfigError if some value of the space cannot be built on its backbone."""
-    base = space.base()
-    check_trial(base) if not space.rows else None
+    middle = paper_point(space)
     for row in space.rows:
-        for value in row.choices if row.choices is not None else (row.low, row.high):
-            check_trial(space.trial({row.name: value}))
+        for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
+            check_trial(space.trial({**middle, row.name: value}))
 
 
 def open_stores(command: Command, space: SearchSpace, workdir: str) -> tuple[Store, ...]:
@@ -128,12 +127,16 @@ def trial_resources(command: Command) -> tuple[dict[str, float], int]:
 
 def shared_features(space: SearchSpace, stores: Sequence[Store], command: Command, folder: Path) -> Shared:
     """Reads what the trials need once, if it fits into Ray's shared memory."""
-    columns = {store.uri: store.columns(trial_slice(wide, store)) for wide in space.stores() for store in stores}
-    size = sum(store.column_bytes(columns[store.uri], ("train", "val")) for store in stores)
+    columns: dict[str, list[str]] = {}
+    for wide in space.stores():
+        store = store_for(wide, stores)
+        columns[store.uri] = store.columns(trial_slice(wide, store))
+    used = [store for store in stores if store.uri in columns]
+    size = sum(store.column_bytes(columns[store.uri], ("train", "val")) for store in used)
     blocks: dict[str, dict[str, list[Any]]] = {}
     fits = fits_in_memory(size)
     if fits and command.workers_per_trial == 1:
-        for store in stores:
+        for store in used:
             splits = {split: read_split(store, split, columns[store.uri]) for split in ("train", "val")}
             blocks[store.uri] = {split: dataset.to_arrow_refs() for split, dataset in splits.items()}
     how = "read once into shared memory" if fits else "streamed from Parquet by every trial"

@@ -1,7 +1,6 @@
-"""Weights from ONNX, compared with what they must do (tell digits apart) and with a tiny export made by hand.
-
-The linear probe on scikit-learn's digits (class token, logistic regression, 112 px) separates right weights from wrong
-ones: a transposed or swapped matrix brings it down to that of random weights.
+"""Weights from ONNX, compared with a tiny export made by hand; with what the demonstration's own file computes when
+ONNX's reference evaluator runs its graph from the first block to the last norm; and with what they must do: tell
+digits apart. The latter (linear probe on the class token) also covers what stands before the blocks.
 """
 
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
@@ -123,11 +123,44 @@ def test_reads_no_other_file(tmp_path):
         read_onnx(tmp_path / "vit.onnx")
 
 
+def backbone() -> VisionTransformer:
+    """timm's model as the demonstration's file fills it."""
+    model = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
+    assert isinstance(model, VisionTransformer)
+    model.load_state_dict(read_onnx(weights_file()), strict=True)
+    return model.eval()
+
+
+def graph_between(path: str, first: str, last: str) -> onnx.ModelProto:
+    """The part of an ONNX file that makes one tensor out of another."""
+    whole = onnx.load(path)
+    needed, nodes = {last}, []
+    for node in reversed(whole.graph.node):
+        if needed & set(node.output) and first not in node.output:
+            nodes.insert(0, node)
+            needed |= set(node.input)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (first, last)]
+    initialisers = [tensor for tensor in whole.graph.initializer if tensor.name in needed]
+    graph = helper.make_graph(nodes, "blocks", ends[:1], ends[1:], initialisers)
+    return helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+
+
+@torch.inference_mode()
+def test_timms_blocks_compute_what_the_files_own_graph_does():
+    first, last = "/backbone/embeddings/Add_output_0", "/backbone/layernorm/Add_1_output_0"
+    tokens = np.random.default_rng(0).normal(size=(1, 20, 384)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(graph_between(str(weights_file()), first, last)).run(None, {first: tokens})
+    model = backbone()
+    found = model.norm(model.blocks(torch.from_numpy(tokens))).numpy()
+    assert np.abs(expected).max() > 10
+    np.testing.assert_allclose(found, expected, atol=2e-4)  # 1.5e-5 measured
+
+
 def digits(resolution: int) -> tuple[Tensor, np.ndarray]:
     """Digits as images a ViT takes, and their labels."""
     images, labels = load_digits(return_X_y=True)
     small = torch.as_tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[:900] / 16
-    large = torch.nn.functional.interpolate(small, resolution, mode="bicubic", align_corners=False).clamp(0, 1)
+    large = torch.nn.functional.interpolate(small, resolution, mode="bilinear")
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return (large - mean) / std, labels[:900]
 
@@ -137,15 +170,10 @@ def probe_accuracy(model: VisionTransformer, images: Tensor, labels: np.ndarray)
     """Share of the last 360 images that a logistic regression on the first 540's class tokens names rightly."""
     model.eval().set_input_size(img_size=images.shape[-2:])
     features = torch.cat([model.forward_features(part)[:, 0] for part in images.split(60)]).numpy()
-    features = (features - features[:540].mean(0)) / (features[:540].std(0) + 1e-6)
-    probe = LogisticRegression(C=0.1, max_iter=1000).fit(features[:540], labels[:540])
+    probe = LogisticRegression(C=10, max_iter=2000).fit(features[:540], labels[:540])
     return float(probe.score(features[540:], labels[540:]))
 
 
 def test_the_demonstrations_weights_see():
-    images, labels = digits(112)
-    torch.manual_seed(0)
-    model = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
-    assert isinstance(model, VisionTransformer)
-    model.load_state_dict(read_onnx(weights_file()), strict=True)
-    assert probe_accuracy(model, images, labels) > 0.9  # 0.947 measured; 0.70 with random weights
+    images, labels = digits(84)
+    assert probe_accuracy(backbone(), images, labels) > 0.88  # 0.933 measured; RANDOM with random weights

