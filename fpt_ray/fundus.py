@@ -90,6 +90,10 @@ class View:
         """Where a point of the photograph is in the picture."""
         return np.linalg.solve(self.matrix, point - self.centre) + self.middle
 
+    def in_photo(self, at: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
+        """Where a point of the picture is in the photograph."""
+        return self.matrix @ (at - self.middle) + self.centre
+
 
 def scaled_photo(photo: Image.Image, size: int) -> Image.Image:
     """The photograph at about the scale of pictures of that size, so that views of it need no further antialiasing."""
@@ -137,7 +141,9 @@ def _spots(
     for at in places(look.exudate_clusters[grade]):
         spread = random.uniform(*look.cluster_spread) * size / REFERENCE_SIZE
         for _ in range(random.integers(*look.cluster_spots, endpoint=True)):
-            yield look.exudate, at + random.normal(0, spread, size=2).clip(-2 * spread, 2 * spread)
+            beside = at + random.normal(0, spread, size=2).clip(-2 * spread, 2 * spread)
+            if math.dist(view.in_photo(beside) / photo_scale, _DISC[:2]) < 0.97 * _DISC[2]:
+                yield look.exudate, beside
 
 
 def _place(view: View, photo_scale: float, size: int, random: np.random.Generator) -> Float[np.ndarray, "2"]:

@@ -5,12 +5,15 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from fpt_ray import demo, fundus
 from fpt_ray.config import ConfigError
 from fpt_ray.datasets import NOTE_FILE, read_images
-from fpt_ray.demo import photo_file, weights_file, write_images
+from fpt_ray.demo import photo_file, weights_file, write_images, write_weights
+from fpt_ray.onnx_weights import read_onnx
 
 
 def digest_of(folder):
@@ -47,6 +50,21 @@ def test_a_finished_set_is_reused_and_a_foreign_folder_is_not_touched(tmp_path, 
         write_images(tmp_path / "mine", count=15, size=64)
 
 
+def test_every_split_has_equally_many_of_each_grade(tmp_path):
+    write_images(tmp_path / "set", count=40, size=32)
+    table = read_images(str(tmp_path / "set"))
+    for split, each in (("train", 4), ("val", 2), ("test", 2)):
+        assert np.bincount([row.label for row in table.of(split)]).tolist() == [each] * 5
+
+
+def test_unfinished_images_of_others_are_not_removed(tmp_path):
+    (tmp_path / "set.tmp").mkdir()
+    (tmp_path / "set.tmp" / "mine.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"set\.tmp is needed"):
+        write_images(tmp_path / "set", count=15, size=64)
+    assert (tmp_path / "set.tmp" / "mine.txt").exists()
+
+
 def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
@@ -76,6 +94,29 @@ def test_lesions_are_what_tells_the_grades_apart(monkeypatch):
         changed.append(np.mean(counts))
     assert changed[0] == 0
     assert changed[0] < changed[1] < changed[2] < changed[3]
+
+
+def test_nothing_is_drawn_outside_the_retina(monkeypatch):
+    """The photograph (1411 pixels) has its disc at (704, 703), radius 690. Clusters as wide as these cross its rim."""
+    wide = dataclasses.replace(fundus.DIFFICULTY, exudate_clusters=((30, 30),) * 5, cluster_spread=(60.0, 60.0))
+    monkeypatch.setattr(fundus, "DIFFICULTY", wide)
+    size, side = 448, 509
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        view = fundus._view(side, size, random)
+        spots = list(fundus._spots(4, view, side / 1411, size, random))
+        places = np.array([view.in_photo(at) for _, at in spots]) * 1411 / side
+        assert np.hypot(places[:, 0] - 704, places[:, 1] - 703).max() < 0.97 * 690
+
+
+def test_weights_are_written_as_safetensors(tmp_path):
+    write_weights(tmp_path / "vit.safetensors")
+    written, read = load_file(tmp_path / "vit.safetensors"), read_onnx(weights_file())
+    assert written.keys() == read.keys()
+    assert all(torch.equal(written[name], read[name]) for name in read)
+    assert [path.name for path in tmp_path.iterdir()] == ["vit.safetensors"]
+    with pytest.raises(ConfigError, match=r"\.safetensors"):
+        write_weights(tmp_path / "vit.pth")
 
 
 def test_too_few_images_and_missing_packages_are_said(tmp_path, monkeypatch):

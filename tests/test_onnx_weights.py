@@ -176,4 +176,5 @@ def probe_accuracy(model: VisionTransformer, images: Tensor, labels: np.ndarray)
 
 def test_the_demonstrations_weights_see():
     images, labels = digits(84)
-    assert probe_accuracy(backbone(), images, labels) > 0.88  # 0.933 measured; RANDOM with random weights
+    # 0.933; with queries, keys and values swapped 0.85, positions shuffled 0.82, patches transposed 0.89.
+    assert probe_accuracy(backbone(), images, labels) > 0.91
