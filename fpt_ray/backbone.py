@@ -199,6 +199,13 @@ def _load_file(model: VisionTransformer, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"backbone.weights: there is no file {path}; give a .safetensors, .pth or .onnx file")
     state = _without_head(checkpoint_filter_fn(_read_weights(path), model))
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if name in shapes and tensor.shape != shapes[name]:
+            raise ConfigError(
+                f"backbone.weights: {path} is of another size than backbone.name: {name} is {tuple(tensor.shape)}, "
+                f"not {tuple(shapes[name])}; give the name these weights belong to"
+            )
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.startswith(("head", "fc_norm"))]
     if missing or unexpected:

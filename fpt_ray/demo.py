@@ -17,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from fpt_ray import __version__
 from fpt_ray.config import ConfigError
 from fpt_ray.datasets import NOTE_FILE
 from fpt_ray.fundus import DIFFICULTY, NUM_GRADES, REFERENCE_SIZE, draw, scaled_photo
+from fpt_ray.onnx_weights import read_onnx
 from fpt_ray.terminal import run_command, say
 
 SPLIT_SHARES = {"train": 0.55, "val": 0.2, "test": 0.25}
@@ -62,10 +64,6 @@ def write_weights(file: Path) -> None:
     Raises:
         ConfigError: the package with the weights is not installed, or the file's name has another ending.
     """
-    from safetensors.torch import save_file  # these two bring torch, which drawing does not need
-
-    from fpt_ray.onnx_weights import read_onnx
-
     if file.suffix != ".safetensors":
         raise ConfigError(f"FILE is {file}; its name must end in .safetensors")
     state = read_onnx(weights_file())

@@ -148,6 +148,13 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
             load_backbone(BackboneConfig(name="vit_tiny_patch16_224", weights=str(tmp_path / file)), 224)
 
 
+def test_weights_of_another_size_are_named(tmp_path):
+    state = load_backbone(BackboneConfig(name="vit_tiny_patch16_224", weights="random"), 224).state_dict()
+    save_file(state, tmp_path / "tiny.safetensors")
+    with pytest.raises(ConfigError, match=r"another size than backbone\.name: .* is \(.*192.*\), not \(.*384"):
+        load_backbone(BackboneConfig(name="vit_small_patch16_224", weights=str(tmp_path / "tiny.safetensors")), 224)
+
+
 def test_pickled_code_is_refused(tmp_path):
     class Hostile:
         def __reduce__(self):
