@@ -67,6 +67,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.row_ids)
 
+    def within(self, share: range) -> "Rows":
+        """The same rows, less those outside a worker's share; only ``row_ids`` and ``labels`` are restricted."""
+        inside = (self.row_ids >= share.start) & (self.row_ids < share.stop)
+        self.row_ids, self.labels = self.row_ids[inside], self.labels[inside]
+        return self
+
     def take(self, row_ids: Sequence[int] | Int[np.ndarray, "B"]) -> Batch:
         """A copy of these rows."""
         found = [self.source.find(int(row_id)) for row_id in row_ids]

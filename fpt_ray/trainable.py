@@ -18,7 +18,7 @@ from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.searcher import NUMBER, REASON
 from fpt_ray.space import SearchSpace
 from fpt_ray.store import Store
-from fpt_ray.trainer import train
+from fpt_ray.trainer import Blocks, train
 from fpt_ray.trial import (
     load_checkpoint,
     outcome,
@@ -29,6 +29,9 @@ from fpt_ray.trial import (
     trial_task,
 )
 
+WAITING_CPU = 0.01
+"""What a trial holds that only waits for its workers; Ray refuses 0."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
@@ -36,9 +39,11 @@ class Shared:
 
     space: SearchSpace
     stores: tuple[Store, ...]
-    blocks: dict[str, dict[str, list[Any]]]
+    blocks: dict[str, Blocks]
     """{store's uri: {split: references to Arrow tables}}; empty where the features are streamed."""
     workers: int
+    worker_resources: dict[str, float]
+    """Of one worker; a trial that starts workers of its own holds WAITING_CPU beside them."""
     threads: int
     runs_path: str
 
@@ -52,7 +57,16 @@ def run_trial(values: dict[str, Any], shared: Shared) -> None:
         run_config = ray.train.RunConfig(
             name=f"trial-{number:04d}", storage_path=shared.runs_path, callbacks=[TuneReportCallback()]
         )
-        train(trial, store, run_config, shared.workers)
+        blocks = shared.blocks.get(store.uri)
+        train(
+            trial,
+            store,
+            run_config,
+            shared.workers,
+            resources=shared.worker_resources,
+            blocks=blocks,
+            streamed=blocks is None,
+        )
         return
     try:
         train_here(trial, store, shared)

@@ -20,6 +20,8 @@ from fpt_ray.store import Store, verify_store
 from fpt_ray.terminal import say
 from fpt_ray.trial import load_checkpoint, outcome, save_checkpoint, trial_costs, trial_slice, trial_task
 
+Blocks = dict[str, list[Any]]
+"""{split: references to Arrow tables in Ray's shared memory}."""
 SHARED_MEMORY_SHARE = 0.6
 """Of the object store's memory, what features may fill; beyond it they are streamed."""
 
@@ -30,6 +32,7 @@ class Job:
 
     trial: TrialConfig
     store: Store
+    blocks: Blocks | None
     streamed: bool
 
 
@@ -99,16 +102,34 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def _worker_split(job: Job, split: str) -> Rows:
-    cut = trial_slice(job.trial, job.store)
+    cut, context = trial_slice(job.trial, job.store), ray.train.get_context()
+    share = split_rows(job.trial, job.store, context.get_world_size())[split][context.get_world_rank()]
     if job.streamed:
-        return rows_from_files(job.store, split, cut, job.trial.side.resolution)
-    shard = ray.train.get_dataset_shard(split)
-    tables = list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))  # type: ignore[union-attr]
-    return rows_from_tables(tables, job.store.spec, cut, job.trial.side.resolution)
+        return rows_from_files(job.store, split, cut, job.trial.side.resolution).within(share)
+    if job.blocks is not None:
+        tables = ray.get(job.blocks[split])
+    else:
+        shard = ray.train.get_dataset_shard(split)
+        tables = list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))  # type: ignore[union-attr]
+    return rows_from_tables(tables, job.store.spec, cut, job.trial.side.resolution).within(share)
 
 
-def train(trial: TrialConfig, store: Store, run_config: ray.train.RunConfig, num_workers: int = 1) -> ray.train.Result:
+def train(
+    trial: TrialConfig,
+    store: Store,
+    run_config: ray.train.RunConfig,
+    num_workers: int = 1,
+    *,
+    resources: dict[str, float] | None = None,
+    blocks: Blocks | None = None,
+    streamed: bool = False,
+) -> ray.train.Result:
     """Runs a trial under Ray Train and returns its result, with the last checkpoint.
+
+    ``resources`` are those of one worker; a CPU, and a GPU where there are GPUs, if nothing is given.
+    ``blocks`` are features that a study's trials share in Ray's memory; a trial cannot read them itself, since its
+    placement group has no CPU for Ray Data's tasks. Else Ray Data reads what fits and hands every worker its shard.
+    ``streamed``, or what does not fit, is read from the files by each worker.
 
     Raises:
         ConfigError: the batch cannot be divided among the workers, or the cluster is too small.
@@ -118,22 +139,34 @@ def train(trial: TrialConfig, store: Store, run_config: ray.train.RunConfig, num
             f"training.batch_size is {trial.training.batch_size}; {num_workers} workers cannot share it equally"
         )
     _, gpus = cluster_resources()
-    require_resources(f"training with {num_workers} workers", cpus=num_workers, gpus=num_workers if gpus else 0)
-    columns = store.columns(trial_slice(trial, store))
-    streamed = not fits_in_memory(store.column_bytes(columns, ("train", "val")))
-    say(f"features: {'streamed from Parquet' if streamed else 'read once into shared memory'}")
+    each = resources or {"CPU": 1, "GPU": 1 if gpus else 0}
+    needed = {name.lower() + "s": share * num_workers for name, share in {"GPU": 0, **each}.items()}
+    require_resources(f"training with {num_workers} workers", **needed)
     parts: dict[str, list[Any]] = {}
-    for split, ranges in split_rows(trial, store, num_workers).items():
+    if blocks is None and not streamed:
+        columns = store.columns(trial_slice(trial, store))
+        streamed = not fits_in_memory(store.column_bytes(columns, ("train", "val")))
+        say(f"features: {'streamed from Parquet' if streamed else 'read once into shared memory'}")
         if not streamed:
-            whole = read_split(store, split, columns)
-            starts = [rows.start for rows in ranges[1:]]
-            parts[split] = whole.split_at_indices(starts) if starts else [whole]
+            parts = _shards(trial, store, columns, num_workers)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"job": Job(trial=trial, store=store, streamed=streamed)},
-        scaling_config=ray.train.ScalingConfig(num_workers=num_workers, use_gpu=bool(gpus)),
+        train_loop_config={"job": Job(trial=trial, store=store, blocks=blocks, streamed=streamed)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=num_workers, use_gpu=bool(each.get("GPU")), resources_per_worker=each
+        ),
         run_config=run_config,
         datasets={split: part[0] for split, part in parts.items()},
         dataset_config=WorkerShards(parts),
     )
     return trainer.fit()
+
+
+def _shards(trial: TrialConfig, store: Store, columns: list[str], num_workers: int) -> dict[str, list[Any]]:
+    """Ray Data's shards of both splits, one a worker."""
+    shards: dict[str, list[Any]] = {}
+    for split, ranges in split_rows(trial, store, num_workers).items():
+        whole = read_split(store, split, columns)
+        starts = [rows.start for rows in ranges[1:]]
+        shards[split] = whole.split_at_indices(starts) if starts else [whole]
+    return shards

@@ -23,7 +23,7 @@ from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import check_study_name, default_uri, open_tracking
-from fpt_ray.trainable import Shared, run_trial
+from fpt_ray.trainable import WAITING_CPU, Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
 
@@ -76,7 +76,7 @@ def run_study(command: Command) -> None:
     workdir = str(Path(command.workdir).resolve())
     uri = command.tracking_uri or default_uri(workdir)
     with ray_session(local=command.local, dashboard=command.workers_per_trial > 1):
-        resources = trial_resources(command)
+        resources, worker_resources, at_once = trial_resources(command)
         stores = open_stores(command, space, workdir)
         journal = Path(workdir) / "studies" / name / "optuna.log"
         study = open_study(space, name, journal, resume=command.resume)
@@ -85,7 +85,8 @@ def run_study(command: Command) -> None:
         run = start_or_find(client, name, space, stores, resume=command.resume, artifacts=artifacts)
         log = StudyLog(client, run, space, num_trials)
         try:
-            search(space, study, log, shared_features(space, stores, command, journal.parent), (num_trials, resources))
+            shared = shared_features(space, stores, command, journal.parent, worker_resources)
+            search(space, study, log, shared, (num_trials, resources, at_once))
             score_front(log, space, stores)
         except BaseException as error:
             log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -113,19 +114,28 @@ def open_stores(command: Command, space: SearchSpace, workdir: str) -> tuple[Sto
     return stores
 
 
-def trial_resources(command: Command) -> tuple[dict[str, float], int]:
-    """(CPUs and GPUs of one trial, trials at once); ConfigError if the cluster cannot run one."""
+def trial_resources(command: Command) -> tuple[dict[str, float], dict[str, float], int]:
+    """(what a trial holds, what each of its own workers holds, trials at once).
+
+    Raises:
+        ConfigError: the cluster cannot run one.
+    """
     cpus, gpus = cluster_resources()
+    workers = command.workers_per_trial
     each = {"CPU": command.cpus_per_worker}
     if gpus:
         each["GPU"] = 0.25 if command.gpus_per_worker is None else command.gpus_per_worker
-    need = {name: share * command.workers_per_trial for name, share in each.items()}
+    need = {name: share * workers for name, share in each.items()}
     require_resources("a trial", cpus=need["CPU"], gpus=need.get("GPU", 0))
     at_once = int(min(cpus / need["CPU"], gpus / need["GPU"] if need.get("GPU") else cpus))
-    return need, at_once
+    if workers == 1:
+        return need, {}, at_once
+    return {"CPU": WAITING_CPU}, {**each, "CPU": each["CPU"] - WAITING_CPU}, at_once
 
 
-def shared_features(space: SearchSpace, stores: Sequence[Store], command: Command, folder: Path) -> Shared:
+def shared_features(
+    space: SearchSpace, stores: Sequence[Store], command: Command, folder: Path, worker_resources: dict[str, float]
+) -> Shared:
     """Reads what the trials need once, if it fits into Ray's shared memory."""
     columns: dict[str, list[str]] = {}
     for wide in space.stores():
@@ -135,7 +145,7 @@ def shared_features(space: SearchSpace, stores: Sequence[Store], command: Comman
     size = sum(store.column_bytes(columns[store.uri], ("train", "val")) for store in used)
     blocks: dict[str, dict[str, list[Any]]] = {}
     fits = fits_in_memory(size)
-    if fits and command.workers_per_trial == 1:
+    if fits:
         for store in used:
             splits = {split: read_split(store, split, columns[store.uri]) for split in ("train", "val")}
             blocks[store.uri] = {split: dataset.to_arrow_refs() for split, dataset in splits.items()}
@@ -146,6 +156,7 @@ def shared_features(space: SearchSpace, stores: Sequence[Store], command: Comman
         stores=tuple(stores),
         blocks=blocks,
         workers=command.workers_per_trial,
+        worker_resources=worker_resources,
         threads=max(1, int(command.cpus_per_worker)),
         runs_path=str(folder / "runs"),
     )
@@ -156,18 +167,16 @@ def search(
     study: optuna.Study,
     log: StudyLog,
     shared: Shared,
-    plan: tuple[int, tuple[dict[str, float], int]],
+    plan: tuple[int, dict[str, float], int],
 ) -> None:
     """Runs trials until the study has its number of ended ones."""
-    num_trials, (resources, at_once) = plan
+    num_trials, resources, at_once = plan
     missing = num_trials - finished_trials(study)
     if missing <= 0:
         say(f"study: all {num_trials} trials have ended already")
         return
-    # Where a trial starts workers of its own, they take the resources and the trial only waits.
-    own = {"CPU": 0.01} if shared.workers > 1 else resources
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, shared=shared), own),
+        tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(space, study),
             num_samples=missing,

@@ -248,6 +248,17 @@ def agree(workdir, name, number):
     assert json.loads(run.tags["objectives"]) == {"val_auc": "max", "param_ratio": "min"}
 
 
+def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(store, workdir):
+    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "num_trials": 1}
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    scores = []
+    for workers in (1, 2):
+        run_study(TuneCommand(**command, study=f"of-{workers}", workers_per_trial=workers))
+        (record,) = tracking.read_trials(client, tracking.find_study(client, f"of-{workers}"))
+        scores.append((record.metrics["val_auc"], record.metrics["best_epoch"], record.metrics["test_auc"]))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
 def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):
     space = tmp_path / "diverges.yaml"
     rows = "space: {training.learning_rate: {choices: [1e-3, 1e+30]}}"
