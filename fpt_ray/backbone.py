@@ -138,6 +138,13 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
     return model.eval().requires_grad_(False)
 
 
+def unloaded_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
+    """``load_backbone`` without its weights, for a ``meta`` device."""
+    check_resolution(backbone_shape(config.name), resolution)
+    model: Any = timm.create_model(config.name, img_size=resolution, num_classes=0)
+    return model.requires_grad_(False)
+
+
 def weights_digest(model: VisionTransformer) -> str:
     """SHA-256 of the names and bytes of a loaded backbone's weights, before interpolation and without the head."""
     return str(model.weights_digest)

@@ -23,7 +23,7 @@ from fpt_ray.backbone import Extracted, backbone_shape, extract, kept_tokens, lo
 from fpt_ray.config import BackboneConfig, Precision, TrialConfig
 from fpt_ray.datasets import ImageRow
 from fpt_ray.features import Slice, StoreSpec, bytes_per_row, column_widths
-from fpt_ray.loop import make_model
+from fpt_ray.methods import make_model
 from fpt_ray.rows import MemorySource, Rows
 from fpt_ray.shards import shard_table
 from fpt_ray.terminal import run_command
@@ -62,7 +62,7 @@ def bench_step(trial: TrialConfig = _PAPER, runs: int = 5) -> None:
     """Seconds of one training step on features that are in memory."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = backbone_shape(trial.backbone.name)
-    model = make_model(trial, shape, 5).to(device)
+    model = make_model(trial, 5).to(device)
     optimizer = torch.optim.AdamW(model.parameters())
     kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
     batch, side = trial.training.batch_size, trial.side

@@ -13,7 +13,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Method = Literal["fpt+", "fpt"]
+Method = Literal[
+    "fpt+",
+    "fpt",
+    "mlp_transfer",
+    "full_fine_tuning",
+    "linear_probing",
+    "prompt_tuning",
+    "attention_tuning",
+    "adapter",
+    "bitfit",
+    "lora",
+    "adalora",
+]
+SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer")
+"""Methods that train a side network; the others train some of the LPM's own parameters, or some put into it."""
 Importance = Literal["global", "class_token"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -42,6 +56,8 @@ class FeaturesConfig:
     """Side of the square high-resolution input I_h, in pixels."""
     token_ratio: float = 0.2
     """The important tokens a head keeps, as a share of all tokens (class token included); the paper's m%."""
+    preloaded: bool = True
+    """Whether the side network reads stored features; else the LPM runs beside it in every step (Figure 7)."""
     importance: Importance = "global"
     """A token's score: mean attention of all queries, or the class token's attention."""
     dtype: StoredDtype = "float16"
@@ -77,6 +93,20 @@ class SideConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PetlConfig:
+    """What the compared methods put into the LPM (section 4.2.1; what the paper leaves open follows its Params)."""
+
+    num_prompts: int = 16
+    """Prompts a layer, of prompt-tuning (VPT-deep)."""
+    bottleneck: int = 48
+    """Width of an adapter; there are two in a block."""
+    rank: int | None = None
+    """Of LoRA, nothing: 16; of AdaLoRA at its start, nothing: 12. AdaLoRA ends with two thirds of it."""
+    alpha: int = 16
+    """LoRA's and AdaLoRA's scale factor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """How the side network is trained (section 4.2.1; what the paper leaves open is the authors' code's)."""
 
@@ -104,6 +134,7 @@ class TrialConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     side: SideConfig = field(default_factory=SideConfig)
+    petl: PetlConfig = field(default_factory=PetlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -117,6 +148,9 @@ def _check_ranges(trial: TrialConfig) -> None:
         "side.depth",
         "side.reduction",
         "side.resolution",
+        "petl.num_prompts",
+        "petl.bottleneck",
+        "petl.alpha",
         "training.epochs",
         "training.batch_size",
         "training.learning_rate",
@@ -133,12 +167,22 @@ def _check_ranges(trial: TrialConfig) -> None:
     for name in ("training.weight_decay", "training.seed"):
         if values[name] < 0:
             raise ConfigError(f"{name} is {values[name]!r}; it must be 0 or more")
-    for name in ("features.std", "side.prompt_width"):
+    for name in ("features.std", "side.prompt_width", "petl.rank"):
         given = values[name]
         if given is not None and min(given if isinstance(given, tuple) else (given,)) <= 0:
             raise ConfigError(f"{name} is {given!r}; it must be larger than 0")
     if not 0 <= trial.side.prompt_dropout < 1:
         raise ConfigError(f"side.prompt_dropout is {trial.side.prompt_dropout!r}; it must be in [0, 1)")
+
+
+def reads_images(trial: TrialConfig) -> bool:
+    """Whether training reads high-resolution images, because the LPM runs in every step, rather than its features."""
+    return trial.method not in ("fpt+", "fpt") or not trial.features.preloaded
+
+
+def image_resolution(trial: TrialConfig) -> int:
+    """Side in pixels of the images that training reads: I_h where the LPM runs in every step, else I_l."""
+    return trial.features.resolution if reads_images(trial) else trial.side.resolution
 
 
 # --- dotted names ---------------------------------------------------------------------------------------------

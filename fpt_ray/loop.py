@@ -5,7 +5,7 @@ many workers share the batch or on whether training was interrupted, so 1 and 2 
 uninterrupted run, give the same numbers.
 """
 
-import itertools
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fpt_ray.backbone import BackboneShape
-from fpt_ray.config import Precision, TrainingConfig, TrialConfig
+from fpt_ray.backbone import backbone_shape
+from fpt_ray.config import SIDE_METHODS, Precision, TrainingConfig, TrialConfig, reads_images
 from fpt_ray.images import augment, normalise
+from fpt_ray.lanes import epoch_order
+from fpt_ray.methods import AdaLora, learnable_state, load_learnable_state
 from fpt_ray.metrics import Scores, scores
-from fpt_ray.side_network import SideNetwork
+from fpt_ray.side_network import side_width
 
 Checkpoint = dict[str, Any]
 
@@ -90,13 +92,6 @@ class Epoch:
     """All that is needed to go on from here, with the best weights so far; save it before asking for the next epoch."""
 
 
-def make_model(trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> SideNetwork:
-    """The side network as its seed initialises it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(trial.training.seed)
-        return SideNetwork(trial, backbone, num_classes)
-
-
 def fit(
     model: nn.Module, train: Rows, val: Rows, trial: TrialConfig, task: Task, resume: Checkpoint | None = None
 ) -> Iterator[Epoch]:
@@ -114,13 +109,16 @@ def fit(
         raise ValueError(
             f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images"
         )
-    optimizer = torch.optim.AdamW(model.parameters(), training.learning_rate, weight_decay=training.weight_decay)
+    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps * training.epochs)
     bare = getattr(model, "module", model)
+    if isinstance(bare, AdaLora):
+        bare.plan(steps * training.epochs)
     best: Checkpoint = {"epoch": 0, "val_auc": -math.inf, "model": {}}
     done = 0
     if resume is not None:
-        bare.load_state_dict(resume["model"])
+        load_learnable_state(bare, resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
         schedule.load_state_dict(resume["schedule"])
         best, done = resume["best"], resume["epoch"]
@@ -132,11 +130,10 @@ def fit(
         loss, waited = _train_epoch(model, train, (optimizer, schedule), (trial, task, weights), number)
         val_scores = evaluate(bare, val, trial, task)
         if val_scores.auc > best["val_auc"]:
-            state = {name: tensor.detach().cpu().clone() for name, tensor in bare.state_dict().items()}
-            best = {"epoch": number, "val_auc": val_scores.auc, "model": state}
+            best = {"epoch": number, "val_auc": val_scores.auc, "model": copy.deepcopy(learnable_state(bare))}
         checkpoint = {
             "epoch": number,
-            "model": bare.state_dict(),
+            "model": learnable_state(bare),
             "optimizer": optimizer.state_dict(),
             "schedule": schedule.state_dict(),
             "best": best,
@@ -165,6 +162,7 @@ def _train_epoch(
     model.train()
     total, waited = torch.zeros((), device=task.device), 0.0
     share = training.batch_size // task.num_workers
+    adalora = bare if isinstance(bare := getattr(model, "module", model), AdaLora) else None
     for step, row_ids in enumerate(order[:, task.rank * share : (task.rank + 1) * share], start=1):
         started = time.perf_counter()
         batch = train.take(row_ids)
@@ -174,10 +172,12 @@ def _train_epoch(
         losses = F.cross_entropy(logits.float(), batch.labels.to(task.device), reduction="none")
         loss = (losses if weights is None else losses * weights[batch.labels.to(task.device)]).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss if adalora is None else loss + adalora.regulariser()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
         optimizer.step()
         schedule.step()
+        if adalora is not None:
+            adalora.allocate((epoch - 1) * len(order) + step)
         total += loss.detach()
         if step % 16 == 0 or step == len(order):
             _require_finite(total, epoch, step, training)
@@ -219,64 +219,39 @@ def predict(
     return torch.cat(probabilities).numpy(), rows.labels
 
 
-def _inputs(
-    batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """A batch as the network takes it; with row ids given, its low-resolution input is augmented (section 3.6)."""
+def _inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> tuple[Tensor | None, ...]:
+    """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
     training, device = trial.training, task.device
-    images = batch.low_res
-    masks = None
+    images, masks = batch.low_res, None
     if row_ids is not None:
         if training.augment:
             images = augment(images, seed=training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
-        masks = dropout_masks(trial, batch, row_ids, epoch)
+        masks = dropout_masks(trial, row_ids, epoch)
     images = normalise(images.to(device), task.mean, task.std)
+    masks = None if masks is None else masks.to(device)
+    if trial.method not in SIDE_METHODS:
+        return (images,)
+    if reads_images(trial):
+        return images, masks
     arithmetic = torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
     keys, values = (
         None if kind is None else kind.to(device, non_blocking=True).to(arithmetic)
         for kind in (batch.keys, batch.values)
     )
-    return images, keys, values, None if masks is None else masks.to(device)
+    return images, keys, values, masks
 
 
-def dropout_masks(trial: TrialConfig, batch: Batch, row_ids: Any, epoch: int) -> Float[Tensor, "L B P W"] | None:
+def dropout_masks(trial: TrialConfig, row_ids: Any, epoch: int) -> Float[Tensor, "L B P W"] | None:
     """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself."""
-    if batch.keys is None or trial.side.prompt_dropout == 0:
-        return None
     side, training = trial.side, trial.training
-    width = batch.keys.shape[2] * batch.keys.shape[4] // side.reduction
+    if trial.method not in ("fpt+", "fpt") or not side.num_prompts or not side.prompt_dropout:
+        return None
+    width = side_width(trial, backbone_shape(trial.backbone.name))
     masks = torch.empty(len(row_ids), side.depth, side.num_prompts, width)
     for mask, row in zip(masks, row_ids, strict=True):
         seed = int(np.random.SeedSequence((training.seed, epoch, int(row), 1)).generate_state(1, np.uint64)[0])
         mask.bernoulli_(1 - side.prompt_dropout, generator=torch.Generator().manual_seed(seed))
     return masks.transpose(0, 1).div_(1 - side.prompt_dropout)
-
-
-def epoch_order(
-    num_rows: int, batch_size: int, key: tuple[int, int], window: int | None = None
-) -> Int[np.ndarray, "steps batch_size"]:
-    """The row ids of every step of an epoch; rows beyond the last whole batch are left out (drop_last).
-
-    The split is cut into ``batch_size`` lanes of neighbouring rows; each is shuffled by itself and gives one row to
-    each step. So a worker needs only the rows of its own lanes (see ``worker_rows``), and the batches are the same for
-    any number of workers. With a window (rows a reader can keep while it streams), windows are visited in random order
-    and shuffled within, so that each is read once.
-    """
-    generator = np.random.default_rng((*key, 0))
-    steps = num_rows // batch_size
-    if window is None:
-        bounds = [lane * num_rows // batch_size for lane in range(batch_size + 1)]
-        lanes = [generator.permutation(np.arange(*ends))[:steps] for ends in itertools.pairwise(bounds)]
-        return np.stack(lanes, axis=1)
-    starts = generator.permutation(np.arange(0, num_rows, window))
-    rows = [generator.permutation(np.arange(start, min(start + window, num_rows))) for start in starts]
-    return np.concatenate(rows)[: steps * batch_size].reshape(steps, batch_size)
-
-
-def worker_rows(num_rows: int, batch_size: int, num_workers: int) -> list[range]:
-    """The training rows each worker needs: those of its lanes, which are neighbours."""
-    lanes = [worker * (batch_size // num_workers) for worker in range(num_workers + 1)]
-    return [range(*ends) for ends in itertools.pairwise(lane * num_rows // batch_size for lane in lanes)]
 
 
 def class_weights(train: Rows, task: Task, training: TrainingConfig) -> Float[Tensor, "C"] | None:

@@ -66,6 +66,26 @@ class FusionModule(nn.Module):
         return (attention @ values).transpose(1, 2).flatten(-2)
 
 
+class TransferModule(nn.Module):
+    """Figure 7's "MLP transfer": every token of an LPM layer, brought to the side network's width, joins its sequence.
+
+    The paper gives no more than "an MLP layer" (section 3.2): one hidden layer here, its own for each side layer.
+    """
+
+    def __init__(self, trial: TrialConfig, backbone: BackboneShape, width: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(backbone.width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(trial.side.depth)
+        )
+
+    def forward(
+        self, layer: int, tokens: Float[Tensor, "B 1 N D"], values: Tensor, keep_mask: Tensor | None = None
+    ) -> Float[Tensor, "B N W"]:
+        """Tokens of the LPM as the side network's; they stand as keys of a single head, and as values unread."""
+        return self.layers[layer](tokens[:, 0])
+
+
 def _of(modules: nn.ModuleList, layer: int) -> nn.Module:
     """The layer's own module, or the one that all layers share."""
     return modules[layer if len(modules) > 1 else 0]
@@ -102,8 +122,9 @@ class SideNetwork(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=_EPS)
         self.head = nn.Linear(width, num_classes)
-        self.fusion = FusionModule(trial, backbone, width) if side.num_prompts else None
-        self.apply(_initialise)
+        reader = TransferModule if trial.method == "mlp_transfer" else FusionModule
+        self.fusion = reader(trial, backbone, width) if side.num_prompts else None
+        self.apply(initialise)
 
     def forward(
         self,
@@ -139,7 +160,8 @@ def side_width(trial: TrialConfig, backbone: BackboneShape) -> int:
     return width
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """Normal weights of 0.02 for what is learnt from scratch, of 1e-6 for FPT's prompts (the authors' code)."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -11,9 +11,9 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from fpt_ray.backbone import backbone_shape
-from fpt_ray.config import TrialConfig
-from fpt_ray.loop import NonFiniteLossError, Rows, fit, make_model
+from fpt_ray.config import TrialConfig, image_resolution
+from fpt_ray.loop import NonFiniteLossError, Rows, fit
+from fpt_ray.methods import make_model
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.searcher import NUMBER, REASON
 from fpt_ray.space import SearchSpace
@@ -80,7 +80,7 @@ def train_here(trial: TrialConfig, store: Store, shared: Shared) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.perf_counter()
     costs = trial_costs(trial, len(store.classes), device)
-    model = make_model(trial, backbone_shape(trial.backbone.name), len(store.classes)).to(device)
+    model = make_model(trial, len(store.classes)).to(device)
     rows = {split: trial_rows(trial, store, split, shared) for split in ("train", "val")}
     resume = None
     if (saved := tune.get_checkpoint()) is not None:
@@ -97,5 +97,5 @@ def trial_rows(trial: TrialConfig, store: Store, split: str, shared: Shared) -> 
     """A split as this trial sees it: views of the host's shared blocks, or streamed."""
     cut = trial_slice(trial, store)
     if store.uri not in shared.blocks:
-        return rows_from_files(store, split, cut, trial.side.resolution)
-    return rows_from_tables(ray.get(shared.blocks[store.uri][split]), store.spec, cut, trial.side.resolution)
+        return rows_from_files(store, split, cut, image_resolution(trial))
+    return rows_from_tables(ray.get(shared.blocks[store.uri][split]), store.spec, cut, image_resolution(trial))

@@ -11,9 +11,10 @@ import ray.train
 import ray.train.torch
 from ray.data.dataset import MaterializedDataset
 
-from fpt_ray.backbone import backbone_shape
-from fpt_ray.config import ConfigError, TrialConfig
-from fpt_ray.loop import Rows, fit, make_model, worker_rows
+from fpt_ray.config import ConfigError, TrialConfig, image_resolution
+from fpt_ray.lanes import worker_rows
+from fpt_ray.loop import Rows, fit
+from fpt_ray.methods import make_model
 from fpt_ray.ray_session import cluster_resources, require_resources
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.store import Store, verify_store
@@ -82,7 +83,7 @@ def train_worker(config: dict[str, Any]) -> None:
     trial, store = job.trial, job.store
     costs = trial_costs(trial, len(store.classes), device)
     rows = {split: _worker_split(job, split) for split in ("train", "val")}
-    model = make_model(trial, backbone_shape(trial.backbone.name), len(store.classes)).to(device)
+    model = make_model(trial, len(store.classes)).to(device)
     learner = ray.train.torch.prepare_model(model) if num_workers > 1 else model
     resume = None
     if (saved := ray.train.get_checkpoint()) is not None:
@@ -105,13 +106,13 @@ def _worker_split(job: Job, split: str) -> Rows:
     cut, context = trial_slice(job.trial, job.store), ray.train.get_context()
     share = split_rows(job.trial, job.store, context.get_world_size())[split][context.get_world_rank()]
     if job.streamed:
-        return rows_from_files(job.store, split, cut, job.trial.side.resolution).within(share)
+        return rows_from_files(job.store, split, cut, image_resolution(job.trial)).within(share)
     if job.blocks is not None:
         tables = ray.get(job.blocks[split])
     else:
         shard = ray.train.get_dataset_shard(split)
         tables = list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))  # type: ignore[union-attr]
-    return rows_from_tables(tables, job.store.spec, cut, job.trial.side.resolution).within(share)
+    return rows_from_tables(tables, job.store.spec, cut, image_resolution(job.trial)).within(share)
 
 
 def train(

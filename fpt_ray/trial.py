@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from fpt_ray.backbone import backbone_shape, check_depth, check_resolution, kept_tokens
-from fpt_ray.config import ConfigError, TrialConfig
-from fpt_ray.cost import fine_tuning_memory, learnable_parameters, param_ratio, training_memory
+from fpt_ray.config import SIDE_METHODS, ConfigError, TrialConfig, image_resolution, reads_images
 from fpt_ray.features import Slice
-from fpt_ray.loop import Checkpoint, Epoch, Task, evaluate, make_model, uses_bfloat16
+from fpt_ray.loop import Checkpoint, Epoch, Task, evaluate, uses_bfloat16
+from fpt_ray.methods import load_learnable_state, make_model
 from fpt_ray.metrics import Scores, pme, ppe
+from fpt_ray.prediction import fine_tuning_memory, learnable_parameters, param_ratio, training_memory
 from fpt_ray.rows import rows_from_files
 from fpt_ray.side_network import side_width
 from fpt_ray.store import Store
@@ -28,9 +29,10 @@ def check_trial(trial: TrialConfig) -> None:
     """ConfigError if the side network cannot be built on this backbone."""
     shape = backbone_shape(trial.backbone.name)
     check_resolution(shape, trial.features.resolution)
-    check_resolution(shape, trial.side.resolution, "side.resolution")
-    check_depth(shape, trial.side.depth)
-    side_width(trial, shape)
+    if trial.method in SIDE_METHODS:
+        check_resolution(shape, trial.side.resolution, "side.resolution")
+        check_depth(shape, trial.side.depth)
+        side_width(trial, shape)
 
 
 def store_for(trial: TrialConfig, stores: Sequence[Store]) -> Store:
@@ -49,6 +51,11 @@ def store_for(trial: TrialConfig, stores: Sequence[Store]) -> Store:
 
 def _lacks(trial: TrialConfig, store: Store) -> str:
     spec, shape = store.spec, backbone_shape(trial.backbone.name)
+    if reads_images(trial):
+        if spec.depth or spec.low_resolution != trial.features.resolution:
+            held = f"features of {spec.resolution} px" if spec.depth else f"images of {spec.low_resolution} px"
+            return f"{trial.method} reads images of {trial.features.resolution} px, {store.uri} holds {held}"
+        return "" if spec.backbone == shape.name else f"{store.uri} is normalised for {spec.backbone}"
     kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
     same = (
         ("backbone.name", trial.backbone.name, spec.backbone),
@@ -72,6 +79,8 @@ def _lacks(trial: TrialConfig, store: Store) -> str:
 
 def trial_slice(trial: TrialConfig, store: Store) -> Slice:
     """The part of the store's columns this trial reads; a side network without prompts reads no keys or values."""
+    if reads_images(trial):
+        return Slice(depth=0, num_kept=0)
     kept = kept_tokens(store.spec.num_tokens, trial.features.token_ratio)
     return Slice(depth=trial.side.depth if trial.side.num_prompts else 0, num_kept=kept)
 
@@ -102,7 +111,7 @@ def trial_costs(trial: TrialConfig, num_classes: int, device: torch.device) -> d
     memory = training_memory(trial, num_classes, precision=precision)
     reference = fine_tuning_memory(trial, num_classes, precision=precision)
     return {
-        "learnable_parameters": learnable_parameters(trial, backbone_shape(trial.backbone.name), num_classes),
+        "learnable_parameters": learnable_parameters(trial, num_classes),
         "param_ratio": param_ratio(trial, num_classes),
         "memory_ratio": memory.process_bytes / reference.process_bytes,
         "peak_memory_bytes": memory.process_bytes,
@@ -148,7 +157,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> Scores:
     """Scores of the best epoch's weights on a split, read from the store's files."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = make_model(trial, backbone_shape(trial.backbone.name), len(store.classes))
-    model.load_state_dict(checkpoint["best"]["model"])
-    rows = rows_from_files(store, split, trial_slice(trial, store), trial.side.resolution)
+    model = make_model(trial, len(store.classes))
+    load_learnable_state(model, checkpoint["best"]["model"])
+    rows = rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
     return evaluate(model.to(device), rows, trial, trial_task(store, device))

@@ -13,8 +13,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from fpt_ray.backbone import BackboneShape  # noqa: E402
-from fpt_ray.config import SideConfig, TrainingConfig, TrialConfig  # noqa: E402
+from fpt_ray.backbone import BackboneShape, backbone_shape  # noqa: E402
+from fpt_ray.config import BackboneConfig, SideConfig, TrainingConfig, TrialConfig  # noqa: E402
+
+SMALL = "vit_tiny_patch16_224"
 
 
 @dataclass
@@ -54,22 +56,13 @@ class FakeRows:
 
 @pytest.fixture
 def small_shape() -> BackboneShape:
-    return BackboneShape(
-        name="small",
-        depth=4,
-        width=32,
-        num_heads=2,
-        head_width=16,
-        patch_size=8,
-        num_prefix_tokens=1,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
+    return backbone_shape(SMALL)
 
 
 @pytest.fixture
 def small_trial() -> TrialConfig:
     return TrialConfig(
-        side=SideConfig(depth=2, num_prompts=3, reduction=2, resolution=16),
+        backbone=BackboneConfig(name=SMALL, weights="random"),
+        side=SideConfig(depth=2, num_prompts=3, reduction=4, resolution=32),
         training=TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, precision="float32"),
     )

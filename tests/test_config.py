@@ -98,7 +98,7 @@ def test_a_name_like_no_other_is_answered_with_all() -> None:
         ("side.prompt_dropout", 1.0, r"in \[0, 1\)"),
         ("training.batch_size", 0, "larger than 0"),
         ("training.learning_rate", 0, "larger than 0"),
-        ("method", "lora", r"choose one of 'fpt\+', 'fpt'"),
+        ("method", "lorra", r"choose one of 'fpt\+', 'fpt'"),
         ("features.importance", "max", "choose one of 'global', 'class_token'"),
         ("features.mean", [0.5, 0.5], "give 3 numbers"),
         ("features.mean", 0.5, "give 3 numbers"),
@@ -237,7 +237,7 @@ BAD_ROWS = {
     "side.num_prompts: {low: 0, high: 4, log: true}": r"space\.side\.num_prompts: low is 0; a logarithmic range",
     "side.num_prompts: {choices: [4, few]}": r"space\.side\.num_prompts is 'few'",
     "method: {low: 0, high: 1}": r"space\.method: method is no number; give \{choices",
-    "method: {choices: [fpt, lora]}": r"space\.method is 'lora'; choose one of",
+    "method: {choices: [fpt, lorra]}": r"space\.method is 'lorra'; choose one of",
 }
 
 

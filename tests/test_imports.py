@@ -6,8 +6,8 @@ import sys
 import pytest
 
 CORE = (
-    "allocator backbone config cost datasets demo fundus images loop metrics onnx_weights side_network space "
-    "terminal trace"
+    "allocator backbone config datasets demo fundus images lanes loop methods metrics online onnx_weights paper "
+    "prediction side_network space terminal trace"
 )
 STORE = "features rows shards storage store trial"
 TRACKING = "pictures provenance tracking"

@@ -12,16 +12,9 @@ import torch.multiprocessing as mp
 from conftest import FakeRows
 
 from fpt_ray.config import TrainingConfig
-from fpt_ray.loop import (
-    NonFiniteLossError,
-    Task,
-    class_weights,
-    epoch_order,
-    evaluate,
-    fit,
-    make_model,
-    worker_rows,
-)
+from fpt_ray.lanes import epoch_order, worker_rows
+from fpt_ray.loop import NonFiniteLossError, Task, class_weights, evaluate, fit
+from fpt_ray.methods import make_model
 
 CLASSES = ("a", "b", "c")
 
@@ -33,7 +26,7 @@ def task(num_train=18, **options):
 
 
 def run(trial, shape, resume=None, stop_after=None):
-    model = make_model(trial, shape, 3)
+    model = make_model(trial, 3)
     epochs = []
     for epoch in fit(model, FakeRows(18, trial, shape), FakeRows(9, trial, shape), trial, task(), resume):
         epochs.append((epoch.number, epoch.train_loss, epoch.val.auc, epoch.best_epoch))
@@ -80,7 +73,7 @@ def worker(rank, port, trial, shape, queue):
     dist.init_process_group("gloo", rank=rank, world_size=2)
     rows = FakeRows(18, trial, shape, worker_rows(18, trial.training.batch_size, 2)[rank])
     val = FakeRows(9, trial, shape, (range(0, 4), range(4, 9))[rank])
-    model = torch.nn.parallel.DistributedDataParallel(make_model(trial, shape, 3))
+    model = torch.nn.parallel.DistributedDataParallel(make_model(trial, 3))
     numbers = [
         (epoch.train_loss, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
     ]
@@ -112,7 +105,7 @@ def test_first_step_equals_by_hand(small_trial, small_shape):
         small_trial,
         training=dataclasses.replace(small_trial.training, epochs=1, batch_size=18, weight_decay=0.0, augment=False),
     )
-    model = make_model(trial, small_shape, 3)
+    model = make_model(trial, 3)
     before = model.head.bias.detach().clone()
     rows = FakeRows(18, trial, small_shape)
     list(fit(model, rows, FakeRows(9, trial, small_shape), trial, task()))
@@ -129,7 +122,7 @@ def test_it_learns(small_trial, small_shape):
 
 def test_best_epoch_is_kept(small_trial, small_shape):
     trial = dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, epochs=6))
-    model = make_model(trial, small_shape, 3)
+    model = make_model(trial, 3)
     val = FakeRows(9, trial, small_shape)
     last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, task()))[-1]
     best = last.checkpoint["best"]
@@ -141,7 +134,7 @@ def test_nan_ends_the_trial_with_a_reason(small_trial, small_shape):
     rows = FakeRows(18, small_trial, small_shape)
     rows.features[3] = torch.nan
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan in epoch 1 .*learning_rate"):
-        list(fit(make_model(small_trial, small_shape, 3), rows, rows, small_trial, task()))
+        list(fit(make_model(small_trial, 3), rows, rows, small_trial, task()))
 
 
 @pytest.mark.parametrize("window", [None, 5])

@@ -5,11 +5,34 @@ import dataclasses
 import pytest
 import torch
 
-from fpt_ray.backbone import backbone_shape
-from fpt_ray.config import ConfigError, SideConfig, TrialConfig
+from fpt_ray.backbone import BackboneShape, backbone_shape
+from fpt_ray.config import ConfigError, SideConfig, TrainingConfig, TrialConfig
 from fpt_ray.side_network import SideNetwork
 
 VIT_B = "vit_base_patch16_384"
+
+
+@pytest.fixture
+def small_shape() -> BackboneShape:
+    return BackboneShape(
+        name="small",
+        depth=4,
+        width=32,
+        num_heads=2,
+        head_width=16,
+        patch_size=8,
+        num_prefix_tokens=1,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+
+
+@pytest.fixture
+def small_trial() -> TrialConfig:
+    return TrialConfig(
+        side=SideConfig(depth=2, num_prompts=3, reduction=2, resolution=16),
+        training=TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, precision="float32"),
+    )
 
 
 def learnable(trial):

@@ -5,10 +5,6 @@ them, of an RTX A6000) within a few per cent. The paper's runs are independent o
 import pytest
 import timm
 import torch
-
-from fpt_ray.allocator import MIB
-from fpt_ray.backbone import backbone_shape, kept_tokens
-from fpt_ray.config import ConfigError, TrialConfig, trial_from
 from fpt_ray.cost import (
     count_parameters,
     fine_tuning_memory,
@@ -20,6 +16,10 @@ from fpt_ray.cost import (
     side_network_memory,
     training_memory,
 )
+
+from fpt_ray.allocator import MIB
+from fpt_ray.backbone import backbone_shape, kept_tokens
+from fpt_ray.config import ConfigError, TrialConfig, trial_from
 from fpt_ray.side_network import SideNetwork
 from fpt_ray.trace import PAPER_BASELINES, PAPER_FPT, Execution, Memory, trace_training
 
