@@ -40,10 +40,15 @@ class ShardPlan:
 
 
 def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: str) -> Iterator[ShardEntry]:
-    """Decode and resize in tasks, the LPM in actors, one shard a row; yields what is written as it comes."""
+    """Decode and resize in tasks, the LPM in actors, one shard a row; yields what is written as it comes.
+
+    ``model`` is None where images alone are stored.
+    """
     actors, cpus, gpus = lpm_actors()
     plans = ray.data.from_items([{"plan": plan} for plan in todo], override_num_blocks=len(todo))
-    holder = (ray.put(model.cpu()),)  # within a tuple: Ray would replace a bare reference by its value
+    holder = (
+        ray.put(model if model is None else model.cpu()),
+    )  # within a tuple: Ray would replace a bare reference by its value
     shards = plans.map(partial(_read_shard, root=root, spec=spec), num_cpus=0.5).map_batches(
         ShardWriter,
         fn_constructor_kwargs={"holder": holder, "spec": spec, "threads": max(1, round(cpus + 0.5))},
@@ -78,13 +83,14 @@ def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray,
     """I_h and, down-sampled from it (section 3.3), I_l."""
     path = Path(root) / image.path
     high = resize(decode(path.read_bytes(), str(path)), spec.resolution)
-    return high, resize(high, spec.low_resolution)
+    return high, high if spec.low_resolution == spec.resolution else resize(high, spec.low_resolution)
 
 
 def _read_shard(row: dict[str, Any], root: str, spec: StoreSpec) -> dict[str, Any]:
     """A task: all images of one shard, at both resolutions."""
     images = [read_image(root, image, spec) for image in row["plan"].images]
-    return {**row, "high_res": np.stack([high for high, _ in images]), "low_res": np.stack([low for _, low in images])}
+    high_res = np.stack([high for high, _ in images]) if spec.depth else np.zeros(0, np.uint8)
+    return {**row, "high_res": high_res, "low_res": np.stack([low for _, low in images])}
 
 
 class ShardWriter:
@@ -93,13 +99,13 @@ class ShardWriter:
     def __init__(self, holder: tuple[Any], spec: StoreSpec, threads: int) -> None:
         torch.set_num_threads(threads)
         loaded: Any = ray.get(holder[0])
-        self.model = loaded.to(lpm_device())
+        self.model = loaded if loaded is None else loaded.to(lpm_device())
         self.spec = spec
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         plan: ShardPlan = batch["plan"][0]
         try:
-            features = extract_batches(self.model, batch["high_res"][0], self.spec)
+            features = None if self.model is None else extract_batches(self.model, batch["high_res"][0], self.spec)
             table = shard_table(plan.images, plan.first_row, batch["low_res"][0], features, self.spec)
             entry = write_shard(plan.uri, plan.split, table, self.spec)
         except OSError as error:

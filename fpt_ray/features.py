@@ -36,11 +36,11 @@ class StoreSpec:
     dtype: str
     precision: str
     depth: int
-    """Widest: the last ``depth`` blocks of the LPM are stored."""
+    """Widest: the last ``depth`` blocks of the LPM are stored; 0: images alone, for methods that run the LPM."""
     num_kept: int
     """Widest T: tokens stored of each head."""
     low_resolution: int
-    """Widest I_l, in pixels."""
+    """Side of the stored images in pixels: the widest I_l or, of images alone, I_h."""
     images_digest: str
     schema_version: int = SCHEMA_VERSION
     backbone_depth: int
@@ -57,6 +57,8 @@ class StoreSpec:
     def name(self) -> str:
         """A readable name and twelve digits of the digest."""
         backbone = self.backbone.replace("/", "-")
+        if not self.depth:
+            return f"images-{self.low_resolution}px-{backbone}-{self.digest[:12]}"
         return f"{backbone}-{self.resolution}px-{self.num_kept}tok-{self.depth}layers-{self.digest[:12]}"
 
     @property

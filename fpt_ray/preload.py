@@ -17,14 +17,12 @@ import tyro
 from fpt_ray.backbone import (
     BackboneShape,
     backbone_shape,
-    check_depth,
-    check_resolution,
     kept_tokens,
     load_backbone,
     resolve_precision,
     weights_digest,
 )
-from fpt_ray.config import TrialConfig
+from fpt_ray.config import TrialConfig, image_resolution, reads_images
 from fpt_ray.datasets import NOTE_FILE, ImageTable, leaks, read_images
 from fpt_ray.extraction import ShardPlan, extract_batches, lpm_actors, lpm_device, read_image, write_shards
 from fpt_ray.features import SPLITS, StoreSpec, bytes_per_row
@@ -35,6 +33,7 @@ from fpt_ray.space import load_space
 from fpt_ray.storage import exists
 from fpt_ray.store import Store, open_store, write_manifest
 from fpt_ray.terminal import run_command, say
+from fpt_ray.trial import check_trial
 
 SHARD_BYTES = 96 * 2**20
 """Largest shard, in bytes."""
@@ -44,22 +43,25 @@ SHARD_BYTES = 96 * 2**20
 
 
 def store_spec(trial: TrialConfig, shape: BackboneShape, digest: str, table: ImageTable) -> StoreSpec:
-    """What determines the store that serves this trial and all narrower ones."""
-    features = trial.features
+    """What determines the store that serves this trial and all narrower ones, or the images of trials that read them.
+
+    ``digest`` is that of the LPM's weights; images do not depend on them.
+    """
+    features, images_alone = trial.features, reads_images(trial)
     num_tokens = shape.num_tokens(features.resolution)
-    precision = resolve_precision(features.precision, lpm_device())
+    precision = str(resolve_precision(features.precision, lpm_device())).removeprefix("torch.")
     return StoreSpec(
         backbone=shape.name,
         weights_digest=digest,
         resolution=features.resolution,
         mean=features.mean or shape.mean,
         std=features.std or shape.std,
-        importance=features.importance,
-        dtype=features.dtype,
-        precision=str(precision).removeprefix("torch."),
-        depth=trial.side.depth,
-        num_kept=kept_tokens(num_tokens, features.token_ratio),
-        low_resolution=trial.side.resolution,
+        importance="global" if images_alone else features.importance,
+        dtype="float16" if images_alone else features.dtype,
+        precision="float32" if images_alone else precision,
+        depth=0 if images_alone else trial.side.depth,
+        num_kept=0 if images_alone else kept_tokens(num_tokens, features.token_ratio),
+        low_resolution=image_resolution(trial),
         images_digest=table.digest(),
         backbone_depth=shape.depth,
         num_heads=shape.num_heads,
@@ -87,27 +89,28 @@ def plan_shards(table: ImageTable, spec: StoreSpec, uri: str) -> list[ShardPlan]
 def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = False) -> Store:
     """The feature store of these images for this trial and all narrower ones: an existing one, or a new one.
 
+    Where the trial's method runs the LPM in every step, it is a store of the images alone, at the LPM's resolution.
+
     Raises:
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
-    shape = backbone_shape(trial.backbone.name)
-    check_resolution(shape, trial.features.resolution)
-    check_depth(shape, trial.side.depth)
-    check_resolution(shape, trial.side.resolution, "side.resolution")
+    check_trial(trial)
     table = read_images(images)
-    model = load_backbone(trial.backbone, trial.features.resolution)
+    model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     table = inspected(table, workdir, local=local)
     _report_table(table)
-    spec = store_spec(trial, shape, weights_digest(model), table)
+    digest = "" if model is None else weights_digest(model)
+    spec = store_spec(trial, backbone_shape(trial.backbone.name), digest, table)
     uri = f"{workdir.rstrip('/')}/features/{spec.name}"
     if exists(f"{uri}/manifest.json"):
-        say(f"features: reusing the finished store {uri}")
+        say(f"{'features' if spec.depth else 'images'}: reusing the finished store {uri}")
         return open_store(uri, expect=spec)
     plans = plan_shards(table, spec, uri)
     finished = {plan.path: entry for plan in plans if (entry := _finished(plan, spec))}
     todo = [plan for plan in plans if plan.path not in finished]
     if todo:
-        model.to(getattr(torch, spec.precision))
+        if model is not None:
+            model.to(getattr(torch, spec.precision))
         with ray_session(local=local):
             _announce(model, spec, todo, table)
             for entry in write_shards(model, spec, todo, table.root):
@@ -147,13 +150,15 @@ def _announce(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], table: Ima
     for _ in range(2):
         started = time.perf_counter()
         high, _ = read_image(table.root, first, spec)
-        extract_batches(model.to(lpm_device()), high[None], spec)
+        if model is not None:
+            extract_batches(model.to(lpm_device()), high[None], spec)
         seconds.append(time.perf_counter() - started)
     estimate = rows * min(seconds) / actors
     size = rows * bytes_per_row(spec)
+    what, how = ("features", f" in {spec.precision}") if spec.depth else (f"images of {spec.resolution} px", "")
     say(
-        f"features: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} "
-        f"GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()} in {spec.precision}"
+        f"{what}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} "
+        f"GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()}{how}"
     )
 
 

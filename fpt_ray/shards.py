@@ -60,9 +60,9 @@ def check_schema(found: pa.Schema, spec: StoreSpec, uri: str) -> None:
 
 
 def shard_table(
-    images: Sequence[ImageRow], first_row: int, low_res: np.ndarray, features: Extracted, spec: StoreSpec
+    images: Sequence[ImageRow], first_row: int, low_res: np.ndarray, features: Extracted | None, spec: StoreSpec
 ) -> pa.Table:
-    """The rows of a shard as raw bytes; features are L B H T E, low-resolution images B R R 3 in 0..255."""
+    """The rows of a shard as raw bytes; features (L B H T E; None where the store has none) and images (B R R 3)."""
     columns: dict[str, Any] = {
         "row": pa.array(range(first_row, first_row + len(images)), pa.int64()),
         "sha256": pa.array([image.sha256 for image in images]),
@@ -70,14 +70,19 @@ def shard_table(
         "label": pa.array([image.label for image in images], pa.int64()),
         "low_res": _cells(np.ascontiguousarray(low_res)),
     }
-    for at, layer in enumerate(spec.layers):
-        columns[f"tokens_{layer:02d}"] = _cells(features.tokens[at].numpy().astype(np.uint16))
+    columns |= {} if features is None else _feature_cells(features, spec)
+    wanted = schema(spec)
+    return pa.table([columns[field.name] for field in wanted], schema=wanted)
+
+
+def _feature_cells(features: Extracted, spec: StoreSpec) -> dict[str, pa.Array]:
+    tokens = features.tokens.numpy().astype(np.uint16)
+    columns = {f"tokens_{layer:02d}": _cells(tokens[at]) for at, layer in enumerate(spec.layers)}
     kinds = {"keys": _raw(features.keys, spec), "values": _raw(features.values, spec)}
     for name, (kind, layer, band) in feature_columns(spec, Slice(depth=spec.depth, num_kept=spec.num_kept)):
         part = kinds[kind][layer - spec.layers.start, :, :, band.start : band.stop]
         columns[name] = _cells(np.ascontiguousarray(part))
-    wanted = schema(spec)
-    return pa.table([columns[field.name] for field in wanted], schema=wanted)
+    return columns
 
 
 def _raw(tensor: torch.Tensor, spec: StoreSpec) -> np.ndarray:
