@@ -29,7 +29,7 @@ from fpt_ray.features import SPLITS, StoreSpec, bytes_per_row
 from fpt_ray.inspection import inspected
 from fpt_ray.ray_session import ray_session
 from fpt_ray.shards import ShardEntry, existing_shard
-from fpt_ray.space import load_space
+from fpt_ray.space_yaml import load_space
 from fpt_ray.storage import exists
 from fpt_ray.store import Store, open_store, write_manifest
 from fpt_ray.terminal import run_command, say

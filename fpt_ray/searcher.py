@@ -20,10 +20,14 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from fpt_ray.config import ConfigError, TrialConfig, flatten
-from fpt_ray.space import SearchRow, SearchSpace
+from fpt_ray.space import POINT, SearchRow, SearchSpace
 
 NUMBER = "number"
 """Key beside the proposed values: the trial's number in the study."""
+SEEDS = "seeds"
+"""Key beside the proposed values: how many seeds the trial trains, one after the other."""
+STAGE = "stage"
+"""Attribute of a trial: "choose" while values are chosen on the validation split, "final" for what tables show."""
 FINISHED = "finished"
 """Key of a result: training has ended as planned, the result's values are final."""
 REASON = "reason"
@@ -56,9 +60,42 @@ def open_study(space: SearchSpace, name: str, journal: Path, *, resume: bool) ->
     )
     if resume:
         _ask_again(study)
+    elif space.sampler == "grid":
+        for proposal in space.grid():
+            study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})
     else:
         study.enqueue_trial(dict(paper_point(space)))
     return study
+
+
+def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A proposal without what stands beside its values."""
+    return {name: value for name, value in config.items() if name not in (NUMBER, SEEDS, STAGE)}
+
+
+def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
+    """Enqueues the best of each group of grid points that differ in chosen rows only, to be repeated.
+
+    Returns how many there are in all, those of an interrupted session included. A group none of whose points came to a
+    result is enqueued with its first point, so that a table shows why it is empty.
+    """
+    if not space.choose:
+        return 0
+    best: dict[str, optuna.trial.FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if trial.user_attrs.get(STAGE) == "choose":
+            key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
+            best[key] = max(best.get(key, trial), trial, key=lambda one: one.user_attrs.get("val_auc", -math.inf))
+    known = [trial.system_attrs.get("fixed_params", trial.params) for trial in _final(study)]
+    for trial in best.values():
+        if trial.params not in known:
+            study.enqueue_trial(trial.params, user_attrs={STAGE: "final"})
+    return len(best)
+
+
+def _final(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.user_attrs.get(STAGE) == "final" and trial.state != TrialState.FAIL]
 
 
 def finished_trials(study: optuna.Study) -> int:
@@ -68,7 +105,7 @@ def finished_trials(study: optuna.Study) -> int:
 
 def _ask_again(study: optuna.Study) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.enqueue_trial(trial.params)
+        study.enqueue_trial(trial.params, user_attrs={STAGE: trial.user_attrs.get(STAGE, "final")})
         study.tell(trial.number, state=TrialState.FAIL)
 
 
@@ -79,14 +116,17 @@ def make_sampler(space: SearchSpace) -> BaseSampler:
         "tpe": lambda: TPESampler(seed=space.seed, n_startup_trials=startup),
         "nsga2": lambda: NSGAIISampler(seed=space.seed, population_size=max(4, startup)),
         "random": lambda: RandomSampler(seed=space.seed),
+        "grid": lambda: RandomSampler(seed=space.seed),  # every proposal is enqueued
     }
     return samplers[space.sampler]()
 
 
 def propose(space: SearchSpace, trial: optuna.Trial) -> dict[str, Any]:
     """The proposal's values, {dotted name: value}; rows whose condition does not hold are left out."""
-    values: dict[str, Any] = flatten(space.base())
     proposal: dict[str, Any] = {}
+    if space.points:
+        proposal[POINT] = trial.suggest_categorical(POINT, list(space.points))
+    values: dict[str, Any] = flatten(space.trial(proposal))
     for row in space.rows:
         if row.active(values):
             proposal[row.name] = values[row.name] = _suggest(row, trial)
@@ -106,7 +146,8 @@ def _suggest(row: SearchRow, trial: optuna.Trial) -> Any:
 def paper_point(space: SearchSpace) -> Mapping[str, Any]:
     """The paper's configuration (section 4.2.1) as a point of the space; a value out of range moves to the nearest."""
     paper = flatten(TrialConfig())
-    return {row.name: _nearest(row, paper[row.name]) for row in space.rows}
+    first = {POINT: next(iter(space.points))} if space.points else {}
+    return first | {row.name: _nearest(row, paper[row.name]) for row in space.rows}
 
 
 def _nearest(row: SearchRow, value: Any) -> Any:
@@ -141,23 +182,26 @@ class StudySearcher(Searcher):
                 # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws.
                 warnings.simplefilter("ignore", UserWarning)
                 proposal = propose(self.space, trial)
-            earlier = self._same(trial)
+            stage = trial.user_attrs.get(STAGE, "final")
+            earlier = self._same(trial, stage)
             if earlier is None:
                 break
             trial.set_user_attr(REASON, f"the same as trial {earlier}, not run")
             self.study.tell(trial, state=TrialState.FAIL)
         else:  # the space is as good as used up: run a point again
             trial = self.study.ask()
-            proposal = propose(self.space, trial)
+            proposal, stage = propose(self.space, trial), "final"
         self.study.sampler = sampler
         self.trials[trial_id] = trial
-        return {**proposal, NUMBER: trial.number}
+        seeds = 1 if stage == "choose" else self.space.repeats
+        return {**proposal, NUMBER: trial.number, SEEDS: seeds, STAGE: stage}
 
-    def _same(self, trial: optuna.Trial) -> int | None:
-        """An earlier trial of the same point that has ended or runs."""
+    def _same(self, trial: optuna.Trial, stage: str) -> int | None:
+        """An earlier trial of the same point and stage that has ended or runs."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         for other in self.study.get_trials(deepcopy=False, states=states):
-            if other.number < trial.number and other.params == trial.params:
+            same = other.params == trial.params and other.user_attrs.get(STAGE, "final") == stage
+            if other.number < trial.number and same:
                 return other.number
         return None
 
@@ -170,6 +214,8 @@ class StudySearcher(Searcher):
         result = result or {}
         values: list[Any] = [result.get(name) for name in self.space.objectives]
         reason = result.get(REASON) or why_not(result, error, self.space)
+        if _finite(result.get("val_auc")):
+            trial.set_user_attr("val_auc", result["val_auc"])
         if reason is None:
             self.study.tell(trial, values)
             return

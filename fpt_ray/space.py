@@ -1,21 +1,22 @@
-"""What a study searches, as a value: rows over dotted names, objectives and fixed overrides, read from YAML."""
+"""What a study searches, as a value: rows over dotted names, objectives and fixed overrides.
 
+``points`` are named configurations beside the rows, such as the methods of a table. With ``sampler: grid`` every point
+is run with every combination of the rows' values, ``repeats`` times with different seeds; of the rows named by
+``choose`` only the values of the highest validation AUC are repeated, the others run once.
+"""
+
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
-
-import yaml
 
 from fpt_ray.config import (
     ConfigError,
     TrialConfig,
     Value,
-    coerce,
-    field_types,
     flatten,
-    nearest_name,
     override,
+    reads_images,
     trial_from,
 )
 
@@ -28,7 +29,9 @@ OBJECTIVES: Mapping[str, Mode] = {
     "param_ratio": "min",
     "memory_ratio": "min",
 }
-SAMPLERS = ("tpe", "nsga2", "random")
+SAMPLERS = ("tpe", "nsga2", "random", "grid")
+POINT = "point"
+"""Key beside the dotted names of a proposal: the name of its point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +76,12 @@ class SearchSpace:
     sampler: str = "tpe"
     num_trials: int = 32
     seed: int = 0
+    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """{name: overrides}; a name is also the label of a table's row."""
+    repeats: int = 1
+    """Seeds of a trial; its numbers are their mean and standard deviation."""
+    choose: tuple[str, ...] = ()
+    """Rows whose value is chosen on the validation split, for each combination of the others."""
     text: str = ""
     """The YAML it was read from."""
 
@@ -81,18 +90,30 @@ class SearchSpace:
         return trial_from(self.fixed)
 
     def trial(self, values: Mapping[str, Any]) -> TrialConfig:
-        """The trial a proposal {dotted name: value} stands for."""
-        return override(self.base(), values)
+        """The trial a proposal {dotted name: value} stands for; it may name a point."""
+        plain = {name: value for name, value in values.items() if name != POINT}
+        return override(self.base(), {**self.points.get(values.get(POINT, ""), {}), **plain})
+
+    def grid(self) -> tuple[dict[str, Any], ...]:
+        """Every proposal of a finite space, in order; ConfigError for a continuous one."""
+        proposals: list[dict[str, Any]] = [{POINT: name} for name in self.points] or [{}]
+        for row in self.rows:
+            wider = []
+            for proposal in proposals:
+                active = row.active(flatten(self.trial(proposal)))
+                wider += [{**proposal, row.name: value} for value in row.values()] if active else [proposal]
+            proposals = wider
+        return tuple(proposals)
 
     def widest(self, name: str) -> Any:
-        """The largest value of a dotted name over the space, searched or fixed."""
+        """The largest value of a dotted name over the rows, searched or fixed."""
         for row in self.rows:
             if row.name == name:
                 return max(row.widest(), flatten(self.base())[name]) if row.when else row.widest()
         return flatten(self.base())[name]
 
     def values_of(self, name: str) -> tuple[Any, ...]:
-        """All values of a dotted name over the space, searched or fixed."""
+        """All values of a dotted name over the rows, searched or fixed."""
         fixed = flatten(self.base())[name]
         for row in self.rows:
             if row.name == name:
@@ -100,16 +121,37 @@ class SearchSpace:
         return (fixed,)
 
     def stores(self) -> tuple[TrialConfig, ...]:
-        """The widest trial for each feature store the space needs: one for every high resolution and importance."""
-        bounds = ("features.token_ratio", "side.depth", "side.resolution", "side.num_prompts")
-        wide = {name: self.widest(name) for name in bounds}
-        combinations: list[dict[str, Any]] = [{}]
-        for name in _STORE_FIELDS:
-            combinations = [{**known, name: value} for known in combinations for value in self.values_of(name)]
-        return tuple(self.trial({**wide, **which}) for which in combinations)
+        """The widest trial for each store the space needs: one for every resolution, importance and kind of reader."""
+        wide = {name: self.widest(name) for name in _WIDEST}
+        searched = [name for name in _STORE_FIELDS if any(row.name == name for row in self.rows)]
+        trials: dict[Any, TrialConfig] = {}
+        for point in self.points or ("",):
+            own = self.points.get(point, {})
+            for values in itertools.product(*(self.values_of(name) for name in searched)):
+                trial = self.trial({**wide, **own, **dict(zip(searched, values, strict=True))})
+                key = _store_key(trial)
+                trials[key] = _wider(trials.get(key, trial), trial)
+        return tuple(trials.values())
 
 
+def _store_key(trial: TrialConfig) -> Any:
+    """What two trials must share to be served by one store."""
+    values = flatten(trial)
+    if reads_images(trial):
+        return tuple(values[name] for name in _IMAGE_FIELDS)
+    return tuple(values[name] for name in _STORE_FIELDS if name not in _READERS)
+
+
+def _wider(one: TrialConfig, other: TrialConfig) -> TrialConfig:
+    first, second = flatten(one), flatten(other)
+    return override(one, {name: max(first[name], second[name]) for name in _WIDEST})
+
+
+_WIDEST = ("features.token_ratio", "side.depth", "side.resolution", "side.num_prompts")
+_READERS = ("method", "features.preloaded")
+_IMAGE_FIELDS = ("backbone.name", "features.resolution", "features.mean", "features.std")
 _STORE_FIELDS = (
+    *_READERS,
     "backbone.name",
     "backbone.weights",
     "features.resolution",
@@ -120,147 +162,3 @@ _STORE_FIELDS = (
     "features.std",
 )
 """Values that need a store of their own; of all others, the widest store serves the narrower trials."""
-_SPACE_KEYS = ("space", "fixed", "objectives", "sampler", "num_trials", "seed")
-_ROW_KEYS = ("low", "high", "step", "log", "choices", "when")
-
-
-def load_space(path: str | Path) -> SearchSpace:
-    """Reads a search space.
-
-    Raises:
-        ConfigError: with the file, the key, the value and what to write instead.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the search space cannot be read ({error})") from None
-    try:
-        return parse_space(text)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def parse_space(text: str) -> SearchSpace:
-    """A search space from YAML text; ConfigError where it is not one."""
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise ConfigError("a search space is a mapping with the keys " + ", ".join(_SPACE_KEYS))
-    for key in document:
-        if key not in _SPACE_KEYS:
-            raise ConfigError(f"unknown key {key!r}; {nearest_name(str(key), _SPACE_KEYS)}")
-    rows = tuple(_row(str(name), row) for name, row in _mapping(document, "space").items())
-    names = [row.name for row in rows]
-    for row in rows:
-        for other in row.when:
-            if other not in names[: names.index(row.name)]:
-                raise ConfigError(f"space.{row.name}.when: {other!r} must be a row that stands above it")
-    space = SearchSpace(
-        rows=rows,
-        objectives=_objectives(document),
-        fixed=_mapping(document, "fixed"),
-        sampler=str(document.get("sampler", "tpe")),
-        num_trials=coerce("num_trials", document.get("num_trials", 32), int),
-        seed=coerce("seed", document.get("seed", 0), int),
-        text=text,
-    )
-    _check(space)
-    return space
-
-
-def _check(space: SearchSpace) -> None:
-    names = [row.name for row in space.rows]
-    if space.num_trials < 1:
-        raise ConfigError(f"num_trials is {space.num_trials}; it must be at least 1")
-    if space.seed < 0:
-        raise ConfigError(f"seed is {space.seed}; it must be 0 or more")
-    if space.sampler not in SAMPLERS:
-        raise ConfigError(f"sampler is {space.sampler!r}; choose one of {', '.join(SAMPLERS)}")
-    for name in space.fixed:
-        if name in names:
-            raise ConfigError(f"{name} is both searched and fixed; remove one of the two")
-    base = space.base()
-    if not space.rows:
-        raise ConfigError("space is empty; give at least one row, such as side.num_prompts: {choices: [8, 16]}")
-    for row in space.rows:
-        for value in row.choices if row.choices is not None else (row.low, row.high):
-            try:
-                override(base, {row.name: value})
-            except ConfigError as error:
-                raise ConfigError(f"space.{row.name}: {error}") from None
-
-
-def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = document.get(key) or {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{key} is {value!r}; it must be a mapping from dotted names")
-    return {str(name): item for name, item in value.items()}
-
-
-def _objectives(document: Mapping[str, Any]) -> Mapping[str, Mode]:
-    given = _mapping(document, "objectives") or {"val_auc": "max"}
-    for name, mode in given.items():
-        if name not in OBJECTIVES:
-            raise ConfigError(f"objectives: unknown objective {name!r}; {nearest_name(str(name), OBJECTIVES)}")
-        if mode not in ("max", "min"):
-            raise ConfigError(f"objectives.{name} is {mode!r}; choose max or min")
-    return given
-
-
-def _row(name: str, given: Any) -> SearchRow:
-    leaves = field_types()
-    where = f"space.{name}"
-    if name not in leaves:
-        raise ConfigError(f"{where}: unknown name; {nearest_name(name, leaves)}")
-    if not isinstance(given, dict) or not _has_values(given):
-        forms = "{low: .., high: ..[, step: ..|log: true]} or {choices: [..]}"
-        raise ConfigError(f"{where} is {given!r}; give {forms}")
-    for key in given:
-        if key not in _ROW_KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}; {nearest_name(str(key), _ROW_KEYS)}")
-    when = _when(where, given.get("when") or {})
-    if "choices" in given:
-        choices = given["choices"]
-        if not isinstance(choices, list) or not choices:
-            raise ConfigError(f"{where}.choices is {choices!r}; the range is empty, give at least one value")
-        return SearchRow(name=name, choices=tuple(coerce(where, item, leaves[name]) for item in choices), when=when)
-    return _range(name, given, leaves[name], when)
-
-
-def _has_values(given: Mapping[str, Any]) -> bool:
-    ends = {"low", "high"} & set(given)
-    return not ends if "choices" in given else len(ends) == 2
-
-
-def _when(where: str, given: Any) -> dict[str, tuple[Value, ...]]:
-    if not isinstance(given, dict):
-        raise ConfigError(f"{where}.when is {given!r}; give {{other name: value or [values]}}")
-    leaves = field_types()
-    conditions = {}
-    for other, wanted in given.items():
-        if other not in leaves:
-            raise ConfigError(f"{where}.when: unknown name {other!r}; {nearest_name(str(other), leaves)}")
-        values = wanted if isinstance(wanted, list) else [wanted]
-        conditions[str(other)] = tuple(coerce(f"{where}.when.{other}", value, leaves[other]) for value in values)
-    return conditions
-
-
-def _range(name: str, given: Mapping[str, Any], hint: Any, when: Mapping[str, tuple[Value, ...]]) -> SearchRow:
-    where = f"space.{name}"
-    if hint not in (int, float):
-        raise ConfigError(f"{where}: {name} is no number; give {{choices: [...]}}")
-    low, high = (coerce(f"{where}.{end}", given[end], hint) for end in ("low", "high"))
-    step = coerce(f"{where}.step", given["step"], hint) if given.get("step") is not None else None
-    log = coerce(f"{where}.log", given.get("log", False), bool)
-    if low > high:
-        raise ConfigError(f"{where}: low {low} is above high {high}; the range is empty")
-    if step is not None and (step <= 0 or log):
-        raise ConfigError(f"{where}: step is {step}; it must be larger than 0 and goes without log")
-    if log and low <= 0:
-        raise ConfigError(f"{where}: low is {low}; a logarithmic range starts above 0")
-    if hint is int and step is None and not log:
-        step = 1
-    return SearchRow(name=name, low=low, high=high, step=step, log=log, when=when)

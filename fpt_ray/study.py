@@ -1,6 +1,7 @@
 """What the driver of a search writes down: every trial in MLflow as it goes, and the front's test scores at its end."""
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from ray import tune
 from fpt_ray import tracking
 from fpt_ray.config import flatten
 from fpt_ray.report import front_of
-from fpt_ray.searcher import NUMBER, REASON, why_not
-from fpt_ray.space import SearchSpace
+from fpt_ray.searcher import NUMBER, REASON, SEEDS, STAGE, plain_values, why_not
+from fpt_ray.space import POINT, SearchSpace
 from fpt_ray.store import Store
 from fpt_ray.terminal import say
 from fpt_ray.tracking import Status, StudyRun
@@ -22,6 +23,7 @@ from fpt_ray.trial import load_checkpoint, scores_of_best, store_for
 _EPOCH_METRICS = ("train_loss", "val_auc_epoch")
 _FINAL_METRICS = (
     "val_auc",
+    "val_auc_std",
     "best_epoch",
     "ppe",
     "pme",
@@ -83,6 +85,8 @@ class StudyLog(tune.Callback):
     def __init__(self, client: MlflowClient, study: StudyRun, space: SearchSpace, num_trials: int) -> None:
         self.client, self.study, self.space, self.num_trials = client, study, space, num_trials
         self.runs: dict[str, str] = {}
+        self.seeds: dict[tuple[str, int], str] = {}
+        """(trial, repeat): run, of trials with several seeds."""
         self.ended = self.ended_before = sum(
             record.status in ("FINISHED", "FAILED") for record in tracking.read_trials(client, study)
         )
@@ -97,22 +101,34 @@ class StudyLog(tune.Callback):
         """Opens the trial's run."""
         if trial.trial_id in self.runs:
             return
-        values = {name: value for name, value in trial.config.items() if name != NUMBER}
+        values = plain_values(trial.config)
         self.runs[trial.trial_id] = tracking.start_trial(
             self.client,
             self.study,
             trial.config[NUMBER],
             flatten(self.space.trial(values)),
-            {"proposal": json.dumps(values)},
+            {"proposal": json.dumps(values), "label": values.get(POINT, ""), STAGE: trial.config[STAGE]},
         )
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Logs an epoch."""
+        """Logs an epoch, in the run of its seed where there are several."""
         metrics = {name: result[name] for name in _EPOCH_METRICS if name in result}
-        if metrics:
-            tracking.log_epoch(self.client, self.runs[trial.trial_id], result["epoch"], metrics)
+        if not metrics:
+            return
+        run_id, epoch = self.runs[trial.trial_id], result["epoch"]
+        if trial.config[SEEDS] > 1:
+            run_id, epoch = self._seed_run(trial, result["repeat"]), result["epoch_of_seed"]
+            metrics["val_auc"] = result["val_auc_seed"]
+        tracking.log_epoch(self.client, run_id, epoch, metrics)
+
+    def _seed_run(self, trial: Any, repeat: int) -> str:
+        key = (trial.trial_id, repeat)
+        if key not in self.seeds:
+            seed = self.space.trial(plain_values(trial.config)).training.seed + repeat
+            self.seeds[key] = tracking.start_seed(self.client, self.study, self.runs[trial.trial_id], repeat, seed)
+        return self.seeds[key]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Closes the run of a trial that returned."""
@@ -131,6 +147,9 @@ class StudyLog(tune.Callback):
         run_id = self.runs[trial.trial_id]
         if checkpoint:
             self.client.set_tag(run_id, "checkpoint", checkpoint)
+        for (trial_id, _), seed_run in self.seeds.items():
+            if trial_id == trial.trial_id:
+                self.client.set_terminated(seed_run, status)
         tracking.end_trial(self.client, run_id, status, metrics, reason)
         self.ended += 1
         self._say(trial, metrics, reason)
@@ -138,10 +157,9 @@ class StudyLog(tune.Callback):
     def _say(self, trial: Any, metrics: dict[str, float], reason: str | None) -> None:
         seconds = (time.monotonic() - self.started) / max(1, self.ended - self.ended_before)
         left = max(0, self.num_trials - self.ended) * seconds
-        values = " ".join(
-            f"{name.rpartition('.')[2]}={value}" for name, value in trial.config.items() if name != NUMBER
-        )
-        score = f"val AUC {metrics['val_auc']:.3f}" if reason is None else reason
+        values = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in plain_values(trial.config).items())
+        spread = f" ± {metrics['val_auc_std']:.3f}" if "val_auc_std" in metrics else ""
+        score = f"val AUC {metrics['val_auc']:.3f}{spread}" if reason is None else reason
         say(f"trial {self.ended}/{self.num_trials}: {score}  {values}  (about {left / 60:.1f} min left)")
 
     def end(self, status: Status) -> None:
@@ -153,15 +171,25 @@ class StudyLog(tune.Callback):
 
 
 def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
-    """Test scores of the front's members, once, after the search; nothing reads test data before."""
-    front = front_of(tracking.read_trials(log.client, log.study), space.objectives)
+    """Test scores, once, after the search: of the front's members, or of all rows of a grid. Nothing reads test data
+    before."""
+    records = [record for record in tracking.read_trials(log.client, log.study) if record.tags.get(STAGE) != "choose"]
+    front = front_of(records, space.objectives)
+    if space.sampler == "grid":
+        front = [record for record in records if record.status == "FINISHED"]
     for record in front:
         if "test_auc" in record.metrics:
             continue
         trial = space.trial(json.loads(record.tags["proposal"]))
         checkpoint = load_checkpoint(Path(record.tags["checkpoint"]))
         found = scores_of_best(trial, store_for(trial, stores), "test", checkpoint)
-        log.client.log_metric(record.run_id, "test_auc", found.auc)
-        log.client.log_metric(record.run_id, "test_accuracy", found.accuracy)
-        log.client.log_metric(record.run_id, "test_kappa", found.kappa)
-    say(f"front: {len(front)} of {log.ended} trials, test scores computed once")
+        for name in ("auc", "accuracy", "kappa"):
+            values = [getattr(scores, name) for scores in found]
+            log.client.log_metric(record.run_id, f"test_{name}", statistics.fmean(values))
+            if len(values) > 1:
+                log.client.log_metric(record.run_id, f"test_{name}_std", statistics.stdev(values))
+        if len(found) > 1:
+            for run_id, scores in zip(tracking.seed_runs(log.client, log.study, record), found, strict=True):
+                log.client.log_metric(run_id, "test_auc", scores.auc)
+    what = "rows" if space.sampler == "grid" else "front"
+    say(f"{what}: {len(front)} of {log.ended} trials, test scores computed once")

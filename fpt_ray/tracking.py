@@ -228,6 +228,22 @@ def start_trial(
     return run.info.run_id
 
 
+def start_seed(client: MlflowClient, study: StudyRun, trial_run: str, repeat: int, seed: int) -> str:
+    """Opens the run of one of a trial's seeds under the trial and returns its id; repeats count from 0."""
+    tags = _safe_tags({_KIND: "seed", _NUMBER: str(repeat), "study": study.name, _PARENT: trial_run})
+    run = client.create_run(study.experiment_id, run_name=f"seed-{seed}", tags=tags)
+    _log_params(client, run.info.run_id, {"training.seed": seed})
+    return run.info.run_id
+
+
+def seed_runs(client: MlflowClient, study: StudyRun, trial: "TrialRecord") -> list[str]:
+    """The runs of a trial's seeds, in order; of a seed that was run again, the last."""
+    runs = _search(client, study.experiment_id, f"tags.`{_PARENT}` = '{trial.run_id}'")
+    runs.sort(key=lambda run: run.info.start_time)
+    last = {int(run.data.tags[_NUMBER]): run.info.run_id for run in runs}
+    return [last[repeat] for repeat in sorted(last)]
+
+
 def log_epoch(client: MlflowClient, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
     """The metrics of an epoch, counted from 1."""
     _log_metrics(client, run_id, metrics, epoch)

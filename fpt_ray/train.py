@@ -64,12 +64,12 @@ def run_training(command: Command) -> None:
 def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], numbers: dict[str, Any]) -> None:
     print(f"{trial.method} on {store.uri}")
     for split in ("val", "test"):
-        found = scores_of_best(trial, store, split, checkpoint)
+        (found,) = scores_of_best(trial, store, split, checkpoint)
         print(
             f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  "
             f"kappa {found.kappa:.4f}"
         )
-    print(f"best epoch {checkpoint['best']['epoch']} of {trial.training.epochs}")
+    print(f"best epoch {checkpoint['current']['best']['epoch']} of {trial.training.epochs}")
     print(
         f"learnable parameters {numbers['learnable_parameters']:,.0f} ({numbers['param_ratio']:.2%}), peak memory "
         f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB predicted ({numbers['memory_ratio']:.2%} of full "

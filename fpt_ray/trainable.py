@@ -12,14 +12,14 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from fpt_ray.config import TrialConfig, image_resolution
-from fpt_ray.loop import NonFiniteLossError, Rows, fit
-from fpt_ray.methods import make_model
+from fpt_ray.loop import NonFiniteLossError, Rows
 from fpt_ray.rows import rows_from_files, rows_from_tables
-from fpt_ray.searcher import NUMBER, REASON
+from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values
 from fpt_ray.space import SearchSpace
 from fpt_ray.store import Store
 from fpt_ray.trainer import Blocks, train
 from fpt_ray.trial import (
+    fit_seeds,
     load_checkpoint,
     outcome,
     save_checkpoint,
@@ -50,8 +50,8 @@ class Shared:
 
 def run_trial(values: dict[str, Any], shared: Shared) -> None:
     """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
-    number = values[NUMBER]
-    trial = shared.space.trial({name: value for name, value in values.items() if name != NUMBER})
+    number, seeds = values[NUMBER], values[SEEDS]
+    trial = shared.space.trial(plain_values(values))
     store = store_for(trial, shared.stores)
     if shared.workers > 1:
         run_config = ray.train.RunConfig(
@@ -63,34 +63,34 @@ def run_trial(values: dict[str, Any], shared: Shared) -> None:
             store,
             run_config,
             shared.workers,
+            seeds=seeds,
             resources=shared.worker_resources,
             blocks=blocks,
             streamed=blocks is None,
         )
         return
     try:
-        train_here(trial, store, shared)
+        train_here(trial, seeds, store, shared)
     except NonFiniteLossError as error:
         tune.report({"epoch": 0, REASON: str(error)})
 
 
-def train_here(trial: TrialConfig, store: Store, shared: Shared) -> None:
+def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> None:
     """Trains in this process and reports every epoch, with a checkpoint, to Tune."""
     torch.set_num_threads(shared.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.perf_counter()
     costs = trial_costs(trial, len(store.classes), device)
-    model = make_model(trial, len(store.classes)).to(device)
     rows = {split: trial_rows(trial, store, split, shared) for split in ("train", "val")}
     resume = None
     if (saved := tune.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
             resume = load_checkpoint(folder)
-    task = trial_task(store, device)
-    for epoch in fit(model, rows["train"], rows["val"], trial, task, resume):
+    for progress in fit_seeds(trial, seeds, rows, trial_task(store, device), resume=resume):
+        numbers = outcome(progress, trial, seeds, costs, started)
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(epoch.checkpoint, folder)
-            tune.report(outcome(epoch, trial, costs, started), checkpoint=tune.Checkpoint.from_directory(folder))
+            save_checkpoint(progress.checkpoint, folder)
+            tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def trial_rows(trial: TrialConfig, store: Store, split: str, shared: Shared) -> Rows:

@@ -13,13 +13,12 @@ from ray.data.dataset import MaterializedDataset
 
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.lanes import worker_rows
-from fpt_ray.loop import Rows, fit
-from fpt_ray.methods import make_model
+from fpt_ray.loop import Rows
 from fpt_ray.ray_session import cluster_resources, require_resources
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.store import Store, verify_store
 from fpt_ray.terminal import say
-from fpt_ray.trial import load_checkpoint, outcome, save_checkpoint, trial_costs, trial_slice, trial_task
+from fpt_ray.trial import fit_seeds, load_checkpoint, outcome, save_checkpoint, trial_costs, trial_slice, trial_task
 
 Blocks = dict[str, list[Any]]
 """{split: references to Arrow tables in Ray's shared memory}."""
@@ -32,6 +31,7 @@ class Job:
     """What every worker is told."""
 
     trial: TrialConfig
+    seeds: int
     store: Store
     blocks: Blocks | None
     streamed: bool
@@ -83,20 +83,19 @@ def train_worker(config: dict[str, Any]) -> None:
     trial, store = job.trial, job.store
     costs = trial_costs(trial, len(store.classes), device)
     rows = {split: _worker_split(job, split) for split in ("train", "val")}
-    model = make_model(trial, len(store.classes)).to(device)
-    learner = ray.train.torch.prepare_model(model) if num_workers > 1 else model
     resume = None
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
             resume = load_checkpoint(folder)
     started = time.perf_counter()
     task = trial_task(store, device, rank, num_workers)
-    for epoch in fit(learner, rows["train"], rows["val"], trial, task, resume):
-        numbers = outcome(epoch, trial, costs, started)
+    prepare = ray.train.torch.prepare_model if num_workers > 1 else (lambda model: model)
+    for progress in fit_seeds(trial, job.seeds, rows, task, prepare=prepare, resume=resume):
+        numbers, epoch = outcome(progress, trial, job.seeds, costs, started), progress.epoch
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
-                save_checkpoint(epoch.checkpoint, folder)
+                save_checkpoint(progress.checkpoint, folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
                 say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
             ray.train.report(numbers, checkpoint=checkpoint)
@@ -121,6 +120,7 @@ def train(
     run_config: ray.train.RunConfig,
     num_workers: int = 1,
     *,
+    seeds: int = 1,
     resources: dict[str, float] | None = None,
     blocks: Blocks | None = None,
     streamed: bool = False,
@@ -152,7 +152,7 @@ def train(
             parts = _shards(trial, store, columns, num_workers)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"job": Job(trial=trial, store=store, blocks=blocks, streamed=streamed)},
+        train_loop_config={"job": Job(trial=trial, seeds=seeds, store=store, blocks=blocks, streamed=streamed)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers, use_gpu=bool(each.get("GPU")), resources_per_worker=each
         ),

@@ -1,17 +1,20 @@
 """One trial on a feature store, without Ray: what it reads, what it costs, its checkpoint and its numbers."""
 
 import os
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fpt_ray.backbone import backbone_shape, check_depth, check_resolution, kept_tokens
 from fpt_ray.config import SIDE_METHODS, ConfigError, TrialConfig, image_resolution, reads_images
 from fpt_ray.features import Slice
-from fpt_ray.loop import Checkpoint, Epoch, Task, evaluate, uses_bfloat16
+from fpt_ray.loop import Checkpoint, Epoch, Rows, Task, evaluate, fit, uses_bfloat16
 from fpt_ray.methods import load_learnable_state, make_model
 from fpt_ray.metrics import Scores, pme, ppe
 from fpt_ray.prediction import fine_tuning_memory, learnable_parameters, param_ratio, training_memory
@@ -118,21 +121,73 @@ def trial_costs(trial: TrialConfig, num_classes: int, device: torch.device) -> d
     }
 
 
-def outcome(epoch: Epoch, trial: TrialConfig, costs: Mapping[str, float], started: float) -> dict[str, Any]:
-    """The numbers of a trial after an epoch; all but those of the epoch itself are of the best epoch so far."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """An epoch of one of a trial's seeds."""
+
+    repeat: int
+    """Which seed, from 0; the trial's own is the first."""
+    epoch: Epoch
+    earlier: tuple[Checkpoint, ...]
+    """The best epochs of the seeds that are finished."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """All that is needed to go on from here."""
+        return {"finished": list(self.earlier), "current": self.epoch.checkpoint}
+
+
+def fit_seeds(
+    trial: TrialConfig,
+    seeds: int,
+    rows: Mapping[str, Rows],
+    task: Task,
+    *,
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
+    resume: Checkpoint | None = None,
+) -> Iterator[Progress]:
+    """Trains a trial with several seeds, one after the other, and yields after every epoch.
+
+    ``rows`` are the training and validation split; ``prepare`` wraps a model for data-parallel training.
+    """
+    finished: list[Checkpoint] = list(resume["finished"]) if resume else []
+    current = resume["current"] if resume else None
+    for repeat in range(len(finished), seeds):
+        training = replace(trial.training, seed=trial.training.seed + repeat)
+        seeded = replace(trial, training=training)
+        model = prepare(make_model(seeded, len(task.classes)).to(task.device))
+        best: Checkpoint = current["best"] if current else {}
+        for epoch in fit(model, rows["train"], rows["val"], seeded, task, current):
+            best = epoch.checkpoint["best"]
+            yield Progress(repeat=repeat, epoch=epoch, earlier=tuple(finished))
+        finished.append(best)
+        current = None
+
+
+def outcome(
+    progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float], started: float
+) -> dict[str, Any]:
+    """The numbers of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds."""
+    epoch = progress.epoch
+    best = [*(one["val_auc"] for one in progress.earlier), epoch.best_val_auc]
     numbers = {
-        "epoch": epoch.number,
+        "epoch": progress.repeat * trial.training.epochs + epoch.number,
+        "repeat": progress.repeat,
+        "epoch_of_seed": epoch.number,
         "train_loss": epoch.train_loss,
         "val_auc_epoch": epoch.val.auc,
-        "val_auc": epoch.best_val_auc,
+        "val_auc_seed": epoch.best_val_auc,
+        "val_auc": statistics.fmean(best),
         "best_epoch": epoch.best_epoch,
-        "ppe": ppe(epoch.best_val_auc, costs["param_ratio"]),
-        "pme": pme(epoch.best_val_auc, costs["memory_ratio"]),
+        "ppe": ppe(statistics.fmean(best), costs["param_ratio"]),
+        "pme": pme(statistics.fmean(best), costs["memory_ratio"]),
         "train_seconds": time.perf_counter() - started,
         "data_seconds": epoch.data_seconds,
-        "finished": epoch.number == trial.training.epochs,
+        "finished": progress.repeat + 1 == seeds and epoch.number == trial.training.epochs,
         **costs,
     }
+    if len(best) > 1:
+        numbers["val_auc_std"] = statistics.stdev(best)
     if epoch.measured_peak_bytes is not None:
         numbers["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
     return numbers
@@ -154,10 +209,13 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     return torch.load(Path(folder) / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
 
 
-def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> Scores:
-    """Scores of the best epoch's weights on a split, read from the store's files."""
+def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> list[Scores]:
+    """Scores of the best epoch's weights of every seed on a split, read from the store's files."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = make_model(trial, len(store.classes))
-    load_learnable_state(model, checkpoint["best"]["model"])
+    model = make_model(trial, len(store.classes)).to(device)
     rows = rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
-    return evaluate(model.to(device), rows, trial, trial_task(store, device))
+    found = []
+    for best in (*checkpoint["finished"], checkpoint["current"]["best"]):
+        load_learnable_state(model, best["model"])
+        found.append(evaluate(model, rows, trial, trial_task(store, device)))
+    return found

@@ -17,8 +17,9 @@ from fpt_ray.config import ConfigError
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import cluster_resources, ray_session, require_resources
 from fpt_ray.report import report
-from fpt_ray.searcher import StudySearcher, finished_trials, open_study, paper_point
-from fpt_ray.space import SearchSpace, load_space
+from fpt_ray.searcher import StudySearcher, enqueue_chosen, finished_trials, open_study, paper_point
+from fpt_ray.space import SearchSpace
+from fpt_ray.space_yaml import load_space
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
 from fpt_ray.terminal import run_command, say
@@ -87,6 +88,8 @@ def run_study(command: Command) -> None:
         try:
             shared = shared_features(space, stores, command, journal.parent, worker_resources)
             search(space, study, log, shared, (num_trials, resources, at_once))
+            log.num_trials = num_trials + enqueue_chosen(space, study)
+            search(space, study, log, shared, (log.num_trials, resources, at_once))
             score_front(log, space, stores)
         except BaseException as error:
             log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -97,6 +100,10 @@ def run_study(command: Command) -> None:
 
 def check_points(space: SearchSpace) -> None:
     """ConfigError if some value of the space cannot be built on its backbone."""
+    if space.sampler == "grid":
+        for proposal in space.grid():
+            check_trial(space.trial(proposal))
+        return
     middle = paper_point(space)
     for row in space.rows:
         for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
@@ -140,7 +147,8 @@ def shared_features(
     columns: dict[str, list[str]] = {}
     for wide in space.stores():
         store = store_for(wide, stores)
-        columns[store.uri] = store.columns(trial_slice(wide, store))
+        wanted = store.columns(trial_slice(wide, store))
+        columns[store.uri] = list(dict.fromkeys([*columns.get(store.uri, []), *wanted]))
     used = [store for store in stores if store.uri in columns]
     size = sum(store.column_bytes(columns[store.uri], ("train", "val")) for store in used)
     blocks: dict[str, dict[str, list[Any]]] = {}
@@ -173,7 +181,6 @@ def search(
     num_trials, resources, at_once = plan
     missing = num_trials - finished_trials(study)
     if missing <= 0:
-        say(f"study: all {num_trials} trials have ended already")
         return
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),

@@ -26,7 +26,7 @@ from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session, require_resources
 from fpt_ray.rows import rows_from_files
 from fpt_ray.shards import open_shard
-from fpt_ray.space import load_space
+from fpt_ray.space_yaml import load_space
 from fpt_ray.store import open_store
 from fpt_ray.train import Command as TrainCommand
 from fpt_ray.train import run_training
@@ -108,7 +108,7 @@ def test_a_store_slice_equals_a_direct_extraction_bit_for_bit(store, images, wor
 
 
 PRELOAD = (
-    "import sys; from fpt_ray import preload as p; p.SHARD_BYTES = 100_000; from fpt_ray.space import load_space; "
+    "import sys; from fpt_ray import preload as p; p.SHARD_BYTES = 100_000; from fpt_ray.space_yaml import load_space; "
 )
 PRELOAD += "p.preload(sys.argv[1], load_space(sys.argv[3]).stores()[0], sys.argv[2], local=True)"
 

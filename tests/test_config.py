@@ -16,7 +16,8 @@ from fpt_ray.config import (
     override,
     trial_from,
 )
-from fpt_ray.space import SearchSpace, load_space, parse_space
+from fpt_ray.space import SearchSpace
+from fpt_ray.space_yaml import load_space, parse_space
 
 PAPER = """
 space:
@@ -258,7 +259,7 @@ BAD_SPACES = {
     "fixed: {side.depth: 0}": r"side\.depth is 0; it must be larger than 0",
     "objectives: {auc: max}": r"objectives: unknown objective 'auc'; did you mean 'val_auc'\?",
     "objectives: {val_auc: up}": r"objectives\.val_auc is 'up'; choose max or min",
-    "sampler: grid": "sampler is 'grid'; choose one of tpe, nsga2, random",
+    "sampler: gird": "sampler is 'gird'; choose one of tpe, nsga2, random, grid",
     "num_trials: many": "num_trials is 'many'",
     "seed: 0.5": "seed is 0.5",
     "fixed: {side.depth: 3}\nspace: {side.depth: {low: 1, high: 3}}": r"side\.depth is both searched and fixed",

@@ -7,7 +7,7 @@ import pytest
 
 CORE = (
     "allocator backbone config datasets demo fundus images lanes loop methods metrics online onnx_weights paper "
-    "prediction side_network space terminal trace"
+    "prediction side_network space space_yaml terminal trace"
 )
 STORE = "features rows shards storage store trial"
 TRACKING = "pictures provenance tracking"

@@ -15,7 +15,7 @@ from fpt_ray.searcher import (
     paper_point,
     why_not,
 )
-from fpt_ray.space import parse_space
+from fpt_ray.space_yaml import parse_space
 
 SPACE = """
 space:
