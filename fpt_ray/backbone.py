@@ -7,7 +7,7 @@ Any timm Vision Transformer with plain attention blocks serves; no model is fork
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,6 +136,13 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
     model.set_input_size(img_size=(resolution, resolution))
     model.weights_digest = digest  # type: ignore[assignment]
     return model.eval().requires_grad_(False)
+
+
+def anchored(config: BackboneConfig, folder: str) -> BackboneConfig:
+    """The same backbone, its weights' path found from this folder if it is relative: workers run in other folders."""
+    if config.weights in (None, RANDOM_WEIGHTS):
+        return config
+    return replace(config, weights=str(Path(folder, str(config.weights))))
 
 
 def unloaded_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:

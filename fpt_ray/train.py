@@ -4,13 +4,14 @@
 The numbers do not depend on the number of workers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import ray.train
 import tyro
 
+from fpt_ray.backbone import anchored
 from fpt_ray.config import ConfigError, TrialConfig
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
@@ -40,7 +41,7 @@ class Command:
 
 def run_training(command: Command) -> None:
     """Preloads if need be, trains, and prints the numbers of the best epoch."""
-    trial = command.trial
+    trial = replace(command.trial, backbone=anchored(command.trial.backbone, str(Path.cwd())))
     check_trial(trial)
     if (command.images is None) == (command.features is None):
         raise ConfigError("give either --images or --features")

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -11,7 +12,8 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from fpt_ray.config import TrialConfig, image_resolution
+from fpt_ray.backbone import anchored
+from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.loop import NonFiniteLossError, Rows
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values
@@ -46,33 +48,49 @@ class Shared:
     """Of one worker; a trial that starts workers of its own holds WAITING_CPU beside them."""
     threads: int
     runs_path: str
+    folder: str
+    """The driver's; relative paths of weights are found from there."""
 
 
 def run_trial(values: dict[str, Any], shared: Shared) -> None:
     """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
     number, seeds = values[NUMBER], values[SEEDS]
     trial = shared.space.trial(plain_values(values))
+    trial = replace(trial, backbone=anchored(trial.backbone, shared.folder))
     store = store_for(trial, shared.stores)
-    if shared.workers > 1:
-        run_config = ray.train.RunConfig(
-            name=f"trial-{number:04d}", storage_path=shared.runs_path, callbacks=[TuneReportCallback()]
-        )
-        blocks = shared.blocks.get(store.uri)
-        train(
-            trial,
-            store,
-            run_config,
-            shared.workers,
-            seeds=seeds,
-            resources=shared.worker_resources,
-            blocks=blocks,
-            streamed=blocks is None,
-        )
-        return
     try:
-        train_here(trial, seeds, store, shared)
-    except NonFiniteLossError as error:
-        tune.report({"epoch": 0, REASON: str(error)})
+        if shared.workers > 1:
+            _train_in_workers(trial, (number, seeds), store, shared)
+        else:
+            train_here(trial, seeds, store, shared)
+    except Exception as error:  # whatever it is, it belongs to this trial and must not end the search
+        traceback.print_exc()
+        tune.report({"epoch": 0, REASON: reason_of(error)})
+
+
+def reason_of(error: Exception) -> str:
+    """Why a trial came to no result, in one line; the whole of it is in the worker's log."""
+    lines = str(error).strip().splitlines() or [""]
+    expected = isinstance(error, (ConfigError, NonFiniteLossError))
+    return lines[-1] if expected else f"{type(error).__name__}: {lines[-1]}"
+
+
+def _train_in_workers(trial: TrialConfig, which: tuple[int, int], store: Store, shared: Shared) -> None:
+    number, seeds = which
+    run_config = ray.train.RunConfig(
+        name=f"trial-{number:04d}", storage_path=shared.runs_path, callbacks=[TuneReportCallback()]
+    )
+    blocks = shared.blocks.get(store.uri)
+    train(
+        trial,
+        store,
+        run_config,
+        shared.workers,
+        seeds=seeds,
+        resources=shared.worker_resources,
+        blocks=blocks,
+        streamed=blocks is None,
+    )
 
 
 def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> None:

@@ -167,6 +167,7 @@ def shared_features(
         worker_resources=worker_resources,
         threads=max(1, int(command.cpus_per_worker)),
         runs_path=str(folder / "runs"),
+        folder=str(Path.cwd()),
     )
 
 
