@@ -44,9 +44,11 @@ def parse_space(text: str) -> SearchSpace:
             raise ConfigError(f"unknown key {key!r}; {nearest_name(str(key), _SPACE_KEYS)}")
     rows = tuple(_row(str(name), row) for name, row in _mapping(document, "space").items())
     names = [row.name for row in rows]
+    points = {name: _point(name, given) for name, given in _mapping(document, "points").items()}
+    pointed = {name for overrides in points.values() for name in overrides}
     for row in rows:
         for other in row.when:
-            if other not in names[: names.index(row.name)]:
+            if other not in pointed and other not in names[: names.index(row.name)]:
                 raise ConfigError(f"space.{row.name}.when: {other!r} must be a row that stands above it")
     space = SearchSpace(
         rows=rows,
@@ -55,7 +57,7 @@ def parse_space(text: str) -> SearchSpace:
         sampler=str(document.get("sampler", "tpe")),
         num_trials=coerce("num_trials", document.get("num_trials", 32), int),
         seed=coerce("seed", document.get("seed", 0), int),
-        points={name: _point(name, given) for name, given in _mapping(document, "points").items()},
+        points=points,
         repeats=coerce("repeats", document.get("repeats", 1), int),
         choose=tuple(str(name) for name in document.get("choose") or ()),
         text=text,
@@ -63,6 +65,24 @@ def parse_space(text: str) -> SearchSpace:
     _check(space)
     if space.sampler == "grid":
         return replace(space, num_trials=len(space.grid()))
+    return space
+
+
+def with_fixed(space: SearchSpace, settings: Sequence[str]) -> SearchSpace:
+    """The same space with other fixed values, each given as "dotted.name=value"; a point's own value stands.
+
+    Raises:
+        ConfigError: a setting has no such form, its name is searched or unknown, or the value does not fit.
+    """
+    fixed = dict(space.fixed)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: give dotted.name=value")
+        fixed[name] = yaml.safe_load(value)
+    said = "".join(f"\n# --set {setting}" for setting in settings)
+    space = replace(space, fixed=fixed, text=space.text + said)
+    _check(space)
     return space
 
 

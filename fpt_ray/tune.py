@@ -19,7 +19,7 @@ from fpt_ray.ray_session import cluster_resources, ray_session, require_resource
 from fpt_ray.report import report
 from fpt_ray.searcher import StudySearcher, enqueue_chosen, finished_trials, open_study, paper_point
 from fpt_ray.space import SearchSpace
-from fpt_ray.space_yaml import load_space
+from fpt_ray.space_yaml import load_space, with_fixed
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
 from fpt_ray.terminal import run_command, say
@@ -39,6 +39,8 @@ class Command:
     """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]."""
     features: tuple[str, ...] = ()
     """Finished feature stores instead of images, one for each high resolution in the space."""
+    set: tuple[str, ...] = ()
+    """Other fixed values for the space, such as training.epochs=5."""
     num_trials: int | None = None
     """Trials of the study in all; nothing: what the space says."""
     study: str | None = None
@@ -67,7 +69,7 @@ def run_study(command: Command) -> None:
     Raises:
         ConfigError: the space, the images, the stores or the machine do not fit; before anything is trained.
     """
-    space = load_space(command.space)
+    space = with_fixed(load_space(command.space), command.set)
     if (command.images is None) == (not command.features):
         raise ConfigError("give either --images or --features")
     check_points(space)

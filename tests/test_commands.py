@@ -197,6 +197,7 @@ def test_two_workers_give_the_numbers_of_one(store, workdir):
     two, second = trained(store, workdir, 2)
     assert one == two
     assert "test  AUC" in one
+    first, second = first["current"], second["current"]
     assert first["epoch"] == second["epoch"] == 3
     for name, tensor in first["model"].items():
         torch.testing.assert_close(second["model"][name], tensor, atol=1e-5, rtol=1e-4)
@@ -257,6 +258,45 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(store, wor
         (record,) = tracking.read_trials(client, tracking.find_study(client, f"of-{workers}"))
         scores.append((record.metrics["val_auc"], record.metrics["best_epoch"], record.metrics["test_auc"]))
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+METHODS = """
+points:
+  LoRA: {method: lora}
+  FPT+: {}
+  Broken: {method: lora, backbone.weights: none.pth}
+space: {training.learning_rate: {choices: [1.0e-3, 1.0e-2]}}
+choose: [training.learning_rate]
+sampler: grid
+repeats: 2
+fixed: {side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
+"""
+
+
+def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, capsys):
+    fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
+    space = tmp_path / "methods.yaml"
+    space.write_text(METHODS.replace("FIXED", fixed))
+    run_study(TuneCommand(space=space, images=images, workdir=workdir, set=("training.epochs=1",)))
+    said = capsys.readouterr().err
+    assert "rows: 2 of 9 trials" in said
+    assert "there is no file" in said
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    study = tracking.find_study(client, "methods")
+    final = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
+    assert [record.status for record in sorted(final, key=lambda one: one.tags["label"])] == [
+        "FAILED",
+        "FINISHED",
+        "FINISHED",
+    ]
+    for record in final:
+        if record.status == "FINISHED":
+            seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record)]
+            assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
+            for name in ("val_auc", "test_auc"):
+                values = [run.data.metrics[name] for run in seeds]
+                assert record.metrics[name] == pytest.approx(np.mean(values))
+                assert record.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
 
 
 def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):

@@ -14,10 +14,11 @@ from fpt_ray.config import (
     field_types,
     flatten,
     override,
+    reads_images,
     trial_from,
 )
 from fpt_ray.space import SearchSpace
-from fpt_ray.space_yaml import load_space, parse_space
+from fpt_ray.space_yaml import load_space, parse_space, with_fixed
 
 PAPER = """
 space:
@@ -263,6 +264,12 @@ BAD_SPACES = {
     "num_trials: many": "num_trials is 'many'",
     "seed: 0.5": "seed is 0.5",
     "fixed: {side.depth: 3}\nspace: {side.depth: {low: 1, high: 3}}": r"side\.depth is both searched and fixed",
+    "points: {A: lora}": r"points\.A is 'lora'; it must be a mapping",
+    "points: {A: {method: lorra}}": r"points\.A: method is 'lorra'",
+    "points: {A: {side.depth: 3}}\nspace: {side.depth: {low: 1, high: 3}}": r"points\.A: side\.depth is also a row",
+    "points: {A: {}}\nrepeats: 0": "repeats is 0; it must be at least 1",
+    "points: {A: {}}\nchoose: [side.depth]": r"choose: 'side\.depth' must be a row",
+    "sampler: grid\nspace: {training.learning_rate: {low: 0.1, high: 0.5}}": r"learning_rate is searched continuously",
 }
 
 
@@ -270,6 +277,36 @@ BAD_SPACES = {
 def test_bad_spaces_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=BAD_SPACES[text]):
         parse_space(text)
+
+
+def test_points_are_crossed_with_rows_and_conditions_hold() -> None:
+    found = parse_space(
+        "points: {A: {method: lora}, B: {}}\nsampler: grid\n"
+        "space: {petl.rank: {choices: [4, 8], when: {method: lora}}, training.seed: {choices: [0, 1]}}"
+    )
+    grid = [(found.trial(values).method, *list(values.values())[1:]) for values in found.grid()]
+    assert grid == [("lora", 4, 0), ("lora", 4, 1), ("lora", 8, 0), ("lora", 8, 1), ("fpt+", 0), ("fpt+", 1)]
+    assert found.num_trials == 6
+
+
+def test_stores_are_one_for_each_reader_and_resolution() -> None:
+    found = parse_space(
+        "points: {A: {method: lora}, B: {method: bitfit}, C: {side.depth: 4}, D: {side.depth: 9}}\nsampler: grid\n"
+        "space: {features.resolution: {choices: [128, 256]}}"
+    ).stores()
+    kinds = [(reads_images(trial), trial.features.resolution, trial.side.depth) for trial in found]
+    assert sorted(kinds) == [(False, 128, 9), (False, 256, 9), (True, 128, 6), (True, 256, 6)]
+
+
+def test_fixed_values_are_set_from_the_command_line() -> None:
+    found = parse_space("points: {A: {method: lora}}")
+    changed = with_fixed(found, ["training.epochs=3", "backbone.weights=a.pth"])
+    trial = changed.trial({"point": "A"})
+    assert (trial.training.epochs, trial.backbone.weights, trial.method) == (3, "a.pth", "lora")
+    assert "--set training.epochs=3" in changed.text
+    for setting, message in {"training.epochs": "give dotted.name=value", "training.epoch=3": "did you mean"}.items():
+        with pytest.raises(ConfigError, match=message):
+            with_fixed(found, [setting])
 
 
 def test_yaml_runs_nothing() -> None:

@@ -9,10 +9,14 @@ from fpt_ray.config import ConfigError, TrialConfig
 from fpt_ray.searcher import (
     FINISHED,
     NUMBER,
+    SEEDS,
+    STAGE,
     StudySearcher,
+    enqueue_chosen,
     finished_trials,
     open_study,
     paper_point,
+    plain_values,
     why_not,
 )
 from fpt_ray.space_yaml import parse_space
@@ -89,9 +93,7 @@ def test_a_dead_drivers_trials_are_asked_again_and_nothing_else(tmp_path):
     again = searcher(tmp_path, resume=True)
     assert finished_trials(again.study) == 1
     proposal = again.suggest("new")
-    assert {name: value for name, value in proposal.items() if name != NUMBER} == {
-        name: value for name, value in lost.items() if name != NUMBER
-    }
+    assert plain_values(proposal) == plain_values(lost)
     states = [trial.state for trial in again.study.get_trials()]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
 
@@ -148,6 +150,39 @@ def test_no_point_is_run_twice_until_the_space_is_used_up(tmp_path):
         search.on_trial_complete(str(number), result(0.5 + 0.01 * proposal["side.depth"]))
     assert len(set(points[:12])) == 12
     assert finished_trials(search.study) == 14
+
+
+GRID = """
+points: {A: {method: lora}, B: {method: fpt+}}
+space:
+  side.depth: {choices: [2, 4]}
+  training.learning_rate: {choices: [1.0e-4, 1.0e-3, 1.0e-2]}
+choose: [training.learning_rate]
+sampler: grid
+repeats: 3
+"""
+
+
+def test_a_grid_is_run_once_and_its_best_are_repeated(tmp_path):
+    """Against a by-hand product: 1e-3 is best everywhere but for A at depth 4, where every run crashes."""
+    search = searcher(tmp_path, GRID)
+    assert search.space.num_trials == 12
+    seen = []
+    for number in range(12):
+        proposal = search.suggest(str(number))
+        assert (proposal[SEEDS], proposal[STAGE]) == (1, "choose")
+        seen.append(tuple(plain_values(proposal).values()))
+        crashed = seen[-1][:2] == ("A", 4)
+        auc = {1e-4: 0.6, 1e-3: 0.9, 1e-2: 0.5}[seen[-1][2]]
+        search.on_trial_complete(str(number), None if crashed else {"val_auc": auc, FINISHED: True}, crashed)
+    assert sorted(seen) == sorted((p, d, rate) for p in "AB" for d in (2, 4) for rate in (1e-4, 1e-3, 1e-2))
+    assert enqueue_chosen(search.space, search.study) == 4
+    assert enqueue_chosen(search.space, search.study) == 4  # nothing is enqueued twice
+    again = searcher(tmp_path, GRID, resume=True)
+    chosen = [again.suggest(f"r{number}") for number in range(4)]
+    assert all((one[SEEDS], one[STAGE]) == (3, "final") for one in chosen)
+    rates = {(one["point"], one["side.depth"]): one["training.learning_rate"] for one in chosen}
+    assert rates == {("A", 2): 1e-3, ("A", 4): 1e-4, ("B", 2): 1e-3, ("B", 4): 1e-3}
 
 
 def test_why_not():
