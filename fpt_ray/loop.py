@@ -130,7 +130,7 @@ def fit(
         loss, waited = _train_epoch(model, train, (optimizer, schedule), (trial, task, weights), number)
         val_scores = evaluate(bare, val, trial, task)
         if val_scores.auc > best["val_auc"]:
-            best = {"epoch": number, "val_auc": val_scores.auc, "model": copy.deepcopy(learnable_state(bare))}
+            best = {"epoch": number, "val_auc": val_scores.auc, "model": _copied(learnable_state(bare))}
         checkpoint = {
             "epoch": number,
             "model": learnable_state(bare),
@@ -277,6 +277,14 @@ def _require_finite(total: Tensor, epoch: int, step: int, training: TrainingConf
             f"the loss is {float(total)} in epoch {epoch} by step {step} (training.learning_rate "
             f"{training.learning_rate}); try a lower learning rate, and check the features for NaN"
         )
+
+
+def _copied(state: Checkpoint) -> Checkpoint:
+    """A copy that stays as it is, off the device: on it, it would count as memory of training."""
+    return {
+        name: value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in state.items()
+    }
 
 
 def _measured_peak(device: torch.device) -> int | None:

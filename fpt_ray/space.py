@@ -6,6 +6,7 @@ is run with every combination of the rows' values, ``repeats`` times with differ
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,8 +29,13 @@ OBJECTIVES: Mapping[str, Mode] = {
     "pme": "max",
     "param_ratio": "min",
     "memory_ratio": "min",
+    "peak_memory_bytes": "min",
+    "train_seconds": "min",
 }
-SAMPLERS = ("tpe", "nsga2", "random", "grid")
+KNOWN_BEFORE = ("param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters", "feature_bytes")
+"""What a proposal costs, known without training it; ``feature_bytes`` are those it reads of an image."""
+SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
+EARLY_STOPPING = ("none", "asha", "median")
 POINT = "point"
 """Key beside the dotted names of a proposal: the name of its point."""
 
@@ -50,6 +56,12 @@ class SearchRow:
         """Whether the rows this one depends on have a value it wants."""
         return all(values.get(other) in wanted for other, wanted in self.when.items())
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of this row's."""
+        if self.choices is not None or self.step is not None:
+            return any(value == known for known in self.values())
+        return isinstance(value, (int, float)) and self.low <= value <= self.high  # type: ignore[operator]
+
     def widest(self) -> Any:
         """The largest value this row can take."""
         if self.choices is not None:
@@ -67,11 +79,30 @@ class SearchRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """What a number of a trial must keep to."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def excess(self, value: float) -> float:
+        """By how much a value breaks the limit, as a share of it; 0 or less where it keeps to it."""
+        over = -math.inf if self.high is None else (value - self.high) / abs(self.high or 1)
+        under = -math.inf if self.low is None else (self.low - value) / abs(self.low or 1)
+        return max(over, under)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
     """What a study searches: rows, objectives, and what is fixed for all its trials."""
 
     rows: tuple[SearchRow, ...]
     objectives: Mapping[str, Mode]
+    constraints: Mapping[str, Limit] = field(default_factory=dict)
+    """Of objectives and of what is known before training."""
+    early_stopping: str = "none"
+    grace_epochs: int = 3
+    """Epochs before the first trial may be stopped."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     sampler: str = "tpe"
     num_trials: int = 32

@@ -8,9 +8,32 @@ from typing import Any
 import yaml
 
 from fpt_ray.config import ConfigError, Value, coerce, field_types, nearest_name, override
-from fpt_ray.space import OBJECTIVES, POINT, SAMPLERS, Mode, SearchRow, SearchSpace
+from fpt_ray.space import (
+    EARLY_STOPPING,
+    KNOWN_BEFORE,
+    OBJECTIVES,
+    POINT,
+    SAMPLERS,
+    Limit,
+    Mode,
+    SearchRow,
+    SearchSpace,
+)
 
-_SPACE_KEYS = ("space", "points", "fixed", "objectives", "sampler", "num_trials", "seed", "repeats", "choose")
+_SPACE_KEYS = (
+    "space",
+    "points",
+    "fixed",
+    "objectives",
+    "constraints",
+    "sampler",
+    "early_stopping",
+    "grace_epochs",
+    "num_trials",
+    "seed",
+    "repeats",
+    "choose",
+)
 _ROW_KEYS = ("low", "high", "step", "log", "choices", "when")
 
 
@@ -53,6 +76,9 @@ def parse_space(text: str) -> SearchSpace:
     space = SearchSpace(
         rows=rows,
         objectives=_objectives(document),
+        constraints=_constraints(document),
+        early_stopping=str(document.get("early_stopping") or "none"),
+        grace_epochs=coerce("grace_epochs", document.get("grace_epochs", 3), int),
         fixed=_mapping(document, "fixed"),
         sampler=str(document.get("sampler", "tpe")),
         num_trials=coerce("num_trials", document.get("num_trials", 32), int),
@@ -98,6 +124,10 @@ def _check(space: SearchSpace) -> None:
         raise ConfigError(f"num_trials is {space.num_trials}; it must be at least 1")
     if space.seed < 0:
         raise ConfigError(f"seed is {space.seed}; it must be 0 or more")
+    if space.early_stopping not in EARLY_STOPPING:
+        raise ConfigError(f"early_stopping is {space.early_stopping!r}; choose one of {', '.join(EARLY_STOPPING)}")
+    if space.grace_epochs < 1:
+        raise ConfigError(f"grace_epochs is {space.grace_epochs}; it must be at least 1")
     if space.sampler not in SAMPLERS:
         raise ConfigError(f"sampler is {space.sampler!r}; choose one of {', '.join(SAMPLERS)}")
     for name in space.fixed:
@@ -146,6 +176,18 @@ def _objectives(document: Mapping[str, Any]) -> Mapping[str, Mode]:
         if mode not in ("max", "min"):
             raise ConfigError(f"objectives.{name} is {mode!r}; choose max or min")
     return given
+
+
+def _constraints(document: Mapping[str, Any]) -> Mapping[str, Limit]:
+    limits, known = {}, sorted({*OBJECTIVES, *KNOWN_BEFORE})
+    for name, given in _mapping(document, "constraints").items():
+        if name not in known:
+            raise ConfigError(f"constraints: unknown name {name!r}; {nearest_name(name, known)}")
+        if not isinstance(given, dict) or not given or set(given) - {"min", "max"}:
+            raise ConfigError(f"constraints.{name} is {given!r}; give {{max: ..}} or {{min: ..}}")
+        low, high = (coerce(f"constraints.{name}.{end}", given.get(end), float | None) for end in ("min", "max"))
+        limits[name] = Limit(low=low, high=high)
+    return limits
 
 
 def _row(name: str, given: Any) -> SearchRow:

@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from ray import tune
 from fpt_ray import tracking
 from fpt_ray.config import flatten
 from fpt_ray.report import front_of
-from fpt_ray.searcher import NUMBER, REASON, SEEDS, STAGE, plain_values, why_not
+from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, why_not
 from fpt_ray.space import POINT, SearchSpace
 from fpt_ray.store import Store
+from fpt_ray.study_storage import STAGE
 from fpt_ray.terminal import say
 from fpt_ray.tracking import Status, StudyRun
 from fpt_ray.trial import load_checkpoint, scores_of_best, store_for
@@ -96,6 +97,14 @@ class StudyLog(tune.Callback):
         # Tune pickles its callbacks into its own snapshot of the experiment, which is never read: Optuna's storage and
         # MLflow are the truth.
         return {}
+
+    def refused(self, number: int, values: dict[str, Any], costs: Mapping[str, float], reason: str) -> None:
+        """Records a proposal that broke a constraint and was not trained."""
+        parameters = flatten(self.space.trial(values))
+        tags = {"proposal": json.dumps(values), "label": values.get(POINT, "")}
+        run_id = tracking.start_trial(self.client, self.study, number, parameters, tags)
+        tracking.end_trial(self.client, run_id, "FAILED", costs, reason)
+        say(f"trial {number}: {reason}")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Opens the trial's run."""

@@ -15,12 +15,14 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from fpt_ray.backbone import anchored
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.loop import NonFiniteLossError, Rows
+from fpt_ray.packing import Packing
 from fpt_ray.rows import rows_from_files, rows_from_tables
-from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values
+from fpt_ray.searcher import NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values
 from fpt_ray.space import SearchSpace
 from fpt_ray.store import Store
 from fpt_ray.trainer import Blocks, train
 from fpt_ray.trial import (
+    feature_bytes,
     fit_seeds,
     load_checkpoint,
     outcome,
@@ -31,9 +33,6 @@ from fpt_ray.trial import (
     trial_task,
 )
 
-WAITING_CPU = 0.01
-"""What a trial holds that only waits for its workers; Ray refuses 0."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
@@ -43,13 +42,21 @@ class Shared:
     stores: tuple[Store, ...]
     blocks: dict[str, Blocks]
     """{store's uri: {split: references to Arrow tables}}; empty where the features are streamed."""
-    workers: int
-    worker_resources: dict[str, float]
-    """Of one worker; a trial that starts workers of its own holds WAITING_CPU beside them."""
-    threads: int
+    packing: Packing
     runs_path: str
     folder: str
     """The driver's; relative paths of weights are found from there."""
+
+    def costs(self, trial: TrialConfig) -> dict[str, float]:
+        """What a trial costs, known before it is trained."""
+        store = store_for(trial, self.stores)
+        device = torch.device("cuda" if self.packing.gpu_bytes else "cpu")
+        return {**trial_costs(trial, len(store.classes), device), "feature_bytes": float(feature_bytes(trial, store))}
+
+    def resources(self, values: dict[str, Any]) -> dict[str, float]:
+        """What a proposal's trial asks of Ray."""
+        trial = self.space.trial(plain_values(values))
+        return self.packing.trial(trial, self.costs(trial)["peak_memory_bytes"])
 
 
 def run_trial(values: dict[str, Any], shared: Shared) -> None:
@@ -59,13 +66,20 @@ def run_trial(values: dict[str, Any], shared: Shared) -> None:
     trial = replace(trial, backbone=anchored(trial.backbone, shared.folder))
     store = store_for(trial, shared.stores)
     try:
-        if shared.workers > 1:
+        if shared.packing.workers > 1:
             _train_in_workers(trial, (number, seeds), store, shared)
         else:
             train_here(trial, seeds, store, shared)
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search
         traceback.print_exc()
-        tune.report({"epoch": 0, REASON: reason_of(error)})
+        tune.report({"epoch": 0, REASON: reason_of(error), **_memory_that_ran_out(error)})
+
+
+def _memory_that_ran_out(error: Exception) -> dict[str, int]:
+    """What had been allocated of a GPU when its memory was not enough."""
+    if not isinstance(error, torch.cuda.OutOfMemoryError):
+        return {}
+    return {OUT_OF_MEMORY: torch.cuda.max_memory_allocated()}
 
 
 def reason_of(error: Exception) -> str:
@@ -85,9 +99,9 @@ def _train_in_workers(trial: TrialConfig, which: tuple[int, int], store: Store, 
         trial,
         store,
         run_config,
-        shared.workers,
+        shared.packing.workers,
         seeds=seeds,
-        resources=shared.worker_resources,
+        resources=shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"]),
         blocks=blocks,
         streamed=blocks is None,
     )
@@ -95,7 +109,7 @@ def _train_in_workers(trial: TrialConfig, which: tuple[int, int], store: Store, 
 
 def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> None:
     """Trains in this process and reports every epoch, with a checkpoint, to Tune."""
-    torch.set_num_threads(shared.threads)
+    torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     started = time.perf_counter()
     costs = trial_costs(trial, len(store.classes), device)

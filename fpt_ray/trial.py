@@ -13,7 +13,7 @@ from torch import nn
 
 from fpt_ray.backbone import backbone_shape, check_depth, check_resolution, kept_tokens
 from fpt_ray.config import SIDE_METHODS, ConfigError, TrialConfig, image_resolution, reads_images
-from fpt_ray.features import Slice
+from fpt_ray.features import Slice, column_widths
 from fpt_ray.loop import Checkpoint, Epoch, Rows, Task, evaluate, fit, uses_bfloat16
 from fpt_ray.methods import load_learnable_state, make_model
 from fpt_ray.metrics import Scores, pme, ppe
@@ -86,6 +86,12 @@ def trial_slice(trial: TrialConfig, store: Store) -> Slice:
         return Slice(depth=0, num_kept=0)
     kept = kept_tokens(store.spec.num_tokens, trial.features.token_ratio)
     return Slice(depth=trial.side.depth if trial.side.num_prompts else 0, num_kept=kept)
+
+
+def feature_bytes(trial: TrialConfig, store: Store) -> int:
+    """Bytes that a trial reads of one image, in an epoch."""
+    columns = store.columns(trial_slice(trial, store))
+    return sum(column_widths(store.spec).get(column, 8) for column in columns)
 
 
 def trial_task(store: Store, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:

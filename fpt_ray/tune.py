@@ -14,17 +14,20 @@ import tyro
 from ray import tune
 
 from fpt_ray.config import ConfigError
+from fpt_ray.early_stopping import FairStopping
+from fpt_ray.packing import Packing, plan_packing
 from fpt_ray.preload import preload
-from fpt_ray.ray_session import cluster_resources, ray_session, require_resources
+from fpt_ray.ray_session import ray_session
 from fpt_ray.report import report
-from fpt_ray.searcher import StudySearcher, enqueue_chosen, finished_trials, open_study, paper_point
+from fpt_ray.searcher import StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_front, start_or_find
+from fpt_ray.study_storage import enqueue_chosen, enqueue_front, finished_trials, load_study, open_study, paper_point
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import check_study_name, default_uri, open_tracking
-from fpt_ray.trainable import WAITING_CPU, Shared, run_trial
+from fpt_ray.trainable import Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
 
@@ -55,9 +58,14 @@ class Command:
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
     workers_per_trial: int = 1
     """Workers of one trial; more than one train it through Ray Train."""
-    cpus_per_worker: float = 1
+    cpus_per_worker: float | None = None
+    """Nothing: one, or all of a machine for methods that run the LPM on CPUs in every step."""
     gpus_per_worker: float | None = None
-    """Share of a GPU a worker takes; nothing: a quarter where there are GPUs, so that four trials share one."""
+    """Share of a GPU a worker takes; nothing: what its predicted memory needs, so that small trials share one."""
+    storage: str | None = None
+    """Optuna's storage: a database's URL, which several drivers may share; nothing: a journal file in workdir."""
+    warm_start: str | None = None
+    """An earlier study in the same storage, or of the same workdir, whose front is tried first."""
 
 
 # --- the study ------------------------------------------------------------------------------------------------
@@ -79,19 +87,18 @@ def run_study(command: Command) -> None:
     workdir = str(Path(command.workdir).resolve())
     uri = command.tracking_uri or default_uri(workdir)
     with ray_session(local=command.local, dashboard=command.workers_per_trial > 1):
-        resources, worker_resources, at_once = trial_resources(command)
+        packing, at_once = plan_packing(command.workers_per_trial, command.cpus_per_worker, command.gpus_per_worker)
         stores = open_stores(command, space, workdir)
-        journal = Path(workdir) / "studies" / name / "optuna.log"
-        study = open_study(space, name, journal, resume=command.resume)
+        study = open_study(space, name, storage_location(command, workdir, name), resume=command.resume)
+        warm_start(command, space, study, workdir)
         client = open_tracking(uri)
         artifacts = Path(workdir) / "mlartifacts" if command.tracking_uri is None else None
         run = start_or_find(client, name, space, stores, resume=command.resume, artifacts=artifacts)
         log = StudyLog(client, run, space, num_trials)
         try:
-            shared = shared_features(space, stores, command, journal.parent, worker_resources)
-            search(space, study, log, shared, (num_trials, resources, at_once))
-            log.num_trials = num_trials + enqueue_chosen(space, study)
-            search(space, study, log, shared, (log.num_trials, resources, at_once))
+            shared = shared_features(space, stores, packing, Path(workdir) / "studies" / name)
+            search(study, log, shared, num_trials, at_once)
+            search(study, log, shared, num_trials + enqueue_chosen(space, study), at_once)
             score_front(log, space, stores)
         except BaseException as error:
             log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -123,28 +130,23 @@ def open_stores(command: Command, space: SearchSpace, workdir: str) -> tuple[Sto
     return stores
 
 
-def trial_resources(command: Command) -> tuple[dict[str, float], dict[str, float], int]:
-    """(what a trial holds, what each of its own workers holds, trials at once).
-
-    Raises:
-        ConfigError: the cluster cannot run one.
-    """
-    cpus, gpus = cluster_resources()
-    workers = command.workers_per_trial
-    each = {"CPU": command.cpus_per_worker}
-    if gpus:
-        each["GPU"] = 0.25 if command.gpus_per_worker is None else command.gpus_per_worker
-    need = {name: share * workers for name, share in each.items()}
-    require_resources("a trial", cpus=need["CPU"], gpus=need.get("GPU", 0))
-    at_once = int(min(cpus / need["CPU"], gpus / need["GPU"] if need.get("GPU") else cpus))
-    if workers == 1:
-        return need, {}, at_once
-    return {"CPU": WAITING_CPU}, {**each, "CPU": each["CPU"] - WAITING_CPU}, at_once
+def storage_location(command: Command, workdir: str, study: str) -> str:
+    """Where a study is stored: the URL that was given, or its own journal file."""
+    return command.storage or f"{workdir}/studies/{study}/optuna.log"
 
 
-def shared_features(
-    space: SearchSpace, stores: Sequence[Store], command: Command, folder: Path, worker_resources: dict[str, float]
-) -> Shared:
+def warm_start(command: Command, space: SearchSpace, study: optuna.Study, workdir: str) -> None:
+    """Enqueues the front of an earlier study, once, when this one is new."""
+    if command.warm_start is None or command.resume:
+        return
+    other = load_study(command.warm_start, storage_location(command, workdir, command.warm_start))
+    taken = enqueue_front(space, study, other)
+    say(
+        f"warm start: {taken} of {len(other.best_trials)} points of the front of {command.warm_start} lie in this space"
+    )
+
+
+def shared_features(space: SearchSpace, stores: Sequence[Store], packing: Packing, folder: Path) -> Shared:
     """Reads what the trials need once, if it fits into Ray's shared memory."""
     columns: dict[str, list[str]] = {}
     for wide in space.stores():
@@ -165,33 +167,28 @@ def shared_features(
         space=space,
         stores=tuple(stores),
         blocks=blocks,
-        workers=command.workers_per_trial,
-        worker_resources=worker_resources,
-        threads=max(1, int(command.cpus_per_worker)),
+        packing=packing,
         runs_path=str(folder / "runs"),
         folder=str(Path.cwd()),
     )
 
 
-def search(
-    space: SearchSpace,
-    study: optuna.Study,
-    log: StudyLog,
-    shared: Shared,
-    plan: tuple[int, dict[str, float], int],
-) -> None:
+def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int) -> None:
     """Runs trials until the study has its number of ended ones."""
-    num_trials, resources, at_once = plan
+    log.num_trials = num_trials
     missing = num_trials - finished_trials(study)
     if missing <= 0:
         return
+    space = shared.space
+    trainable = tune.with_parameters(run_trial, shared=shared)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),
+        tune.with_resources(trainable, lambda values: tune.PlacementGroupFactory([shared.resources(values)])),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(space, study),
+            search_alg=StudySearcher(space, study, shared.costs, log.refused),
+            scheduler=None if space.early_stopping == "none" else FairStopping(space),
             num_samples=missing,
             max_concurrent_trials=at_once,
-            reuse_actors=shared.workers == 1,
+            reuse_actors=shared.packing.workers == 1,
         ),
         run_config=tune.RunConfig(
             name=time.strftime("tune-%Y%m%d-%H%M%S"),

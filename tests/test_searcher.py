@@ -4,22 +4,12 @@ import math
 
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
 from fpt_ray.config import ConfigError, TrialConfig
-from fpt_ray.searcher import (
-    FINISHED,
-    NUMBER,
-    SEEDS,
-    STAGE,
-    StudySearcher,
-    enqueue_chosen,
-    finished_trials,
-    open_study,
-    paper_point,
-    plain_values,
-    why_not,
-)
+from fpt_ray.searcher import FINISHED, NUMBER, OUT_OF_MEMORY, SEEDS, StudySearcher, plain_values, why_not
 from fpt_ray.space_yaml import parse_space
+from fpt_ray.study_storage import STAGE, enqueue_chosen, enqueue_front, finished_trials, open_study, paper_point
 
 SPACE = """
 space:
@@ -34,7 +24,7 @@ num_trials: 9
 
 def searcher(tmp_path, text=SPACE, resume=False):
     space = parse_space(text)
-    return StudySearcher(space, open_study(space, "s", tmp_path / "optuna.log", resume=resume))
+    return StudySearcher(space, open_study(space, "s", str(tmp_path / "optuna.log"), resume=resume))
 
 
 def result(auc, ratio=0.01, **more):
@@ -183,6 +173,112 @@ def test_a_grid_is_run_once_and_its_best_are_repeated(tmp_path):
     assert all((one[SEEDS], one[STAGE]) == (3, "final") for one in chosen)
     rates = {(one["point"], one["side.depth"]): one["training.learning_rate"] for one in chosen}
     assert rates == {("A", 2): 1e-3, ("A", 4): 1e-4, ("B", 2): 1e-3, ("B", 4): 1e-3}
+
+
+# --- constraints --------------------------------------------------------------------------------------------------
+
+CONSTRAINED = """
+space: {side.depth: {low: 1, high: 12}, side.reduction: {choices: [4, 8]}}
+objectives: {val_auc: max, param_ratio: min}
+constraints: {param_ratio: {max: 0.5}, val_auc: {min: 0.2}}
+num_trials: 20
+"""
+
+
+def test_what_breaks_a_constraint_is_not_trained_but_told(tmp_path):
+    space = parse_space(CONSTRAINED)
+    study = open_study(space, "s", str(tmp_path / "optuna.log"), resume=False)
+    refused = []
+    search = StudySearcher(
+        space, study, lambda trial: {"param_ratio": trial.side.depth / 12}, lambda *told: refused.append(told)
+    )
+    for number in range(8):
+        proposal = search.suggest(str(number))
+        assert proposal["side.depth"] <= 6
+        search.on_trial_complete(str(number), result(0.1 if number == 3 else 0.8, proposal["side.depth"] / 12))
+    assert finished_trials(study) == 8
+    assert refused
+    for number, values, costs, reason in refused:
+        trial = study.get_trials()[number]
+        assert trial.state == TrialState.PRUNED
+        assert trial.constraints == {"param_ratio": pytest.approx((values["side.depth"] / 12 - 0.5) / 0.5)}
+        assert costs["param_ratio"] > 0.5
+        assert "param_ratio is" in reason
+    low = [trial for trial in study.get_trials() if trial.constraints.get("val_auc", 0) > 0]
+    assert [trial.values[0] for trial in low] == [0.1]
+    assert all(trial.number != low[0].number for trial in study.best_trials)
+
+
+def test_memory_that_ran_out_is_a_broken_limit(tmp_path):
+    search = searcher(tmp_path)
+    number = search.suggest("a")[NUMBER]
+    search.on_trial_complete("a", {"reason": "OutOfMemoryError", OUT_OF_MEMORY: 5e9})
+    trial = search.study.get_trials()[number]
+    assert (trial.state, trial.constraints) == (TrialState.PRUNED, {OUT_OF_MEMORY: 5e9})
+
+
+def test_a_search_without_a_feasible_point_ends(tmp_path, capsys):
+    space = parse_space(CONSTRAINED.replace("0.5", "0.01"))
+    study = open_study(space, "s", str(tmp_path / "optuna.log"), resume=False)
+    search = StudySearcher(space, study, lambda trial: {"param_ratio": trial.side.depth / 12})
+    assert search.suggest("a") == Searcher.FINISHED
+    assert "no further point keeps to the constraints" in capsys.readouterr().err
+
+
+# --- sharing and resuming -----------------------------------------------------------------------------------------
+
+
+def test_the_same_state_proposes_the_same_whoever_asks(tmp_path):
+    one, two = searcher(tmp_path / "a"), searcher(tmp_path / "b")
+    for number in range(8):
+        for search in (one, two):
+            search.suggest(str(number))
+            search.on_trial_complete(str(number), result(0.5 + 0.04 * number))
+        if number == 4:  # a new driver takes over one of the two
+            two = searcher(tmp_path / "b", resume=True)
+    assert [trial.params for trial in one.study.get_trials()] == [trial.params for trial in two.study.get_trials()]
+
+
+def test_two_drivers_on_one_database_do_not_repeat_each_other(tmp_path):
+    space, url = parse_space(SPACE), f"sqlite:///{tmp_path}/optuna.db"
+    drivers = [StudySearcher(space, open_study(space, "s", url, resume=resume)) for resume in (False, True)]
+    points = []
+    for number in range(6):
+        for at, driver in enumerate(drivers):
+            points.append(tuple(sorted(plain_values(driver.suggest(f"{at}-{number}")).items())))
+        for at, driver in enumerate(drivers):
+            driver.on_trial_complete(f"{at}-{number}", result(0.5 + 0.01 * len(points)))
+    assert len(set(points)) == len(points) == 12
+    assert finished_trials(drivers[0].study) == 12
+    assert all(trial.state == TrialState.COMPLETE for trial in drivers[1].study.get_trials())
+
+
+def test_a_live_drivers_trials_are_left_alone_in_a_database(tmp_path):
+    space, url = parse_space(SPACE), f"sqlite:///{tmp_path}/optuna.db"
+    first = StudySearcher(space, open_study(space, "s", url, resume=False))
+    first.suggest("runs")
+    second = open_study(space, "s", url, resume=True)
+    assert [trial.state for trial in second.get_trials()] == [TrialState.RUNNING]
+
+
+def test_a_front_is_tried_first_by_a_later_study(tmp_path):
+    search = searcher(tmp_path)
+    for number in range(5):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), result(0.5 + 0.1 * number, 0.01 * (number + 1)))
+    space = parse_space(SPACE)
+    other = open_study(space, "t", str(tmp_path / "t.log"), resume=False)
+    front = [trial.params for trial in search.study.best_trials if "side.prompt_dropout" in trial.params]
+    assert enqueue_front(space, other, search.study) == len(front) > 0
+    later = StudySearcher(space, other)
+    first = [plain_values(later.suggest(str(number))) for number in range(1 + len(front))]
+    assert all(point in first for point in front)
+
+
+def test_storages_that_cannot_be_opened_are_said_without_their_password(tmp_path):
+    with pytest.raises(ConfigError, match=r"the database at nowhere:1/x cannot be opened") as error:
+        open_study(parse_space(SPACE), "s", "postgresql://user:secret@nowhere:1/x", resume=False)
+    assert "secret" not in str(error.value)
 
 
 def test_why_not():

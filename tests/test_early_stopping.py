@@ -1,0 +1,80 @@
+"""Stopping is compared with the rules by hand, and by its effect: on synthetic learning curves whose front is known,
+ASHA on the score alone loses the small end of the front, the rule here keeps it."""
+
+import numpy as np
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from fpt_ray.early_stopping import FairStopping, falls_behind, rungs
+from fpt_ray.space_yaml import parse_space
+
+SPACE = """
+space: {{side.depth: {{low: 1, high: 8}}}}
+fixed: {{training.epochs: 20}}
+objectives: {}
+early_stopping: {}
+grace_epochs: 2
+"""
+
+
+def test_rungs():
+    assert list(rungs("asha", 2, 20)) == [2, 6, 18]
+    assert list(rungs("median", 17, 20)) == [17, 18, 19]
+    assert list(rungs("asha", 20, 20)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "costs", "stops"),
+    [
+        ("asha", 0.75, (5,), True),  # of 0.6 0.7 0.75 0.8 0.9 the upper third begins at 0.7833
+        ("asha", 0.81, (5,), False),  # of 0.6 0.7 0.8 0.81 0.9 at 0.8067
+        ("median", 0.74, (5,), True),  # the others' median is 0.75
+        ("median", 0.76, (5,), False),
+        ("asha", 0.1, (2,), False),  # only two trials cost no more
+        ("asha", 0.1, (), True),
+    ],
+)
+def test_falls_behind_by_hand(kind, score, costs, stops):
+    others = [(0.6, (1,)), (0.7, (2,)), (0.8, (3,)), (0.9, (4,))]
+    others = others if costs else [(one, ()) for one, _ in others]
+    assert falls_behind(kind, score, costs, others) == stops
+
+
+def curve(size, epoch):
+    """Larger networks end higher; all learn at the same pace."""
+    return 0.5 + (0.2 + 0.2 * size) * (1 - np.exp(-epoch / 4))
+
+
+def run(objectives, kind, sizes):
+    """(sizes that were allowed to finish, epochs spent)"""
+    scheduler = FairStopping(parse_space(SPACE.format(objectives, kind)))
+    finished, epochs = [], 0
+    for size in sizes:
+        for epoch in range(1, 21):
+            epochs += 1
+            result = {"epoch": epoch, "val_auc": curve(size, epoch), "param_ratio": size}
+            if scheduler.on_trial_result(None, None, result) == TrialScheduler.STOP:
+                break
+        else:
+            finished.append(size)
+    return finished, epochs
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_small_networks_are_not_stopped_for_being_small(kind):
+    sizes = list(np.random.default_rng(0).permutation(np.linspace(0.1, 1, 30)))
+    alone, _ = run("{val_auc: max}", kind, sizes)
+    fair, _ = run("{val_auc: max, param_ratio: min}", kind, sizes)
+    assert fair == sizes  # every one of them is on the front
+    assert 0.1 not in alone[3:]
+    assert len(alone) < len(sizes) / 2
+
+
+def test_what_is_worse_at_the_same_cost_is_stopped():
+    scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max, param_ratio: min}", "asha")))
+    for score in (0.8, 0.81, 0.82):
+        scheduler.on_trial_result(None, None, {"epoch": 2, "val_auc": score, "param_ratio": 0.01})
+    worse = {"epoch": 2, "val_auc": 0.6, "param_ratio": 0.01}
+    assert scheduler.on_trial_result(None, None, worse) == TrialScheduler.STOP
+    smaller = {"epoch": 2, "val_auc": 0.6, "param_ratio": 0.009}
+    assert scheduler.on_trial_result(None, None, smaller) == TrialScheduler.CONTINUE

@@ -1,0 +1,40 @@
+"""Shares of a GPU by hand, for the memory that FPT+ and full fine-tuning are predicted to take on a 24 GiB card."""
+
+import pytest
+
+from fpt_ray.config import trial_from
+from fpt_ray.packing import Packing, gpu_share
+
+GIB = 2**30
+
+
+def packing(**options):
+    return Packing(**({"workers": 1, "cpus": None, "gpus": None, "node_cpus": 8, "gpu_bytes": 24 * GIB} | options))
+
+
+@pytest.mark.parametrize(
+    ("gib", "share"),
+    [(0.6, 0.03), (0.1, 0.02), (2.0, 0.1), (7.4, 0.36), (11.0, 1.0), (40.0, 1.0)],  # 1.15 x GiB / 24, rounded up
+)
+def test_a_gpu_is_shared_by_predicted_memory(gib, share):
+    assert gpu_share(gib * GIB, 24 * GIB) == pytest.approx(share)
+
+
+def test_side_networks_share_and_a_large_model_is_alone():
+    side, full = trial_from({}), trial_from({"method": "full_fine_tuning"})
+    assert packing().trial(side, 0.6 * GIB) == {"CPU": 1.0, "GPU": pytest.approx(0.03)}
+    assert packing().trial(full, 23 * GIB)["GPU"] == 1.0
+    assert packing(gpus=0.25).trial(side, 0.6 * GIB)["GPU"] == 0.25
+
+
+def test_on_cpus_the_lpm_takes_all_cores():
+    cores = packing(gpu_bytes=0)
+    assert cores.trial(trial_from({}), GIB) == {"CPU": 1.0}
+    assert cores.trial(trial_from({"method": "lora"}), GIB) == {"CPU": 8.0}
+    assert packing(gpu_bytes=0, cpus=2.0).trial(trial_from({"method": "lora"}), GIB) == {"CPU": 2.0}
+
+
+def test_a_trial_with_workers_of_its_own_only_waits():
+    own = packing(workers=2, gpu_bytes=0)
+    assert own.trial(trial_from({}), GIB) == {"CPU": 0.01}
+    assert own.worker(trial_from({}), GIB) == {"CPU": pytest.approx(0.99)}
