@@ -21,6 +21,7 @@ from PIL import Image
 
 from fpt_ray.backbone import Extracted, backbone_shape, extract, kept_tokens, load_backbone
 from fpt_ray.config import BackboneConfig, Precision, TrialConfig
+from fpt_ray.cost import store_spec
 from fpt_ray.datasets import ImageRow
 from fpt_ray.features import Slice, StoreSpec, bytes_per_row, column_widths
 from fpt_ray.methods import make_model
@@ -83,7 +84,7 @@ def bench_step(trial: TrialConfig = _PAPER, runs: int = 5) -> None:
 
 def bench_read(rows: int = 48, runs: int = 9) -> None:
     """Seconds to copy a batch of 16 rows out of a store in shared memory, at the paper's setting, whole and halved."""
-    spec = _paper_spec()
+    spec = store_spec(_PAPER)
     source = _random_source(spec, rows)
     ids = np.random.default_rng(0).permutation(rows)[:16]
     print(f"{bytes_per_row(spec) / 1e6:.2f} MB a row")
@@ -93,29 +94,6 @@ def bench_read(rows: int = 48, runs: int = 9) -> None:
         batch = view.take(ids)
         assert batch.keys is not None
         print(f"{cut}: {seconds * 1e3:.1f} ms a batch, {2 * batch.keys.nbytes / seconds / 1e9:.2f} GB/s")
-
-
-def _paper_spec() -> StoreSpec:
-    shape = backbone_shape(_PAPER.backbone.name)
-    num_tokens = shape.num_tokens(512)
-    return StoreSpec(
-        backbone=shape.name,
-        weights_digest="",
-        resolution=512,
-        mean=shape.mean,
-        std=shape.std,
-        importance="global",
-        dtype="float16",
-        precision="float32",
-        depth=6,
-        num_kept=kept_tokens(num_tokens, 0.2),
-        low_resolution=128,
-        images_digest="",
-        backbone_depth=shape.depth,
-        num_heads=shape.num_heads,
-        head_width=shape.head_width,
-        num_tokens=num_tokens,
-    )
 
 
 def _random_source(spec: StoreSpec, rows: int) -> MemorySource:

@@ -81,28 +81,38 @@ def memory_ratio(trial: TrialConfig, num_classes: int, precision: Arithmetic) ->
     return training.process_bytes / fine_tuning_memory(trial, num_classes, precision=precision).process_bytes
 
 
+def our_execution(trial: TrialConfig) -> Execution:
+    """How this project executes the trial on a GPU that has bfloat16."""
+    return Execution(precision="float32" if trial.training.precision == "float32" else "bfloat16")
+
+
 def network_memory(trial: TrialConfig, num_classes: int, execution: Execution) -> Memory:
     """``training_memory`` however it is executed. Trials that take the same memory are predicted once."""
+    return _network_memory(memory_key(trial), num_classes, execution)
+
+
+def memory_key(trial: TrialConfig) -> TrialConfig:
+    """The trial with its defaults wherever its memory and its arithmetic do not depend on a value."""
     training = TrainingConfig(batch_size=trial.training.batch_size, augment=trial.training.augment)
     trial = replace(trial, training=training)
     if trial.method not in SIDE_METHODS:
         trial = replace(trial, side=SideConfig(), features=FeaturesConfig(resolution=trial.features.resolution))
-    return _network_memory(trial, num_classes, execution)
+    return trial
 
 
 @lru_cache(maxsize=256)
 def _network_memory(trial: TrialConfig, num_classes: int, execution: Execution) -> Memory:
     with torch.device("meta"):
         model = make_model(trial, num_classes, load=False)
-    return trace_training(model, batch_maker(trial, execution.precision), execution)
+    return trace_training(model, batch_maker(trial, execution), execution)
 
 
-def batch_maker(trial: TrialConfig, precision: str) -> Callable[[], tuple[Tensor | None, ...]]:
+def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], tuple[Tensor | None, ...]]:
     """Makes a batch of the trial's shapes on the current device, as ``loop._inputs`` moves it there; values unset."""
     shape, side, batch_size = backbone_shape(trial.backbone.name), trial.side, trial.training.batch_size
     resolution = image_resolution(trial)
     num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
-    stored, arithmetic = getattr(torch, trial.features.dtype), getattr(torch, precision)
+    stored, arithmetic = getattr(torch, trial.features.dtype), getattr(torch, execution.precision)
 
     def images() -> Tensor:
         if trial.training.augment:
@@ -124,6 +134,10 @@ def batch_maker(trial: TrialConfig, precision: str) -> Callable[[], tuple[Tensor
         if not side.num_prompts:
             return low_res, None, None, None
         size = (side.depth, batch_size, shape.num_heads, num_kept, shape.head_width)
+        if execution.authors_layout:
+            image_first = (batch_size, side.depth, *size[2:])
+            keys, values = (torch.empty(image_first).transpose(0, 1) for _ in range(2))
+            return low_res, keys, values, None
         keys, values = (torch.empty(size, dtype=stored).to(arithmetic) for _ in range(2))
         return low_res, keys, values, masks()
 

@@ -10,26 +10,26 @@ import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpt_ray.allocator import MIB, Event, replay
+from fpt_ray.authors_layout import fuse_at_once, kept_until_next, unfuse_attention
 
 Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
 CONTEXT_BYTES = 348 * MIB
 """What a process holds on a GPU beside the allocator's segments. Inferred from the paper's float32 figures (FPT, FPT+;
 RTX A6000), not measured; it differs by GPU, driver and loaded kernels, and was 410 MiB for the paper's baselines."""
 CUBLAS_WORKSPACE_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024
-"""PyTorch's default per thread (":4096:2:16:8"); Hopper GPUs take 32 MiB."""
+"""PyTorch's default per thread (":4096:2:16:8")."""
+HOPPER_WORKSPACE_BYTES = 32 * MIB
+"""The same from Hopper GPUs on (compute capability 9)."""
 
 _aten: Any = torch.ops.aten
 _GEMMS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
@@ -46,13 +46,18 @@ class Execution:
     """In the blocks of a ViT. Attention that is not fused keeps its maps."""
     optimizer_copies: int = 1
     """Copies of the learnable parameters that AdamW makes during a step: 1, and 2 in old releases of PyTorch."""
+    authors_layout: bool = False
+    """A side network reads keys and values that lie image by image, in float32, fuses all layers at once, and a batch
+    lives until the next one stands in its place."""
+    workspace_bytes: int = CUBLAS_WORKSPACE_BYTES
+    """Of cuBLAS, for each of the threads of the forward and the backward pass."""
     context_bytes: int = CONTEXT_BYTES
 
 
 # What the paper's figures imply: full fine-tuning and linear probing are met within 3 % (one update's two copies decide
 # ViT-L at 128), while float32 would miss them by up to 10 % and fused attention by up to 67 %.
 PAPER_BASELINES = Execution(precision="float16", fused_attention=False, optimizer_copies=2, context_bytes=410 * MIB)
-PAPER_FPT = Execution(precision="float32", fused_attention=False, optimizer_copies=2)
+PAPER_FPT = Execution(precision="float32", fused_attention=False, optimizer_copies=2, authors_layout=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,10 +92,11 @@ def trace_training(model: nn.Module, inputs: Callable[[], tuple[Tensor | None, .
     ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up.
     """
     if not execution.fused_attention:
-        for module in model.modules():
-            if isinstance(module, Attention):
-                module.forward = partial(_eager_attention, module)  # pyright: ignore[reportAttributeAccessIssue]
-    with FakeTensorMode(allow_non_fake_inputs=True), StorageLog() as log, _CudaAutocast():
+        unfuse_attention(model, scores_stay=execution.authors_layout)
+    if execution.authors_layout:
+        fuse_at_once(model)
+        inputs = kept_until_next(inputs)
+    with FakeTensorMode(allow_non_fake_inputs=True), StorageLog(execution.workspace_bytes) as log, _CudaAutocast():
         model.train().to_empty(device="cpu")
         log.label((*model.parameters(), *model.buffers()), "weights")
         learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -156,18 +162,6 @@ def _add_in_place(tensors: list[Tensor], value: float) -> list[Tensor]:
     return tensors
 
 
-def _eager_attention(
-    attention: Attention, tokens: Float[Tensor, "B N D"], **unmasked: object
-) -> Float[Tensor, "B N D"]:
-    """timm's attention of the paper's time: maps are kept, and scaled after the product, which takes one map more."""
-    split = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    queries, keys, values = split.unbind(0)
-    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-    maps = (queries @ keys.transpose(-2, -1)) * attention.scale
-    maps = maps.softmax(dim=-1)
-    return attention.proj((maps @ values).transpose(1, 2).flatten(-2))
-
-
 class _CudaAutocast(TorchFunctionMode):
     """CPU autocast, made to do what CUDA's does: layer norm in float32, softmax of halves to floats in one kernel."""
 
@@ -184,7 +178,7 @@ class _CudaAutocast(TorchFunctionMode):
 class StorageLog(TorchDispatchMode):
     """Every storage's birth and death in order, as a GPU would see them. ``kinds`` are by the number of the storage."""
 
-    def __init__(self) -> None:
+    def __init__(self, workspace_bytes: int = CUBLAS_WORKSPACE_BYTES) -> None:
         super().__init__()
         self.events: list[Event] = []
         self.kinds: dict[int, Kind] = {}
@@ -193,12 +187,13 @@ class StorageLog(TorchDispatchMode):
         self.backward = False
         """On a GPU autograd runs in a thread of its own, with its own cuBLAS workspace."""
         self._alive: dict[int, tuple[int, weakref.ref]] = {}
+        self._workspace_bytes = workspace_bytes
         self._workspaces: set[bool] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _GEMMS and self.backward not in self._workspaces:
             self._workspaces.add(self.backward)
-            self._born(CUBLAS_WORKSPACE_BYTES)
+            self._born(self._workspace_bytes)
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
             self._number(tensor)
