@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 
 from fpt_ray.config import TrialConfig, flatten
 from fpt_ray.space import KNOWN_BEFORE, POINT, SearchRow, SearchSpace
-from fpt_ray.study_storage import INFEASIBLE, STAGE, make_sampler
+from fpt_ray.study_storage import INFEASIBLE, STAGE, keep_alive, make_sampler
 from fpt_ray.terminal import say
 
 NUMBER = "number"
@@ -83,6 +83,7 @@ class StudySearcher(Searcher):
         super().__init__()
         self.space, self.study, self.costs, self.refused = space, study, costs, refused
         self.trials: dict[str, optuna.Trial] = {}
+        keep_alive(study, self.trials)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next proposal that was not made before and keeps to the constraints: dotted names and values, and the
@@ -117,10 +118,11 @@ class StudySearcher(Searcher):
             # A sampler that insists on points it knows is left aside: draw at random for once.
             known = asked >= _REPEATS
             self.study.sampler = RandomSampler(seed=num_asked) if known else make_sampler(self.space, num_asked)
-            trial = self.study.ask()
             with warnings.catch_warnings():
-                # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws.
+                # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws. It also warns
+                # that heartbeats are for its own loop; ``keep_alive`` sends them here.
                 warnings.simplefilter("ignore", UserWarning)
+                trial = self.study.ask()
                 proposal = propose(self.space, trial)
             earlier = self._same(trial)
             if earlier is None or asked == _ASKS - 1:

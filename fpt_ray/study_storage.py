@@ -6,6 +6,8 @@ any database that Optuna's RDB storage takes, which several drivers may share.
 
 import json
 import math
+import threading
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +81,25 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     return study
 
 
+def keep_alive(study: optuna.Study, trials: Mapping[str, optuna.Trial]) -> None:
+    """Says every half a minute, from a thread, that these trials run, so that no other driver takes them for dead.
+
+    Optuna does so itself within ``Study.optimize`` only. A journal file has one driver and needs none of it.
+    """
+    storage: Any = study._storage
+    storage = getattr(storage, "_backend", storage)
+    if not isinstance(storage, RDBStorage):
+        return
+
+    def beat() -> None:
+        while True:
+            for trial in list(trials.values()):
+                storage.record_heartbeat(trial._trial_id)
+            time.sleep(_HEARTBEAT_SECONDS)
+
+    threading.Thread(target=beat, daemon=True, name="heartbeat").start()
+
+
 def load_study(name: str, location: str) -> optuna.Study:
     """A finished or running study, to read from; ConfigError where there is none."""
     if "://" in location or Path(location).exists():
@@ -139,7 +160,9 @@ def _ask_again(study: optuna.Study, *, shared: bool) -> None:
     """Closes what a dead driver left running. Where several drivers share a study, only what has lost its heartbeat."""
     before = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))}
     if shared:
-        optuna.storages.fail_stale_trials(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
     else:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
