@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import plotly.graph_objects as go
 from matplotlib import patheffects, ticker
@@ -13,12 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from fpt_ray.paper import table1
+
 _AXES = (("peak memory of training [MiB]", "memory_mib"), ("learnable parameters [% of all]", "param_percent"))
 _AUC = "validation AUC x 100"
 _FIRST = "nearest to the paper's settings (trial 0)"
 _PAPER = "the paper's Table 1 (other images)"
 # Okabe and Ito's colours, told apart by people who do not see all of them; the marks differ in shape as well.
-_GREY, _VERMILION, _BLUE, _GREEN = "#8c959f", "#d55e00", "#0072b2", "#009e73"
+GREY, VERMILION, BLUE, GREEN = "#8c959f", "#d55e00", "#0072b2", "#009e73"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,21 +61,11 @@ class Picture:
 
 # --- pure -----------------------------------------------------------------------------------------------------
 
-# Table 1: method, learnable parameters in percent, memory in MB, mean AUC with supervised and with DINO weights.
-_TABLE_1 = (
-    ("full fine-tuning", 100.0, 23128, 88.82, 87.93),
-    ("linear probing", 0.01, 3416, 83.28, 84.48),
-    ("prompt-tuning", 0.17, 20582, 83.68, 84.37),
-    ("attention-tuning", 33.8, 20792, 83.68, 81.24),
-    ("adapter", 2.03, 19360, 84.14, 84.49),
-    ("BitFit", 0.12, 20382, 85.67, 86.79),
-    ("LoRA", 0.68, 20970, 85.94, 84.97),
-    ("AdaLoRA", 0.52, 20960, 86.59, 86.96),
-    ("FPT", 1.81, 1824, 86.4, 86.67),
-    ("FPT+", 1.03, 736, 87.12, 87.26),
-)
-_NAMED_IN_PNG = ("full fine-tuning", "linear probing", "FPT", "FPT+")  # the others lie upon each other
-_AUC_COLUMN = {"vit_base_patch16_384.augreg_in21k_ft_in1k": 3, "vit_base_patch16_224.dino": 4}
+_NAMED_IN_PNG = ("Full fine-tuning", "Linear probing", "FPT", "FPT+")  # the others lie upon each other
+_WEIGHTS: Mapping[str, Literal["supervised", "dino"]] = {
+    "vit_base_patch16_384.augreg_in21k_ft_in1k": "supervised",
+    "vit_base_patch16_224.dino": "dino",
+}
 
 
 def paper_points(settings: Iterable[Mapping[str, str]]) -> tuple[tuple[Point, ...], str]:
@@ -82,14 +75,18 @@ def paper_points(settings: Iterable[Mapping[str, str]]) -> tuple[tuple[Point, ..
     """
     names = ("backbone.name", "backbone.weights", "features.resolution", "training.batch_size")
     found = {tuple(params.get(name, "") for name in names) for params in settings}
-    theirs = {(name, "None", "512", "16") for name in _AUC_COLUMN}
+    theirs = {(name, "None", "512", "16") for name in _WEIGHTS}
     if len(found) != 1 or not found <= theirs:
         seen = "; ".join(f"{name} at {size} px, batch {batch}" for name, _, size, batch in sorted(found))
         return (), f"The paper's points are not drawn: they are of ViT-B/16 at 512 px, batch 16, these trials of {seen}"
-    column = _AUC_COLUMN[found.pop()[0]]
     points = tuple(
-        Point(name=str(row[0]), auc=float(row[column]) / 100, memory_mib=float(row[2]), param_percent=float(row[1]))
-        for row in _TABLE_1
+        Point(
+            name=row["method"],
+            auc=row["average_auc"] / 100,
+            memory_mib=float(row["memory_mb"]),
+            param_percent=row["params_percent"],
+        )
+        for row in table1(_WEIGHTS[found.pop()[0]])
     )
     about = "mean test AUC of its eight data sets, memory as nvidia-smi showed it"
     points = tuple(replace(point, details=(about, "other images than this study's")) for point in points)
@@ -113,14 +110,14 @@ def staircase(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[
 # --- PNG ------------------------------------------------------------------------------------------------------
 
 _PNG_MARKS: Mapping[str, Mapping[str, object]] = {
-    "paper": {"marker": "X", "s": 60, "color": _GREEN, "label": _PAPER, "zorder": 2, "linewidths": 0},
-    "trial": {"marker": "o", "s": 38, "color": _GREY, "label": "trial", "zorder": 3, "linewidths": 0},
-    "front": {"marker": "D", "s": 52, "color": _VERMILION, "label": "on the front", "zorder": 4, "linewidths": 0},
+    "paper": {"marker": "X", "s": 60, "color": GREEN, "label": _PAPER, "zorder": 2, "linewidths": 0},
+    "trial": {"marker": "o", "s": 38, "color": GREY, "label": "trial", "zorder": 3, "linewidths": 0},
+    "front": {"marker": "D", "s": 52, "color": VERMILION, "label": "on the front", "zorder": 4, "linewidths": 0},
     "first": {
         "marker": "o",
         "s": 190,
         "facecolors": "none",
-        "edgecolors": _BLUE,
+        "edgecolors": BLUE,
         "linewidths": 1.8,
         "label": _FIRST,
         "zorder": 5,
@@ -153,7 +150,7 @@ def _draw_panel(panel: Axes, picture: Picture, field: str) -> None:
         return getattr(point, field)
 
     xs, ys = staircase([point for point in picture.trials if point.on_front], cost)
-    panel.plot(xs, [100 * y for y in ys], color=_VERMILION, linewidth=1.3, alpha=0.6, zorder=1)
+    panel.plot(xs, [100 * y for y in ys], color=VERMILION, linewidth=1.3, alpha=0.6, zorder=1)
     for group, points in picture.groups():
         if points:
             panel.scatter([cost(p) for p in points], [100 * p.auc for p in points], **_PNG_MARKS[group])  # type: ignore[arg-type]
@@ -190,10 +187,10 @@ def _write_names(panel: Axes, picture: Picture, cost: Callable[[Point], float], 
 # --- HTML -----------------------------------------------------------------------------------------------------
 
 _HTML_MARKS: Mapping[str, tuple[str, Mapping[str, object]]] = {
-    "paper": (_PAPER, {"symbol": "x", "size": 9, "color": _GREEN}),
-    "trial": ("trial", {"symbol": "circle", "size": 9, "color": _GREY}),
-    "front": ("on the front", {"symbol": "diamond", "size": 11, "color": _VERMILION}),
-    "first": (_FIRST, {"symbol": "circle-open", "size": 20, "color": _BLUE, "line": {"width": 2}}),
+    "paper": (_PAPER, {"symbol": "x", "size": 9, "color": GREEN}),
+    "trial": ("trial", {"symbol": "circle", "size": 9, "color": GREY}),
+    "front": ("on the front", {"symbol": "diamond", "size": 11, "color": VERMILION}),
+    "first": (_FIRST, {"symbol": "circle-open", "size": 20, "color": BLUE, "line": {"width": 2}}),
 }
 
 
@@ -221,7 +218,7 @@ def draw_html(picture: Picture, path: Path) -> None:
 
 def _traces(picture: Picture, field: str, in_legend: bool) -> Iterable[go.Scatter]:
     xs, ys = staircase([point for point in picture.trials if point.on_front], lambda point: getattr(point, field))
-    line = {"color": _VERMILION, "width": 1.5}
+    line = {"color": VERMILION, "width": 1.5}
     yield go.Scatter(x=xs, y=[100 * y for y in ys], mode="lines", line=line, hoverinfo="skip", showlegend=False)
     for group, points in picture.groups():
         name, mark = _HTML_MARKS[group]

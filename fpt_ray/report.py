@@ -1,233 +1,49 @@
-"""The front of a study as a table and as pictures, from what MLflow holds.
+"""What came of a study: its front as a table and pictures, or one of the paper's tables or figures.
 
 ``python -m fpt_ray.report --study NAME [--workdir DIR | --tracking_uri URI]``
+``python -m fpt_ray.report --study NAME [NAME ...] --as table1 [--paper] [--format latex]``
 """
 
-import csv
-import io
-import json
-import math
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-import numpy as np
 import tyro
+from mlflow import MlflowClient
 
 from fpt_ray import tracking
-from fpt_ray.metrics import pareto_front, pme, ppe
-from fpt_ray.pictures import Picture, Point, draw_html, draw_png, paper_points
-from fpt_ray.terminal import run_command
-from fpt_ray.tracking import StudyRun, TrialRecord
-
-Format = Literal["text", "markdown", "csv", "json"]
-Mode = Literal["max", "min"]
-_DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
-_MIB = 2**20
-_LISTED = 20
+from fpt_ray.config import ConfigError
+from fpt_ray.figures import draw_figure_html, draw_figure_png
+from fpt_ray.front import Format, Report, rendered, summarise
+from fpt_ray.layouts import As
+from fpt_ray.pictures import draw_html, draw_png
+from fpt_ray.tables import paper_table
+from fpt_ray.terminal import run_command, say
+from fpt_ray.tracking import StudyRun
+from fpt_ray.typesetting import Form, Table, typeset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """Print the front of a study and draw it."""
+    """Print the front of a study and draw it, or print one of the paper's tables or figures from studies."""
 
-    study: str
+    study: tuple[str, ...]
+    """One study; with --as several, each of one data set."""
+    as_: Annotated[As | None, tyro.conf.arg(name="as")] = None
+    """The paper's table or figure to print or draw; nothing: the study's front."""
+    paper: bool = False
+    """With --as: the paper's numbers stand beside."""
     workdir: str = "."
     """Where mlflow.db and the study's pictures live."""
     tracking_uri: str | None = None
     """MLflow's tracking server or database; nothing: mlflow.db in the working directory."""
-    format: Format = "text"
-    """How the table is printed; csv and json hold full precision, ratios and scores in 0..1."""
+    format: Form = "text"
+    """How the table is printed. Of the front, csv and json hold full precision, ratios and scores in 0..1; with --as
+    they hold plain numbers in the units of the paper's columns."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """A study's front and what must be known to read it."""
-
-    heading: tuple[str, ...]
-    rows: tuple[Mapping[str, object], ...]
-    """One a member of the front, by predicted memory."""
-    failed: tuple[str, ...]
-    """One line for each trial that did not finish, with its reason."""
-    picture: Picture
-    data_note: str
-    """What must be said about the images wherever their numbers stand."""
-
-
-# --- pure -----------------------------------------------------------------------------------------------------
-
-
-def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> list[TrialRecord]:
-    """The finished trials that no other dominates in the study's objectives."""
-    finished = [record for record in records if record.status == "FINISHED" and set(objectives) <= set(record.metrics)]
-    if not finished:
-        return []
-    points = np.array([[record.metrics[name] for name in objectives] for record in finished], np.float64)
-    on_front = pareto_front(points, tuple(objectives.values()))
-    return [record for record, is_on in zip(finished, on_front, strict=True) if is_on]
-
-
-def front_table(front: Sequence[TrialRecord], searched: Sequence[str]) -> list[dict[str, object]]:
-    """One row a member of the front, by predicted memory; PPE and PME are of the test AUC where there is one."""
-    rows = []
-    measured = any("measured_peak_memory_bytes" in record.metrics for record in front)
-    for record in sorted(front, key=lambda record: (record.metrics["peak_memory_bytes"], record.number)):
-        metrics = record.metrics
-        score = metrics.get("test_auc", metrics["val_auc"])
-        row: dict[str, object] = {
-            "trial": record.number,
-            **{name: record.params[name] for name in searched},
-            "val_auc": metrics["val_auc"],
-            "test_auc": metrics.get("test_auc"),
-            "param_ratio": metrics["param_ratio"],
-            "memory_ratio": metrics["memory_ratio"],
-            "ppe": ppe(score, metrics["param_ratio"]),
-            "pme": pme(score, metrics["memory_ratio"]),
-            "peak_memory_bytes": metrics["peak_memory_bytes"],
-        }
-        if measured:
-            row["measured_peak_memory_bytes"] = metrics.get("measured_peak_memory_bytes")
-        rows.append(row)
-    return rows
-
-
-def summarise(study: StudyRun, records: Sequence[TrialRecord]) -> Report:
-    """All that a report of these trials says."""
-    objectives: Mapping[str, Mode] = json.loads(study.tags["objectives"])
-    searched: list[str] = json.loads(study.tags["searched"])
-    front = front_of(records, objectives)
-    rows = front_table(front, searched)
-    drawn = [record for record in records if record.status == "FINISHED" and _drawable(record.metrics)]
-    paper, why = paper_points([record.params for record in drawn]) if drawn else ((), "")
-    note = study.tags.get(tracking.DATA_NOTE, "").strip().rstrip(".")
-    aims = ", ".join(f"{name} ({mode})" for name, mode in objectives.items())
-    trials = len({record.number for record in records})
-    title = f"Study {study.name}: {len(front)} of {trials} trials on the front of {aims}"
-    on_front = {record.run_id for record in front}
-    predicted = "Memory is the peak of the training process, predicted, and relative to full fine-tuning of the same"
-    predicted += " backbone, predicted likewise"
-    return Report(
-        heading=(title, *([f"Images: {note}"] if note else []), _legend(rows, predicted)),
-        rows=tuple(rows),
-        failed=tuple(_failure(record) for record in records if record.reason),
-        picture=Picture(
-            title=title,
-            caption=". ".join(part for part in (note and f"Images: {note}", predicted, why) if part) + ".",
-            trials=[_point(record, searched, record.run_id in on_front) for record in drawn],
-            paper=paper,
-        ),
-        data_note=note,
-    )
-
-
-def _legend(rows: Sequence[Mapping[str, object]], memory: str) -> str:
-    untested = [str(row["trial"]) for row in rows if row["test_auc"] is None]
-    of = "test AUC" if len(untested) < len(rows) else "validation AUC"
-    but = f" (of the validation AUC for trial {', '.join(untested)})" if 0 < len(untested) < len(rows) else ""
-    return f"AUC, PPE and PME are x 100; PPE and PME are of the {of}{but}. {memory}."
-
-
-def _drawable(metrics: Mapping[str, float]) -> bool:
-    return all(math.isfinite(metrics.get(name, math.nan)) for name in _DRAWN)
-
-
-def _failure(record: TrialRecord) -> str:
-    return f"trial {record.number} {record.status.lower()}: {record.reason.partition(chr(10))[0][:200]}"
-
-
-def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Point:
-    metrics = record.metrics
-    test = [f"test AUC x 100: {100 * metrics['test_auc']:.2f}"] if "test_auc" in metrics else []
-    return Point(
-        name=f"trial {record.number}",
-        auc=metrics["val_auc"],
-        memory_mib=metrics["peak_memory_bytes"] / _MIB,
-        param_percent=100 * metrics["param_ratio"],
-        details=(
-            *(f"{name} = {printed(name, record.params[name])}" for name in searched),
-            *test,
-            f"{metrics['learnable_parameters']:,.0f} learnable parameters",
-            f"{100 * metrics['memory_ratio']:.2f} % of full fine-tuning's memory",
-        ),
-        on_front=on_front,
-        is_first=record.number == 0,
-    )
-
-
-# --- the table ------------------------------------------------------------------------------------------------
-
-_HEADINGS = {
-    "val_auc": "val AUC",
-    "test_auc": "test AUC",
-    "param_ratio": "params %",
-    "memory_ratio": "memory %",
-    "ppe": "PPE",
-    "pme": "PME",
-    "peak_memory_bytes": "MiB predicted",
-    "measured_peak_memory_bytes": "MiB CUDA allocated",
-}
-
-
-def printed(name: str, value: object) -> str:
-    """A value as tables show it: AUC, PPE and PME times 100 like the paper's, ratios in percent, memory in MiB."""
-    if value is None:
-        return "-"
-    if name in ("peak_memory_bytes", "measured_peak_memory_bytes"):
-        return f"{float(str(value)) / _MIB:.0f}"
-    if name in _HEADINGS:
-        return f"{100 * float(str(value)):.2f}"
-    try:
-        return f"{float(str(value)):g}"
-    except ValueError:
-        return str(value)
-
-
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """{dotted name: its last part}, where no other of the names ends in the same."""
-    last = [name.rpartition(".")[2] for name in names]
-    return {name: end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)}
-
-
-def rendered(report: Report, form: Format) -> str:
-    """The report as text or Markdown, or its table as CSV or JSON (full precision, each row with the data's note)."""
-    if form in ("csv", "json"):
-        note = {"data_note": report.data_note} if report.data_note else {}
-        rows = [{**row, **note} for row in report.rows]
-        return json.dumps(rows, indent=1) if form == "json" else _csv(rows)
-    failed = report.failed[:_LISTED]
-    if len(report.failed) > _LISTED:
-        failed += (f"and {len(report.failed) - _LISTED} more, see MLflow",)
-    if form == "markdown":
-        return "\n\n".join((*report.heading, _table(report.rows, " | ", "| ", " |"), *failed))
-    heading = [line for part in report.heading for line in textwrap.wrap(part, 118)]
-    return "\n".join((*heading, "", _table(report.rows, "  "), *([""] if failed else []), *failed))
-
-
-def _csv(rows: Sequence[Mapping[str, object]]) -> str:
-    out = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return out.getvalue().rstrip()
-
-
-def _table(rows: Sequence[Mapping[str, object]], between: str, before: str = "", after: str = "") -> str:
-    if not rows:
-        return "no trial has finished"
-    short = short_names([name for name in rows[0] if name not in _HEADINGS])
-    lines = [[_HEADINGS.get(name) or short[name] for name in rows[0]]]
-    lines += [[printed(name, value) for name, value in row.items()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    if before:
-        padded.insert(1, ["-" * (width - 1) + ":" for width in widths])
-    return "\n".join(before + between.join(line) + after for line in padded)
-
-
-# --- reading and writing --------------------------------------------------------------------------------------
+# --- the front ------------------------------------------------------------------------------------------------
 
 
 def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text") -> None:
@@ -264,10 +80,76 @@ def save(found: Report, folder: Path) -> list[Path]:
     return [table, png, page]
 
 
+# --- the paper's tables and figures ---------------------------------------------------------------------------
+
+
+def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: str, paper: bool, form: Form) -> None:
+    """Prints the paper's table, or draws its figure and prints the numbers behind it, from these studies.
+
+    The table as Markdown and the pictures lie in the first study's folder and are attached to all of them.
+
+    Raises:
+        ConfigError: there is no such study, or it has no trial that belongs there.
+    """
+    client = tracking.open_tracking(tracking_uri)
+    found = [tracking.find_study(client, study) for study in studies]
+    table = _table(client, name, found, paper)
+    print(typeset(table, form))
+    files = save_as(name, table, Path(workdir) / "studies" / studies[0])
+    for study in found:
+        for file in files:
+            tracking.attach(client, study.run_id, file)
+    if len(files) > 1:
+        where = f"picture: {files[1]}  (interactive: {files[2]})"
+        if form == "text":
+            print(f"\n{where}")
+        else:
+            say(where)
+
+
+def _table(client: MlflowClient, name: As, studies: Sequence[StudyRun], paper: bool) -> Table:
+    told = [(study.name, study.tags.get(tracking.DATA_NOTE, "").strip().rstrip(".")) for study in studies]
+    notes = [f"Images of {study}: {note}." for study, note in told if note]
+    trials = {study.name: tracking.read_trials(client, study) for study in studies}
+    return paper_table(name, trials, notes, paper=paper)
+
+
+def save_as(name: As, table: Table, folder: Path) -> list[Path]:
+    """Writes the table and, of a figure with a finished trial, the pictures; what was there before is replaced."""
+    tracking.check_study_name(folder.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    written, png, page = (folder / f"{name}.{kind}" for kind in ("md", "png", "html"))
+    written.write_text(typeset(table, "markdown") + "\n", encoding="utf-8")
+    ours = [cell for column in table.columns if not column.of_paper for cell in column.cells]
+    if not name.startswith("figure") or all(cell.value is None for cell in ours):
+        return [written]
+    kind = "bars" if name == "figure7" else "lines"
+    draw_figure_png(table, kind, png)
+    draw_figure_html(table, kind, page)
+    return [written, png, page]
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
 def run_report(command: Command) -> None:
-    """Reports from a command line."""
+    """Reports from a command line.
+
+    Raises:
+        ConfigError: as ``report`` and ``report_as``, or an option needs another.
+    """
+    if not command.study:
+        raise ConfigError("--study: none is given; give the name of a study")
     uri = command.tracking_uri or tracking.default_uri(command.workdir)
-    report(command.study, tracking_uri=uri, workdir=command.workdir, form=command.format)
+    name, form = command.study[0], command.format
+    if command.as_ is not None:
+        places = {"tracking_uri": uri, "workdir": command.workdir}
+        report_as(command.as_, command.study, **places, paper=command.paper, form=form)
+    elif len(command.study) > 1 or command.paper or form == "latex":
+        given = "--paper" if command.paper else "--format latex" if form == "latex" else "several studies"
+        raise ConfigError(f"{given}: only with --as, such as --as table1; the front is of one study")
+    else:
+        report(name, tracking_uri=uri, workdir=command.workdir, form=form)
 
 
 def main() -> None:

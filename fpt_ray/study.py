@@ -12,7 +12,7 @@ from ray import tune
 
 from fpt_ray import tracking
 from fpt_ray.config import flatten
-from fpt_ray.report import front_of
+from fpt_ray.front import front_of
 from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, why_not
 from fpt_ray.space import POINT, SearchSpace
 from fpt_ray.store import Store

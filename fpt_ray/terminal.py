@@ -1,5 +1,8 @@
 """What a person at a terminal sees of a command: user errors as one line, messages on stderr."""
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 
@@ -7,15 +10,31 @@ from fpt_ray.config import ConfigError
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command's main(); what the user got wrong ends it with one line on stderr and exit status 2."""
+    """Runs a command's main(); what the user got wrong ends it with one line on stderr and exit status 2.
+
+    Where nobody reads what it prints any more (``| head``), it ends without a word, with the status of SIGPIPE.
+    """
     try:
         main()
+        sys.stdout.flush()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        if not _unread():
+            raise  # another pipe or socket has broken
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _unread() -> bool:
+    """Whether stdout is a pipe that its reader has closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def say(message: str) -> None:

@@ -14,9 +14,11 @@ from PIL import Image
 
 from fpt_ray import tracking
 from fpt_ray.config import ConfigError, TrialConfig, flatten, trial_from
+from fpt_ray.front import front_of, front_table, printed, rendered, short_names, summarise
 from fpt_ray.metrics import pme, ppe
 from fpt_ray.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
-from fpt_ray.report import front_of, front_table, printed, rendered, report, short_names, summarise
+from fpt_ray.report import Command, main, report, run_report
+from fpt_ray.terminal import run_command
 from fpt_ray.tracking import StudyRun, TrialRecord
 
 SEARCHED = ["side.num_prompts", "features.token_ratio"]
@@ -196,7 +198,7 @@ def test_the_papers_points_are_those_of_its_table_where_backbone_resolution_and_
     found = {point.name: (point.param_percent, point.memory_mib, point.auc) for point in points}
     assert len(found) == 10
     assert found["FPT+"] == (1.03, 736, pytest.approx(0.8712))
-    assert found["full fine-tuning"] == (100, 23128, pytest.approx(0.8882))
+    assert found["Full fine-tuning"] == (100, 23128, pytest.approx(0.8882))
     assert "other images" in why
     dino, _ = paper_points([params | {"backbone.name": "vit_base_patch16_224.dino"}])
     assert {point.name: point.auc for point in dino}["FPT+"] == pytest.approx(0.8726)
@@ -296,3 +298,143 @@ def test_the_command_as_typed_prints_nothing_but_the_table(tracked):
     done = subprocess.run([*command, *places], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert [row["trial"] for row in json.loads(done.stdout)] == [0, 1, 3]
+
+
+# --- the paper's tables and figures ---------------------------------------------------------------------------
+
+ROWS = [  # label, what differs from FPT+'s defaults, test AUC
+    ("LoRA", {"method": "lora"}, 0.80),
+    ("FPT+", {}, 0.85),
+    ("", {"side.resolution": 64}, 0.84),
+    ("", {"side.num_prompts": 4}, 0.83),
+    ("", {"side.depth": 3}, 0.82),
+    ("", {"features.token_ratio": 0.5}, 0.81),
+    ("Side network alone", {"side.num_prompts": 0, "features.preloaded": False}, 0.70),
+]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """(working directory, tracking URI) of studies DDR and CMMD as a grid with seeds leaves them, and an empty one."""
+    workdir = tmp_path_factory.mktemp("compared")
+    uri = tracking.default_uri(workdir)
+    client = tracking.open_tracking(uri)
+    for name, lower in (("DDR", 0.0), ("CMMD", 0.1)):
+        study = tracking.start_study(client, name, params={}, tags=dict(study_of(note=NOTE).tags), artifacts=None)
+        for number, (label, over, auc) in enumerate(ROWS):
+            params = flatten(trial_from({"backbone.name": "vit_base_patch16_224.dino", **over}))
+            for stage, score in (("choose", 0.99), ("final", auc - lower)):
+                run = tracking.start_trial(client, study, number, params, {"label": label, "stage": stage})
+                if label == "FPT+":
+                    of_seed = tracking.start_seed(client, study, run, 0, 0)
+                    tracking.end_trial(client, of_seed, "FINISHED", {"val_auc": 0.999, "test_auc": 0.999})
+                tested = {"test_auc": score, "test_auc_std": 0.01}
+                tracking.end_trial(client, run, "FINISHED", metrics_of(score, 0.03) | tested)
+    tracking.start_study(client, "empty", params={}, tags=dict(study_of().tags), artifacts=None)
+    return workdir, uri
+
+
+def run_as(compared, name, *studies, **options):
+    run_report(Command(study=studies, as_=name, workdir=str(compared[0]), tracking_uri=compared[1], **options))
+
+
+def test_seeds_are_not_trials(compared):
+    client = tracking.open_tracking(compared[1])
+    assert len(tracking.read_trials(client, tracking.find_study(client, "DDR"))) == 2 * len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),  # by hand, over both studies: FPT+'s mean AUC is 80, (0.85 + 0.75) / 2
+    [
+        ("table1", "FPT+ 1.00 286 *85.00 ± 1.00* *75.00 ± 1.00* *80.00* *79.66* *78.98*"),
+        ("table1_dino", "FPT+ 1.00 286 *85.00 ± 1.00* *75.00 ± 1.00* *80.00* *79.66* *78.98*"),
+        ("table2", "FPT+ 286 *80.00*"),
+        ("table3", "128 *80.00* 286 *78.98*"),
+        ("table4", "16 *80.00* 1.00 286 *79.66* *78.98*"),
+        ("figure6", "6 *80.00* *79.66* *78.98* 286"),
+        ("figure7", "+ Preloading *80.00* 286"),
+        ("figure8", "0.2 *80.00* *79.66* *78.98*"),
+    ],
+)
+def test_each_table_and_figure_from_two_studies(compared, capsys, name, row):
+    run_as(compared, name, "DDR", "CMMD")
+    out = capsys.readouterr().out
+    assert row.split() in [line.split() for line in out.splitlines()]
+    assert "99.9" not in out  # seeds
+    assert "99.00" not in out  # what was only to choose from
+    assert NOTE in out
+    kinds = {"md", "png", "html"} if name.startswith("figure") else {"md"}
+    assert ("picture: " in out) == ("png" in kinds)
+    client = tracking.open_tracking(compared[1])
+    for study in ("DDR", "CMMD"):
+        attached = {file.path for file in client.list_artifacts(tracking.find_study(client, study).run_id)}
+        assert {file for file in attached if file.startswith(f"{name}.")} == {f"{name}.{kind}" for kind in kinds}
+
+
+def test_the_numbers_behind_a_figure_alone_are_on_stdout(compared, capsys):
+    run_as(compared, "figure8", "DDR", paper=True, format="csv")
+    said = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(said.out)))
+    assert [float(row["Avg. AUC"]) for row in rows] == [85.0, 81.0]
+    assert [row["paper Avg. AUC"] for row in rows] == ["87.12", ""]
+    assert "figure8.png" in said.err
+
+
+def test_a_data_sets_numbers_in_the_paper_stand_beside_the_study_named_after_it(compared, capsys):
+    run_as(compared, "table1_dino", "DDR", paper=True, format="json")
+    row = json.loads(capsys.readouterr().out)[-1]
+    assert (row["DDR"], row["paper DDR"], row["paper DDR std"]) == (85.0, 86.52, 0.42)
+    assert (row["paper Avg."], row["paper Mem. (MB)"]) == (87.26, 736)
+
+
+@pytest.mark.parametrize(
+    ("studies", "options", "message"),
+    [
+        (
+            ("DDR", "empty"),
+            {"as_": "table3"},
+            "study 'empty' has no final trial for Table 3.*/table3.yaml",
+        ),
+        (("DDR", "other"), {"as_": "table1"}, "there is no study 'other' here"),
+        ((), {"as_": "table1"}, "--study: none is given"),
+        (("DDR", "CMMD"), {}, "several studies: only with --as"),
+        (("DDR",), {"paper": True}, "--paper: only with --as"),
+        (("DDR",), {"format": "latex"}, "--format latex: only with --as"),
+    ],
+)
+def test_what_cannot_be_reported_is_said_in_one_line(compared, studies, options, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        run_report(Command(study=studies, workdir=str(compared[0]), tracking_uri=compared[1], **options))
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_as_typed_for_several_studies(compared, capsys, monkeypatch):
+    command = ["report", "--study", "DDR", "CMMD", "--as", "table1", "--format", "latex", "--paper"]
+    places = ["--workdir", str(compared[0]), "--tracking-uri", compared[1]]
+    monkeypatch.setattr(sys, "argv", [*command, *places])
+    main()
+    assert r"\textbf{85.00 $\pm$ 1.00}" in capsys.readouterr().out
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------
+
+
+def test_a_command_whose_output_nobody_reads_ends_quietly():
+    code = "from fpt_ray.terminal import run_command; run_command(lambda: print('x' * {}))"
+    for length in (10, 10**6):  # left in the buffer at the end; broken while printing
+        with subprocess.Popen(
+            [sys.executable, "-c", code.format(length)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as running:
+            running.stdout.close()
+            assert running.stderr.read() == ""
+        assert running.returncode == 141  # as a shell shows what SIGPIPE ended
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch):
+    def broken():
+        raise BrokenPipeError("a socket")
+
+    with open("/dev/null", "w") as read:
+        monkeypatch.setattr(sys, "stdout", read)
+        with pytest.raises(BrokenPipeError, match="a socket"):
+            run_command(broken)
