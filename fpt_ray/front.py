@@ -41,8 +41,15 @@ class Report:
 
 
 def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> list[TrialRecord]:
-    """The finished trials that no other dominates in the study's objectives."""
-    finished = [record for record in records if record.status == "FINISHED" and set(objectives) <= set(record.metrics)]
+    """The finished trials that no other dominates in the study's objectives; those that only served to choose values
+    for a table's row are left out."""
+    finished = [
+        record
+        for record in records
+        if record.status == "FINISHED"
+        and set(objectives) <= set(record.metrics)
+        and record.tags.get("stage") != "choose"
+    ]
     if not finished:
         return []
     points = np.array([[record.metrics[name] for name in objectives] for record in finished], np.float64)
