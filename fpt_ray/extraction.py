@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,6 +105,7 @@ class ShardWriter:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         plan: ShardPlan = batch["plan"][0]
+        started = time.perf_counter()
         try:
             features = None if self.model is None else extract_batches(self.model, batch["high_res"][0], self.spec)
             table = shard_table(plan.images, plan.first_row, batch["low_res"][0], features, self.spec)
@@ -111,6 +113,7 @@ class ShardWriter:
         except OSError as error:
             message = f"{plan.uri} cannot be written ({error}); free space and start again, finished shards are kept"
             return {"entry": [""], "error": [message]}
+        entry = dataclasses.replace(entry, seconds=round(time.perf_counter() - started, 3))
         return {"entry": [json.dumps(dataclasses.asdict(entry))], "error": [""]}
 
 

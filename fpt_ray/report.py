@@ -17,6 +17,7 @@ from fpt_ray.config import ConfigError
 from fpt_ray.figures import draw_figure_html, draw_figure_png
 from fpt_ray.front import Format, Report, rendered, summarise
 from fpt_ray.layouts import As
+from fpt_ray.ledger import ledger_text
 from fpt_ray.pictures import draw_html, draw_png
 from fpt_ray.tables import paper_table
 from fpt_ray.terminal import run_command, say
@@ -56,6 +57,9 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text")
     study = tracking.find_study(client, name)
     found = summarise(study, tracking.read_trials(client, study))
     print(rendered(found, form))
+    spent = {name.removeprefix("ledger."): value for name, value in study.metrics.items() if name.startswith("ledger.")}
+    if form == "text" and spent:
+        print(f"\n{ledger_text(spent)}")
     files = save(found, Path(workdir) / "studies" / name)
     for file in files:
         tracking.attach(client, study.run_id, file)

@@ -32,6 +32,8 @@ class ShardEntry:
     rows: int
     bytes: int
     sha256: str
+    seconds: float = 0.0
+    """That its features took; 0 where they are not known any more, since an interrupted preload made them."""
 
 
 def schema(spec: StoreSpec) -> pa.Schema:

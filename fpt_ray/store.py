@@ -37,6 +37,11 @@ class Store:
         """Images of a split."""
         return sum(shard.rows for shard in self.shards if shard.split == split)
 
+    @property
+    def preload_seconds(self) -> float:
+        """Seconds that the LPM and the writing took, over all actors."""
+        return sum(shard.seconds for shard in self.shards)
+
     def shard_uris(self, split: str) -> list[str]:
         """The files of a split, in the order of its rows."""
         return [f"{self.uri}/{shard.path}" for shard in self.shards if shard.split == split]

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from ray import tune
 
 from fpt_ray import tracking
+from fpt_ray.accounting import study_ledger
 from fpt_ray.config import flatten
 from fpt_ray.front import front_of
 from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, why_not
@@ -34,6 +35,7 @@ _FINAL_METRICS = (
     "peak_memory_bytes",
     "measured_peak_memory_bytes",
     "train_seconds",
+    "fit_seconds",
     "data_seconds",
 )
 
@@ -88,10 +90,14 @@ class StudyLog(tune.Callback):
         self.runs: dict[str, str] = {}
         self.seeds: dict[tuple[str, int], str] = {}
         """(trial, repeat): run, of trials with several seeds."""
+        self.began: dict[str, float] = {}
+        self.startup: dict[str, float] = {}
+        """Seconds from a trial's start to its first step."""
         self.ended = self.ended_before = sum(
             record.status in ("FINISHED", "FAILED") for record in tracking.read_trials(client, study)
         )
         self.started = time.monotonic()
+        self.spent: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into its own snapshot of the experiment, which is never read: Optuna's storage and
@@ -108,6 +114,7 @@ class StudyLog(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Opens the trial's run."""
+        self.began.setdefault(trial.trial_id, time.monotonic())
         if trial.trial_id in self.runs:
             return
         values = plain_values(trial.config)
@@ -126,6 +133,8 @@ class StudyLog(tune.Callback):
         metrics = {name: result[name] for name in _EPOCH_METRICS if name in result}
         if not metrics:
             return
+        waited = time.monotonic() - self.began[trial.trial_id] - result["epoch_seconds"]
+        self.startup.setdefault(trial.trial_id, waited)
         run_id, epoch = self.runs[trial.trial_id], result["epoch"]
         if trial.config[SEEDS] > 1:
             run_id, epoch = self._seed_run(trial, result["repeat"]), result["epoch_of_seed"]
@@ -151,6 +160,8 @@ class StudyLog(tune.Callback):
 
     def _end(self, trial: Any, result: dict[str, Any], reason: str | None) -> None:
         metrics = {name: float(result[name]) for name in _FINAL_METRICS if isinstance(result.get(name), (int, float))}
+        if trial.trial_id in self.startup:
+            metrics |= {"startup_seconds": self.startup[trial.trial_id], "epochs": float(result["epoch"])}
         status = "FINISHED" if reason is None else "FAILED"
         checkpoint = trial.checkpoint.path if trial.checkpoint else result.get("checkpoint_path")
         run_id = self.runs[trial.trial_id]
@@ -176,7 +187,12 @@ class StudyLog(tune.Callback):
         for record in tracking.read_trials(self.client, self.study):
             if record.status == "RUNNING":
                 tracking.end_trial(self.client, record.run_id, "KILLED", {}, "the study ended before the trial did")
-        tracking.end_study(self.client, self.study, status, {"trials": self.ended})
+        tracking.end_study(self.client, self.study, status, {"trials": self.ended, **self.spent})
+
+    def account(self, stores: Sequence[Store]) -> None:
+        """Adds up what the study cost; said by its report and kept on its run."""
+        records = tracking.read_trials(self.client, self.study)
+        self.spent = {f"ledger.{name}": value for name, value in study_ledger(self.space, stores, records).items()}
 
 
 def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:

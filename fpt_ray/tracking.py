@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +48,7 @@ class StudyRun:
     experiment_id: str
     run_id: str
     tags: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,7 +191,13 @@ def list_studies(client: MlflowClient) -> list[StudyRun]:
         return []
     where = experiment.experiment_id
     return [
-        StudyRun(name=run.data.tags["study"], experiment_id=where, run_id=run.info.run_id, tags=run.data.tags)
+        StudyRun(
+            name=run.data.tags["study"],
+            experiment_id=where,
+            run_id=run.info.run_id,
+            tags=run.data.tags,
+            metrics=run.data.metrics,
+        )
         for run in _search(client, where, f"tags.{_KIND} = 'study'")
     ]
 

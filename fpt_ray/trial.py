@@ -136,6 +136,10 @@ class Progress:
     epoch: Epoch
     earlier: tuple[Checkpoint, ...]
     """The best epochs of the seeds that are finished."""
+    fit_seconds: float
+    """Of all epochs of this process so far."""
+    data_seconds: float
+    """Of these, waiting for rows."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -158,6 +162,7 @@ def fit_seeds(
     """
     finished: list[Checkpoint] = list(resume["finished"]) if resume else []
     current = resume["current"] if resume else None
+    spent, waited = 0.0, 0.0
     for repeat in range(len(finished), seeds):
         training = replace(trial.training, seed=trial.training.seed + repeat)
         seeded = replace(trial, training=training)
@@ -165,7 +170,9 @@ def fit_seeds(
         best: Checkpoint = current["best"] if current else {}
         for epoch in fit(model, rows["train"], rows["val"], seeded, task, current):
             best = epoch.checkpoint["best"]
-            yield Progress(repeat=repeat, epoch=epoch, earlier=tuple(finished))
+            spent, waited = spent + epoch.seconds, waited + epoch.data_seconds
+            earlier = tuple(finished)
+            yield Progress(repeat=repeat, epoch=epoch, earlier=earlier, fit_seconds=spent, data_seconds=waited)
         finished.append(best)
         current = None
 
@@ -188,7 +195,9 @@ def outcome(
         "ppe": ppe(statistics.fmean(best), costs["param_ratio"]),
         "pme": pme(statistics.fmean(best), costs["memory_ratio"]),
         "train_seconds": time.perf_counter() - started,
-        "data_seconds": epoch.data_seconds,
+        "fit_seconds": progress.fit_seconds,
+        "data_seconds": progress.data_seconds,
+        "epoch_seconds": epoch.seconds,
         "finished": progress.repeat + 1 == seeds and epoch.number == trial.training.epochs,
         **costs,
     }

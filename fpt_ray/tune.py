@@ -100,6 +100,7 @@ def run_study(command: Command) -> None:
             search(study, log, shared, num_trials, at_once)
             search(study, log, shared, num_trials + enqueue_chosen(space, study), at_once)
             score_front(log, space, stores)
+            log.account(stores)
         except BaseException as error:
             log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise

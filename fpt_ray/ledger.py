@@ -1,0 +1,71 @@
+"""What a study cost, and what it would have cost without the store its trials share.
+
+The authors' code preloads once for every token ratio and depth; here one store serves them all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_LINES = (
+    ("preloading", "preload_seconds", "{:,.0f} s"),
+    ("  of it for each trial", "preload_seconds_per_trial", "{:,.1f} s"),
+    ("  floating-point operations", "preload_flops", "{:.3g}"),
+    ("training, all trials", "fit_seconds", "{:,.0f} s"),
+    ("  floating-point operations", "fit_flops", "{:.3g}"),
+    ("  read by the trainers", "bytes_read", "{:.3g} bytes"),
+    ("  waiting for data", "data_seconds", "{:,.1f} s"),
+    ("  waiting, share of training", "data_share", "{:.1%}"),
+    ("start-up of a trial, mean", "startup_seconds_per_trial", "{:,.1f} s"),
+    ("without the shared store: preloads", "separate_preloads", "{:.0f}"),
+    ("without the shared store: in all", "separate_seconds", "{:,.0f} s"),
+    ("  against this study", "separate_ratio", "{:.1f} times as long"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spent:
+    """What one trial took; seconds and operations are of all its epochs and seeds."""
+
+    fit_seconds: float
+    data_seconds: float
+    startup_seconds: float
+    flops: float
+    bytes_read: float
+    preload: tuple[object, ...]
+    """What the authors' code would have to preload for it: two trials of the same value share one. Empty: nothing."""
+    preload_seconds: float
+    """Of the store it reads."""
+
+
+def ledger(trials: Sequence[Spent], preload_seconds: float, preload_flops: float) -> dict[str, float]:
+    """Sums over a study; seconds of training are added up, whether trials ran side by side or not."""
+    number = max(1, len(trials))
+    fit = sum(trial.fit_seconds for trial in trials)
+    waiting = sum(trial.data_seconds for trial in trials)
+    startup = sum(trial.startup_seconds for trial in trials)
+    separate = {trial.preload: trial.preload_seconds for trial in trials if trial.preload}
+    spent = preload_seconds + fit + startup
+    alone = sum(separate.values()) + fit + startup
+    return {
+        "preload_seconds": preload_seconds,
+        "preload_seconds_per_trial": preload_seconds / number,
+        "preload_flops": preload_flops,
+        "fit_seconds": fit,
+        "fit_flops": sum(trial.flops for trial in trials),
+        "bytes_read": sum(trial.bytes_read for trial in trials),
+        "data_seconds": waiting,
+        "data_share": waiting / fit if fit else 0.0,
+        "startup_seconds_per_trial": startup / number,
+        "separate_preloads": float(len(separate)),
+        "separate_seconds": alone,
+        "separate_ratio": alone / spent if spent else 1.0,
+    }
+
+
+def ledger_text(numbers: Mapping[str, float]) -> str:
+    """The ledger as lines; nothing where there is none."""
+    known = [(name, form.format(numbers[key])) for name, key, form in _LINES if key in numbers]
+    if not known:
+        return ""
+    width = max(len(name) for name, _ in known)
+    return "\n".join(["What the study cost", *(f"  {name:<{width}}  {value}" for name, value in known)])

@@ -1,0 +1,43 @@
+"""The ledger's sums by hand, for three trials on one store of which two read the same part."""
+
+import pytest
+
+from fpt_ray.ledger import Spent, ledger, ledger_text
+
+
+def spent(preload, **changed):
+    return Spent(
+        **{
+            "fit_seconds": 10.0,
+            "data_seconds": 0.5,
+            "startup_seconds": 2.0,
+            "flops": 1e12,
+            "bytes_read": 1e9,
+            "preload": preload,
+            "preload_seconds": 90.0,
+            **changed,
+        }
+    )
+
+
+def test_sums_by_hand():
+    trials = [spent(("s", 0.2, 6)), spent(("s", 0.2, 6), fit_seconds=20.0), spent(("s", 0.1, 3))]
+    found = ledger(trials, 90.0, 5e13)
+    assert found["preload_seconds_per_trial"] == 30
+    assert (found["fit_seconds"], found["fit_flops"], found["bytes_read"]) == (40, 3e12, 3e9)
+    assert found["data_share"] == pytest.approx(1.5 / 40)
+    assert found["startup_seconds_per_trial"] == 2
+    assert found["separate_preloads"] == 2  # of two different ratios and depths
+    assert found["separate_seconds"] == 2 * 90 + 40 + 6
+    assert found["separate_ratio"] == pytest.approx((2 * 90 + 40 + 6) / (90 + 40 + 6))
+
+
+def test_methods_that_read_images_need_no_preload():
+    assert ledger([spent(())], 0.0, 0.0)["separate_ratio"] == 1
+
+
+def test_the_text_says_every_number_once():
+    text = ledger_text(ledger([spent(("s", 0.2, 6))], 90.0, 5e13))
+    assert text.splitlines()[0] == "What the study cost"
+    assert "waiting, share of training          5.0%" in text
+    assert ledger_text({}) == ""
