@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fpt_ray.backbone import BackboneShape, Extracted, backbone_shape, extract, kept_tokens
+from fpt_ray.backbone import BackboneShape, backbone_shape, kept_tokens
 from fpt_ray.config import ConfigError, FeaturesConfig, Importance, SideConfig, TrialConfig
+from fpt_ray.importance import Extracted, extract
 from fpt_ray.side_network import SideNetwork
 from fpt_ray.terminal import run_command
 

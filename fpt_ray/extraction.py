@@ -16,11 +16,11 @@ import torch
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from fpt_ray.backbone import Extracted, extract
 from fpt_ray.config import ConfigError
 from fpt_ray.datasets import ImageRow
 from fpt_ray.features import StoreSpec
 from fpt_ray.images import decode, normalise, resize
+from fpt_ray.importance import Extracted, extract
 from fpt_ray.ray_session import cluster_resources
 from fpt_ray.shards import ShardEntry, shard_table, write_shard
 

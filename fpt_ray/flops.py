@@ -9,8 +9,9 @@ from functools import lru_cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpt_ray.backbone import backbone_shape, extract, kept_tokens, unloaded_backbone
+from fpt_ray.backbone import backbone_shape, kept_tokens, unloaded_backbone
 from fpt_ray.config import TrialConfig
+from fpt_ray.importance import extract
 from fpt_ray.methods import make_model
 from fpt_ray.prediction import batch_maker, memory_key
 from fpt_ray.trace import Execution

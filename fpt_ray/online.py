@@ -6,8 +6,9 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fpt_ray.backbone import backbone_shape, extract, kept_tokens
+from fpt_ray.backbone import backbone_shape, kept_tokens
 from fpt_ray.config import TrialConfig
+from fpt_ray.importance import extract
 from fpt_ray.side_network import SideNetwork
 
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from fpt_ray.backbone import Extracted
 from fpt_ray.datasets import ImageRow
 from fpt_ray.features import Slice, StoreError, StoreSpec, column_widths, feature_columns
+from fpt_ray.importance import Extracted
 from fpt_ray.storage import exists, filesystem, sync, temporary_path
 
 _PLAIN = {"row": pa.int64(), "sha256": pa.string(), "path": pa.string(), "label": pa.int64()}

@@ -7,16 +7,9 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fpt_ray.backbone import (
-    _mean_attention,
-    backbone_shape,
-    check_resolution,
-    extract,
-    kept_tokens,
-    load_backbone,
-    weights_digest,
-)
+from fpt_ray.backbone import backbone_shape, check_resolution, kept_tokens, load_backbone, weights_digest
 from fpt_ray.config import BackboneConfig, ConfigError
+from fpt_ray.importance import _mean_attention, extract
 
 
 def by_hand(model, images, depth):

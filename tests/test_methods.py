@@ -231,7 +231,7 @@ def test_nothing_inside_the_lpm_is_saved_or_gets_a_gradient(method, preloaded, m
 
 def test_online_reads_what_a_store_would_hold():
     """The same prompts on features extracted beforehand (backbone.extract) give the same logits."""
-    from fpt_ray.backbone import extract
+    from fpt_ray.importance import extract
     from fpt_ray.side_network import SideNetwork
 
     trial = small("fpt+")

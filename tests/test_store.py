@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from fpt_ray import shards, storage
-from fpt_ray.backbone import Extracted
 from fpt_ray.datasets import ImageRow
 from fpt_ray.features import Slice, StoreError, StoreSpec, bytes_per_row, column_widths
+from fpt_ray.importance import Extracted
 from fpt_ray.rows import MemorySource, rows_from_files, rows_from_tables
 from fpt_ray.shards import existing_shard, open_shard, shard_table, write_shard
 from fpt_ray.storage import ExistsError
