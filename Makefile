@@ -19,7 +19,7 @@ demo: .venv/installed
 		$(if $(wildcard demo/studies/demo/optuna.log),--resume)
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check
