@@ -31,6 +31,9 @@ from fpt_ray.trainable import Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
 
+_LOST_WORKERS = 2
+"""Times a trial is begun again after its worker died."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
@@ -196,6 +199,8 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
             storage_path=str(Path(shared.runs_path).parent),
             callbacks=[log],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            # A trial tells its own errors; what Tune sees is a worker that died, and goes on from its checkpoint.
+            failure_config=tune.FailureConfig(max_failures=_LOST_WORKERS),
             verbose=0,
         ),
     )

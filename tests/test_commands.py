@@ -10,11 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -236,6 +238,7 @@ def agree(workdir, name, number):
     journal = optuna.storages.journal.JournalFileBackend(f"{workdir}/studies/{name}/optuna.log")
     study = optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(journal))
     ended = [trial for trial in study.get_trials() if trial.state == optuna.trial.TrialState.COMPLETE]
+    records = [record for record in records if record.status != "KILLED"]  # their driver died; they were run again
     assert [record.number for record in records] == [trial.number for trial in ended]
     assert len(ended) == number
     for record, trial in zip(records, ended, strict=True):
@@ -258,6 +261,47 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(store, wor
         (record,) = tracking.read_trials(client, tracking.find_study(client, f"of-{workers}"))
         scores.append((record.metrics["val_auc"], record.metrics["best_epoch"], record.metrics["test_auc"]))
     assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+
+
+def finished_in(journal):
+    return journal.exists() and journal.read_text().count('"state":1')
+
+
+def test_a_killed_search_and_a_killed_worker_lose_and_repeat_nothing(store, tmp_path):
+    """Driver killed in the middle, then a worker of the resumed search: every planned trial finishes once."""
+    options = ["--space", str(SMOKE), "--features", store.uri, "--workdir", str(tmp_path), "--study", "k"]
+    command = [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", "5", "--local"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal, deadline = tmp_path / "studies" / "k" / "optuna.log", time.monotonic() + 120
+    while not finished_in(journal):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = finished_in(journal)
+    assert before < 5
+    killed = []
+    killer = threading.Thread(target=kill_a_worker, args=(killed,), daemon=True)
+    killer.start()
+    run_study(
+        TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="k", num_trials=5, resume=True)
+    )
+    assert killed
+    agree(str(tmp_path), "k", 5)
+
+
+def kill_a_worker(killed):
+    """Kills the first worker of this process's cluster that trains a trial."""
+    while not killed:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::Implicit") or "ray::ImplicitFunc" in "".join(process.cmdline()):
+                    time.sleep(1)
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+        time.sleep(0.05)
 
 
 METHODS = """
