@@ -96,7 +96,7 @@ def test_two_workers_equal_one(small_trial, small_shape):
     running.join()
     np.testing.assert_allclose(numbers, [(loss, auc) for _, loss, auc, _ in alone], atol=1e-5)
     for name, tensor in weights.items():
-        np.testing.assert_allclose(shared[name], tensor.numpy(), atol=1e-5)
+        np.testing.assert_allclose(shared[name], tensor.numpy(), atol=1e-4)
 
 
 def test_first_step_equals_by_hand(small_trial, small_shape):
