@@ -20,6 +20,8 @@ Format = Literal["text", "markdown", "csv", "json"]
 Mode = Literal["max", "min"]
 _DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
 _MIB = 2**20
+ASIDE = ("choose", "confirm")
+"""Tags ``stage`` of trials that only serve to choose values for others, or to confirm others."""
 _LISTED = 20
 
 
@@ -42,13 +44,13 @@ class Report:
 
 def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> list[TrialRecord]:
     """The finished trials that no other dominates in the study's objectives; those that only served to choose values
-    for a table's row are left out."""
+    for a table's row, or confirm others, are left out."""
     finished = [
         record
         for record in records
         if record.status == "FINISHED"
         and set(objectives) <= set(record.metrics)
-        and record.tags.get("stage") != "choose"
+        and record.tags.get("stage") not in ASIDE
     ]
     if not finished:
         return []

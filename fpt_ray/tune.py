@@ -23,8 +23,17 @@ from fpt_ray.searcher import StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
 from fpt_ray.store import Store, open_store
-from fpt_ray.study import StudyLog, score_front, start_or_find
-from fpt_ray.study_storage import enqueue_chosen, enqueue_front, finished_trials, load_study, open_study, paper_point
+from fpt_ray.study import StudyLog, score_confirmed, score_front, start_or_find
+from fpt_ray.study_storage import (
+    confirmations_waiting,
+    enqueue_chosen,
+    enqueue_confirmed,
+    enqueue_front,
+    finished_trials,
+    load_study,
+    open_study,
+    paper_point,
+)
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import check_study_name, default_uri, open_tracking
 from fpt_ray.trainable import Shared, run_trial
@@ -66,6 +75,10 @@ class Command:
     """Optuna's storage: a database's URL, which several drivers may share; nothing: a journal file in workdir."""
     warm_start: str | None = None
     """An earlier study in the same storage, or of the same workdir, whose front is tried first."""
+    confirm: int | None = None
+    """Train so many of the best trials again with new seeds, and read the test split for them alone; nothing: none."""
+    repeats: int = 5
+    """With --confirm: new seeds of each."""
 
 
 # --- the study ------------------------------------------------------------------------------------------------
@@ -80,6 +93,7 @@ def run_study(command: Command) -> None:
     space = with_fixed(load_space(command.space), command.set)
     if (command.images is None) == (not command.features):
         raise ConfigError("give either --images or --features")
+    check_confirmation(command)
     check_points(space)
     name = command.study or command.space.stem
     check_study_name(name)
@@ -98,13 +112,26 @@ def run_study(command: Command) -> None:
         try:
             shared = shared_features(space, stores, packing, Path(workdir) / "studies" / name)
             search(study, log, shared, num_trials, at_once)
-            search(study, log, shared, num_trials + enqueue_chosen(space, study), at_once)
-            score_front(log, space, stores)
+            in_all = num_trials + enqueue_chosen(space, study)
+            search(study, log, shared, in_all, at_once)
+            if command.confirm is not None:
+                enqueue_confirmed(space, study, command.confirm, command.repeats)
+                search(study, log, shared, in_all, at_once)
+            else:
+                score_front(log, space, stores)
+            score_confirmed(log, space, stores)
         except BaseException as error:
             log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         log.end("FINISHED")
     report(name, tracking_uri=uri, workdir=workdir)
+
+
+def check_confirmation(command: Command) -> None:
+    """ConfigError if nothing could be confirmed with these numbers."""
+    for name, number in (("confirm", command.confirm), ("repeats", command.repeats)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name} is {number}; give 1 or more")
 
 
 def check_points(space: SearchSpace) -> None:
@@ -174,10 +201,10 @@ def shared_features(space: SearchSpace, stores: Sequence[Store], packing: Packin
 
 
 def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int) -> None:
-    """Runs trials until the study has its number of ended ones."""
+    """Runs trials until the study has its number of ended ones, and those that wait to confirm others."""
     log.num_trials = num_trials
-    missing = num_trials - finished_trials(study)
-    if missing <= 0:
+    missing = max(0, num_trials - finished_trials(study)) + confirmations_waiting(study)
+    if missing == 0:
         return
     space = shared.space
     trainable = tune.with_parameters(run_trial, shared=shared)
