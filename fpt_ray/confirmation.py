@@ -50,3 +50,8 @@ def confirmed_table(records: Sequence[TrialRecord], searched: Sequence[str]) -> 
             }
         )
     return rows
+
+
+def most_seeds(records: Sequence[TrialRecord]) -> int:
+    """New seeds of a confirmed trial, the most; 0 where there is none."""
+    return max((int(record.tags["seeds"]) for record in confirming(records)), default=0)

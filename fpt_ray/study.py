@@ -125,7 +125,7 @@ class StudyLog(tune.Callback):
             {
                 "proposal": json.dumps(values),
                 "label": values.get(POINT, ""),
-                **{name: str(trial.config[name]) for name in (STAGE, OF) if name in trial.config},
+                **{name: str(trial.config[name]) for name in (STAGE, OF, SEEDS) if name in trial.config},
             },
         )
 

@@ -10,7 +10,7 @@ CORE = (
     "methods metrics online onnx_weights paper paper_tables prediction side_network space space_yaml terminal trace"
 )
 STORE = "features rows shards storage store trial"
-TRACKING = "confirmation front pictures provenance tracking"
+TRACKING = "confirmation front pictures provenance tracking what_if"
 TABLES = "figures layouts tables typesetting"
 
 PROGRAM = """
