@@ -24,6 +24,7 @@ from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_confirmed, score_front, start_or_find
+from fpt_ray.study_pictures import attach_study_pictures
 from fpt_ray.study_storage import (
     confirmations_waiting,
     enqueue_chosen,
@@ -111,20 +112,27 @@ def run_study(command: Command) -> None:
         log = StudyLog(client, run, space, num_trials)
         try:
             shared = shared_features(space, stores, packing, Path(workdir) / "studies" / name)
-            search(study, log, shared, num_trials, at_once)
-            in_all = num_trials + enqueue_chosen(space, study)
-            search(study, log, shared, in_all, at_once)
-            if command.confirm is not None:
-                enqueue_confirmed(space, study, command.confirm, command.repeats)
-                search(study, log, shared, in_all, at_once)
-            else:
-                score_front(log, space, stores)
-            score_confirmed(log, space, stores)
+            search_and_score(command, study, log, shared, at_once)
+            attach_study_pictures(client, run, study, space, Path(workdir) / "studies" / name)
         except BaseException as error:
             log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         log.end("FINISHED")
     report(name, tracking_uri=uri, workdir=workdir)
+
+
+def search_and_score(command: Command, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int) -> None:
+    """Searches, repeats what was chosen, and reads the test split: for the front, or for what is confirmed alone."""
+    space, num_trials = shared.space, log.num_trials
+    search(study, log, shared, num_trials, at_once)
+    num_trials += enqueue_chosen(space, study)
+    search(study, log, shared, num_trials, at_once)
+    if command.confirm is None:
+        score_front(log, space, shared.stores)
+    else:
+        enqueue_confirmed(space, study, command.confirm, command.repeats)
+        search(study, log, shared, num_trials, at_once)
+    score_confirmed(log, space, shared.stores)
 
 
 def check_confirmation(command: Command) -> None:

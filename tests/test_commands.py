@@ -265,7 +265,9 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys):
     command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "c", "num_trials": 3}
     command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
     run_study(TuneCommand(**command))
-    assert "Confirmed with 2 new seeds" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "Confirmed with 2 new seeds" in shown.out
+    assert "no picture of importances: 3 trials" in shown.err
     client = tracking.open_tracking(tracking.default_uri(workdir))
     study = tracking.find_study(client, "c")
     records = tracking.read_trials(client, study)
@@ -285,6 +287,8 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys):
         assert record.metrics["test_auc_std"] == pytest.approx(np.std(scores, ddof=1))
         assert record.metrics["test_auc_low"] <= record.metrics["test_auc"] <= record.metrics["test_auc_high"]
     assert sum("difference_low" in record.metrics for record in confirmed) == len(confirmed) - 1
+    files = {file.path for file in client.list_artifacts(study.run_id)}
+    assert {"history.html", "front.md"} <= files
 
 
 METHODS = """
