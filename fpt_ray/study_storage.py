@@ -123,7 +123,10 @@ def without_password(location: str) -> str:
 def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) -> int:
     """Enqueues the front of an earlier study, as far as its values lie in this space; returns how many points."""
     names = {row.name for row in space.rows}
-    points = [trial.params for trial in other.best_trials if names <= set(trial.params)]
+    points: list[dict[str, Any]] = []
+    for trial in other.best_trials:
+        if names <= set(trial.params) and trial.params not in points:  # a confirmed point stands there twice
+            points.append(trial.params)
     inside = [point for point in points if all(row.holds(point[row.name]) for row in space.rows)]
     for point in inside:
         study.enqueue_trial({name: point[name] for name in names}, skip_if_exists=True)
