@@ -13,6 +13,7 @@ import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from fpt_ray.space import SearchSpace
+from fpt_ray.study_storage import STAGE
 
 REDUCTION = 3
 """Of ASHA: a rung lets one in so many go on, and the next is so many times as far."""
@@ -57,7 +58,7 @@ class FairStopping(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stops a trial that falls behind at a rung."""
         others = self.seen.get(result.get("epoch", 0))
-        if others is None or "val_auc" not in result:
+        if others is None or "val_auc" not in result or trial.config[STAGE] == "confirm":
             return TrialScheduler.CONTINUE
         score, costs = float(result["val_auc"]), [float(result[name]) for name in self.cost_names]
         stop = falls_behind(self.kind, score, costs, others)

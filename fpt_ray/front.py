@@ -5,21 +5,25 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from fpt_ray import tracking
+from fpt_ray.confirmation import confirmed_table, most_seeds
 from fpt_ray.metrics import pareto_front, pme, ppe
 from fpt_ray.pictures import Picture, Point, paper_points
 from fpt_ray.tracking import StudyRun, TrialRecord
+from fpt_ray.what_if import what_if
 
 Format = Literal["text", "markdown", "csv", "json"]
 Mode = Literal["max", "min"]
 _DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
 _MIB = 2**20
+ASIDE = ("choose", "confirm")
+"""Tags ``stage`` of trials that only serve to choose values for others, or to confirm others."""
 _LISTED = 20
 
 
@@ -30,6 +34,12 @@ class Report:
     heading: tuple[str, ...]
     rows: tuple[Mapping[str, object], ...]
     """One a member of the front, by predicted memory."""
+    confirmed: tuple[Mapping[str, object], ...]
+    """One a trial that was confirmed with new seeds, best validation AUC first."""
+    num_seeds: int
+    """New seeds of a confirmed trial, the most."""
+    what_if: tuple[Mapping[str, object], ...]
+    """One a budget; empty while no trial has finished."""
     failed: tuple[str, ...]
     """One line for each trial that did not finish, with its reason."""
     picture: Picture
@@ -42,13 +52,13 @@ class Report:
 
 def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> list[TrialRecord]:
     """The finished trials that no other dominates in the study's objectives; those that only served to choose values
-    for a table's row are left out."""
+    for a table's row, or confirm others, are left out."""
     finished = [
         record
         for record in records
         if record.status == "FINISHED"
         and set(objectives) <= set(record.metrics)
-        and record.tags.get("stage") != "choose"
+        and record.tags.get("stage") not in ASIDE
     ]
     if not finished:
         return []
@@ -87,11 +97,11 @@ def summarise(study: StudyRun, records: Sequence[TrialRecord]) -> Report:
     searched: list[str] = json.loads(study.tags["searched"])
     front = front_of(records, objectives)
     rows = front_table(front, searched)
-    drawn = [record for record in records if record.status == "FINISHED" and _drawable(record.metrics)]
+    drawn = [record for record in records if record.status == "FINISHED" and _drawable(record)]
     paper, why = paper_points([record.params for record in drawn]) if drawn else ((), "")
     note = study.tags.get(tracking.DATA_NOTE, "").strip().rstrip(".")
     aims = ", ".join(f"{name} ({mode})" for name, mode in objectives.items())
-    trials = len({record.number for record in records})
+    trials = len({record.number for record in records if record.tags.get("stage") != "confirm"})
     title = f"Study {study.name}: {len(front)} of {trials} trials on the front of {aims}"
     on_front = {record.run_id for record in front}
     predicted = "Memory is the peak of the training process, predicted, and relative to full fine-tuning of the same"
@@ -99,6 +109,9 @@ def summarise(study: StudyRun, records: Sequence[TrialRecord]) -> Report:
     return Report(
         heading=(title, *([f"Images: {note}"] if note else []), _legend(rows, predicted)),
         rows=tuple(rows),
+        confirmed=tuple(confirmed_table(records, searched)),
+        num_seeds=most_seeds(records),
+        what_if=tuple(what_if(records, searched)) if rows else (),
         failed=tuple(_failure(record) for record in records if record.reason),
         picture=Picture(
             title=title,
@@ -117,8 +130,9 @@ def _legend(rows: Sequence[Mapping[str, object]], memory: str) -> str:
     return f"AUC, PPE and PME are x 100; PPE and PME are of the {of}{but}. {memory}."
 
 
-def _drawable(metrics: Mapping[str, float]) -> bool:
-    return all(math.isfinite(metrics.get(name, math.nan)) for name in _DRAWN)
+def _drawable(record: TrialRecord) -> bool:
+    numbers = all(math.isfinite(record.metrics.get(name, math.nan)) for name in _DRAWN)
+    return numbers and record.tags.get("stage") != "confirm"
 
 
 def _failure(record: TrialRecord) -> str:
@@ -149,6 +163,9 @@ def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Poin
 _HEADINGS = {
     "val_auc": "val AUC",
     "test_auc": "test AUC",
+    "test_auc_std": "std",
+    "test_auc_low": "95 % from",
+    "test_auc_high": "to",
     "param_ratio": "params %",
     "memory_ratio": "memory %",
     "ppe": "PPE",
@@ -187,10 +204,28 @@ def rendered(report: Report, form: Format) -> str:
     failed = report.failed[:_LISTED]
     if len(report.failed) > _LISTED:
         failed += (f"and {len(report.failed) - _LISTED} more, see MLflow",)
+    between, before, after = (" | ", "| ", " |") if form == "markdown" else ("  ", "", "")
+    tables = [_table(report.rows, between, before, after)]
+    for title, rows in _further(report):
+        tables += [title, _table(rows, between, before, after)]
     if form == "markdown":
-        return "\n\n".join((*report.heading, _table(report.rows, " | ", "| ", " |"), *failed))
+        return "\n\n".join((*report.heading, *tables, *failed))
     heading = [line for part in report.heading for line in textwrap.wrap(part, 118)]
-    return "\n".join((*heading, "", _table(report.rows, "  "), *([""] if failed else []), *failed))
+    tables[1::2] = [textwrap.fill(title, 118) for title in tables[1::2]]
+    return "\n".join((*heading, "", "\n\n".join(tables), *([""] if failed else []), *failed))
+
+
+def _further(report: Report) -> Iterator[tuple[str, Sequence[Mapping[str, object]]]]:
+    """(title, rows) of the tables below the front's."""
+    if report.confirmed:
+        yield (
+            f"Confirmed with {report.num_seeds} new seeds. AUC x 100 is the mean over them, std their spread; the "
+            "interval is of that mean over resampled test images, and does not tell how other seeds would have come "
+            "out. Differences are paired: of both trials on the same resamples.",
+            report.confirmed,
+        )
+    if report.what_if:
+        yield "With a smaller budget: the best validation AUC of a finished trial within it.", report.what_if
 
 
 def _csv(rows: Sequence[Mapping[str, object]]) -> str:

@@ -9,6 +9,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from ray.tune.search import Searcher
 
 from fpt_ray.config import TrialConfig, flatten
 from fpt_ray.space import KNOWN_BEFORE, POINT, SearchRow, SearchSpace
-from fpt_ray.study_storage import INFEASIBLE, STAGE, keep_alive, make_sampler
+from fpt_ray.study_storage import INFEASIBLE, OF, REPEATS, STAGE, keep_alive, make_sampler
 from fpt_ray.terminal import say
 
 NUMBER = "number"
 """Key beside the proposed values: the trial's number in the study."""
 SEEDS = "seeds"
 """Key beside the proposed values: how many seeds the trial trains, one after the other."""
+FIRST_SEED = "first_seed"
+"""Key beside the proposed values: the first of these seeds, counted from the configuration's."""
 FINISHED = "finished"
 """Key of a result: training has ended as planned, the result's values are final."""
 REASON = "reason"
@@ -41,7 +44,13 @@ _EXHAUSTED = 3
 
 def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """A proposal without what stands beside its values."""
-    return {name: value for name, value in config.items() if name not in (NUMBER, SEEDS, STAGE)}
+    return {name: value for name, value in config.items() if name not in (NUMBER, SEEDS, FIRST_SEED, STAGE, OF)}
+
+
+def seeded_trial(space: SearchSpace, config: Mapping[str, Any]) -> TrialConfig:
+    """The trial that a proposal stands for, with the first seed it trains."""
+    trial = space.trial(plain_values(config))
+    return replace(trial, training=replace(trial.training, seed=trial.training.seed + config[FIRST_SEED]))
 
 
 def propose(space: SearchSpace, trial: optuna.Trial) -> dict[str, Any]:
@@ -101,11 +110,16 @@ class StudySearcher(Searcher):
                 continue
             if self._keeps_to_constraints(trial, proposal):
                 self.trials[trial_id] = trial
-                stage = trial.user_attrs.get(STAGE, "final")
-                seeds = 1 if stage == "choose" else self.space.repeats
-                return {**proposal, NUMBER: trial.number, SEEDS: seeds, STAGE: stage}
+                return {**proposal, NUMBER: trial.number, **self._beside(trial.user_attrs)}
         say("search: no further point keeps to the constraints; loosen the constraints, or widen the space")
         return Searcher.FINISHED
+
+    def _beside(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Stage and seeds of a trial; one that confirms another takes seeds that the search has not used."""
+        stage = attributes.get(STAGE, "final")
+        if stage == "confirm":
+            return {STAGE: stage, SEEDS: attributes[REPEATS], FIRST_SEED: self.space.repeats, OF: attributes[OF]}
+        return {STAGE: stage, SEEDS: 1 if stage == "choose" else self.space.repeats, FIRST_SEED: 0}
 
     def _waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))

@@ -7,20 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, Int
 from mlflow import MlflowClient
 from ray import tune
 
 from fpt_ray import tracking
 from fpt_ray.accounting import study_ledger
 from fpt_ray.config import flatten
-from fpt_ray.front import front_of
-from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, why_not
+from fpt_ray.confirmation import confirming, reference
+from fpt_ray.front import ASIDE, front_of
+from fpt_ray.intervals import bootstrap_aucs, interval
+from fpt_ray.metrics import auc
+from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, seeded_trial, why_not
 from fpt_ray.space import POINT, SearchSpace
 from fpt_ray.store import Store
-from fpt_ray.study_storage import STAGE
+from fpt_ray.study_storage import OF, STAGE
 from fpt_ray.terminal import say
-from fpt_ray.tracking import Status, StudyRun
-from fpt_ray.trial import load_checkpoint, scores_of_best, store_for
+from fpt_ray.tracking import Status, StudyRun, TrialRecord
+from fpt_ray.trial import load_checkpoint, predictions_of_best, scores_of_best, store_for
 
 _EPOCH_METRICS = ("train_loss", "val_auc_epoch")
 _FINAL_METRICS = (
@@ -94,7 +99,8 @@ class StudyLog(tune.Callback):
         self.startup: dict[str, float] = {}
         """Seconds from a trial's start to its first step."""
         self.ended = self.ended_before = sum(
-            record.status in ("FINISHED", "FAILED") for record in tracking.read_trials(client, study)
+            record.status in ("FINISHED", "FAILED") and OF not in record.tags
+            for record in tracking.read_trials(client, study)
         )
         self.started = time.monotonic()
         self.spent: dict[str, float] = {}
@@ -122,8 +128,12 @@ class StudyLog(tune.Callback):
             self.client,
             self.study,
             trial.config[NUMBER],
-            flatten(self.space.trial(values)),
-            {"proposal": json.dumps(values), "label": values.get(POINT, ""), STAGE: trial.config[STAGE]},
+            flatten(seeded_trial(self.space, trial.config)),
+            {
+                "proposal": json.dumps(values),
+                "label": values.get(POINT, ""),
+                **{name: str(trial.config[name]) for name in (STAGE, OF, SEEDS) if name in trial.config},
+            },
         )
 
     def on_trial_result(
@@ -144,7 +154,7 @@ class StudyLog(tune.Callback):
     def _seed_run(self, trial: Any, repeat: int) -> str:
         key = (trial.trial_id, repeat)
         if key not in self.seeds:
-            seed = self.space.trial(plain_values(trial.config)).training.seed + repeat
+            seed = seeded_trial(self.space, trial.config).training.seed + repeat
             self.seeds[key] = tracking.start_seed(self.client, self.study, self.runs[trial.trial_id], repeat, seed)
         return self.seeds[key]
 
@@ -171,7 +181,7 @@ class StudyLog(tune.Callback):
             if trial_id == trial.trial_id:
                 self.client.set_terminated(seed_run, status)
         tracking.end_trial(self.client, run_id, status, metrics, reason)
-        self.ended += 1
+        self.ended += OF not in trial.config
         self._say(trial, metrics, reason)
 
     def _say(self, trial: Any, metrics: dict[str, float], reason: str | None) -> None:
@@ -180,6 +190,9 @@ class StudyLog(tune.Callback):
         values = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in plain_values(trial.config).items())
         spread = f" ± {metrics['val_auc_std']:.3f}" if "val_auc_std" in metrics else ""
         score = f"val AUC {metrics['val_auc']:.3f}{spread}" if reason is None else reason
+        if OF in trial.config:
+            say(f"trial {trial.config[OF]} with {trial.config[SEEDS]} new seeds: {score}  {values}")
+            return
         say(f"trial {self.ended}/{self.num_trials}: {score}  {values}  (about {left / 60:.1f} min left)")
 
     def end(self, status: Status) -> None:
@@ -198,7 +211,7 @@ class StudyLog(tune.Callback):
 def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
     """Test scores, once, after the search: of the front's members, or of all rows of a grid. Nothing reads test data
     before."""
-    records = [record for record in tracking.read_trials(log.client, log.study) if record.tags.get(STAGE) != "choose"]
+    records = [record for record in tracking.read_trials(log.client, log.study) if record.tags.get(STAGE) not in ASIDE]
     front = front_of(records, space.objectives)
     if space.sampler == "grid":
         front = [record for record in records if record.status == "FINISHED"]
@@ -218,3 +231,41 @@ def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> N
                 log.client.log_metric(run_id, "test_auc", scores.auc)
     what = "rows" if space.sampler == "grid" else "front"
     say(f"{what}: {len(front)} of {log.ended} trials, test scores computed once")
+
+
+def score_confirmed(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
+    """Test scores of the trials that confirm others: mean over the new seeds, 95 % intervals of it and of the
+    difference from the best of them by validation AUC. Where nothing new was confirmed, nothing is read."""
+    records = confirming(tracking.read_trials(log.client, log.study))
+    if all("test_auc" in record.metrics for record in records):
+        return
+    best = reference(records)
+    found = {record.run_id: _test_samples(log, record, space, stores) for record in records}
+    for record in records:
+        own, (samples, labels) = found[record.run_id], found[best.run_id]
+        if record is not best and np.array_equal(own[1], labels):  # else the stores hold other images
+            low, high = interval(own[0] - samples)
+            log.client.log_metric(record.run_id, "difference_low", low)
+            log.client.log_metric(record.run_id, "difference_high", high)
+    say(f"confirmed: {len(records)} of {log.ended} trials, test split read for these alone")
+
+
+def _test_samples(
+    log: StudyLog, record: TrialRecord, space: SearchSpace, stores: Sequence[Store]
+) -> tuple[Float[np.ndarray, " R"], Int[np.ndarray, " N"]]:
+    """Bootstrap samples of a trial's test AUC, and the labels they rest on; logs what is of this trial alone."""
+    trial = space.trial(json.loads(record.tags["proposal"]))
+    store = store_for(trial, stores)
+    checkpoint = load_checkpoint(Path(record.tags["checkpoint"]))
+    probabilities, labels = predictions_of_best(trial, store, "test", checkpoint)
+    aucs = [auc(one, labels, store.classes) for one in probabilities]
+    samples = bootstrap_aucs([probabilities], labels)[0]
+    low, high = interval(samples)
+    numbers = {"test_auc": statistics.fmean(aucs), "test_auc_low": low, "test_auc_high": high}
+    if len(aucs) > 1:
+        numbers["test_auc_std"] = statistics.stdev(aucs)
+        for run_id, score in zip(tracking.seed_runs(log.client, log.study, record), aucs, strict=True):
+            log.client.log_metric(run_id, "test_auc", score)
+    for name, value in numbers.items():
+        log.client.log_metric(record.run_id, name, value)
+    return samples, labels

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -21,10 +22,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from fpt_ray.config import ConfigError, TrialConfig, flatten
+from fpt_ray.metrics import pareto_front
 from fpt_ray.space import POINT, SearchRow, SearchSpace
 
 STAGE = "stage"
-"""Attribute of a trial: "choose" while values are chosen on the validation split, "final" for what tables show."""
+"""Attribute of a trial: "choose" while values are chosen on the validation split, "final" for what tables show,
+"confirm" for what is trained again with new seeds."""
+REPEATS, OF = "repeats", "of"
+"""Attributes of a trial that confirms another: how many new seeds it trains, and the number of the other one."""
 INFEASIBLE = "infeasible"
 """Attribute of a trial that broke a constraint before it was trained."""
 _HEARTBEAT_SECONDS = 30
@@ -118,7 +123,10 @@ def without_password(location: str) -> str:
 def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) -> int:
     """Enqueues the front of an earlier study, as far as its values lie in this space; returns how many points."""
     names = {row.name for row in space.rows}
-    points = [trial.params for trial in other.best_trials if names <= set(trial.params)]
+    points: list[dict[str, Any]] = []
+    for trial in other.best_trials:
+        if names <= set(trial.params) and trial.params not in points:  # a confirmed point stands there twice
+            points.append(trial.params)
     inside = [point for point in points if all(row.holds(point[row.name]) for row in space.rows)]
     for point in inside:
         study.enqueue_trial({name: point[name] for name in names}, skip_if_exists=True)
@@ -150,10 +158,49 @@ def _final(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in trials if trial.user_attrs.get(STAGE) == "final" and trial.state != TrialState.FAIL]
 
 
+def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeats: int) -> list[int]:
+    """Enqueues the best trials by validation AUC to be trained again with new seeds; returns the numbers of the new.
+
+    With several objectives they are of the front, with one they are the best of all finished ones. Those that were
+    confirmed before, or are enqueued for it, are left as they are.
+    """
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.user_attrs.get(STAGE, "final") == "final"
+        and all(excess <= 0 for excess in trial.constraints.values())
+        and "val_auc" in trial.user_attrs
+    ]
+    if len(space.objectives) > 1 and trials:
+        points = np.array([trial.values for trial in trials], np.float64)
+        on_front = pareto_front(points, tuple(space.objectives.values()))
+        trials = [trial for trial, is_on in zip(trials, on_front, strict=True) if is_on]
+    trials.sort(key=lambda trial: (-trial.user_attrs["val_auc"], trial.number))
+    best: dict[str, optuna.trial.FrozenTrial] = {}
+    for trial in trials:
+        best.setdefault(json.dumps(trial.params, sort_keys=True), trial)
+    known = [
+        trial.system_attrs.get("fixed_params", trial.params)
+        for trial in study.get_trials(deepcopy=False)
+        if OF in trial.user_attrs and trial.state != TrialState.FAIL
+    ]
+    new = [trial for trial in list(best.values())[:most] if trial.params not in known]
+    for trial in new:
+        study.enqueue_trial(trial.params, user_attrs={STAGE: "confirm", REPEATS: repeats, OF: trial.number})
+    return [trial.number for trial in new]
+
+
+def confirmations_waiting(study: optuna.Study) -> int:
+    """Trials that are enqueued to confirm others."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return sum(OF in trial.user_attrs for trial in waiting)
+
+
 def finished_trials(study: optuna.Study) -> int:
-    """Trials that have ended with a result or a reason; what was refused before training does not count."""
+    """Trials that have ended with a result or a reason; what was refused before training, or confirms another trial,
+    does not count."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return sum(INFEASIBLE not in trial.user_attrs for trial in trials)
+    return sum(INFEASIBLE not in trial.user_attrs and OF not in trial.user_attrs for trial in trials)
 
 
 def _ask_again(study: optuna.Study, *, shared: bool) -> None:
@@ -168,7 +215,8 @@ def _ask_again(study: optuna.Study, *, shared: bool) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if trial.number not in before:
-            study.enqueue_trial(trial.params, user_attrs={STAGE: trial.user_attrs.get(STAGE, "final")})
+            kept = {name: trial.user_attrs[name] for name in (STAGE, REPEATS, OF) if name in trial.user_attrs}
+            study.enqueue_trial(trial.params, user_attrs={STAGE: "final", **kept})
 
 
 def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:

@@ -17,7 +17,7 @@ from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.loop import NonFiniteLossError, Rows
 from fpt_ray.packing import Packing
 from fpt_ray.rows import rows_from_files, rows_from_tables
-from fpt_ray.searcher import NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values
+from fpt_ray.searcher import NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
 from fpt_ray.space import SearchSpace
 from fpt_ray.store import Store
 from fpt_ray.trainer import Blocks, train
@@ -62,7 +62,7 @@ class Shared:
 def run_trial(values: dict[str, Any], shared: Shared) -> None:
     """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
     number, seeds = values[NUMBER], values[SEEDS]
-    trial = shared.space.trial(plain_values(values))
+    trial = seeded_trial(shared.space, values)
     trial = replace(trial, backbone=anchored(trial.backbone, shared.folder))
     store = store_for(trial, shared.stores)
     try:

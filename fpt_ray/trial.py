@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import nn
 
 from fpt_ray.backbone import backbone_shape, check_depth, check_resolution, kept_tokens
 from fpt_ray.config import SIDE_METHODS, ConfigError, TrialConfig, image_resolution, reads_images
 from fpt_ray.features import Slice, column_widths
-from fpt_ray.loop import Checkpoint, Epoch, Rows, Task, evaluate, fit, uses_bfloat16
+from fpt_ray.loop import Checkpoint, Epoch, Rows, Task, fit, predict, uses_bfloat16
 from fpt_ray.methods import load_learnable_state, make_model
-from fpt_ray.metrics import Scores, pme, ppe
+from fpt_ray.metrics import Scores, pme, ppe, scores
 from fpt_ray.prediction import fine_tuning_memory, learnable_parameters, param_ratio, training_memory
 from fpt_ray.rows import rows_from_files
 from fpt_ray.side_network import side_width
@@ -226,11 +228,19 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 
 def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> list[Scores]:
     """Scores of the best epoch's weights of every seed on a split, read from the store's files."""
+    found, labels = predictions_of_best(trial, store, split, checkpoint)
+    return [scores(probabilities, labels, store.classes) for probabilities in found]
+
+
+def predictions_of_best(
+    trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint
+) -> tuple[list[Float[np.ndarray, "N C"]], Int[np.ndarray, " N"]]:
+    """Class probabilities by the best epoch's weights of every seed on a split, and its labels; read from files."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = make_model(trial, len(store.classes)).to(device)
     rows = rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
     found = []
     for best in (*checkpoint["finished"], checkpoint["current"]["best"]):
         load_learnable_state(model, best["model"])
-        found.append(evaluate(model, rows, trial, trial_task(store, device)))
-    return found
+        found.append(predict(model, rows, trial, trial_task(store, device))[0])
+    return found, rows.labels

@@ -23,8 +23,18 @@ from fpt_ray.searcher import StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
 from fpt_ray.store import Store, open_store
-from fpt_ray.study import StudyLog, score_front, start_or_find
-from fpt_ray.study_storage import enqueue_chosen, enqueue_front, finished_trials, load_study, open_study, paper_point
+from fpt_ray.study import StudyLog, score_confirmed, score_front, start_or_find
+from fpt_ray.study_pictures import attach_study_pictures
+from fpt_ray.study_storage import (
+    confirmations_waiting,
+    enqueue_chosen,
+    enqueue_confirmed,
+    enqueue_front,
+    finished_trials,
+    load_study,
+    open_study,
+    paper_point,
+)
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import check_study_name, default_uri, open_tracking
 from fpt_ray.trainable import Shared, run_trial
@@ -69,6 +79,10 @@ class Command:
     """Optuna's storage: a database's URL, which several drivers may share; nothing: a journal file in workdir."""
     warm_start: str | None = None
     """An earlier study in the same storage, or of the same workdir, whose front is tried first."""
+    confirm: int | None = None
+    """Train so many of the best trials again with new seeds, and read the test split for them alone; nothing: none."""
+    repeats: int = 5
+    """With --confirm: new seeds of each."""
 
 
 # --- the study ------------------------------------------------------------------------------------------------
@@ -83,6 +97,7 @@ def run_study(command: Command) -> None:
     space = with_fixed(load_space(command.space), command.set)
     if (command.images is None) == (not command.features):
         raise ConfigError("give either --images or --features")
+    check_confirmation(command)
     check_points(space)
     name = command.study or command.space.stem
     check_study_name(name)
@@ -100,15 +115,35 @@ def run_study(command: Command) -> None:
         log = StudyLog(client, run, space, num_trials)
         try:
             shared = shared_features(space, stores, packing, Path(workdir) / "studies" / name)
-            search(study, log, shared, num_trials, at_once)
-            search(study, log, shared, num_trials + enqueue_chosen(space, study), at_once)
-            score_front(log, space, stores)
+            search_and_score(command, study, log, shared, at_once)
+            attach_study_pictures(client, run, study, space, Path(workdir) / "studies" / name)
             log.account(stores)
         except BaseException as error:
             log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         log.end("FINISHED")
     report(name, tracking_uri=uri, workdir=workdir)
+
+
+def search_and_score(command: Command, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int) -> None:
+    """Searches, repeats what was chosen, and reads the test split: for the front, or for what is confirmed alone."""
+    space, num_trials = shared.space, log.num_trials
+    search(study, log, shared, num_trials, at_once)
+    num_trials += enqueue_chosen(space, study)
+    search(study, log, shared, num_trials, at_once)
+    if command.confirm is None:
+        score_front(log, space, shared.stores)
+    else:
+        enqueue_confirmed(space, study, command.confirm, command.repeats)
+        search(study, log, shared, num_trials, at_once)
+    score_confirmed(log, space, shared.stores)
+
+
+def check_confirmation(command: Command) -> None:
+    """ConfigError if nothing could be confirmed with these numbers."""
+    for name, number in (("confirm", command.confirm), ("repeats", command.repeats)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name} is {number}; give 1 or more")
 
 
 def check_points(space: SearchSpace) -> None:
@@ -178,10 +213,10 @@ def shared_features(space: SearchSpace, stores: Sequence[Store], packing: Packin
 
 
 def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int) -> None:
-    """Runs trials until the study has its number of ended ones."""
+    """Runs trials until the study has its number of ended ones, and those that wait to confirm others."""
     log.num_trials = num_trials
-    missing = num_trials - finished_trials(study)
-    if missing <= 0:
+    missing = max(0, num_trials - finished_trials(study)) + confirmations_waiting(study)
+    if missing == 0:
         return
     space = shared.space
     trainable = tune.with_parameters(run_trial, shared=shared)

@@ -304,6 +304,38 @@ def kill_a_worker(killed):
         time.sleep(0.05)
 
 
+def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):
+    """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
+    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "c", "num_trials": 3}
+    command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
+    run_study(TuneCommand(**command))
+    shown = capsys.readouterr()
+    assert "Confirmed with 2 new seeds" in shown.out
+    assert "no picture of importances: 3 trials" in shown.err
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    study = tracking.find_study(client, "c")
+    records = tracking.read_trials(client, study)
+    monkeypatch.setattr("fpt_ray.tune.report", lambda name, **places: None)  # shown above
+    run_study(TuneCommand(**command, resume=True))
+    assert [record.run_id for record in tracking.read_trials(client, study)] == [record.run_id for record in records]
+    confirmed = [record for record in records if "of" in record.tags]
+    assert len(records) - len(confirmed) == 3
+    assert 1 <= len(confirmed) <= 2  # the front may have one member
+    for record in records:
+        assert record.status == "FINISHED"
+        assert ("test_auc" in record.metrics) == (record in confirmed)
+    for record in confirmed:
+        seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record)]
+        assert [run.data.params["training.seed"] for run in seeds] == ["1", "2"]
+        scores = [run.data.metrics["test_auc"] for run in seeds]
+        assert record.metrics["test_auc"] == pytest.approx(np.mean(scores))
+        assert record.metrics["test_auc_std"] == pytest.approx(np.std(scores, ddof=1))
+        assert record.metrics["test_auc_low"] <= record.metrics["test_auc"] <= record.metrics["test_auc_high"]
+    assert sum("difference_low" in record.metrics for record in confirmed) == len(confirmed) - 1
+    files = {file.path for file in client.list_artifacts(study.run_id)}
+    assert {"history.html", "front.md"} <= files
+
+
 METHODS = """
 points:
   LoRA: {method: lora}

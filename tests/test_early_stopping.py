@@ -1,6 +1,8 @@
 """Stopping is compared with the rules by hand, and by its effect: on synthetic learning curves whose front is known,
 ASHA on the score alone loses the small end of the front, the rule here keeps it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
@@ -40,6 +42,10 @@ def test_falls_behind_by_hand(kind, score, costs, stops):
     assert falls_behind(kind, score, costs, others) == stops
 
 
+TRIAL = SimpleNamespace(config={"stage": "final"})
+CONFIRMING = SimpleNamespace(config={"stage": "confirm"})
+
+
 def curve(size, epoch):
     """Larger networks end higher; all learn at the same pace."""
     return 0.5 + (0.2 + 0.2 * size) * (1 - np.exp(-epoch / 4))
@@ -53,7 +59,7 @@ def run(objectives, kind, sizes):
         for epoch in range(1, 21):
             epochs += 1
             result = {"epoch": epoch, "val_auc": curve(size, epoch), "param_ratio": size}
-            if scheduler.on_trial_result(None, None, result) == TrialScheduler.STOP:
+            if scheduler.on_trial_result(None, TRIAL, result) == TrialScheduler.STOP:
                 break
         else:
             finished.append(size)
@@ -73,8 +79,9 @@ def test_small_networks_are_not_stopped_for_being_small(kind):
 def test_what_is_worse_at_the_same_cost_is_stopped():
     scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max, param_ratio: min}", "asha")))
     for score in (0.8, 0.81, 0.82):
-        scheduler.on_trial_result(None, None, {"epoch": 2, "val_auc": score, "param_ratio": 0.01})
+        scheduler.on_trial_result(None, TRIAL, {"epoch": 2, "val_auc": score, "param_ratio": 0.01})
     worse = {"epoch": 2, "val_auc": 0.6, "param_ratio": 0.01}
-    assert scheduler.on_trial_result(None, None, worse) == TrialScheduler.STOP
+    assert scheduler.on_trial_result(None, CONFIRMING, worse) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
     smaller = {"epoch": 2, "val_auc": 0.6, "param_ratio": 0.009}
-    assert scheduler.on_trial_result(None, None, smaller) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, TRIAL, smaller) == TrialScheduler.CONTINUE

@@ -6,11 +6,12 @@ import sys
 import pytest
 
 CORE = (
-    "allocator authors_layout backbone config datasets demo flops fundus images importance lanes loop measurement "
-    "methods metrics online onnx_weights paper paper_tables prediction side_network space space_yaml terminal trace"
+    "allocator authors_layout backbone config datasets demo flops fundus images importance intervals lanes loop "
+    "measurement methods metrics online onnx_weights paper paper_tables prediction side_network space space_yaml "
+    "terminal trace"
 )
 STORE = "features rows shards storage store trial"
-TRACKING = "front pictures provenance tracking"
+TRACKING = "confirmation front pictures provenance tracking what_if"
 TABLES = "figures layouts ledger tables typesetting"
 
 PROGRAM = """

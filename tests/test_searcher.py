@@ -7,9 +7,29 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from fpt_ray.config import ConfigError, TrialConfig
-from fpt_ray.searcher import FINISHED, NUMBER, OUT_OF_MEMORY, SEEDS, StudySearcher, plain_values, why_not
+from fpt_ray.searcher import (
+    FINISHED,
+    FIRST_SEED,
+    NUMBER,
+    OUT_OF_MEMORY,
+    SEEDS,
+    StudySearcher,
+    plain_values,
+    seeded_trial,
+    why_not,
+)
 from fpt_ray.space_yaml import parse_space
-from fpt_ray.study_storage import STAGE, enqueue_chosen, enqueue_front, finished_trials, open_study, paper_point
+from fpt_ray.study_storage import (
+    OF,
+    STAGE,
+    confirmations_waiting,
+    enqueue_chosen,
+    enqueue_confirmed,
+    enqueue_front,
+    finished_trials,
+    open_study,
+    paper_point,
+)
 
 SPACE = """
 space:
@@ -287,3 +307,42 @@ def test_why_not():
     assert why_not(result(0.9), False, space) is None
     assert why_not(result(0.9), True, space) == "the trial failed"
     assert why_not(result(math.inf), False, space) == "val_auc is inf"
+
+
+# --- confirming ---------------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_the_front_are_confirmed_once_with_new_seeds(tmp_path):
+    """AUC and cost grow together, so that all are of the front but the last, which trial 2 dominates."""
+    text = SPACE + "repeats: 2\n"
+    search = searcher(tmp_path, text)
+    points = [(0.6, 0.01), (0.7, 0.02), (0.9, 0.03), (0.8, 0.025), (0.85, 0.04)]
+    proposals = [search.suggest(str(number)) for number in range(5)]
+    for number, (auc, ratio) in enumerate(points):
+        search.on_trial_complete(str(number), result(auc, ratio))
+    assert [(one[SEEDS], one[FIRST_SEED], OF in one) for one in proposals] == [(2, 0, False)] * 5
+    assert enqueue_confirmed(search.space, search.study, 2, 4) == [2, 3]
+    assert enqueue_confirmed(search.space, search.study, 2, 4) == []
+    assert confirmations_waiting(search.study) == 2
+    first = search.suggest("c0")
+    assert (first[STAGE], first[SEEDS], first[FIRST_SEED], first[OF]) == ("confirm", 4, 2, 2)
+    assert plain_values(first) == plain_values(proposals[2])
+    assert seeded_trial(search.space, first).training.seed == search.space.base().training.seed + 2
+    search.on_trial_complete("c0", result(0.95, 0.001))
+    search.suggest("lost")
+    again = searcher(tmp_path, text, resume=True)  # the driver died while the second was confirmed
+    assert enqueue_confirmed(again.space, again.study, 2, 4) == []
+    assert (confirmations_waiting(again.study), finished_trials(again.study)) == (1, 5)
+    second = again.suggest("c1")
+    assert (second[STAGE], second[SEEDS], second[OF]) == ("confirm", 4, 3)
+    again.on_trial_complete("c1", result(0.5, 0.1))
+    assert enqueue_confirmed(again.space, again.study, 3, 4) == [1]
+    assert finished_trials(again.study) == 5
+
+
+def test_with_one_objective_the_best_are_confirmed(tmp_path):
+    search = searcher(tmp_path, SPACE.replace(", param_ratio: min", ""))
+    for number in range(4):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), result(0.6 + 0.1 * number))
+    assert enqueue_confirmed(search.space, search.study, 2, 5) == [3, 2]
