@@ -5,8 +5,6 @@ crashed trials as FAIL, which TPE ignores and proposes again, leaves trials with
 trials as complete, enqueues its first points again at every restart, and knows no constraints.
 """
 
-import json
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,8 +18,9 @@ from ray.tune.search import Searcher
 
 from fpt_ray.config import TrialConfig, flatten
 from fpt_ray.space import KNOWN_BEFORE, POINT, SearchRow, SearchSpace
-from fpt_ray.study_storage import INFEASIBLE, OF, REPEATS, STAGE, keep_alive, make_sampler
+from fpt_ray.study_storage import INFEASIBLE, OF, REPEATS, RESULT, STAGE, keep_alive, make_sampler
 from fpt_ray.terminal import say
+from fpt_ray.trial import final_metrics, is_finite
 
 NUMBER = "number"
 """Key beside the proposed values: the trial's number in the study."""
@@ -176,7 +175,7 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna. Only a trial that ended as planned with finite objectives is complete; all others are pruned,
-        which TPE turns away from (it ignores failed ones), with their partial values kept as an attribute."""
+        which TPE turns away from (it ignores failed ones). Their last numbers are kept as an attribute."""
         trial = self.trials.pop(trial_id, None)
         if trial is None:
             return
@@ -184,20 +183,17 @@ class StudySearcher(Searcher):
         self._tell_constraints(trial, result)
         values: list[Any] = [result.get(name) for name in self.space.objectives]
         reason = result.get(REASON) or why_not(result, error, self.space)
-        if _finite(result.get("val_auc")):
-            trial.set_user_attr("val_auc", result["val_auc"])
+        trial.set_user_attr(RESULT, final_metrics(result))
         if reason is None:
             self.study.tell(trial, values)
             return
         trial.set_user_attr(REASON, reason)
-        known = {name: value for name, value in zip(self.space.objectives, values, strict=True) if _finite(value)}
-        trial.set_user_attr("partial", json.dumps(known))
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def _tell_constraints(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
         """Limits of what only training shows; memory that ran out is a broken limit, whatever the space says."""
         for name, limit in self.space.constraints.items():
-            if name not in KNOWN_BEFORE and _finite(result.get(name)):
+            if name not in KNOWN_BEFORE and is_finite(result.get(name)):
                 trial.set_constraint(name, limit.excess(result[name]))
         if OUT_OF_MEMORY in result:
             trial.set_constraint(OUT_OF_MEMORY, max(1.0, float(result[OUT_OF_MEMORY])))
@@ -215,10 +211,6 @@ def why_not(result: Mapping[str, Any], error: bool, space: SearchSpace) -> str |
     if error:
         return "the trial failed"
     for name in space.objectives:
-        if not _finite(result.get(name)):
+        if not is_finite(result.get(name)):
             return f"{name} is {result.get(name)}"
     return None if result.get(FINISHED) else "stopped before its last epoch"
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 from jaxtyping import Float, Int
 from mlflow import MlflowClient
+from optuna.trial import TrialState
 from ray import tune
+from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
 from fpt_ray import tracking
 from fpt_ray.accounting import study_ledger
@@ -22,27 +25,12 @@ from fpt_ray.metrics import auc
 from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, seeded_trial, why_not
 from fpt_ray.space import POINT, SearchSpace
 from fpt_ray.store import Store
-from fpt_ray.study_storage import OF, STAGE
+from fpt_ray.study_storage import OF, RESULT, STAGE
 from fpt_ray.terminal import say
 from fpt_ray.tracking import Status, StudyRun, TrialRecord
-from fpt_ray.trial import load_checkpoint, predictions_of_best, scores_of_best, store_for
+from fpt_ray.trial import final_metrics, load_checkpoint, predictions_of_best, scores_of_best, store_for
 
 _EPOCH_METRICS = ("train_loss", "val_auc_epoch")
-_FINAL_METRICS = (
-    "val_auc",
-    "val_auc_std",
-    "best_epoch",
-    "ppe",
-    "pme",
-    "param_ratio",
-    "memory_ratio",
-    "learnable_parameters",
-    "peak_memory_bytes",
-    "measured_peak_memory_bytes",
-    "train_seconds",
-    "fit_seconds",
-    "data_seconds",
-)
 
 
 def start_or_find(
@@ -50,11 +38,12 @@ def start_or_find(
     name: str,
     space: SearchSpace,
     stores: Sequence[Store],
+    proposed: optuna.Study,
     *,
     resume: bool,
     artifacts: Path | None,
 ) -> StudyRun:
-    """The study's run; in a resumed study, trials that a dead driver left running are closed.
+    """The study's run; in a resumed study, trials that a dead driver left open are closed as Optuna's storage has them.
 
     ``artifacts``: where a new experiment in a local database keeps its files.
 
@@ -64,9 +53,7 @@ def start_or_find(
     if resume:
         study = tracking.find_study(client, name)
         client.update_run(study.run_id, status="RUNNING")
-        for trial in tracking.read_trials(client, study):
-            if trial.status == "RUNNING":
-                tracking.end_trial(client, trial.run_id, "KILLED", {}, "its driver died; the trial was run again")
+        _close_as_told(client, study, proposed)
         return study
     notes = {store.data_note for store in stores if store.data_note}
     study = tracking.start_study(
@@ -85,6 +72,34 @@ def start_or_find(
     for store in stores:
         tracking.attach_text(client, study.run_id, store.manifest_text, f"manifests/{store.spec.name}.json")
     return study
+
+
+def _close_as_told(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> None:
+    """Ends the runs that a dead driver left open. What it had told Optuna stands; what runs elsewhere is let be."""
+    told = {trial.number: trial for trial in proposed.get_trials(deepcopy=False)}
+    for record in tracking.read_trials(client, study):
+        if record.status != "RUNNING" or told[record.number].state == TrialState.RUNNING:
+            continue
+        attributes, state = told[record.number].user_attrs, told[record.number].state
+        status: Status = "KILLED"
+        reason = "its driver died; the trial was run again"
+        if state in (TrialState.COMPLETE, TrialState.PRUNED):
+            status = "FINISHED" if state == TrialState.COMPLETE else "FAILED"
+            reason = attributes.get(REASON)
+        _close(client, study, record, status, attributes.get(RESULT, {}), reason)
+
+
+def _close(
+    client: MlflowClient,
+    study: StudyRun,
+    record: TrialRecord,
+    status: Status,
+    metrics: Mapping[str, float],
+    reason: str | None,
+) -> None:
+    for run_id in tracking.seed_runs(client, study, record):
+        client.set_terminated(run_id, status)
+    tracking.end_trial(client, record.run_id, status, metrics, reason)
 
 
 class StudyLog(tune.Callback):
@@ -150,6 +165,8 @@ class StudyLog(tune.Callback):
             run_id, epoch = self._seed_run(trial, result["repeat"]), result["epoch_of_seed"]
             metrics["val_auc"] = result["val_auc_seed"]
         tracking.log_epoch(self.client, run_id, epoch, metrics)
+        if CHECKPOINT_PATH_KEY in result:  # of a trial with workers of its own
+            self.client.set_tag(self.runs[trial.trial_id], "checkpoint", result[CHECKPOINT_PATH_KEY])
 
     def _seed_run(self, trial: Any, repeat: int) -> str:
         key = (trial.trial_id, repeat)
@@ -157,6 +174,10 @@ class StudyLog(tune.Callback):
             seed = seeded_trial(self.space, trial.config).training.seed + repeat
             self.seeds[key] = tracking.start_seed(self.client, self.study, self.runs[trial.trial_id], repeat, seed)
         return self.seeds[key]
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
+        """Notes where the trial's weights are."""
+        self.client.set_tag(self.runs[trial.trial_id], "checkpoint", checkpoint.path)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Closes the run of a trial that returned."""
@@ -169,14 +190,11 @@ class StudyLog(tune.Callback):
         self._end(trial, trial.last_result or {}, error[-1] if error else "the trial failed")
 
     def _end(self, trial: Any, result: dict[str, Any], reason: str | None) -> None:
-        metrics = {name: float(result[name]) for name in _FINAL_METRICS if isinstance(result.get(name), (int, float))}
+        metrics = final_metrics(result)
         if trial.trial_id in self.startup:
             metrics |= {"startup_seconds": self.startup[trial.trial_id], "epochs": float(result["epoch"])}
         status = "FINISHED" if reason is None else "FAILED"
-        checkpoint = trial.checkpoint.path if trial.checkpoint else result.get("checkpoint_path")
         run_id = self.runs[trial.trial_id]
-        if checkpoint:
-            self.client.set_tag(run_id, "checkpoint", checkpoint)
         for (trial_id, _), seed_run in self.seeds.items():
             if trial_id == trial.trial_id:
                 self.client.set_terminated(seed_run, status)
@@ -196,10 +214,10 @@ class StudyLog(tune.Callback):
         say(f"trial {self.ended}/{self.num_trials}: {score}  {values}  (about {left / 60:.1f} min left)")
 
     def end(self, status: Status) -> None:
-        """Closes the study's run, and runs that are still open as killed."""
+        """Closes the study's run, and those of this driver's trials that are still open as killed."""
         for record in tracking.read_trials(self.client, self.study):
-            if record.status == "RUNNING":
-                tracking.end_trial(self.client, record.run_id, "KILLED", {}, "the study ended before the trial did")
+            if record.status == "RUNNING" and record.run_id in self.runs.values():
+                _close(self.client, self.study, record, "KILLED", {}, "the study ended before the trial did")
         tracking.end_study(self.client, self.study, status, {"trials": self.ended, **self.spent})
 
     def account(self, stores: Sequence[Store]) -> None:

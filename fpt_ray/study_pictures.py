@@ -3,6 +3,7 @@
 They are pages, not PNG: Optuna's matplotlib versions are experimental and draw in pyplot's global state.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fpt_ray import tracking
 from fpt_ray.space import SearchSpace
-from fpt_ray.study_storage import STAGE
+from fpt_ray.study_storage import STAGE, val_auc
 from fpt_ray.terminal import say
 from fpt_ray.tracking import StudyRun
 
@@ -74,20 +75,16 @@ def importances(study: optuna.Study) -> Any:
 
     Parameters that not every trial has are left out, as Optuna does.
     """
-    known = [trial for trial in study.trials if "val_auc" in trial.user_attrs]
+    known = [trial for trial in study.trials if math.isfinite(val_auc(trial))]
     if len(known) < _FEWEST or len(known) < len(study.trials):
         return f"{len(known)} trials have a validation AUC, {_FEWEST} are needed"
-    if len({_val_auc(trial) for trial in known}) == 1:
+    if len({val_auc(trial) for trial in known}) == 1:
         return "the validation AUC is the same in all trials"
     if not any(_varied(known)):
         return "no parameter differs between the trials"
     return optuna.visualization.plot_param_importances(
-        study, evaluator=FanovaImportanceEvaluator(seed=0), target=_val_auc, target_name="val_auc"
+        study, evaluator=FanovaImportanceEvaluator(seed=0), target=val_auc, target_name="val_auc"
     )
-
-
-def _val_auc(trial: FrozenTrial) -> float:
-    return trial.user_attrs["val_auc"]
 
 
 def _varied(trials: list[FrozenTrial]) -> Iterator[bool]:

@@ -32,6 +32,8 @@ REPEATS, OF = "repeats", "of"
 """Attributes of a trial that confirms another: how many new seeds it trains, and the number of the other one."""
 INFEASIBLE = "infeasible"
 """Attribute of a trial that broke a constraint before it was trained."""
+RESULT = "result"
+"""Attribute of a trial: its last numbers, whether it is complete or not."""
 _HEARTBEAT_SECONDS = 30
 
 
@@ -84,6 +86,11 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     else:
         study.enqueue_trial(dict(paper_point(space)))
     return study
+
+
+def val_auc(trial: optuna.trial.FrozenTrial) -> float:
+    """The validation AUC of a trial's last result; minus infinity where it has none."""
+    return trial.user_attrs.get(RESULT, {}).get("val_auc", -math.inf)
 
 
 def keep_alive(study: optuna.Study, trials: Mapping[str, optuna.Trial]) -> None:
@@ -145,7 +152,7 @@ def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         if trial.user_attrs.get(STAGE) == "choose":
             key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
-            best[key] = max(best.get(key, trial), trial, key=lambda one: one.user_attrs.get("val_auc", -math.inf))
+            best[key] = max(best.get(key, trial), trial, key=val_auc)
     known = [trial.system_attrs.get("fixed_params", trial.params) for trial in _final(study)]
     for trial in best.values():
         if trial.params not in known:
@@ -169,13 +176,13 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if trial.user_attrs.get(STAGE, "final") == "final"
         and all(excess <= 0 for excess in trial.constraints.values())
-        and "val_auc" in trial.user_attrs
+        and math.isfinite(val_auc(trial))
     ]
     if len(space.objectives) > 1 and trials:
         points = np.array([trial.values for trial in trials], np.float64)
         on_front = pareto_front(points, tuple(space.objectives.values()))
         trials = [trial for trial, is_on in zip(trials, on_front, strict=True) if is_on]
-    trials.sort(key=lambda trial: (-trial.user_attrs["val_auc"], trial.number))
+    trials.sort(key=lambda trial: (-val_auc(trial), trial.number))
     best: dict[str, optuna.trial.FrozenTrial] = {}
     for trial in trials:
         best.setdefault(json.dumps(trial.params, sort_keys=True), trial)

@@ -1,12 +1,13 @@
 """One trial on a feature store, without Ray: what it reads, what it costs, its checkpoint and its numbers."""
 
+import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -25,6 +26,21 @@ from fpt_ray.side_network import side_width
 from fpt_ray.store import Store
 
 CHECKPOINT_FILE = "checkpoint.pt"
+_FINAL_METRICS = (
+    "val_auc",
+    "val_auc_std",
+    "best_epoch",
+    "ppe",
+    "pme",
+    "param_ratio",
+    "memory_ratio",
+    "learnable_parameters",
+    "peak_memory_bytes",
+    "measured_peak_memory_bytes",
+    "train_seconds",
+    "fit_seconds",
+    "data_seconds",
+)
 
 
 # --- what a trial reads ---------------------------------------------------------------------------------------
@@ -208,6 +224,16 @@ def outcome(
     if epoch.measured_peak_bytes is not None:
         numbers["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
     return numbers
+
+
+def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a trial's last result that stay with it; what is missing or not finite is left out."""
+    return {name: float(value) for name in _FINAL_METRICS if is_finite(value := result.get(name))}
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Whether a result holds a number that can be told."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def run_study(command: Command) -> None:
         warm_start(command, space, study, workdir)
         client = open_tracking(uri)
         artifacts = Path(workdir) / "mlartifacts" if command.tracking_uri is None else None
-        run = start_or_find(client, name, space, stores, resume=command.resume, artifacts=artifacts)
+        run = start_or_find(client, name, space, stores, study, resume=command.resume, artifacts=artifacts)
         log = StudyLog(client, run, space, num_trials)
         try:
             shared = shared_features(space, stores, packing, Path(workdir) / "studies" / name)

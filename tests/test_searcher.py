@@ -90,7 +90,7 @@ def test_what_became_of_trials(tmp_path):
     assert trials[0].values == [0.9, 0.01]
     reasons = [trial.user_attrs["reason"] for trial in trials[1:]]
     assert reasons == ["val_auc is nan", "val_auc is None", "the trial failed", "stopped before its last epoch"]
-    assert '"val_auc": 0.8' in trials[4].user_attrs["partial"]
+    assert trials[4].user_attrs["result"]["val_auc"] == 0.8
     assert [trial.number for trial in search.study.best_trials] == [0]
     assert finished_trials(search.study) == 5
 

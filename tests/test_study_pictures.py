@@ -20,7 +20,7 @@ def study_of(values, stages=(), directions=("maximize", "minimize")):
                 values=found,
                 params={"side.depth": number + 1},
                 distributions={"side.depth": optuna.distributions.IntDistribution(1, 12)},
-                user_attrs={"val_auc": found[0], **stage},
+                user_attrs={"result": {"val_auc": found[0]}, **stage},
             )
         )
     return study
@@ -75,5 +75,5 @@ def test_too_little_to_draw_is_said(tmp_path, values, reason, capsys):
 def test_parameters_that_never_differ_explain_nothing():
     study = optuna.create_study(directions=["maximize"])
     for number in range(5):
-        study.add_trial(optuna.trial.create_trial(value=number / 10, user_attrs={"val_auc": number / 10}))
+        study.add_trial(optuna.trial.create_trial(value=number / 10, user_attrs={"result": {"val_auc": number / 10}}))
     assert importances(study) == "no parameter differs between the trials"
