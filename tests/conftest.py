@@ -7,16 +7,20 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 install_import_hook("fpt_ray", "conftest.checked")
 
 from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from fpt_ray.backbone import BackboneShape, backbone_shape  # noqa: E402
 from fpt_ray.config import BackboneConfig, SideConfig, TrainingConfig, TrialConfig  # noqa: E402
+from fpt_ray.space_yaml import load_space  # noqa: E402
 
 SMALL = "vit_tiny_patch16_224"
+SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
 
 
 @dataclass
@@ -66,3 +70,45 @@ def small_trial() -> TrialConfig:
         side=SideConfig(depth=2, num_prompts=3, reduction=4, resolution=32),
         training=TrainingConfig(epochs=3, batch_size=4, learning_rate=2e-3, precision="float32"),
     )
+
+
+# --- a cluster of one node, for the files that run commands on it -------------------------------------------------
+
+
+def draw_images(folder: Path, per_class: tuple[int, int, int] = (12, 4, 4), size: int = 80) -> str:
+    """Three classes that differ in the brightness of a square, in train/ val/ test/."""
+    generator = np.random.default_rng(0)
+    for split, number in zip(("train", "val", "test"), per_class, strict=True):
+        for label in range(3):
+            (folder / split / f"c{label}").mkdir(parents=True)
+            for i in range(number):
+                pixels = generator.integers(0, 255, (size, size + 16, 3), np.uint8)
+                pixels[20:60, 20:60] //= label + 1
+                Image.fromarray(pixels).save(folder / split / f"c{label}" / f"{i}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from fpt_ray.ray_session import ray_session  # most tests run without Ray
+
+    with ray_session(local=True, num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return draw_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def store(cluster, images, workdir):
+    """The feature store of the space ``smoke``."""
+    from fpt_ray.preload import preload
+
+    return preload(images, load_space(SMOKE).stores()[0], workdir)

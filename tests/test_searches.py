@@ -1,0 +1,238 @@
+"""`tune` as a user runs it, on a real one-node Ray cluster that all tests of this file share.
+
+One worker is compared with two, MLflow's runs with Optuna's storage.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import psutil
+import pytest
+from conftest import SMOKE
+
+from fpt_ray import tracking
+from fpt_ray.config import ConfigError
+from fpt_ray.tune import Command as TuneCommand
+from fpt_ray.tune import run_study
+
+BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def searched(store, workdir):
+    """What a search of three trials says (stderr) and prints (stdout)."""
+    said, printed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
+        run_study(TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="s", num_trials=3))
+    return said.getvalue(), printed.getvalue()
+
+
+def test_a_search_ends_with_a_front(searched):
+    said, printed = searched
+    assert "read once into shared memory" in said
+    assert "trial 3/3" in said
+    assert "test AUC" in printed
+
+
+def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, store, workdir):
+    run_study(
+        TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="two", num_trials=1, workers_per_trial=2)
+    )
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    one, two = (tracking.read_trials(client, tracking.find_study(client, name))[0] for name in ("s", "two"))
+    assert one.params == two.params  # both studies begin with the paper's point
+    for name in ("val_auc", "best_epoch"):
+        assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-6)
+    assert 0 <= two.metrics["test_auc"] <= 1
+
+
+def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, capsys, monkeypatch):
+    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "s"}
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        run_study(TuneCommand(**command))
+    monkeypatch.setattr("fpt_ray.trainer.SHARED_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("fpt_ray.tune.fits_in_memory", lambda size: False)
+    run_study(TuneCommand(**command, num_trials=5, resume=True))
+    assert "streamed from Parquet" in capsys.readouterr().err
+    agree(workdir, "s", 5)
+
+
+def agree(workdir, name, number):
+    """MLflow and Optuna hold the same trials, each ended once, and only the front has test scores."""
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    run = tracking.find_study(client, name)
+    records = tracking.read_trials(client, run)
+    journal = optuna.storages.journal.JournalFileBackend(f"{workdir}/studies/{name}/optuna.log")
+    study = optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(journal))
+    ended = [trial for trial in study.get_trials() if trial.state == optuna.trial.TrialState.COMPLETE]
+    records = [record for record in records if record.status != "KILLED"]  # their driver died; they were run again
+    assert [record.number for record in records] == [trial.number for trial in ended]
+    assert len(ended) == number
+    for record, trial in zip(records, ended, strict=True):
+        assert record.status == "FINISHED"
+        assert [record.metrics["val_auc"], record.metrics["param_ratio"]] == trial.values
+        assert {row: str(value) for row, value in trial.params.items()}.items() <= record.params.items()
+    scored = {record.number for record in records if "test_auc" in record.metrics}
+    assert {trial.number for trial in study.best_trials} <= scored
+    files = {file.path for file in client.list_artifacts(run.run_id)}
+    assert {"front.png", "front.html", "space.yaml", "manifests"} <= files
+    assert json.loads(run.tags["objectives"]) == {"val_auc": "max", "param_ratio": "min"}
+
+
+def finished_in(journal):
+    return journal.exists() and journal.read_text().count('"state":1')
+
+
+def test_a_killed_search_and_a_killed_worker_lose_and_repeat_nothing(store, tmp_path):
+    """Driver killed in the middle, then a worker of the resumed search: every planned trial finishes once."""
+    options = ["--space", str(SMOKE), "--features", store.uri, "--workdir", str(tmp_path), "--study", "k"]
+    command = [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", "5", "--local"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal, deadline = tmp_path / "studies" / "k" / "optuna.log", time.monotonic() + 300
+    while not finished_in(journal):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = finished_in(journal)
+    assert before < 5
+    killed = []
+    killer = threading.Thread(target=kill_a_worker, args=(killed,), daemon=True)
+    killer.start()
+    run_study(
+        TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="k", num_trials=5, resume=True)
+    )
+    assert killed
+    agree(str(tmp_path), "k", 5)
+
+
+def kill_a_worker(killed):
+    """Kills the first worker of this process's cluster that trains a trial."""
+    while not killed:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::Implicit") or "ray::ImplicitFunc" in "".join(process.cmdline()):
+                    time.sleep(1)
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+        time.sleep(0.05)
+
+
+def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):
+    """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
+    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "c", "num_trials": 3}
+    command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
+    run_study(TuneCommand(**command))
+    shown = capsys.readouterr()
+    assert "Confirmed with 2 new seeds" in shown.out
+    assert "no picture of importances: 3 trials" in shown.err
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    study = tracking.find_study(client, "c")
+    records = tracking.read_trials(client, study)
+    monkeypatch.setattr("fpt_ray.tune.report", lambda name, **places: None)  # shown above
+    run_study(TuneCommand(**command, resume=True))
+    assert [record.run_id for record in tracking.read_trials(client, study)] == [record.run_id for record in records]
+    confirmed = [record for record in records if "of" in record.tags]
+    assert len(records) - len(confirmed) == 3
+    assert 1 <= len(confirmed) <= 2  # the front may have one member
+    for record in records:
+        assert record.status == "FINISHED"
+        assert ("test_auc" in record.metrics) == (record in confirmed)
+    for record in confirmed:
+        seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record)]
+        assert [run.data.params["training.seed"] for run in seeds] == ["1", "2"]
+        scores = [run.data.metrics["test_auc"] for run in seeds]
+        assert record.metrics["test_auc"] == pytest.approx(np.mean(scores))
+        assert record.metrics["test_auc_std"] == pytest.approx(np.std(scores, ddof=1))
+        assert record.metrics["test_auc_low"] <= record.metrics["test_auc"] <= record.metrics["test_auc_high"]
+    assert sum("difference_low" in record.metrics for record in confirmed) == len(confirmed) - 1
+    files = {file.path for file in client.list_artifacts(study.run_id)}
+    assert {"history.html", "front.md"} <= files
+
+
+METHODS = """
+points:
+  LoRA: {method: lora}
+  Broken: {method: lora, backbone.weights: none.pth}
+space: {training.learning_rate: {choices: [1.0e-3, 1.0e-2]}}
+choose: [training.learning_rate]
+sampler: grid
+repeats: 2
+fixed: {side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
+"""
+
+
+def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, capsys):
+    fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
+    space = tmp_path / "methods.yaml"
+    space.write_text(METHODS.replace("FIXED", fixed))
+    run_study(TuneCommand(space=space, images=images, workdir=workdir, set=("training.epochs=1",)))
+    said = capsys.readouterr().err
+    assert "rows: 1 of 6 trials" in said
+    assert "there is no file" in said
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    study = tracking.find_study(client, "methods")
+    final = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
+    assert [record.status for record in sorted(final, key=lambda one: one.tags["label"])] == [
+        "FAILED",
+        "FINISHED",
+    ]
+    for record in final:
+        if record.status == "FINISHED":
+            seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record)]
+            assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
+            for name in ("val_auc", "test_auc"):
+                values = [run.data.metrics[name] for run in seeds]
+                assert record.metrics[name] == pytest.approx(np.mean(values))
+                assert record.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):
+    space = tmp_path / "diverges.yaml"
+    rows = "space: {training.learning_rate: {choices: [1e-3, 1e+30]}}"
+    fixed = SMOKE.read_text().partition("fixed:")[2].partition("objectives")[0]
+    space.write_text(f"{rows}\nfixed:{fixed}  side.depth: 2\n  side.resolution: 64\nnum_trials: 2")
+    run_study(TuneCommand(space=space, features=(store.uri,), workdir=workdir))
+    assert "the loss is nan" in capsys.readouterr().err
+    client = tracking.open_tracking(tracking.default_uri(workdir))
+    records = tracking.read_trials(client, tracking.find_study(client, "diverges"))
+    statuses = {record.status for record in records}
+    assert statuses == {"FINISHED", "FAILED"}
+    assert all("learning_rate" in record.reason for record in records if record.status == "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: {side.depth: {low: 1, high: 13}}", r"side\.depth is 13; vit_tiny_patch16_224 has 12 blocks"),
+        ("space: {side.resolution: {choices: [64, 70]}}", r"side\.resolution is 70"),
+        ("space: {side.reduction: {choices: [4, 5]}}", r"side\.reduction is 5"),
+        (
+            "space: {side.depth: {low: 1, high: 6}}",
+            r"no feature store serves this trial: side\.depth asks for 6.*at most 2",
+        ),
+        ("space: {features.resolution: {choices: [96, 112]}}", r"features\.resolution is 112"),
+    ],
+)
+def test_a_space_that_does_not_fit_is_refused_before_anything_runs(text, message, store, tmp_path):
+    space = tmp_path / "x.yaml"
+    fixed = BACKBONE.format("side.reduction: 4, features.resolution: 96")
+    if "reduction" in text or "resolution: {choices: [96" in text:
+        fixed = BACKBONE.format("side.depth: 2, side.resolution: 64")
+    space.write_text(f"{text}\n{fixed}")
+    with pytest.raises(ConfigError, match=message):
+        run_study(TuneCommand(space=space, features=(store.uri,), workdir=str(tmp_path)))
+    assert not (tmp_path / "mlflow.db").exists()
