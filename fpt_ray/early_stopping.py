@@ -57,7 +57,7 @@ class FairStopping(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stops a trial that falls behind at a rung."""
-        others = self.seen.get(result.get("epoch", 0))
+        others = self.seen.get(result.get("epochs", 0))
         if others is None or "val_auc" not in result or trial.config[STAGE] == "confirm":
             return TrialScheduler.CONTINUE
         score, costs = float(result["val_auc"]), [float(result[name]) for name in self.cost_names]

@@ -22,6 +22,7 @@ from fpt_ray.confirmation import confirming, reference
 from fpt_ray.front import ASIDE, front_of
 from fpt_ray.intervals import bootstrap_aucs, interval
 from fpt_ray.metrics import auc
+from fpt_ray.patient_client import PatientClient
 from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, seeded_trial, why_not
 from fpt_ray.space import POINT, SearchSpace
 from fpt_ray.store import Store
@@ -105,14 +106,13 @@ def _close(
 class StudyLog(tune.Callback):
     """Tune's events of a study, told to MLflow and to the person at the terminal."""
 
-    def __init__(self, client: MlflowClient, study: StudyRun, space: SearchSpace, num_trials: int) -> None:
+    def __init__(self, client: PatientClient, study: StudyRun, space: SearchSpace, num_trials: int) -> None:
         self.client, self.study, self.space, self.num_trials = client, study, space, num_trials
         self.runs: dict[str, str] = {}
         self.seeds: dict[tuple[str, int], str] = {}
         """(trial, repeat): run, of trials with several seeds."""
         self.began: dict[str, float] = {}
-        self.startup: dict[str, float] = {}
-        """Seconds from a trial's start to its first step."""
+        """Of trials that have not reported yet."""
         self.ended = self.ended_before = sum(
             record.status in ("FINISHED", "FAILED") and OF not in record.tags
             for record in tracking.read_trials(client, study)
@@ -135,9 +135,9 @@ class StudyLog(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Opens the trial's run."""
-        self.began.setdefault(trial.trial_id, time.monotonic())
         if trial.trial_id in self.runs:
             return
+        self.began[trial.trial_id] = time.monotonic()
         values = plain_values(trial.config)
         self.runs[trial.trial_id] = tracking.start_trial(
             self.client,
@@ -158,9 +158,10 @@ class StudyLog(tune.Callback):
         metrics = {name: result[name] for name in _EPOCH_METRICS if name in result}
         if not metrics:
             return
-        waited = time.monotonic() - self.began[trial.trial_id] - result["epoch_seconds"]
-        self.startup.setdefault(trial.trial_id, waited)
-        run_id, epoch = self.runs[trial.trial_id], result["epoch"]
+        run_id, epoch = self.runs[trial.trial_id], result["epochs"]
+        if (began := self.began.pop(trial.trial_id, None)) is not None:
+            waited = time.monotonic() - began - result["epoch_seconds"]
+            self.client.log_metric(run_id, "startup_seconds", waited)
         if trial.config[SEEDS] > 1:
             run_id, epoch = self._seed_run(trial, result["repeat"]), result["epoch_of_seed"]
             metrics["val_auc"] = result["val_auc_seed"]
@@ -191,8 +192,6 @@ class StudyLog(tune.Callback):
 
     def _end(self, trial: Any, result: dict[str, Any], reason: str | None) -> None:
         metrics = final_metrics(result)
-        if trial.trial_id in self.startup:
-            metrics |= {"startup_seconds": self.startup[trial.trial_id], "epochs": float(result["epoch"])}
         status = "FINISHED" if reason is None else "FAILED"
         run_id = self.runs[trial.trial_id]
         for (trial_id, _), seed_run in self.seeds.items():

@@ -72,7 +72,7 @@ def run_trial(values: dict[str, Any], shared: Shared) -> None:
             train_here(trial, seeds, store, shared)
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search
         traceback.print_exc()
-        tune.report({"epoch": 0, REASON: reason_of(error), **_memory_that_ran_out(error)})
+        tune.report({"epochs": 0, REASON: reason_of(error), **_memory_that_ran_out(error)})
 
 
 def _memory_that_ran_out(error: Exception) -> dict[str, int]:

@@ -30,6 +30,7 @@ _FINAL_METRICS = (
     "val_auc",
     "val_auc_std",
     "best_epoch",
+    "epochs",
     "ppe",
     "pme",
     "param_ratio",
@@ -202,7 +203,7 @@ def outcome(
     epoch = progress.epoch
     best = [*(one["val_auc"] for one in progress.earlier), epoch.best_val_auc]
     numbers = {
-        "epoch": progress.repeat * trial.training.epochs + epoch.number,
+        "epochs": progress.repeat * trial.training.epochs + epoch.number,
         "repeat": progress.repeat,
         "epoch_of_seed": epoch.number,
         "train_loss": epoch.train_loss,

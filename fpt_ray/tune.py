@@ -16,6 +16,7 @@ from ray import tune
 from fpt_ray.config import ConfigError
 from fpt_ray.early_stopping import FairStopping
 from fpt_ray.packing import Packing, plan_packing
+from fpt_ray.patient_client import PatientClient
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
 from fpt_ray.report import report
@@ -109,7 +110,9 @@ def run_study(command: Command) -> None:
         stores = open_stores(command, space, workdir)
         study = open_study(space, name, storage_location(command, workdir, name), resume=command.resume)
         warm_start(command, space, study, workdir)
-        client = open_tracking(uri)
+        open_tracking(uri)
+        client = PatientClient(uri, Path(workdir) / "studies" / name / "mlflow_waiting.jsonl")
+        client.settle()
         artifacts = Path(workdir) / "mlartifacts" if command.tracking_uri is None else None
         run = start_or_find(client, name, space, stores, study, resume=command.resume, artifacts=artifacts)
         log = StudyLog(client, run, space, num_trials)
@@ -240,6 +243,7 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
         ),
     )
     tuner.fit()
+    log.client.settle()
 
 
 def main() -> None:

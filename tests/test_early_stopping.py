@@ -58,7 +58,7 @@ def run(objectives, kind, sizes):
     for size in sizes:
         for epoch in range(1, 21):
             epochs += 1
-            result = {"epoch": epoch, "val_auc": curve(size, epoch), "param_ratio": size}
+            result = {"epochs": epoch, "val_auc": curve(size, epoch), "param_ratio": size}
             if scheduler.on_trial_result(None, TRIAL, result) == TrialScheduler.STOP:
                 break
         else:
@@ -79,9 +79,9 @@ def test_small_networks_are_not_stopped_for_being_small(kind):
 def test_what_is_worse_at_the_same_cost_is_stopped():
     scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max, param_ratio: min}", "asha")))
     for score in (0.8, 0.81, 0.82):
-        scheduler.on_trial_result(None, TRIAL, {"epoch": 2, "val_auc": score, "param_ratio": 0.01})
-    worse = {"epoch": 2, "val_auc": 0.6, "param_ratio": 0.01}
+        scheduler.on_trial_result(None, TRIAL, {"epochs": 2, "val_auc": score, "param_ratio": 0.01})
+    worse = {"epochs": 2, "val_auc": 0.6, "param_ratio": 0.01}
     assert scheduler.on_trial_result(None, CONFIRMING, worse) == TrialScheduler.CONTINUE
     assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
-    smaller = {"epoch": 2, "val_auc": 0.6, "param_ratio": 0.009}
+    smaller = {"epochs": 2, "val_auc": 0.6, "param_ratio": 0.009}
     assert scheduler.on_trial_result(None, TRIAL, smaller) == TrialScheduler.CONTINUE

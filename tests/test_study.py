@@ -5,6 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from fpt_ray import tracking
+from fpt_ray.patient_client import PatientClient
 from fpt_ray.searcher import FINISHED, StudySearcher
 from fpt_ray.space_yaml import parse_space
 from fpt_ray.study import StudyLog, start_or_find
@@ -16,7 +17,8 @@ SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: 
 @pytest.fixture
 def dead(tmp_path):
     """A study whose driver told Optuna how trials 0 and 1 ended, and MLflow nothing; trial 2 was running."""
-    client = tracking.open_tracking(tracking.default_uri(tmp_path))
+    tracking.open_tracking(tracking.default_uri(tmp_path))
+    client = PatientClient(tracking.default_uri(tmp_path), tmp_path / "waiting.jsonl")
     study = open_study(SPACE, "s", str(tmp_path / "optuna.log"), resume=False)
     run = start_or_find(client, "s", SPACE, (), study, resume=False, artifacts=tmp_path)
     search = StudySearcher(SPACE, study)
