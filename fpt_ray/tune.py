@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 import tyro
 from ray import tune
+from ray.tune.execution import class_cache
 
 from fpt_ray.config import ConfigError
 from fpt_ray.early_stopping import FairStopping
@@ -42,6 +43,7 @@ from fpt_ray.trainable import Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
 
+_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 _LOST_WORKERS = 2
 """Times a trial is begun again after its worker died."""
 
@@ -227,6 +229,8 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
     if missing == 0:
         return
     space = shared.space
+    # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= _KEYS
     trainable = tune.with_parameters(run_trial, shared=shared)
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda values: tune.PlacementGroupFactory([shared.resources(values)])),
