@@ -58,7 +58,7 @@ def gpu_share(peak_memory_bytes: float, gpu_bytes: int) -> float:
 
 
 def plan_packing(workers: int, cpus: float | None, gpus: float | None) -> tuple[Packing, int]:
-    """(how trials share this cluster, how many trials at most run at once).
+    """(how trials share this cluster, how many trials at most run at once on what it has now).
 
     Raises:
         ConfigError: the cluster cannot run one trial.

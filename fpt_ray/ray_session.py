@@ -2,12 +2,14 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
 from fpt_ray.config import ConfigError
+from fpt_ray.terminal import say
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -17,6 +19,8 @@ _SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     # Result tables come from report, not from Tune's reporter.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Tune would take an interrupt for the search's end, and what comes after it would go on.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 
 
@@ -25,14 +29,16 @@ def ray_session(*, local: bool = False, dashboard: bool = False, num_cpus: int |
     """Joins the cluster named by RAY_ADDRESS, or starts one on this machine and ends it again.
 
     ``local`` starts one here whatever RAY_ADDRESS says. A session that already runs in this process is used as it is.
-    ``dashboard`` is needed where trials start trainers of their own (their clean-up asks it).
+    ``dashboard`` is needed where trials start trainers of their own (their clean-up asks it). SIGTERM, which ``ray job
+    stop`` and clusters send, interrupts as Ctrl-C does, so that what runs is closed properly.
     """
     if ray.is_initialized():
         yield
         return
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" in os.environ and not local:
+    joins = "RAY_ADDRESS" in os.environ and not local
+    if joins:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(
@@ -43,12 +49,23 @@ def ray_session(*, local: bool = False, dashboard: bool = False, num_cpus: int |
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set one that exits at once
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
+        if joins:
+            _await_first_worker()
         yield
     finally:
         ray.shutdown()
+
+
+def _await_first_worker() -> None:
+    """Where an autoscaling cluster has shrunk to a head that computes nothing, has it start a worker: what a cluster is
+    made of is read off its workers."""
+    if cluster_resources()[0] == 0:
+        say("cluster: it has no worker; waiting until it has started one")
+        ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
 
 
 def cluster_resources() -> tuple[int, int]:

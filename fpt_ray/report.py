@@ -38,7 +38,7 @@ class Command:
     workdir: str = "."
     """Where mlflow.db and the study's pictures live."""
     tracking_uri: str | None = None
-    """MLflow's tracking server or database; nothing: mlflow.db in the working directory."""
+    """MLflow's tracking server or database; nothing: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     format: Form = "text"
     """How the table is printed. Of the front, csv and json hold full precision, ratios and scores in 0..1; with --as
     they hold plain numbers in the units of the paper's columns."""
@@ -144,7 +144,7 @@ def run_report(command: Command) -> None:
     """
     if not command.study:
         raise ConfigError("--study: none is given; give the name of a study")
-    uri = command.tracking_uri or tracking.default_uri(command.workdir)
+    uri = tracking.tracking_uri(command.tracking_uri, command.workdir)
     name, form = command.study[0], command.format
     if command.as_ is not None:
         places = {"tracking_uri": uri, "workdir": command.workdir}

@@ -198,6 +198,10 @@ class StudySearcher(Searcher):
         if OUT_OF_MEMORY in result:
             trial.set_constraint(OUT_OF_MEMORY, max(1.0, float(result[OUT_OF_MEMORY])))
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher into its own snapshot, which is never read, and the storage's URL has its password.
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing is kept here: the study's storage is the truth."""
         Path(checkpoint_path).write_text(self.study.study_name)

@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from fpt_ray.config import ConfigError, TrialConfig, flatten
 from fpt_ray.metrics import pareto_front
 from fpt_ray.space import POINT, SearchRow, SearchSpace
+from fpt_ray.terminal import without_secrets
 
 STAGE = "stage"
 """Attribute of a trial: "choose" while values are chosen on the validation split, "final" for what tables show,
@@ -51,8 +52,8 @@ def open_storage(location: str) -> BaseStorage:
             warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are marked so since Optuna 3
             return RDBStorage(location, heartbeat_interval=_HEARTBEAT_SECONDS)
     except Exception as error:  # SQLAlchemy and the database's driver raise what they like
-        where = location.partition("://")[2].rpartition("@")[2]
-        raise ConfigError(f"--storage: the database at {where} cannot be opened ({type(error).__name__})") from None
+        problem = f"the database at {without_secrets(location)} cannot be opened ({type(error).__name__})"
+        raise ConfigError(f"--storage or FPT_RAY_STORAGE: {problem}") from None
 
 
 def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) -> optuna.Study:
@@ -70,7 +71,7 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     found = storage is not None and name in optuna.get_all_study_names(storage)
     if found != resume:
         state, remedy = ("exists", "continue it with --resume") if found else ("is not there", "leave out --resume")
-        raise ConfigError(f"study {name!r} {state} ({without_password(location)}); {remedy}, or choose another --study")
+        raise ConfigError(f"study {name!r} {state} ({without_secrets(location)}); {remedy}, or choose another --study")
     study = optuna.create_study(
         storage=storage,
         study_name=name,
@@ -118,13 +119,7 @@ def load_study(name: str, location: str) -> optuna.Study:
         storage = open_storage(location)
         if name in optuna.get_all_study_names(storage):
             return optuna.load_study(study_name=name, storage=storage)
-    raise ConfigError(f"study {name!r} is not there ({without_password(location)}); give the name of an earlier study")
-
-
-def without_password(location: str) -> str:
-    """A storage's location as it may be shown."""
-    scheme, separator, rest = location.partition("://")
-    return scheme + separator + rest.rpartition("@")[2] if separator else location
+    raise ConfigError(f"study {name!r} is not there ({without_secrets(location)}); give the name of an earlier study")
 
 
 def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) -> int:

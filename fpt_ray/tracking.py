@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from mlflow.entities import Run as MlflowRun
 
 from fpt_ray.config import ConfigError
 from fpt_ray.provenance import provenance
+from fpt_ray.terminal import without_secrets
 
 EXPERIMENT = "fpt_ray"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -34,10 +36,6 @@ DATA_NOTE = "data_note"
 """Tag of a study: what must be said about its images wherever its numbers stand."""
 _SERVER = ("http://", "https://")
 _LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
-_USER_IN_URI = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.IGNORECASE)
-_SECRET_IN_QUERY = re.compile(
-    r"([?&][\w-]*(?:secret|password|token|key|signature|credential)[\w-]*=)[^&\s\"']+", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +67,11 @@ def default_uri(workdir: str | Path) -> str:
     return f"sqlite:///{Path(workdir).resolve()}/mlflow.db"
 
 
+def tracking_uri(given: str | None, workdir: str | Path) -> str:
+    """Where studies are tracked: as given, as MLflow's own variable says, or in the working directory."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(workdir)
+
+
 def ui_command(uri: str) -> str:
     """The one command that opens MLflow's pages on a database, on this machine only; of a server, its address."""
     shown = without_secrets(uri)
@@ -83,11 +86,6 @@ def page_address(uri: str, study: "StudyRun") -> str:
     return f"{server}/#/experiments/{study.experiment_id}/runs/{study.run_id}?workflowType=machine_learning"
 
 
-def without_secrets(text: str) -> str:
-    """The text with users, passwords and keys that stand in URIs replaced by ``***``."""
-    return _SECRET_IN_QUERY.sub(r"\1***", _USER_IN_URI.sub(r"\1***@", text))
-
-
 def open_tracking(uri: str) -> MlflowClient:
     """A client whose database exists with its schema. MLflow's own usage reports to its makers are switched off.
 
@@ -95,6 +93,7 @@ def open_tracking(uri: str) -> MlflowClient:
         ConfigError: the database or server cannot be reached.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in it
     try:
         if uri.startswith(_SERVER):
             _answers(uri)
@@ -116,8 +115,10 @@ def _database(uri: str) -> Path:
 
 def _answers(uri: str) -> None:
     """Raises OSError if nothing is there; MLflow itself would try again for minutes before it says so."""
+    where = urllib.parse.urlsplit(uri)  # urllib takes no password in an address
+    server = where._replace(netloc=where.netloc.rpartition("@")[2]).geturl()
     try:
-        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10).close()
+        urllib.request.urlopen(server.rstrip("/") + "/health", timeout=10).close()
     except urllib.error.HTTPError as error:
         error.close()  # it wants a login, which MLflow knows how to give
     except urllib.error.URLError as error:

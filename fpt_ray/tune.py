@@ -3,6 +3,7 @@
 ``python -m fpt_ray.tune --space search_spaces/X.yaml --images DIR_OR_TABLE | --features URI``
 """
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import optuna
 import tyro
 from ray import tune
+from ray.tune.execution import class_cache
 
 from fpt_ray.config import ConfigError
 from fpt_ray.early_stopping import FairStopping
@@ -37,11 +39,12 @@ from fpt_ray.study_storage import (
     paper_point,
 )
 from fpt_ray.terminal import run_command, say
-from fpt_ray.tracking import check_study_name, default_uri, open_tracking
+from fpt_ray.tracking import check_study_name, default_uri, open_tracking, tracking_uri
 from fpt_ray.trainable import Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
 
+_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 _LOST_WORKERS = 2
 """Times a trial is begun again after its worker died."""
 
@@ -63,7 +66,7 @@ class Command:
     study: str | None = None
     """The study's name; nothing: the name of the space's file."""
     tracking_uri: str | None = None
-    """MLflow's tracking server or database; nothing: mlflow.db in the working directory."""
+    """MLflow's tracking server or database; nothing: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     workdir: str = "."
     """Where feature stores, studies and mlflow.db live."""
     resume: bool = False
@@ -76,8 +79,11 @@ class Command:
     """Nothing: one, or all of a machine for methods that run the LPM on CPUs in every step."""
     gpus_per_worker: float | None = None
     """Share of a GPU a worker takes; nothing: what its predicted memory needs, so that small trials share one."""
+    at_once: int | None = None
+    """Trials that run or wait for room at once; nothing: what the cluster holds now. With more, one that can, grows."""
     storage: str | None = None
-    """Optuna's storage: a database's URL, which several drivers may share; nothing: a journal file in workdir."""
+    """Optuna's storage: a database's URL, which several drivers may share; nothing: FPT_RAY_STORAGE, else a journal
+    file in workdir."""
     warm_start: str | None = None
     """An earlier study in the same storage, or of the same workdir, whose front is tried first."""
     confirm: int | None = None
@@ -104,25 +110,28 @@ def run_study(command: Command) -> None:
     check_study_name(name)
     num_trials = command.num_trials or space.num_trials
     workdir = str(Path(command.workdir).resolve())
-    uri = command.tracking_uri or default_uri(workdir)
+    uri = tracking_uri(command.tracking_uri, workdir)
     with ray_session(local=command.local, dashboard=command.workers_per_trial > 1):
-        packing, at_once = plan_packing(command.workers_per_trial, command.cpus_per_worker, command.gpus_per_worker)
+        packing, room = plan_packing(command.workers_per_trial, command.cpus_per_worker, command.gpus_per_worker)
         stores = open_stores(command, space, workdir)
         study = open_study(space, name, storage_location(command, workdir, name), resume=command.resume)
         warm_start(command, space, study, workdir)
         open_tracking(uri)
         client = PatientClient(uri, Path(workdir) / "studies" / name / "mlflow_waiting.jsonl")
         client.settle()
-        artifacts = Path(workdir) / "mlartifacts" if command.tracking_uri is None else None
+        artifacts = Path(workdir) / "mlartifacts" if uri == default_uri(workdir) else None
         run = start_or_find(client, name, space, stores, study, resume=command.resume, artifacts=artifacts)
         log = StudyLog(client, run, space, num_trials)
         try:
             shared = shared_features(space, stores, packing, Path(workdir) / "studies" / name)
-            search_and_score(command, study, log, shared, at_once)
+            search_and_score(command, study, log, shared, command.at_once or room)
             attach_study_pictures(client, run, study, space, Path(workdir) / "studies" / name)
             log.account(stores)
         except BaseException as error:
-            log.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            stopped = isinstance(error, KeyboardInterrupt)
+            log.end("KILLED" if stopped else "FAILED")
+            if stopped:
+                say(f"study {name}: stopped after {log.ended} of {log.num_trials} trials; go on with --resume")
             raise
         log.end("FINISHED")
     report(name, tracking_uri=uri, workdir=workdir)
@@ -143,8 +152,8 @@ def search_and_score(command: Command, study: optuna.Study, log: StudyLog, share
 
 
 def check_confirmation(command: Command) -> None:
-    """ConfigError if nothing could be confirmed with these numbers."""
-    for name, number in (("confirm", command.confirm), ("repeats", command.repeats)):
+    """ConfigError if nothing could be confirmed, or run, with these numbers."""
+    for name, number in (("confirm", command.confirm), ("repeats", command.repeats), ("at_once", command.at_once)):
         if number is not None and number < 1:
             raise ConfigError(f"--{name} is {number}; give 1 or more")
 
@@ -173,8 +182,9 @@ def open_stores(command: Command, space: SearchSpace, workdir: str) -> tuple[Sto
 
 
 def storage_location(command: Command, workdir: str, study: str) -> str:
-    """Where a study is stored: the URL that was given, or its own journal file."""
-    return command.storage or f"{workdir}/studies/{study}/optuna.log"
+    """Where a study is stored: the URL that was given, on the command line or, with its password, by the environment;
+    else its own journal file."""
+    return command.storage or os.environ.get("FPT_RAY_STORAGE") or f"{workdir}/studies/{study}/optuna.log"
 
 
 def warm_start(command: Command, space: SearchSpace, study: optuna.Study, workdir: str) -> None:
@@ -222,6 +232,8 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
     if missing == 0:
         return
     space = shared.space
+    # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= _KEYS
     trainable = tune.with_parameters(run_trial, shared=shared)
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda values: tune.PlacementGroupFactory([shared.resources(values)])),

@@ -1,9 +1,11 @@
 """The searcher is driven by hand, as Tune drives it, against Optuna's own view of the study; no cluster."""
 
 import math
+from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from fpt_ray.config import ConfigError, TrialConfig
@@ -30,6 +32,7 @@ from fpt_ray.study_storage import (
     open_study,
     paper_point,
 )
+from fpt_ray.tune import Command, storage_location
 
 SPACE = """
 space:
@@ -297,7 +300,7 @@ def test_a_front_is_tried_first_by_a_later_study(tmp_path):
 
 
 def test_storages_that_cannot_be_opened_are_said_without_their_password(tmp_path):
-    with pytest.raises(ConfigError, match=r"the database at nowhere:1/x cannot be opened") as error:
+    with pytest.raises(ConfigError, match=r"the database at postgresql://\*\*\*@nowhere:1/x cannot be opened") as error:
         open_study(parse_space(SPACE), "s", "postgresql://user:secret@nowhere:1/x", resume=False)
     assert "secret" not in str(error.value)
 
@@ -346,3 +349,15 @@ def test_with_one_objective_the_best_are_confirmed(tmp_path):
         search.suggest(str(number))
         search.on_trial_complete(str(number), result(0.6 + 0.1 * number))
     assert enqueue_confirmed(search.space, search.study, 2, 5) == [3, 2]
+
+
+def test_a_storages_password_comes_from_the_environment_and_stays_out_of_snapshots(tmp_path, monkeypatch):
+    """Tune pickles its searcher into the study's folder."""
+    url = f"sqlite:///{tmp_path}/s.db"
+    monkeypatch.setenv("FPT_RAY_STORAGE", url)
+    location = storage_location(Command(space=Path("s.yaml")), str(tmp_path), "s")
+    assert location == url
+    assert storage_location(Command(space=Path("s.yaml"), storage="other"), str(tmp_path), "s") == "other"
+    space = parse_space(SPACE)
+    search = StudySearcher(space, open_study(space, "s", location, resume=False))
+    assert b"sqlite" not in cloudpickle.dumps(search)
