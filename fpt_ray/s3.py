@@ -85,17 +85,25 @@ def client() -> Any:
     return boto3.Session(botocore_session=core).client("s3", region_name=region, config=config)
 
 
+class _FileSystem(fs.S3FileSystem):
+    """Carried to another process, it becomes that process's own: with its retries, and without keys under way."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return filesystem, ()
+
+
 @cache
 def filesystem() -> fs.S3FileSystem:
     """This process's pyarrow file system, on the same endpoint; it renews credentials of roles by itself."""
     region, endpoint = client().meta.region_name, urlsplit(client().meta.endpoint_url)
     aws = endpoint.netloc in ("s3.amazonaws.com", f"s3.{region}.amazonaws.com")
-    return fs.S3FileSystem(
+    return _FileSystem(
         region=region,
         scheme=endpoint.scheme,
         endpoint_override=None if aws else endpoint.netloc,
         connect_timeout=_CONNECT_TIMEOUT_S,
         request_timeout=_timeout_s(),
+        allow_delayed_open=True,  # small files in one request
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_max_attempts()),
         tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
     )
@@ -120,8 +128,11 @@ def _number(variable: str, default: int) -> int:
 
 
 @contextmanager
-def told(uri: str) -> Iterator[None]:
-    """What S3 answers last becomes a StorageError; what is wrong with the bytes or a local disk stays what it is."""
+def told(uri: str, request: str = "a request") -> Iterator[None]:
+    """What S3 answers last becomes a StorageError; what is wrong with the bytes or a local disk stays what it is.
+
+    ``request`` is its name where no answer tells it.
+    """
     if not uri.startswith(SCHEME):
         yield
         return
@@ -135,7 +146,7 @@ def told(uri: str) -> Iterator[None]:
         code, text = answer.get("Code", status), answer.get("Message", "")
         raise StorageError(_message(uri, error.operation_name, code, status, text)) from None
     except BotoCoreError as error:
-        raise StorageError(_message(uri, "request", type(error).__name__, "", str(error))) from None
+        raise StorageError(_message(uri, request, type(error).__name__, "", str(error))) from None
     except OSError as error:
         found = _PYARROW_ERROR.search(str(error))
         if found is None:
@@ -175,7 +186,7 @@ def put_once(uri: str, content: pa.Buffer | bytes) -> bool:
     """
     bucket, key = split_uri(uri)
     for attempt in range(_max_attempts()):
-        with told(uri):
+        with told(uri, "PutObject"):
             refused = _put_if_none(bucket, key, content)
             if refused == "PreconditionFailed":
                 with filesystem().open_input_file(f"{bucket}/{key}") as file:
@@ -203,7 +214,7 @@ def _put_if_none(bucket: str, key: str, content: pa.Buffer | bytes) -> str:
 def put(uri: str, content: bytes) -> None:
     """Puts an object whole, in place of what was there."""
     bucket, key = split_uri(uri)
-    with told(uri):
+    with told(uri, "PutObject"):
         client().put_object(Bucket=bucket, Key=key, Body=content)
 
 
@@ -211,7 +222,7 @@ def listed(uri: str) -> Iterator[Object]:
     """All objects below a prefix, in the order of their keys, with their checksums."""
     bucket, key = split_uri(uri)
     prefix = f"{key}/" if key else ""
-    with told(uri):
+    with told(uri, "ListObjectsV2"):
         for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # some servers list folders
@@ -225,7 +236,7 @@ def delete(uri: str, paths: Sequence[str]) -> None:
     prefix = f"{key}/" if key else ""
     for start in range(0, len(paths), _DELETED_AT_ONCE):
         names: Any = [{"Key": prefix + path} for path in paths[start : start + _DELETED_AT_ONCE]]
-        with told(uri):
+        with told(uri, "DeleteObjects"):
             answer = client().delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
         for failed in answer.get("Errors", ()):
             refused = f"{SCHEME}{bucket}/{failed['Key']}"
@@ -236,7 +247,7 @@ def abort_uploads(uri: str) -> int:
     """Aborts the unfinished multipart uploads below a prefix, whose parts are paid for and never listed; how many."""
     bucket, key = split_uri(uri)
     aborted = 0
-    with told(uri):
+    with told(uri, "ListMultipartUploads"):
         pages = client().get_paginator("list_multipart_uploads")
         for page in pages.paginate(Bucket=bucket, Prefix=f"{key}/" if key else ""):
             for found in page.get("Uploads", ()):

@@ -16,8 +16,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
+from fpt_ray import s3
+
 HOST = "127.0.0.1"
-KEY, SECRET = "tests-key", "tests-planted-secret"
+KEY, SECRET, BUCKET = "tests-key", "tests-planted-secret", "tests-bucket"
 TIMEOUT_S = 1
 _ROLES = ("master", "volume", "filer", "s3")
 
@@ -61,12 +65,42 @@ def _wait(process: subprocess.Popen, port: int, log: Path) -> None:
     while True:
         assert process.poll() is None, log.read_text()[-2000:]
         assert time.monotonic() < deadline, log.read_text()[-2000:]
-        with contextlib.suppress(OSError):
-            connection = http.client.HTTPConnection(HOST, port, timeout=1)
+        connection = http.client.HTTPConnection(HOST, port, timeout=1)
+        with contextlib.suppress(OSError), contextlib.closing(connection):
             connection.request("GET", "/")
             connection.getresponse().read()
             return
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def served(folder: Path, patch: pytest.MonkeyPatch) -> Iterator["Faults"]:
+    """A server behind a proxy, and this process's environment (and that of workers it starts) set to use them."""
+    with seaweed(folder) as port, proxy(port) as (proxy_port, faults):
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        settings = {
+            "AWS_ENDPOINT_URL_S3": f"http://{HOST}:{proxy_port}",
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "eu-north-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": str(folder / "none"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(folder / "none"),
+            "FPT_RAY_S3_TIMEOUT_S": str(TIMEOUT_S),
+        }
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        forget_clients()
+        s3.client().create_bucket(Bucket=BUCKET)
+        yield faults
+        forget_clients()
+
+
+def forget_clients() -> None:
+    """The next request is made by clients that read the environment anew."""
+    s3.client.cache_clear()
+    s3.filesystem.cache_clear()
 
 
 # --- the proxy ------------------------------------------------------------------------------------------------
@@ -76,7 +110,9 @@ class Faults:
     """Which requests fail, and how: a function of the seed, the request and how often it was made before."""
 
     def __init__(self) -> None:
-        self.share, self.seed, self.only = 0.0, 0, ""
+        self.share, self.seed = 0.0, 0
+        self.by_name = False
+        """The first request on a key ending in the name of a fault has that fault; no other has."""
         self.expired_after: int | None = None
         """PUTs of shards after which the credentials count as expired."""
         self.seen: Counter[str] = Counter()
@@ -84,7 +120,7 @@ class Faults:
         self.lock = threading.Lock()
 
     def draw(self, method: str, path: str) -> str:
-        """'' or the fault of a request: 500, 503, hang, reset, cut (the answer is cut or, of a write, lost), expired."""
+        """The fault of a request, or nothing; cut: the answer is cut or, of a write, lost."""
         with self.lock:
             name = f"{method} {path.partition('?')[0]}"
             count = self.seen[name]
@@ -94,15 +130,15 @@ class Faults:
             return fault
 
     def _draw(self, name: str, count: int) -> str:
-        if self.only:
-            return self.only if count == 0 else ""
+        if self.by_name:
+            return name.rpartition("/")[2] if count == 0 else ""
         if self.expired_after is not None:
             puts = sum(number for seen, number in self.seen.items() if seen.startswith("PUT") and "part-" in seen)
             return "expired" if puts > self.expired_after else ""
         chance = random.Random(f"{self.seed} {name} {count}")
         if chance.random() >= self.share:
             return ""
-        return chance.choice(["500", "500", "503", "503", "503", "reset", "reset", "cut", "cut", "cut", "hang"])
+        return chance.choice(["500", "500", "503", "503", "reset", "cut", "cut", "hang"])
 
 
 @contextlib.contextmanager

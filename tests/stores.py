@@ -1,9 +1,10 @@
-"""Small feature stores on real Parquet files, made without images or a backbone."""
+"""Small data: feature stores on real Parquet files, made without images or a backbone; and images."""
 
 import dataclasses
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fpt_ray.datasets import ImageRow
 from fpt_ray.importance import Extracted
@@ -64,3 +65,15 @@ def make_store(folder, spec, rows=11, per_shard=4):
             entries.append(write_shard(f"{folder}/{split}/part-{part:05d}.parquet", split, table, spec))
     write_manifest(str(folder), spec, ("a", "b"), entries)
     return open_store(str(folder)), arrays
+
+
+def draw_images(folder, per_class=(12, 4, 4), size=80):
+    generator = np.random.default_rng(0)
+    for split, number in zip(("train", "val", "test"), per_class, strict=True):
+        for label in range(3):
+            (folder / split / f"c{label}").mkdir(parents=True)
+            for i in range(number):
+                pixels = generator.integers(0, 255, (size, size + 16, 3), np.uint8)
+                pixels[20:60, 20:60] //= label + 1
+                Image.fromarray(pixels).save(folder / split / f"c{label}" / f"{i}.png")
+    return str(folder)

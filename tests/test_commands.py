@@ -19,7 +19,7 @@ import optuna
 import psutil
 import pytest
 import torch
-from PIL import Image
+from stores import draw_images
 
 from fpt_ray import tracking
 from fpt_ray.config import ConfigError, override, trial_from
@@ -39,18 +39,6 @@ from fpt_ray.tune import run_study
 BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
 TRIAL = load_space(SMOKE).stores()[0]
-
-
-def draw_images(folder, per_class=(12, 4, 4), size=80):
-    generator = np.random.default_rng(0)
-    for split, number in zip(("train", "val", "test"), per_class, strict=True):
-        for label in range(3):
-            (folder / split / f"c{label}").mkdir(parents=True)
-            for i in range(number):
-                pixels = generator.integers(0, 255, (size, size + 16, 3), np.uint8)
-                pixels[20:60, 20:60] //= label + 1
-                Image.fromarray(pixels).save(folder / split / f"c{label}" / f"{i}.png")
-    return str(folder)
 
 
 @pytest.fixture(scope="module", autouse=True)
