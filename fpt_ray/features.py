@@ -55,8 +55,8 @@ def run_features(command: Ls | Verify | Rm) -> bool:
     """
     uri = absolute(command.uri)
     if isinstance(command, Ls):
-        for found in find_stores(uri):
-            print(_line(found))
+        stores = list(find_stores(uri))
+        print("\n".join(_told(found) for found in stores) or f"no feature store at or below {uri}")
     elif isinstance(command, Rm):
         files, size, uploads = remove_store(uri)
         aborted = f", aborted {uploads} unfinished uploads" if uploads else ""
@@ -66,9 +66,9 @@ def run_features(command: Ls | Verify | Rm) -> bool:
     return True
 
 
-def _line(found: Found) -> str:
-    told = f"finished    {_contents(found.store.spec)}" if found.store else found.why
-    return f"{found.uri}\n  {told}\n  {found.rows} rows, {found.bytes / 1e6:.2f} MB"
+def _told(found: Found) -> str:
+    what = f"finished    {_contents(found.store.spec)}" if found.store else found.why
+    return f"{found.uri}\n  {what}\n  {found.rows} rows, {found.bytes / 1e6:.2f} MB"
 
 
 def _contents(spec: StoreSpec) -> str:
