@@ -95,13 +95,14 @@ def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = Fals
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
     check_trial(trial)
+    workdir = absolute(workdir)
     table = read_images(images)
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     table = inspected(table, workdir, local=local)
     _report_table(table)
     digest = "" if model is None else weights_digest(model)
     spec = store_spec(trial, backbone_shape(trial.backbone.name), digest, table)
-    uri = f"{absolute(workdir)}/features/{spec.name}"
+    uri = f"{workdir}/features/{spec.name}"
     if exists(f"{uri}/{MANIFEST}"):
         say(f"{'features' if spec.depth else 'images'}: reusing the finished store {uri}")
         return open_store(uri, expect=spec)
