@@ -103,7 +103,6 @@ def filesystem() -> fs.S3FileSystem:
         endpoint_override=None if aws else endpoint.netloc,
         connect_timeout=_CONNECT_TIMEOUT_S,
         request_timeout=_timeout_s(),
-        allow_delayed_open=True,  # small files in one request
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_max_attempts()),
         tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
     )

@@ -175,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def forward(self) -> None:
         fault = self.faults.draw(self.command, self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         if fault in ("reset", "hang"):
             time.sleep(3 * TIMEOUT_S if fault == "hang" else 0)
             self.abandon()
@@ -190,12 +190,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward
 
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(parts)
+
     def answer(self, body: bytes, cut: bool) -> None:
         connection = http.client.HTTPConnection(HOST, self.target, timeout=30)
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() not in ("expect", "connection"):
+            if name.lower() not in ("expect", "connection", "transfer-encoding", "content-length"):
                 connection.putheader(name, value)
+        if body or self.command in ("PUT", "POST"):
+            connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
         response = connection.getresponse()
         content = response.read()
