@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from fpt_ray.config import BackboneConfig, ConfigError, Precision
+from fpt_ray.storage import exists, is_s3, local_copy
 
 RANDOM_WEIGHTS = "random"
 
@@ -117,7 +118,9 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
             torch.manual_seed(0)
             model = _create(config.name, pretrained=False)
         if config.weights != RANDOM_WEIGHTS:
-            _load_file(model, Path(config.weights))
+            _check_there(config.weights)
+            with local_copy(config.weights) as path:
+                _load_file(model, path)
     model.reset_classifier(0)
     digest = _digest(model)
     model.set_input_size(img_size=(resolution, resolution))
@@ -127,7 +130,7 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
 
 def anchored(config: BackboneConfig, folder: str) -> BackboneConfig:
     """The same backbone, its weights' path found from this folder if it is relative: workers run in other folders."""
-    if config.weights in (None, RANDOM_WEIGHTS):
+    if config.weights in (None, RANDOM_WEIGHTS) or is_s3(str(config.weights)):
         return config
     return replace(config, weights=str(Path(folder, str(config.weights))))
 
@@ -196,9 +199,12 @@ def _from_timm(name: str) -> VisionTransformer:
         ) from error
 
 
+def _check_there(weights: str) -> None:
+    if not exists(weights):
+        raise ConfigError(f"backbone.weights: there is no file {weights}; give a .safetensors, .pth or .onnx file")
+
+
 def _load_file(model: VisionTransformer, path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"backbone.weights: there is no file {path}; give a .safetensors, .pth or .onnx file")
     state = _without_head(checkpoint_filter_fn(_read_weights(path), model))
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():

@@ -23,11 +23,11 @@ from fpt_ray.backbone import backbone_shape, kept_tokens, load_backbone
 from fpt_ray.config import BackboneConfig, Precision, TrialConfig
 from fpt_ray.cost import store_spec
 from fpt_ray.datasets import ImageRow
-from fpt_ray.features import Slice, StoreSpec, bytes_per_row, column_widths
 from fpt_ray.importance import Extracted, extract
 from fpt_ray.methods import make_model
 from fpt_ray.rows import MemorySource, Rows
 from fpt_ray.shards import shard_table
+from fpt_ray.store_spec import Slice, StoreSpec, bytes_per_row, column_widths
 from fpt_ray.terminal import run_command
 
 _PAPER = TrialConfig()

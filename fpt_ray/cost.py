@@ -22,13 +22,13 @@ from tqdm import tqdm
 from fpt_ray.allocator import MIB
 from fpt_ray.backbone import backbone_shape, kept_tokens
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution, reads_images
-from fpt_ray.features import StoreSpec, bytes_per_row
 from fpt_ray.flops import preload_flops, step_flops
 from fpt_ray.measurement import Measured, gpu_execution, measure, require_gpu
 from fpt_ray.paper_tables import NOTES, Table, paper_record, paper_rows
 from fpt_ray.prediction import learnable_parameters, memory_key, network_memory, our_execution, param_ratio
 from fpt_ray.space import POINT, SearchRow, SearchSpace
 from fpt_ray.space_yaml import load_space
+from fpt_ray.store_spec import StoreSpec, bytes_per_row
 from fpt_ray.terminal import run_command
 from fpt_ray.trace import Execution, Kind, Memory
 from fpt_ray.trial import check_trial

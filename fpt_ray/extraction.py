@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 import torch
@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from fpt_ray.config import ConfigError
 from fpt_ray.datasets import ImageRow
-from fpt_ray.features import StoreSpec
 from fpt_ray.images import decode, normalise, resize
 from fpt_ray.importance import Extracted, extract
 from fpt_ray.ray_session import cluster_resources
-from fpt_ray.shards import ShardEntry, shard_table, write_shard
+from fpt_ray.shards import ShardEntry, existing_shard, shard_table, write_shard
+from fpt_ray.storage import ExistsError, read_bytes
+from fpt_ray.store_spec import StoreSpec
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens the LPM sees at once, over the images of a batch: on a CPU larger tensors cost more in page faults than they
@@ -38,6 +39,11 @@ class ShardPlan:
     split: str
     first_row: int
     images: tuple[ImageRow, ...]
+
+    @property
+    def planned(self) -> list[tuple[int, str]]:
+        """Row id and content hash of every image."""
+        return [(row, image.sha256) for row, image in enumerate(self.images, start=self.first_row)]
 
 
 def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: str) -> Iterator[ShardEntry]:
@@ -82,16 +88,20 @@ def lpm_device() -> torch.device:
 
 def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray, np.ndarray]:
     """I_h and, down-sampled from it (section 3.3), I_l."""
-    path = Path(root) / image.path
-    high = resize(decode(path.read_bytes(), str(path)), spec.resolution)
+    uri = f"{root}/{image.path}"
+    high = resize(decode(read_bytes(uri), uri), spec.resolution)
     return high, high if spec.low_resolution == spec.resolution else resize(high, spec.low_resolution)
 
 
 def _read_shard(row: dict[str, Any], root: str, spec: StoreSpec) -> dict[str, Any]:
     """A task: all images of one shard, at both resolutions."""
-    images = [read_image(root, image, spec) for image in row["plan"].images]
+    try:
+        images = [read_image(root, image, spec) for image in row["plan"].images]
+    except (ConfigError, OSError) as error:
+        nothing = np.zeros(0, np.uint8)
+        return {**row, "high_res": nothing, "low_res": nothing, "error": f"{error}"}
     high_res = np.stack([high for high, _ in images]) if spec.depth else np.zeros(0, np.uint8)
-    return {**row, "high_res": high_res, "low_res": np.stack([low for _, low in images])}
+    return {**row, "high_res": high_res, "low_res": np.stack([low for _, low in images]), "error": ""}
 
 
 class ShardWriter:
@@ -105,16 +115,31 @@ class ShardWriter:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         plan: ShardPlan = batch["plan"][0]
+        if batch["error"][0]:
+            return {"entry": [""], "error": [batch["error"][0]]}
         started = time.perf_counter()
         try:
             features = None if self.model is None else extract_batches(self.model, batch["high_res"][0], self.spec)
             table = shard_table(plan.images, plan.first_row, batch["low_res"][0], features, self.spec)
-            entry = write_shard(plan.uri, plan.split, table, self.spec)
+            entry = _write_or_adopt(plan, table, self.spec)
+        except ConfigError as error:
+            return {"entry": [""], "error": [str(error)]}
         except OSError as error:
             message = f"{plan.uri} cannot be written ({error}); free space and start again, finished shards are kept"
             return {"entry": [""], "error": [message]}
         entry = dataclasses.replace(entry, seconds=round(time.perf_counter() - started, 3))
         return {"entry": [json.dumps(dataclasses.asdict(entry))], "error": [""]}
+
+
+def _write_or_adopt(plan: ShardPlan, table: pa.Table, spec: StoreSpec) -> ShardEntry:
+    """Writes a shard, or takes the one that another preload of the same store wrote first."""
+    try:
+        return write_shard(plan.uri, plan.split, table, spec)
+    except ExistsError:
+        entry = existing_shard(plan.uri, plan.split, plan.planned, spec)
+        if entry is None:
+            raise
+        return entry
 
 
 @torch.no_grad()

@@ -1,117 +1,100 @@
-"""What a feature store holds: the spec that determines it, and its columns. Pure; see ``shards``, ``store`` for files.
+"""Feature stores, local or on S3: which there are, whether they are whole, and their removal.
 
-One row an image. Keys and values lie in bands of neighbouring token ranks, best first, a column for each band, layer
-and kind: ``keys_06_0051`` holds LPM block 6, ranks from 51. So a smaller token ratio reads fewer bands (a prefix), a
-smaller depth fewer layers (a suffix), and one store written at the widest point serves every trial.
+``python -m fpt_ray.features ls WORKDIR | verify STORE | rm STORE``
 """
 
-import dataclasses
-import hashlib
-import json
-import math
+import sys
 from dataclasses import dataclass
+from typing import Annotated
 
-from fpt_ray.config import ConfigError, Importance
+import tyro
 
-SCHEMA_VERSION = 1
-SPLITS = ("train", "val", "test")
-BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4}
-_BANDS = 8
-
-
-class StoreError(ConfigError):
-    """A feature store cannot be used; the message names what differs and the remedy."""
+from fpt_ray.storage import absolute
+from fpt_ray.store import read_manifest
+from fpt_ray.store_spec import StoreSpec
+from fpt_ray.terminal import run_command
+from fpt_ray.verification import Found, find_stores, remove_store, store_faults
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StoreSpec:
-    """What determines a store's content: the first part is asked for, the second follows from the backbone."""
+class Ls:
+    """The stores at and below a location: what they hold, their rows and bytes, and which are unfinished."""
 
-    backbone: str
-    weights_digest: str
-    resolution: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    importance: Importance
-    dtype: str
-    precision: str
-    depth: int
-    """Widest: the last ``depth`` blocks of the LPM are stored; 0: images alone, for methods that run the LPM."""
-    num_kept: int
-    """Widest T: tokens stored of each head."""
-    low_resolution: int
-    """Side of the stored images in pixels: the widest I_l or, of images alone, I_h."""
-    images_digest: str
-    schema_version: int = SCHEMA_VERSION
-    backbone_depth: int
-    num_heads: int
-    head_width: int
-    num_tokens: int
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) of all fields."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
-
-    @property
-    def name(self) -> str:
-        """A readable name and twelve digits of the digest."""
-        backbone = self.backbone.replace("/", "-")
-        if not self.depth:
-            return f"images-{self.low_resolution}px-{backbone}-{self.digest[:12]}"
-        return f"{backbone}-{self.resolution}px-{self.num_kept}tok-{self.depth}layers-{self.digest[:12]}"
-
-    @property
-    def layers(self) -> range:
-        """Stored blocks of the LPM, from 0."""
-        return range(self.backbone_depth - self.depth, self.backbone_depth)
-
-    @property
-    def band(self) -> int:
-        """Token ranks in one band."""
-        return math.ceil(self.num_kept / _BANDS)
-
-    @property
-    def bands(self) -> list[range]:
-        """The token ranks of every band."""
-        starts = range(0, self.num_kept, self.band)
-        return [range(start, min(start + self.band, self.num_kept)) for start in starts]
+    uri: tyro.conf.Positional[str]
+    """A working directory, its features folder, or any folder or s3://bucket/prefix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Slice:
-    """What a trial reads of a store: the last ``depth`` stored layers (0: none), the best ``num_kept`` tokens."""
+class Verify:
+    """Read every shard of a store and list all that is not as it was written; exit status 1 if anything is."""
 
-    depth: int
-    num_kept: int
-
-
-def column_name(kind: str, layer: int, start: int) -> str:
-    """Kind (keys, values), LPM block from 0, first token rank of the band."""
-    return f"{kind}_{layer:02d}_{start:04d}"
+    uri: tyro.conf.Positional[str]
+    """A finished store."""
 
 
-def feature_columns(spec: StoreSpec, cut: Slice) -> list[tuple[str, tuple[str, int, range]]]:
-    """(column, (kind, layer, token ranks)) of a slice; the last band may hold more ranks than the slice wants."""
-    layers = list(spec.layers)[len(spec.layers) - cut.depth :]
-    return [
-        (column_name(kind, layer, band.start), (kind, layer, band))
-        for kind in ("keys", "values")
-        for layer in layers
-        for band in spec.bands
-        if band.start < cut.num_kept
-    ]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rm:
+    """Remove a store, finished or not, without asking."""
+
+    uri: tyro.conf.Positional[str]
+    """The store's own folder, as ls prints it."""
 
 
-def column_widths(spec: StoreSpec) -> dict[str, int]:
-    """Bytes of one cell of every column of raw bytes."""
-    token_bytes = spec.num_heads * spec.head_width * BYTES_OF[spec.dtype]
-    widths = {"low_res": 3 * spec.low_resolution**2}
-    widths |= {f"tokens_{layer:02d}": 2 * spec.num_heads * spec.num_kept for layer in spec.layers}
-    everything = Slice(depth=spec.depth, num_kept=spec.num_kept)
-    return widths | {name: len(band) * token_bytes for name, (_, _, band) in feature_columns(spec, everything)}
+Command = (
+    Annotated[Ls, tyro.conf.subcommand("ls")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Rm, tyro.conf.subcommand("rm")]
+)
 
 
-def bytes_per_row(spec: StoreSpec) -> int:
-    """Bytes an image takes in the store, names and numbers aside."""
-    return sum(column_widths(spec).values())
+def run_features(command: Ls | Verify | Rm) -> bool:
+    """Does it and prints what came out; False if a store has faults.
+
+    Raises:
+        ConfigError: there is no such store, or S3 fails.
+    """
+    uri = absolute(command.uri)
+    if isinstance(command, Ls):
+        stores = list(find_stores(uri))
+        print("\n".join(_told(found) for found in stores) or f"no feature store at or below {uri}")
+    elif isinstance(command, Rm):
+        files, size, uploads = remove_store(uri)
+        aborted = f", aborted {uploads} unfinished uploads" if uploads else ""
+        print(f"removed {uri}: {files} files, {size / 1e6:.2f} MB{aborted}")
+    else:
+        return _verify(uri)
+    return True
+
+
+def _told(found: Found) -> str:
+    what = f"finished    {_contents(found.store.spec)}" if found.store else found.why
+    return f"{found.uri}\n  {what}\n  {found.rows} rows, {found.bytes / 1e6:.2f} MB"
+
+
+def _contents(spec: StoreSpec) -> str:
+    if not spec.depth:
+        return f"images of {spec.low_resolution} px for {spec.backbone}"
+    return (
+        f"{spec.backbone} at {spec.resolution} px, last {spec.depth} of {spec.backbone_depth} layers, "
+        f"{spec.num_kept} of {spec.num_tokens} tokens, {spec.dtype}, images of {spec.low_resolution} px"
+    )
+
+
+def _verify(uri: str) -> bool:
+    store = read_manifest(uri)
+    faults = 0
+    for fault in store_faults(store):
+        print(fault)
+        faults += 1
+    print(f"{uri}: {len(store.shards)} shards, {f'{faults} faults' if faults else 'all as written'}")
+    return not faults
+
+
+def main() -> None:
+    """Parse, run."""
+    if not run_features(tyro.cli(Command, description=__doc__, use_underscores=True)):  # type: ignore[arg-type]
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,6 +10,8 @@ from tqdm import tqdm
 
 from fpt_ray.datasets import ImageRow, ImageTable, accept, inspect_image
 from fpt_ray.ray_session import ray_session
+from fpt_ray.s3 import StorageError
+from fpt_ray.storage import exists, read_bytes, stamps, write
 
 _CHUNK = 32
 
@@ -22,26 +22,19 @@ def inspected(table: ImageTable, workdir: str, *, local: bool = False) -> ImageT
     Findings are kept in ``workdir/images`` by path, size and time of change, so that a second call reads no image.
 
     Raises:
+        StorageError: S3 fails.
         ConfigError: more than 1 % cannot be read, or a class is missing from a split then.
     """
-    cache = Path(workdir) / "images" / f"{hashlib.sha256(table.root.encode()).hexdigest()[:16]}.json"
-    known: dict[str, list[str]] = json.loads(cache.read_text()) if cache.exists() else {}
-    stamps = [_stamp(table.root, row) for row in table.rows]
-    todo = [(stamp, row) for stamp, row in zip(stamps, table.rows, strict=True) if stamp not in known]
+    cache = f"{workdir}/images/{hashlib.sha256(table.root.encode()).hexdigest()[:16]}.json"
+    known: dict[str, list[str]] = json.loads(read_bytes(cache)) if exists(cache) else {}
+    found = stamps(table.root, [row.path for row in table.rows])
+    todo = [(stamp, row) for stamp, row in zip(found, table.rows, strict=True) if stamp not in known]
     if todo:
-        known = {stamp: known[stamp] for stamp in stamps if stamp in known}
+        known = {stamp: known[stamp] for stamp in found if stamp in known}
         with ray_session(local=local):
             known |= _inspect_all(table.root, todo)
-        _write(cache, known)
-    return accept(table, [(known[stamp][0], known[stamp][1]) for stamp in stamps])
-
-
-def _stamp(root: str, row: ImageRow) -> str:
-    try:
-        stat = os.stat(os.path.join(root, row.path))
-    except OSError:
-        return f"{row.path}|gone"
-    return f"{row.path}|{stat.st_size}|{stat.st_mtime_ns}"
+        write(cache, json.dumps(known).encode())
+    return accept(table, [(known[stamp][0], known[stamp][1]) for stamp in found])
 
 
 def _inspect_all(root: str, todo: list[tuple[str, ImageRow]]) -> dict[str, list[str]]:
@@ -50,6 +43,8 @@ def _inspect_all(root: str, todo: list[tuple[str, ImageRow]]) -> dict[str, list[
     found: dict[str, list[str]] = {}
     with tqdm(total=len(todo), unit="image", desc="inspect", mininterval=1) as progress:
         for row in dataset.iter_rows():
+            if row["error"]:
+                raise StorageError(row["error"])
             part = json.loads(row["found"])
             found |= part
             progress.update(len(part))
@@ -57,11 +52,8 @@ def _inspect_all(root: str, todo: list[tuple[str, ImageRow]]) -> dict[str, list[
 
 
 def _inspect_chunk(row: dict[str, Any], root: str) -> dict[str, str]:
-    return {"found": json.dumps({stamp: inspect_image(root, image) for stamp, image in row["chunk"]})}
-
-
-def _write(path: Path, known: dict[str, list[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(known))
-    os.replace(temporary, path)
+    try:
+        found = {stamp: inspect_image(root, image) for stamp, image in row["chunk"]}
+    except StorageError as error:
+        return {"found": "", "error": str(error)}
+    return {"found": json.dumps(found), "error": ""}

@@ -106,7 +106,8 @@ class PatientClient(MlflowClient):
         self.waiting.parent.mkdir(parents=True, exist_ok=True)
         with self.waiting.open("a", encoding="utf-8") as file:
             file.write(json.dumps([name, run_id, values]) + "\n")
-        sync(self.waiting)
+            file.flush()
+            sync(file.fileno())
         return None
 
     def _deliver(self) -> bool:

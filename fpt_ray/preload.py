@@ -25,13 +25,13 @@ from fpt_ray.backbone import (
 from fpt_ray.config import TrialConfig, image_resolution, reads_images
 from fpt_ray.datasets import NOTE_FILE, ImageTable, leaks, read_images
 from fpt_ray.extraction import ShardPlan, extract_batches, lpm_actors, lpm_device, read_image, write_shards
-from fpt_ray.features import SPLITS, StoreSpec, bytes_per_row
 from fpt_ray.inspection import inspected
 from fpt_ray.ray_session import ray_session
 from fpt_ray.shards import ShardEntry, existing_shard
 from fpt_ray.space_yaml import load_space
-from fpt_ray.storage import exists
-from fpt_ray.store import Store, open_store, write_manifest
+from fpt_ray.storage import absolute, exists, read_bytes, remove
+from fpt_ray.store import MANIFEST, Store, open_store, write_manifest
+from fpt_ray.store_spec import SPLITS, StoreSpec, bytes_per_row
 from fpt_ray.terminal import run_command, say
 from fpt_ray.trial import check_trial
 
@@ -95,18 +95,19 @@ def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = Fals
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
     check_trial(trial)
+    workdir = absolute(workdir)
     table = read_images(images)
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     table = inspected(table, workdir, local=local)
     _report_table(table)
     digest = "" if model is None else weights_digest(model)
     spec = store_spec(trial, backbone_shape(trial.backbone.name), digest, table)
-    uri = f"{workdir.rstrip('/')}/features/{spec.name}"
-    if exists(f"{uri}/manifest.json"):
+    uri = f"{workdir}/features/{spec.name}"
+    if exists(f"{uri}/{MANIFEST}"):
         say(f"{'features' if spec.depth else 'images'}: reusing the finished store {uri}")
         return open_store(uri, expect=spec)
     plans = plan_shards(table, spec, uri)
-    finished = {plan.path: entry for plan in plans if (entry := _finished(plan, spec))}
+    finished = {plan.path: entry for plan in plans if (entry := _finished(plan, spec, uri))}
     todo = [plan for plan in plans if plan.path not in finished]
     if todo:
         if model is not None:
@@ -130,15 +131,18 @@ def _report_table(table: ImageTable) -> None:
         say(f"images: WARNING: {len(leaked)} images stand in several splits, for instance {' = '.join(leaked[0][1])}")
 
 
-def _finished(plan: ShardPlan, spec: StoreSpec) -> ShardEntry | None:
-    planned = [(row, image.sha256) for row, image in enumerate(plan.images, start=plan.first_row)]
-    return existing_shard(plan.uri, plan.split, planned, spec)
+def _finished(plan: ShardPlan, spec: StoreSpec, uri: str) -> ShardEntry | None:
+    """The entry of a shard that is there; one that cannot be used gives its name free."""
+    entry = existing_shard(plan.uri, plan.split, plan.planned, spec)
+    if entry is None and exists(plan.uri):
+        remove(uri, [plan.path])
+    return entry
 
 
 def data_note(root: str) -> str:
     """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
-    path = Path(root) / NOTE_FILE
-    return path.read_text().splitlines()[0].strip() if path.is_file() else ""
+    uri = f"{root}/{NOTE_FILE}"
+    return read_bytes(uri).decode().splitlines()[0].strip() if exists(uri) else ""
 
 
 def _announce(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], table: ImageTable) -> None:
@@ -167,11 +171,12 @@ class Command:
     """Run the frozen LPM over the images once and store its features."""
 
     images: str
-    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]."""
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]; all of
+    them local or at s3://bucket/prefix."""
     space: Path | None = None
     """A search space: preload all stores it needs, and leave the options of a trial alone."""
     workdir: str = "."
-    """Stores go to workdir/features."""
+    """Stores go to workdir/features; a folder, or s3://bucket/prefix."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
     trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = field(default_factory=TrialConfig)
@@ -180,9 +185,8 @@ class Command:
 def run_preload(command: Command) -> None:
     """Preloads and prints where the stores are."""
     widest = load_space(command.space).stores() if command.space else (command.trial,)
-    workdir = str(Path(command.workdir).resolve())
     for trial in widest:
-        store = preload(command.images, trial, workdir, local=command.local)
+        store = preload(command.images, trial, command.workdir, local=command.local)
         rows = sum(shard.rows for shard in store.shards)
         size = sum(shard.bytes for shard in store.shards)
         print(f"{store.uri}\n{rows} images, {size / 1e9:.2f} GB, {size / rows / 1e6:.2f} MB each")

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from fpt_ray.features import Slice, StoreError, StoreSpec, column_widths, feature_columns
 from fpt_ray.images import resize
-from fpt_ray.shards import check_schema, open_shard
+from fpt_ray.shards import check_rows, check_schema, damage_told, open_shard
 from fpt_ray.store import Store
+from fpt_ray.store_spec import Slice, StoreError, StoreSpec, column_widths, feature_columns
 
 _NUMPY = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
 _KEPT_GROUPS = 4
@@ -128,13 +128,15 @@ class FileSource:
         self.held: OrderedDict[tuple[int, int], Block] = OrderedDict()
         self.places: dict[int, tuple[int, int, int]] = {}
         self.labels: dict[int, int] = {}
-        for number, (file, uri) in enumerate(zip(self.files, self.uris, strict=True)):
+        for number, (file, uri, rows) in enumerate(zip(self.files, self.uris, store.row_ranges(split), strict=True)):
             check_schema(file.schema_arrow, store.spec, uri)
-            for group in range(file.num_row_groups):
-                names = file.read_row_group(group, columns=["row", "label"])
-                for at, (row, label) in enumerate(zip(*(column.to_pylist() for column in names.columns), strict=True)):
-                    self.places[row] = (number, group, at)
-                    self.labels[row] = label
+            with damage_told(uri):
+                names = file.read(columns=["row", "label"])
+            check_rows(names["row"].to_pylist(), rows, uri)
+            self.labels |= dict(zip(rows, names["label"].to_pylist(), strict=True))
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            places = [(number, group, at) for group, size in enumerate(sizes) for at in range(size)]
+            self.places |= dict(zip(rows, places, strict=True))
         self.window = _KEPT_GROUPS * max((file.metadata.row_group(0).num_rows for file in self.files), default=1)
 
     def find(self, row_id: int) -> tuple[Block, int]:
@@ -147,10 +149,8 @@ class FileSource:
         if key in self.held:
             self.held.move_to_end(key)
             return self.held[key]
-        try:
+        with damage_told(self.uris[number]):
             table = self.files[number].read_row_group(group, columns=self.columns)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{self.uris[number]} is damaged ({error}); delete the store and preload again") from None
         (batch,) = table.combine_chunks().to_batches()
         self.held[key] = Block(batch, self.widths)
         # One more than the window spans, since it need not begin with a row group.

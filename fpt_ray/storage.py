@@ -1,99 +1,189 @@
-"""A local path or s3://: open, list, and write once, whole or not at all."""
+"""A local path or s3://bucket/prefix: read, list, write whole or not at all, remove."""
 
 import os
+import tempfile
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow import fs
+import pyarrow.fs as pafs
 
+from fpt_ray import s3
 from fpt_ray.config import ConfigError
 
 
 class ExistsError(ConfigError):
-    """Something of that name was written before; it is left as it is."""
+    """Something else of that name was written before; it is left as it is."""
 
 
-def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a URI and the path in it. A bare path is local."""
-    if "://" not in uri:
-        return fs.LocalFileSystem(), os.path.abspath(uri)
-    try:
-        return fs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise ConfigError(
-            f"{uri} cannot be used as a location ({error}); give a local path or s3://bucket/prefix"
-        ) from None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """What a listing says of a file."""
+
+    path: str
+    """Below the listed folder, with forward slashes."""
+    bytes: int
+    stamp: str
+    """Changes with the content: S3's checksum, or size and time of change."""
+
+
+def is_s3(uri: str) -> bool:
+    """Whether a URI names a place on S3."""
+    return uri.startswith(s3.SCHEME)
+
+
+def absolute(uri: str) -> str:
+    """The URI that other processes, in other folders, may use; a bare path is local."""
+    if is_s3(uri):
+        bucket, key = s3.split_uri(uri)
+        return f"{s3.SCHEME}{bucket}/{key}".rstrip("/")
+    return str(_local(uri).resolve())
+
+
+def _local(uri: str) -> Path:
+    if "://" in uri and not uri.startswith("file://"):
+        raise ConfigError(f"{uri.partition('://')[0]}:// is no location; give a local path or s3://bucket/prefix")
+    return Path(uri.removeprefix("file://"))
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a URI and the path in it."""
+    if is_s3(uri):
+        bucket, key = s3.split_uri(uri)
+        return s3.filesystem(), f"{bucket}/{key}"
+    return pafs.LocalFileSystem(), os.path.abspath(_local(uri))
+
+
+# --- reading --------------------------------------------------------------------------------------------------
 
 
 def exists(uri: str) -> bool:
     """Whether there is a file at the URI."""
     system, path = filesystem(uri)
-    return system.get_file_info(path).type == fs.FileType.File
+    with s3.told(uri):
+        return system.get_file_info(path).type == pafs.FileType.File
 
 
-def size(uri: str) -> int | None:
-    """Bytes of a file; None if there is none."""
+def read_bytes(uri: str, at_most: int | None = None) -> bytes:
+    """The whole content of a file, or its first bytes.
+
+    Raises:
+        OSError: it is missing, or a local one cannot be read.
+        StorageError: S3 fails.
+    """
+    if not is_s3(uri):
+        with _local(uri).open("rb") as file:
+            return file.read(-1 if at_most is None else at_most)
     system, path = filesystem(uri)
-    info = system.get_file_info(path)
-    return info.size if info.type == fs.FileType.File else None
+    with s3.told(uri), system.open_input_file(path) as file:
+        return file.read(at_most)
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole content of a file."""
-    system, path = filesystem(uri)
-    with system.open_input_stream(path) as stream:
-        return stream.read()
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """A file as a local path: itself, or for a while a copy of what lies on S3."""
+    if not is_s3(uri):
+        yield _local(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, uri.rpartition("/")[2])
+        path.write_bytes(read_bytes(uri))
+        yield path
 
 
-def write_once(uri: str, content: bytes) -> None:
+def list_files(uri: str) -> list[File]:
+    """All files below a folder, by path; none if there is no such folder."""
+    if is_s3(uri):
+        found = [File(path=file.path, bytes=file.bytes, stamp=f"{file.bytes}|{file.etag}") for file in s3.listed(uri)]
+    else:
+        root = _local(uri)
+        paths = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
+        found = [file for path in paths if (file := _file(root, path.as_posix()))]
+    return sorted(found, key=lambda file: file.path)
+
+
+def stamps(uri: str, paths: Sequence[str]) -> list[str]:
+    """The path and stamp of each of these files below a folder; of one that is missing, that it is."""
+    listed = {file.path: file for file in list_files(uri)} if is_s3(uri) else {}
+    found = [listed.get(path) if is_s3(uri) else _file(_local(uri), path) for path in paths]
+    return [f"{path}|{file.stamp if file else 'gone'}" for path, file in zip(paths, found, strict=True)]
+
+
+def _file(root: Path, path: str) -> File | None:
+    try:
+        stat = os.stat(root / path)
+    except OSError:
+        return None
+    return File(path=path, bytes=stat.st_size, stamp=f"{stat.st_size}|{stat.st_mtime_ns}")
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def write_once(uri: str, content: pa.Buffer | bytes) -> None:
     """Writes a file whole, durably, and only if there is none.
 
     Raises:
-        ExistsError: somebody wrote it before.
+        ExistsError: there is one, of another content.
+        OSError: the disk is full, for instance; nothing is left under the name.
+        StorageError: S3 fails; nothing is left under the name.
     """
-    if uri.startswith("s3://"):
-        _put_once(uri, content)
+    ours = s3.put_once(uri, content) if is_s3(uri) else _link_once(uri, content)
+    if not ours:
+        raise ExistsError(f"{uri} exists already with another content and was left as it is")
+
+
+def _link_once(uri: str, content: pa.Buffer | bytes) -> bool:
+    final = _local(uri)
+    with _written_beside(final, content) as temporary:
+        try:
+            os.link(temporary, final)  # unlike a rename, a link never replaces
+        except FileExistsError:
+            return final.read_bytes() == pa.py_buffer(content)
+    return True
+
+
+def write(uri: str, content: bytes) -> None:
+    """Writes a file whole, in place of what was there."""
+    if is_s3(uri):
+        s3.put(uri, content)
         return
-    final = Path(filesystem(uri)[1])
-    temporary = temporary_path(final)
+    final = _local(uri)
+    with _written_beside(final, content) as temporary:
+        os.replace(temporary, final)
+
+
+@contextmanager
+def _written_beside(final: Path, content: pa.Buffer | bytes) -> Iterator[Path]:
+    """A durable file under a name beside the final one that nobody else uses and nobody takes for a finished file."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
     try:
-        _write_durably(temporary, content)
-        os.link(temporary, final)  # unlike a rename, a link never replaces
-    except FileExistsError:
-        raise ExistsError(f"{final} exists already and was left as it is") from None
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            sync(file.fileno())
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def temporary_path(final: Path) -> Path:
-    """A name beside the final one that nobody else uses and nobody takes for a finished file."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    return final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-
-
-def sync(path: Path) -> None:
+def sync(descriptor: int) -> None:
     """Makes a file's content durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    os.fsync(descriptor)
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    sync(path)
-
-
-def _put_once(uri: str, content: bytes) -> None:
-    import boto3
-    from botocore.exceptions import ClientError
-
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    try:
-        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict"):
-            raise ExistsError(f"{uri} exists already and was left as it is") from None
-        raise
+def remove(uri: str, paths: Sequence[str]) -> None:
+    """Removes these files below a folder, in this order on a disk, and local folders that are empty then."""
+    if is_s3(uri):
+        s3.delete(uri, paths)
+        return
+    root = _local(uri)
+    for path in paths:
+        (root / path).unlink(missing_ok=True)
+    for folder, _, _ in os.walk(root, topdown=False):
+        if not os.listdir(folder):
+            os.rmdir(folder)

@@ -1,14 +1,16 @@
 """A feature store as a whole: the manifest, written last and once, and what is checked before a store is used."""
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fpt_ray import __version__
-from fpt_ray.features import (
+from fpt_ray.shards import ShardEntry, check_schema, open_shard
+from fpt_ray.storage import ExistsError, absolute, exists, list_files, read_bytes, write_once
+from fpt_ray.store_spec import (
     SCHEMA_VERSION,
     SPLITS,
     Slice,
@@ -17,8 +19,8 @@ from fpt_ray.features import (
     column_widths,
     feature_columns,
 )
-from fpt_ray.shards import ShardEntry, check_schema, digest_of, open_shard
-from fpt_ray.storage import ExistsError, exists, read_bytes, size, write_once
+
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,11 @@ class Store:
     def shard_uris(self, split: str) -> list[str]:
         """The files of a split, in the order of its rows."""
         return [f"{self.uri}/{shard.path}" for shard in self.shards if shard.split == split]
+
+    def row_ranges(self, split: str) -> list[range]:
+        """The row ids of each file of a split."""
+        stops = list(itertools.accumulate((shard.rows for shard in self.shards if shard.split == split), initial=0))
+        return [range(*ends) for ends in itertools.pairwise(stops)]
 
     def columns(self, cut: Slice) -> list[str]:
         """The columns a trial reads."""
@@ -82,10 +89,17 @@ def write_manifest(
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     try:
-        write_once(f"{uri}/manifest.json", json.dumps(document, indent=1).encode())
+        write_once(f"{uri}/{MANIFEST}", json.dumps(document, indent=1).encode())
     except ExistsError:
-        if {shard.path: shard.rows for shard in _read_manifest(uri)[1].shards} != {s.path: s.rows for s in shards}:
-            raise
+        if _contents(read_manifest(uri).shards) != _contents(shards):
+            raise ExistsError(
+                f"{uri}: another preload finished this store first, with other shards; its manifest exists already and "
+                "was left as it is; start again to use it"
+            ) from None
+
+
+def _contents(shards: Sequence[ShardEntry]) -> dict[str, tuple[int, str]]:
+    return {shard.path: (shard.rows, shard.sha256) for shard in shards}
 
 
 def open_store(uri: str, *, expect: StoreSpec | None = None) -> Store:
@@ -94,14 +108,13 @@ def open_store(uri: str, *, expect: StoreSpec | None = None) -> Store:
     Raises:
         StoreError: there is none, it is damaged, or it differs from what is expected.
     """
-    uri = uri.rstrip("/")
-    if not exists(f"{uri}/manifest.json"):
-        raise StoreError(f"{uri} is no finished feature store (no manifest.json); run python -m fpt_ray.preload")
-    _, store = _read_manifest(uri)
+    uri = absolute(uri)
+    store = read_manifest(uri)
     if expect is not None:
         check_same(store.spec, expect, uri)
+    sizes = {file.path: file.bytes for file in list_files(uri)}
     for shard in store.shards:
-        found = size(f"{uri}/{shard.path}")
+        found = sizes.get(shard.path)
         if found != shard.bytes:
             what = "is missing" if found is None else f"has {found} bytes, the manifest says {shard.bytes}"
             raise StoreError(f"{uri}/{shard.path} {what}; delete the store and preload again")
@@ -119,8 +132,15 @@ def check_same(found: StoreSpec, asked: StoreSpec, uri: str) -> None:
             raise StoreError(f"{uri}: {item.name} is {has!r}, asked is {wants!r}; preload a store for what is asked")
 
 
-def _read_manifest(uri: str) -> tuple[dict[str, Any], Store]:
-    path = f"{uri}/manifest.json"
+def read_manifest(uri: str) -> Store:
+    """A finished store as its manifest tells it; no shard is looked at.
+
+    Raises:
+        StoreError: there is no manifest, or it cannot be used.
+    """
+    path = f"{uri}/{MANIFEST}"
+    if not exists(path):
+        raise StoreError(f"{uri} is no finished feature store (no {MANIFEST}); run python -m fpt_ray.preload")
     text = read_bytes(path)
     try:
         document = json.loads(text)
@@ -148,16 +168,9 @@ def _read_manifest(uri: str) -> tuple[dict[str, Any], Store]:
     for shard in shards:
         if shard.split not in SPLITS or not _inside(shard.path):
             raise StoreError(f"{path}: the shard path {shard.path!r} leaves the store; do not use this store")
-    return document, store
+    return store
 
 
 def _inside(path: str) -> bool:
     parts = path.split("/")
     return not path.startswith("/") and "\\" not in path and all(part not in ("", ".", "..") for part in parts)
-
-
-def verify_store(store: Store, splits: Sequence[str] = SPLITS) -> None:
-    """StoreError that names the first shard whose content is not what was written."""
-    for shard in store.shards:
-        if shard.split in splits and digest_of(f"{store.uri}/{shard.path}") != shard.sha256:
-            raise StoreError(f"{store.uri}/{shard.path} was changed since it was written; delete it and preload again")

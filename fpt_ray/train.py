@@ -15,6 +15,7 @@ from fpt_ray.backbone import anchored
 from fpt_ray.config import ConfigError, TrialConfig
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
+from fpt_ray.storage import absolute, filesystem
 from fpt_ray.store import Store, open_store
 from fpt_ray.terminal import run_command
 from fpt_ray.trainer import train
@@ -34,6 +35,7 @@ class Command:
     name: str = "train"
     """Name of the run under workdir/runs; a run of that name that was interrupted goes on."""
     workdir: str = "."
+    """Where the run and, of images, the feature store go: a folder, or s3://bucket/prefix."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
     trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = field(default_factory=TrialConfig)
@@ -45,13 +47,15 @@ def run_training(command: Command) -> None:
     check_trial(trial)
     if (command.images is None) == (command.features is None):
         raise ConfigError("give either --images or --features")
-    workdir = str(Path(command.workdir).resolve())
+    workdir = absolute(command.workdir)
+    runs_filesystem, runs = filesystem(f"{workdir}/runs")
     with ray_session(local=command.local):
         store = open_store(command.features) if command.features else preload(str(command.images), trial, workdir)
         store = store_for(trial, [store])
         run_config = ray.train.RunConfig(
             name=command.name,
-            storage_path=f"{workdir}/runs",
+            storage_path=runs,
+            storage_filesystem=runs_filesystem,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=1),
         )

@@ -10,13 +10,15 @@ import ray.data
 import ray.train
 import ray.train.torch
 from ray.data.dataset import MaterializedDataset
+from ray.exceptions import RayTaskError
 
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.lanes import worker_rows
 from fpt_ray.loop import Rows
 from fpt_ray.ray_session import cluster_resources, require_resources
 from fpt_ray.rows import rows_from_files, rows_from_tables
-from fpt_ray.store import Store, verify_store
+from fpt_ray.shards import read_shard
+from fpt_ray.store import Store
 from fpt_ray.terminal import say
 from fpt_ray.trial import fit_seeds, load_checkpoint, outcome, save_checkpoint, trial_costs, trial_slice, trial_task
 
@@ -64,14 +66,21 @@ def fits_in_memory(size_bytes: int) -> bool:
 
 
 def read_split(store: Store, split: str, columns: list[str]) -> MaterializedDataset:
-    """A split's columns in Ray's shared memory, read once, in the order of its rows.
+    """A split's columns in Ray's shared memory, read once, in the order of its rows; a task a file.
 
-    Ray Data does not look at Parquet's page checksums, so the files' own are verified first.
+    Ray Data's own reader does not look at Parquet's page checksums.
+
+    Raises:
+        StoreError: a file is damaged or not of this store.
+        StorageError: S3 fails.
     """
-    verify_store(store, (split,))
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    paths = store.shard_uris(split)
-    return ray.data.read_parquet(paths, override_num_blocks=len(paths)).select_columns(columns).materialize()
+    read = ray.remote(read_shard)
+    places = zip(store.shard_uris(split), store.row_ranges(split), strict=True)
+    try:
+        tables: Any = [read.remote(uri, columns, store.spec, rows) for uri, rows in places]
+        return ray.data.from_arrow_refs(tables)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, ConfigError) else error from None
 
 
 def train_worker(config: dict[str, Any]) -> None:

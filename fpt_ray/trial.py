@@ -16,7 +16,6 @@ from torch import nn
 
 from fpt_ray.backbone import backbone_shape, check_depth, check_resolution, kept_tokens
 from fpt_ray.config import SIDE_METHODS, ConfigError, TrialConfig, image_resolution, reads_images
-from fpt_ray.features import Slice, column_widths
 from fpt_ray.loop import Checkpoint, Epoch, Rows, Task, fit, predict, uses_bfloat16
 from fpt_ray.methods import load_learnable_state, make_model
 from fpt_ray.metrics import Scores, pme, ppe, scores
@@ -24,6 +23,7 @@ from fpt_ray.prediction import fine_tuning_memory, learnable_parameters, param_r
 from fpt_ray.rows import rows_from_files
 from fpt_ray.side_network import side_width
 from fpt_ray.store import Store
+from fpt_ray.store_spec import Slice, column_widths
 
 CHECKPOINT_FILE = "checkpoint.pt"
 _FINAL_METRICS = (

@@ -25,6 +25,7 @@ from fpt_ray.report import report
 from fpt_ray.searcher import StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
+from fpt_ray.storage import is_s3
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_confirmed, score_front, start_or_find
 from fpt_ray.study_pictures import attach_study_pictures
@@ -68,7 +69,7 @@ class Command:
     tracking_uri: str | None = None
     """MLflow's tracking server or database; nothing: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     workdir: str = "."
-    """Where feature stores, studies and mlflow.db live."""
+    """Where feature stores, studies and mlflow.db live; a local folder."""
     resume: bool = False
     """Go on with a study of that name."""
     local: bool = False
@@ -108,6 +109,10 @@ def run_study(command: Command) -> None:
     check_points(space)
     name = command.study or command.space.stem
     check_study_name(name)
+    if is_s3(command.workdir):
+        raise ConfigError(
+            f"--workdir is {command.workdir}; a study's files are local: give a folder, and s3:// in --features"
+        )
     num_trials = command.num_trials or space.num_trials
     workdir = str(Path(command.workdir).resolve())
     uri = tracking_uri(command.tracking_uri, workdir)

@@ -12,7 +12,7 @@ from pathlib import Path  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+from stores import draw_images  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from fpt_ray.backbone import BackboneShape, backbone_shape  # noqa: E402
@@ -73,19 +73,6 @@ def small_trial() -> TrialConfig:
 
 
 # --- a cluster of one node, for the files that run commands on it -------------------------------------------------
-
-
-def draw_images(folder: Path, per_class: tuple[int, int, int] = (12, 4, 4), size: int = 80) -> str:
-    """Three classes that differ in the brightness of a square, in train/ val/ test/."""
-    generator = np.random.default_rng(0)
-    for split, number in zip(("train", "val", "test"), per_class, strict=True):
-        for label in range(3):
-            (folder / split / f"c{label}").mkdir(parents=True)
-            for i in range(number):
-                pixels = generator.integers(0, 255, (size, size + 16, 3), np.uint8)
-                pixels[20:60, 20:60] //= label + 1
-                Image.fromarray(pixels).save(folder / split / f"c{label}" / f"{i}.png")
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMOKE, draw_images
+from conftest import SMOKE
+from stores import draw_images
 
 from fpt_ray.config import ConfigError, override, trial_from
-from fpt_ray.features import StoreError
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import require_resources
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.shards import open_shard
 from fpt_ray.space_yaml import load_space
 from fpt_ray.store import open_store
+from fpt_ray.store_spec import StoreError
 from fpt_ray.train import Command as TrainCommand
 from fpt_ray.train import run_training
 from fpt_ray.trial import fit_seeds, load_checkpoint, trial_slice, trial_task

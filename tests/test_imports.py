@@ -10,7 +10,7 @@ CORE = (
     "measurement methods metrics online onnx_weights paper paper_tables prediction side_network space space_yaml "
     "terminal trace"
 )
-STORE = "features rows shards storage store trial"
+STORE = "rows s3 shards storage store store_spec trial verification"
 TRACKING = "confirmation front pictures provenance tracking what_if"
 TABLES = "figures layouts ledger tables typesetting"
 

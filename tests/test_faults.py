@@ -1,0 +1,227 @@
+"""The fault table: what happens, what the user reads, what is kept. One test a row, named after it."""
+
+import dataclasses
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from s3_server import BUCKET, served
+from stores import draw_images, make_features, make_rows, make_spec, make_store
+
+from fpt_ray import shards
+from fpt_ray.config import ConfigError
+from fpt_ray.features import Verify, run_features
+from fpt_ray.preload import preload
+from fpt_ray.ray_session import ray_session
+from fpt_ray.rows import rows_from_files
+from fpt_ray.shards import read_shard, shard_table, write_shard
+from fpt_ray.space_yaml import load_space
+from fpt_ray.storage import ExistsError, list_files
+from fpt_ray.store import open_store, write_manifest
+from fpt_ray.store_spec import Slice, StoreError
+
+TRIAL = load_space(Path(__file__).parents[1] / "search_spaces" / "smoke.yaml").stores()[0]
+
+
+# --- damaged shards -------------------------------------------------------------------------------------------
+
+
+def flip(uri):
+    """One bit of a byte in the last column of features."""
+    column = pq.ParquetFile(uri).metadata.row_group(0).column(30)
+    content = bytearray(Path(uri).read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
+    Path(uri).write_bytes(content)
+
+
+def read_train(store):
+    """As a trial does that streams, and as the task does that fills Ray's memory: the errors of both."""
+    cut, told = Slice(depth=4, num_kept=20), []
+    with pytest.raises(StoreError) as error:
+        rows_from_files(store, "train", cut, 8).take(list(range(11)))
+    told.append(str(error.value))
+    places = zip(store.shard_uris("train"), store.row_ranges("train"), strict=True)
+    with pytest.raises(StoreError) as error:
+        _ = [read_shard(uri, store.columns(cut), store.spec, rows) for uri, rows in places]
+    return [*told, str(error.value)]
+
+
+def verify(store, capsys):
+    """What ``features verify`` prints; it must find something."""
+    assert not run_features(Verify(uri=store.uri))
+    return capsys.readouterr().out
+
+
+def test_a_shard_with_one_flipped_byte(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    flip(store.shard_uris("train")[1])
+    for told in read_train(store):
+        assert "train/part-00001.parquet is damaged" in told
+    assert "train/part-00001.parquet was changed since it was written" in verify(store, capsys)
+
+
+def test_a_shard_cut_short(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    path = store.shard_uris("train")[0]
+    os.truncate(path, os.path.getsize(path) - 10)
+    for told in read_train(store):
+        assert "train/part-00000.parquet is damaged" in told
+    with pytest.raises(StoreError, match=r"train/part-00000\.parquet has \d+ bytes, the manifest says \d+"):
+        open_store(store.uri)
+    assert "train/part-00000.parquet has" in verify(store, capsys)
+    os.remove(path)
+    with pytest.raises(StoreError, match=r"train/part-00000\.parquet is missing"):
+        open_store(store.uri)
+    assert "train/part-00000.parquet is missing" in verify(store, capsys)
+
+
+def test_a_shard_swapped_with_another_stores(tmp_path, capsys):
+    one, _ = make_store(tmp_path / "one", make_spec())
+    two, _ = make_store(tmp_path / "two", make_spec(weights_digest="2" * 64))
+    os.replace(two.shard_uris("train")[0], one.shard_uris("train")[0])
+    for told in read_train(one):
+        assert "train/part-00000.parquet belongs to another store" in told
+    with pytest.raises(StoreError, match="belongs to another store"):
+        open_store(one.uri)
+    assert "train/part-00000.parquet belongs to another store" in verify(one, capsys)
+
+
+def test_two_shards_of_a_store_swapped(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    first, second, _ = store.shard_uris("train")
+    os.rename(first, f"{tmp_path}/aside")
+    os.rename(second, first)
+    os.rename(f"{tmp_path}/aside", second)
+    for told in read_train(store):
+        assert "part-00000.parquet holds 4 rows (4 to 7), its place in the manifest is 4 rows (0 to 3)" in told
+    told = verify(store, capsys)
+    assert "part-00000.parquet holds 4 rows (4 to 7)" in told
+    assert "part-00001.parquet holds 4 rows (0 to 3)" in told
+
+
+def test_a_shard_from_a_newer_schema(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    path = store.shard_uris("train")[0]
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, shards.VERSION_KEY: "2"}), path)
+    for told in read_train(store):
+        assert "train/part-00000.parquet has schema_version 2, this program reads 1; update fpt_ray" in told
+    assert "has schema_version 2" in verify(store, capsys)
+
+
+def test_verify_lists_all_faults_of_a_store(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    flip(store.shard_uris("train")[1])
+    os.remove(store.shard_uris("val")[2])
+    os.truncate(store.shard_uris("test")[0], 100)
+    told = verify(store, capsys)
+    for path in ("train/part-00001", "val/part-00002", "test/part-00000"):
+        assert f"{store.uri}/{path}.parquet" in told
+    assert "9 shards, 6 faults" in told  # size, sum and content of what was cut; sum and pages of what was flipped
+
+
+# --- values ---------------------------------------------------------------------------------------------------
+
+
+def test_nan_in_features(tmp_path, capsys, monkeypatch):
+    spec, images = make_spec(), make_rows("train", 2)
+    features = make_features(spec, 2)
+    features.values[3, 1, 0, 7, 2] = float("nan")
+    low_res = np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(StoreError, match=r"train/c/1\.png: its features hold NaN or infinite values as float16"):
+        shard_table(images, 0, low_res, features, spec)
+    monkeypatch.setattr(shards, "_check_finite", lambda *given: None)
+    table = shard_table(images, 0, low_res, features, spec)
+    entry = write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, spec)
+    write_manifest(str(tmp_path), spec, ("a", "b"), [entry])
+    told = verify(open_store(str(tmp_path)), capsys)
+    assert "values_05_0006 holds NaN or infinite values in 1 rows (train/c/1.png)" in told
+    assert "1 shards, 1 faults" in told
+
+
+class Pickled:
+    """Something whose unpickling is seen."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    store, _ = make_store(tmp_path / "store", make_spec())
+    path = store.shard_uris("train")[0]
+    table, trace = pq.read_table(path), str(tmp_path / "trace")
+    cells = pa.array([pickle.dumps(Pickled(trace))] * table.num_rows, pa.large_binary())
+    for name in ("extra", "low_res"):
+        column = pa.ExtensionArray.from_storage(ArrowPythonObjectType(), cells)
+        hostile = table.drop_columns([name] if name in table.schema.names else []).append_column(name, column)
+        pq.write_table(hostile.replace_schema_metadata(table.schema.metadata), path)
+        entries = json.loads(Path(store.uri, "manifest.json").read_text())
+        entries["shards"][0]["bytes"] = os.path.getsize(path)
+        Path(store.uri, "manifest.json").write_text(json.dumps(entries))
+        with pytest.raises(StoreError, match=rf"other columns.*{name}: extension<ray.data.arrow_pickled_object"):
+            open_store(store.uri)
+        for told in (*read_train(store), verify(store, capsys)):
+            assert "train/part-00000.parquet has other columns" in told
+    assert not os.path.exists(trace)
+
+
+# --- S3 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, served(tmp_path_factory.mktemp("s3"), patch) as found:
+        yield found
+
+
+def test_s3_credentials_expired_in_the_middle(faults, tmp_path, monkeypatch):
+    monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", 100_000)
+    images, workdir = draw_images(tmp_path / "images", (3, 1, 1)), f"s3://{BUCKET}/work"
+    with ray_session(local=True, num_cpus=2):
+        faults.expired_after = 2
+        with pytest.raises(ConfigError) as error:
+            preload(images, TRIAL, workdir)
+        faults.__init__()
+        message = str(error.value)
+        for part in (f"bucket {BUCKET}", "key work/features/", "PutObject", "the credentials have expired: renew them"):
+            assert part in message
+        assert "\n" not in message
+        kept = [file for file in list_files(workdir) if "part-" in file.path]
+        assert len(kept) == 2
+        store = preload(images, TRIAL, workdir)
+    written = [name for name in faults.seen if name.startswith("PUT") and "part-" in name]
+    assert len(written) == len(store.shards) - 2
+    assert set(kept) <= set(list_files(workdir))
+    assert run_features(Verify(uri=store.uri))
+
+
+def test_two_preloads_of_one_store(tmp_path):
+    """The shard that is there is taken, whoever wrote it; a manifest over other shards stops the second."""
+    from fpt_ray.extraction import ShardPlan, _write_or_adopt
+
+    spec, images = make_spec(), make_rows("train", 2)
+    plan = ShardPlan(uri=f"{tmp_path}/train/part-00000.parquet", path="", split="train", first_row=0, images=images)
+    tables = [
+        shard_table(images, 0, np.zeros((2, 8, 8, 3), np.uint8), make_features(spec, 2, seed), spec) for seed in (0, 1)
+    ]
+    first = _write_or_adopt(plan, tables[0], spec)
+    assert _write_or_adopt(plan, tables[1], spec) == first
+    write_manifest(str(tmp_path), spec, ("a", "b"), [first])
+    write_manifest(str(tmp_path), spec, ("a", "b"), [dataclasses.replace(first, seconds=9.0)])
+    with pytest.raises(ExistsError, match="another preload finished this store first, with other shards"):
+        write_manifest(str(tmp_path), spec, ("a", "b"), [dataclasses.replace(first, sha256="0" * 64)])
+    assert torch.equal(
+        rows_from_files(open_store(str(tmp_path)), "train", Slice(depth=4, num_kept=20), 8).take([0, 1]).keys,
+        make_features(spec, 2, 0).keys,
+    )
