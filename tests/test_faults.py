@@ -185,6 +185,7 @@ def faults(tmp_path_factory):
         yield found
 
 
+@pytest.mark.slow
 def test_s3_credentials_expired_in_the_middle(faults, tmp_path, monkeypatch):
     monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", 100_000)
     images, workdir = draw_images(tmp_path / "images", (3, 1, 1)), f"s3://{BUCKET}/work"

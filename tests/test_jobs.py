@@ -24,7 +24,7 @@ import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
-from test_commands import draw_images
+from stores import draw_images
 
 from fpt_ray import preload as preloading
 from fpt_ray import tracking
@@ -33,6 +33,7 @@ from fpt_ray.extraction import extract_batches, read_image
 from fpt_ray.shards import shard_table, write_shard
 from fpt_ray.space_yaml import load_space
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PASSWORD, AWS_KEY, TOKEN = "planted-password", "planted/AWS+key", "planted-token-" + 32 * "0"
 NUM_TRIALS = 3

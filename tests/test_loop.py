@@ -67,20 +67,18 @@ def test_resumed_equals_uninterrupted(small_trial, small_shape):
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
 
-def worker(rank, port, trial, shape, queue):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+def worker(rank, port, trial, shape):
+    """Trains on one of two workers' rows; numbers and weights."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     rows = FakeRows(18, trial, shape, worker_rows(18, trial.training.batch_size, 2)[rank])
     val = FakeRows(9, trial, shape, (range(0, 4), range(4, 9))[rank])
     model = torch.nn.parallel.DistributedDataParallel(make_model(trial, 3))
     numbers = [
         (epoch.train_loss, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
     ]
-    if rank == 0:
-        queue.put((numbers, {name: tensor.numpy() for name, tensor in model.module.state_dict().items()}))
-    dist.barrier()
     dist.destroy_process_group()
+    return numbers, model.module.state_dict()
 
 
 def test_two_workers_equal_one(small_trial, small_shape):
@@ -88,15 +86,15 @@ def test_two_workers_equal_one(small_trial, small_shape):
         small_trial, training=dataclasses.replace(small_trial.training, class_weights=True, batch_size=6)
     )
     alone, weights = run(trial, small_shape)
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
     port = 20000 + os.getpid() % 20000
-    running = mp.spawn(worker, (port, trial, small_shape, queue), nprocs=2, join=False)
-    numbers, shared = queue.get()
-    running.join()
+    other = mp.get_context("spawn").Process(target=worker, args=(1, port, trial, small_shape))
+    other.start()
+    numbers, shared = worker(0, port, trial, small_shape)
+    other.join()
+    assert other.exitcode == 0
     np.testing.assert_allclose(numbers, [(loss, auc) for _, loss, auc, _ in alone], atol=1e-5)
     for name, tensor in weights.items():
-        np.testing.assert_allclose(shared[name], tensor.numpy(), atol=1e-4)
+        np.testing.assert_allclose(shared[name].numpy(), tensor.numpy(), atol=1e-4)
 
 
 def test_first_step_equals_by_hand(small_trial, small_shape):

@@ -42,10 +42,12 @@ class Server:
 def server(tmp_path_factory):
     uri = tracking.default_uri(tmp_path_factory.mktemp("server"))
     tracking.open_tracking(uri)
-    found = Server(uri)
-    found.open()
-    yield found
-    found.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow's application sets it; afterwards it is as it was
+        found = Server(uri)
+        found.open()
+        yield found
+        found.close()
 
 
 def trial(client, study, number):

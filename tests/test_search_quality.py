@@ -82,7 +82,6 @@ def share_found(sampler, seed):
     return hypervolume([trial.values for trial in study.best_trials]) / hypervolume(known_front(space))
 
 
-@pytest.mark.slow
 def test_tpe_finds_nine_tenths_of_the_known_front_and_more_than_random():
     shares = {name: [share_found(name, seed) for seed in range(SEEDS)] for name in ("tpe", "random")}
     said = {name: (round(float(np.mean(found)), 3), round(float(min(found)), 3)) for name, found in shares.items()}

@@ -165,7 +165,6 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
 METHODS = """
 points:
   LoRA: {method: lora}
-  Broken: {method: lora, backbone.weights: none.pth}
 space: {training.learning_rate: {choices: [1.0e-3, 1.0e-2]}}
 choose: [training.learning_rate]
 sampler: grid
@@ -180,23 +179,17 @@ def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, cap
     space.write_text(METHODS.replace("FIXED", fixed))
     run_study(TuneCommand(space=space, images=images, workdir=workdir, set=("training.epochs=1",)))
     said = capsys.readouterr().err
-    assert "rows: 1 of 6 trials" in said
-    assert "there is no file" in said
+    assert "rows: 1 of 3 trials" in said
     client = tracking.open_tracking(tracking.default_uri(workdir))
     study = tracking.find_study(client, "methods")
-    final = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
-    assert [record.status for record in sorted(final, key=lambda one: one.tags["label"])] == [
-        "FAILED",
-        "FINISHED",
-    ]
-    for record in final:
-        if record.status == "FINISHED":
-            seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record)]
-            assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
-            for name in ("val_auc", "test_auc"):
-                values = [run.data.metrics[name] for run in seeds]
-                assert record.metrics[name] == pytest.approx(np.mean(values))
-                assert record.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
+    (final,) = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
+    assert final.status == "FINISHED"
+    seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, final)]
+    assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
+    for name in ("val_auc", "test_auc"):
+        values = [run.data.metrics[name] for run in seeds]
+        assert final.metrics[name] == pytest.approx(np.mean(values))
+        assert final.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
 
 
 def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):

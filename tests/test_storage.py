@@ -211,6 +211,7 @@ def test_tables_and_folders_on_s3_are_those_of_a_disk(faults, tmp_path):
         read_images(f"{ROOT}/images/none")
 
 
+@pytest.mark.slow
 def test_preload_and_training_through_faults_end_as_without(faults, tmp_path, capsys):
     """Shards byte for byte, losses and AUCs to the last digit; and Ray Train's own run and checkpoints on S3."""
     images = draw_images(tmp_path / "images", (3, 1, 1))
