@@ -97,6 +97,7 @@ def test_a_killed_preload_goes_on_and_ends_with_the_same_rows(store, images, tmp
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by mounting a tmpfs, which only root may do")
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_finished_shards_are_kept(images, tmp_path, monkeypatch):
     trial = override(TRIAL, {"features.dtype": "float32"})
     workdir = tmp_path / "work"

@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 import optuna
-import pytest
 
 from fpt_ray.metrics import pareto_front
 from fpt_ray.searcher import FINISHED, StudySearcher, plain_values

@@ -44,6 +44,7 @@ def test_a_search_ends_with_a_front(searched):
     assert "test AUC" in printed
 
 
+@pytest.mark.slow
 def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, store, workdir):
     run_study(
         TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="two", num_trials=1, workers_per_trial=2)
