@@ -1,6 +1,6 @@
 """Benchmarks: seconds and bytes of the parts that decide, as medians of several runs on this machine.
 
-``python -m fpt_ray.bench extract | step | read | preload``
+``python -m fpt_ray.bench extract | step | read | preload | stopping``
 Machines are noisy: compare figures of one run, not of two.
 """
 
@@ -152,9 +152,28 @@ def _peak_memory(process: subprocess.Popen[bytes]) -> tuple[int, int]:
     return peak, largest
 
 
+def bench_stopping(space: Path, study: str, workdir: str = ".", orders: int = 100) -> None:
+    """What early stopping would have saved and lost in a study that was searched without it; nothing is trained."""
+    from fpt_ray.replay import recorded_curves, replay  # with Ray and MLflow, which the other benchmarks do without
+    from fpt_ray.space_yaml import load_space
+    from fpt_ray.tracking import default_uri, find_study, open_tracking
+
+    client = open_tracking(default_uri(workdir))
+    trials = recorded_curves(client, find_study(client, study))
+    print(f"{len(trials)} trials, means over {orders} orders; best of all: {max(c.val_auc[-1] for _, c in trials):.4f}")
+    for kind in ("asha", "median"):
+        for fair, name in ((True, "among trials that cost no more"), (False, "on the validation AUC alone")):
+            found = replay(load_space(space), trials, kind, fair=fair, orders=orders)
+            print(
+                f"{kind} {name}: {found.epochs:.1%} of the epochs, {found.front:.1%} of the front's members trained to "
+                f"their end, best validation AUC {found.best:.4f}"
+            )
+
+
 def main() -> None:
     """Parse, run."""
     benchmarks = {"extract": bench_extract, "step": bench_step, "read": bench_read, "preload": bench_preload}
+    benchmarks |= {"stopping": bench_stopping}
     tyro.extras.subcommand_cli_from_dict(benchmarks, description=__doc__, use_underscores=True)
 
 

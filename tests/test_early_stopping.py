@@ -8,6 +8,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from fpt_ray.early_stopping import FairStopping, falls_behind, rungs
+from fpt_ray.replay import Curve, trained_to_the_end
 from fpt_ray.space_yaml import parse_space
 
 SPACE = """
@@ -52,25 +53,19 @@ def curve(size, epoch):
 
 
 def run(objectives, kind, sizes):
-    """(sizes that were allowed to finish, epochs spent)"""
-    scheduler = FairStopping(parse_space(SPACE.format(objectives, kind)))
-    finished, epochs = [], 0
-    for size in sizes:
-        for epoch in range(1, 21):
-            epochs += 1
-            result = {"epochs": epoch, "val_auc": curve(size, epoch), "param_ratio": size}
-            if scheduler.on_trial_result(None, TRIAL, result) == TrialScheduler.STOP:
-                break
-        else:
-            finished.append(size)
-    return finished, epochs
+    """Sizes that were allowed to finish."""
+    curves = [
+        Curve(val_auc=tuple(curve(size, epoch) for epoch in range(1, 21)), costs={"param_ratio": size})
+        for size in sizes
+    ]
+    return [sizes[i] for i in trained_to_the_end(parse_space(SPACE.format(objectives, kind)), curves)[0]]
 
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
 def test_small_networks_are_not_stopped_for_being_small(kind):
     sizes = list(np.random.default_rng(0).permutation(np.linspace(0.1, 1, 30)))
-    alone, _ = run("{val_auc: max}", kind, sizes)
-    fair, _ = run("{val_auc: max, param_ratio: min}", kind, sizes)
+    alone = run("{val_auc: max}", kind, sizes)
+    fair = run("{val_auc: max, param_ratio: min}", kind, sizes)
     assert fair == sizes  # every one of them is on the front
     assert 0.1 not in alone[3:]
     assert len(alone) < len(sizes) / 2
