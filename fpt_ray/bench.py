@@ -160,13 +160,13 @@ def bench_stopping(space: Path, study: str, workdir: str = ".", orders: int = 10
 
     client = open_tracking(default_uri(workdir))
     trials = recorded_curves(client, find_study(client, study))
-    print(f"{len(trials)} trials, means over {orders} orders; best of all: {max(c.val_auc[-1] for _, c in trials):.4f}")
+    print(f"{len(trials)} trials, means over {orders} orders")
     for kind in ("asha", "median"):
         for fair, name in ((True, "among trials that cost no more"), (False, "on the validation AUC alone")):
             found = replay(load_space(space), trials, kind, fair=fair, orders=orders)
             print(
                 f"{kind} {name}: {found.epochs:.1%} of the epochs, {found.front:.1%} of the front's members trained to "
-                f"their end, best validation AUC {found.best:.4f}"
+                f"their end, {found.volume:.1%} of its hyper-volume"
             )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
+from jaxtyping import Float
 from mlflow import MlflowClient
 from ray.tune.schedulers import TrialScheduler
 
@@ -34,8 +35,8 @@ class Replayed:
     """Share of all epochs that were trained."""
     front: float
     """Share of the front's members that were trained to their end."""
-    best: float
-    """Best validation AUC of what was trained to its end."""
+    volume: float
+    """Hyper-volume of the front of what was trained to its end, as a share of the whole study's."""
 
 
 def recorded_curves(client: MlflowClient, study: StudyRun) -> list[tuple[TrialRecord, Curve]]:
@@ -72,11 +73,25 @@ def replay(
     stopping = replace(space, early_stopping=kind, objectives=objectives)
     front = {record.run_id for record in front_of([record for record, _ in trials], space.objectives)}
     total = sum(len(curve.val_auc) for _, curve in trials)
+    signs = [1.0 if mode == "max" else -1.0 for mode in space.objectives.values()]
+    gains = np.array([[record.metrics[name] for name in space.objectives] for record, _ in trials]) * signs
+    gains -= gains.min(axis=0)  # nothing worse than the worst counts as volume
     shares = []
     for seed in range(orders):
         order = np.random.default_rng(seed).permutation(len(trials))
         finished, epochs = trained_to_the_end(stopping, [trials[i][1] for i in order])
-        ended = [trials[order[i]] for i in finished]
-        kept = sum(record.run_id in front for record, _ in ended)
-        shares.append((epochs / total, kept / len(front), max(curve.val_auc[-1] for _, curve in ended)))
-    return Replayed(**dict(zip(("epochs", "front", "best"), np.mean(shares, axis=0).tolist(), strict=True)))
+        ended = [order[i] for i in finished]
+        kept = sum(trials[i][0].run_id in front for i in ended)
+        shares.append((epochs / total, kept / len(front), hypervolume(gains[ended]) / hypervolume(gains)))
+    return Replayed(**dict(zip(("epochs", "front", "volume"), np.mean(shares, axis=0).tolist(), strict=True)))
+
+
+def hypervolume(gains: Float[np.ndarray, "M K"]) -> float:
+    """Volume of the union of the boxes from the origin to each of M points, none negative; by the cells between their
+    coordinates, exact and for tens of points."""
+    edges = [np.unique([0.0, *column]) for column in gains.T]
+    cells = np.zeros([len(edge) - 1 for edge in edges], bool)
+    for point in gains:
+        cells[tuple(slice(0, np.searchsorted(edge, value)) for edge, value in zip(edges, point, strict=True))] = True
+    sizes = np.ix_(*(np.diff(edge) for edge in edges))
+    return float((cells * np.prod(np.broadcast_arrays(*sizes), axis=0)).sum())

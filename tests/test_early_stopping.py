@@ -8,7 +8,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from fpt_ray.early_stopping import FairStopping, falls_behind, rungs
-from fpt_ray.replay import Curve, trained_to_the_end
+from fpt_ray.replay import Curve, hypervolume, trained_to_the_end
 from fpt_ray.space_yaml import parse_space
 
 SPACE = """
@@ -80,3 +80,9 @@ def test_what_is_worse_at_the_same_cost_is_stopped():
     assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
     smaller = {"epochs": 2, "val_auc": 0.6, "param_ratio": 0.009}
     assert scheduler.on_trial_result(None, TRIAL, smaller) == TrialScheduler.CONTINUE
+
+
+def test_hypervolume_by_hand():
+    assert hypervolume(np.array([[2.0, 1.0], [1.0, 3.0], [0.0, 3.0]])) == 2 * 1 + 1 * 2
+    cube, slab = [1.0, 1.0, 1.0], [2.0, 0.5, 0.5]
+    assert hypervolume(np.array([cube, slab])) == 1 + 0.25
