@@ -1,11 +1,10 @@
-"""Checkpoints and recordings of the authors' code, read by their parameter names into our model.
+"""Recordings of the authors' code, compared with ours; their checkpoints, converted.
 
 ``python -m fpt_ray.authors compare X.safetensors X.json`` runs a recording (inputs, weights, selected keys and values,
 logits, loss, gradients) through our code and prints the largest differences.
 """
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fpt_ray.authors_names import load_checkpoint, translate_side, translate_vit, under
 from fpt_ray.backbone import BackboneShape, backbone_shape, kept_tokens
 from fpt_ray.config import ConfigError, FeaturesConfig, Importance, SideConfig, TrialConfig
 from fpt_ray.importance import Extracted, extract
@@ -30,25 +30,6 @@ _PAPER = TrialConfig()
 LOGIT_TOLERANCE = 1e-4  # absolute
 GRADIENT_TOLERANCE = 1e-3  # of the largest element
 _IMPORTANCE: Mapping[str, Importance] = {"global": "global", "cls": "class_token", "class_token": "class_token"}
-_NAMES = (  # their name -> ours, both for the LPM and for the side network's own ViT
-    (r"^vit\.embeddings\.cls_token$", "cls_token"),
-    (r"^vit\.embeddings\.position_embeddings$", "pos_embed"),
-    (r"^vit\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^vit\.encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.attn.proj."),
-    (r"^vit\.encoder\.layer\.(\d+)\.intermediate\.dense\.", r"blocks.\1.mlp.fc1."),
-    (r"^vit\.encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.fc2."),
-    (r"^vit\.encoder\.layer\.(\d+)\.layernorm_before\.", r"blocks.\1.norm1."),
-    (r"^vit\.encoder\.layer\.(\d+)\.layernorm_after\.", r"blocks.\1.norm2."),
-    (r"^vit\.layernorm\.", "norm."),
-    (r"^classifier\.", "head."),
-)
-_FUSION_NAMES = (
-    (r"^prompts$", "prompts"),
-    (r"^layer_norm\.", "norms.0."),
-    (r"^prompt_proj\.", "in_proj.0."),
-    (r"^out_proj\.", "out_proj.0."),
-)
-_QKV = re.compile(r"^vit\.encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,86 +43,6 @@ class Difference:
     @property
     def ok(self) -> bool:
         return self.largest <= self.allowed
-
-
-# --- names ----------------------------------------------------------------------------------------------------
-
-
-def translate_vit(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A ViT's parameters under timm's names (query, key and value joined), and the names that have no counterpart."""
-    ours, unknown = _rename(theirs, _NAMES)
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name in list(unknown):
-        match = _QKV.match(name)
-        if match:
-            block, which, kind = match.groups()
-            parts.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[which] = theirs[name]
-            unknown.remove(name)
-    for name, part in parts.items():
-        ours[name] = torch.cat([part["query"], part["key"], part["value"]])
-    return ours, unknown
-
-
-def translate_side(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The learnable parameters under our names, and the names that have no counterpart."""
-    vit, unknown_vit = translate_vit(_under(theirs, "side_encoder."))
-    fusion, unknown_fusion = _rename(_under(theirs, "fusion_module."), _FUSION_NAMES)
-    ours = {name.replace("patch_embed.proj.", "patch_embed."): tensor for name, tensor in vit.items()}
-    ours |= {f"fusion.{name}": tensor for name, tensor in fusion.items()}
-    if "fusion.prompts" in ours:  # theirs are L 1 P D
-        ours["fusion.prompts"] = ours["fusion.prompts"].squeeze(1)
-    known = ("side_encoder.", "fusion_module.")
-    others = [name for name in theirs if not name.startswith(known)]
-    return ours, [*others, *(known[0] + name for name in unknown_vit), *(known[1] + name for name in unknown_fusion)]
-
-
-def _rename(theirs: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]) -> tuple[dict[str, Tensor], list[str]]:
-    ours: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    for name, tensor in theirs.items():
-        rule = next((rule for rule in rules if re.search(rule[0], name)), None)
-        if rule is None:
-            unknown.append(name)
-        else:
-            ours[re.sub(*rule, name)] = tensor
-    return ours, unknown
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def load_checkpoint(path: str | Path, model: SideNetwork) -> list[str]:
-    """Loads a checkpoint saved by the authors' code into our side network.
-
-    Returns:
-        The keys of the file that have no place in ours (the frozen LPM's, for instance).
-
-    Raises:
-        ConfigError: the file cannot be read, or parameters of ours are missing from it or have another shape.
-    """
-    path = Path(path)
-    try:
-        read: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or hostile file makes the readers raise
-        raise ConfigError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})") from error
-    while isinstance(read, dict) and (
-        inner := next((read[key] for key in ("state_dict", "model") if key in read), None)
-    ):
-        read = inner
-    theirs = {re.sub(r"^(module\.|model\.)+", "", name): tensor for name, tensor in read.items()}
-    ours, unfit = translate_side(theirs)
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in ours]
-    shapes = [
-        f"{name} {tuple(ours[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in ours and ours[name].shape != wanted[name].shape
-    ]
-    if missing or shapes:
-        raise ConfigError(f"{path} does not fit this side network: missing {missing}, other shapes {shapes}")
-    model.load_state_dict({name: ours[name] for name in wanted})
-    return unfit + [name for name in ours if name not in wanted]
 
 
 # --- recordings -----------------------------------------------------------------------------------------------
@@ -178,7 +79,7 @@ def _compare(recorded: Mapping[str, Tensor], settings: Mapping[str, Any]) -> lis
     for module in side.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = settings["layer_norm_eps"]
-    weights, unknown = translate_side(_under(recorded, "model."))
+    weights, unknown = translate_side(under(recorded, "model."))
     if unknown:
         raise ConfigError(f"parameters of the recording that have no place in ours: {unknown}")
     side.load_state_dict(weights)
@@ -203,7 +104,7 @@ def _compare_training(recorded: Mapping[str, Tensor], side: nn.Module, ours: Ext
         Difference(name="logits", largest=_largest(logits, recorded["logits"]), allowed=LOGIT_TOLERANCE),
         Difference(name="loss", largest=_largest(loss, recorded["loss"].squeeze()), allowed=LOGIT_TOLERANCE),
     ]
-    gradients, _ = translate_side(_under(recorded, "grad."))
+    gradients, _ = translate_side(under(recorded, "grad."))
     parameters = dict(side.named_parameters())
     for name, gradient in gradients.items():
         computed = parameters[name].grad
@@ -237,7 +138,7 @@ def _recorded_backbone(recorded: Mapping[str, Tensor], settings: Mapping[str, An
         mlp_ratio=recorded["lpm.vit.encoder.layer.0.intermediate.dense.bias"].numel() / settings["hidden"],
         norm_layer=partial(nn.LayerNorm, eps=settings["layer_norm_eps"]),
     )
-    weights, unknown = translate_vit(_under(recorded, "lpm."))
+    weights, unknown = translate_vit(under(recorded, "lpm."))
     if unknown:
         raise ConfigError(f"parameters of the recorded LPM that have no place in timm's ViT: {unknown}")
     model.load_state_dict(weights)

@@ -156,7 +156,8 @@ def bench_stopping(space: Path, study: str, workdir: str = ".", orders: int = 10
     """What early stopping would have saved and lost in a study that was searched without it; nothing is trained."""
     from fpt_ray.replay import recorded_curves, replay  # with Ray and MLflow, which the other benchmarks do without
     from fpt_ray.space_yaml import load_space
-    from fpt_ray.tracking import default_uri, find_study, open_tracking
+    from fpt_ray.tracking import find_study
+    from fpt_ray.tracking_uri import default_uri, open_tracking
 
     client = open_tracking(default_uri(workdir))
     trials = recorded_curves(client, find_study(client, study))

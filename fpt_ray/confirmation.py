@@ -34,6 +34,9 @@ def verdict(record: TrialRecord, best: TrialRecord) -> str:
 def confirmed_table(records: Sequence[TrialRecord], searched: Sequence[str]) -> list[dict[str, object]]:
     """One row a confirmed trial, under the number of the trial it confirms; validation AUC is of the new seeds too."""
     confirmed = [record for record in confirming(records) if "test_auc" in record.metrics]
+    if not confirmed:
+        return []
+    best = reference(confirmed)
     rows: list[dict[str, object]] = []
     for record in confirmed:
         metrics = record.metrics
@@ -46,7 +49,7 @@ def confirmed_table(records: Sequence[TrialRecord], searched: Sequence[str]) -> 
                 "test_auc_std": metrics.get("test_auc_std"),
                 "test_auc_low": metrics["test_auc_low"],
                 "test_auc_high": metrics["test_auc_high"],
-                "verdict": verdict(record, reference(confirmed)),
+                "verdict": verdict(record, best),
             }
         )
     return rows

@@ -22,8 +22,6 @@ Format = Literal["text", "markdown", "csv", "json"]
 Mode = Literal["max", "min"]
 _DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
 _MIB = 2**20
-ASIDE = ("choose", "confirm")
-"""Tags ``stage`` of trials that only serve to choose values for others, or to confirm others."""
 _LISTED = 20
 
 
@@ -56,9 +54,7 @@ def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> 
     finished = [
         record
         for record in records
-        if record.status == "FINISHED"
-        and set(objectives) <= set(record.metrics)
-        and record.tags.get("stage") not in ASIDE
+        if record.status == "FINISHED" and set(objectives) <= set(record.metrics) and not record.aside
     ]
     if not finished:
         return []

@@ -13,7 +13,6 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo
 from mlflow.exceptions import MlflowException
 
 from fpt_ray.config import ConfigError
-from fpt_ray.storage import sync
 from fpt_ray.terminal import say
 
 _SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -63,9 +62,11 @@ class PatientClient(MlflowClient):
         values = [[one.key, one.value, one.timestamp, one.step] for one in metrics]
         self._write("log_batch", run_id, metrics=values, params=[[one.key, one.value] for one in params])
 
-    def log_metric(self, run_id: str, key: str, value: float, *others: Any, **more: Any) -> None:
+    def log_metric(
+        self, run_id: str, key: str, value: float, timestamp: int | None = None, step: int | None = None, **others: Any
+    ) -> None:
         """One metric of a run."""
-        self.log_batch(run_id, [Metric(key, value, int(time.time() * 1000), 0)])
+        self.log_batch(run_id, [Metric(key, value, timestamp or int(time.time() * 1000), step or 0)])
 
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> None:
         """One tag of a run."""
@@ -107,7 +108,7 @@ class PatientClient(MlflowClient):
         with self.waiting.open("a", encoding="utf-8") as file:
             file.write(json.dumps([name, run_id, values]) + "\n")
             file.flush()
-            sync(file.fileno())
+            os.fsync(file.fileno())
         return None
 
     def _deliver(self) -> bool:

@@ -22,6 +22,7 @@ from fpt_ray.pictures import draw_html, draw_png
 from fpt_ray.tables import paper_table
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import StudyRun
+from fpt_ray.tracking_uri import open_tracking, page_address, tracking_uri, ui_command
 from fpt_ray.typesetting import Form, Table, typeset
 
 
@@ -53,7 +54,7 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text")
     Raises:
         ConfigError: there is no such study.
     """
-    client = tracking.open_tracking(tracking_uri)
+    client = open_tracking(tracking_uri)
     study = tracking.find_study(client, name)
     found = summarise(study, tracking.read_trials(client, study))
     print(rendered(found, form))
@@ -67,8 +68,8 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text")
         return
     if len(files) > 1:
         print(f"\npicture: {files[1]}  (interactive: {files[2]})")
-    print(f"MLflow:  {tracking.ui_command(tracking_uri)}")
-    print(f"         then open {tracking.page_address(tracking_uri, study)}")
+    print(f"MLflow:  {ui_command(tracking_uri)}")
+    print(f"         then open {page_address(tracking_uri, study.experiment_id, study.run_id)}")
 
 
 def save(found: Report, folder: Path) -> list[Path]:
@@ -95,7 +96,7 @@ def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: s
     Raises:
         ConfigError: there is no such study, or it has no trial that belongs there.
     """
-    client = tracking.open_tracking(tracking_uri)
+    client = open_tracking(tracking_uri)
     found = [tracking.find_study(client, study) for study in studies]
     table = _table(client, name, found, paper)
     print(typeset(table, form))
@@ -144,7 +145,7 @@ def run_report(command: Command) -> None:
     """
     if not command.study:
         raise ConfigError("--study: none is given; give the name of a study")
-    uri = tracking.tracking_uri(command.tracking_uri, command.workdir)
+    uri = tracking_uri(command.tracking_uri, command.workdir)
     name, form = command.study[0], command.format
     if command.as_ is not None:
         places = {"tracking_uri": uri, "workdir": command.workdir}

@@ -165,15 +165,10 @@ def _written_beside(final: Path, content: pa.Buffer | bytes) -> Iterator[Path]:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            sync(file.fileno())
+            os.fsync(file.fileno())
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sync(descriptor: int) -> None:
-    """Makes a file's content durable."""
-    os.fsync(descriptor)
 
 
 def remove(uri: str, paths: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from fpt_ray import tracking
 from fpt_ray.accounting import study_ledger
 from fpt_ray.config import flatten
 from fpt_ray.confirmation import confirming, reference
-from fpt_ray.front import ASIDE, front_of
+from fpt_ray.front import front_of
 from fpt_ray.intervals import bootstrap_aucs, interval
 from fpt_ray.metrics import auc
 from fpt_ray.patient_client import PatientClient
@@ -79,15 +79,15 @@ def _close_as_told(client: MlflowClient, study: StudyRun, proposed: optuna.Study
     """Ends the runs that a dead driver left open. What it had told Optuna stands; what runs elsewhere is let be."""
     told = {trial.number: trial for trial in proposed.get_trials(deepcopy=False)}
     for record in tracking.read_trials(client, study):
-        if record.status != "RUNNING" or told[record.number].state == TrialState.RUNNING:
+        trial = told[record.number]
+        if record.status != "RUNNING" or trial.state == TrialState.RUNNING:
             continue
-        attributes, state = told[record.number].user_attrs, told[record.number].state
         status: Status = "KILLED"
         reason = "its driver died; the trial was run again"
-        if state in (TrialState.COMPLETE, TrialState.PRUNED):
-            status = "FINISHED" if state == TrialState.COMPLETE else "FAILED"
-            reason = attributes.get(REASON)
-        _close(client, study, record, status, attributes.get(RESULT, {}), reason)
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            status = "FINISHED" if trial.state == TrialState.COMPLETE else "FAILED"
+            reason = trial.user_attrs.get(REASON)
+        _close(client, study, record, status, trial.user_attrs.get(RESULT, {}), reason)
 
 
 def _close(
@@ -228,11 +228,12 @@ class StudyLog(tune.Callback):
 def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
     """Test scores, once, after the search: of the front's members, or of all rows of a grid. Nothing reads test data
     before."""
-    records = [record for record in tracking.read_trials(log.client, log.study) if record.tags.get(STAGE) not in ASIDE]
-    front = front_of(records, space.objectives)
+    records = tracking.read_trials(log.client, log.study)
     if space.sampler == "grid":
-        front = [record for record in records if record.status == "FINISHED"]
-    for record in front:
+        shown = [record for record in records if record.status == "FINISHED" and not record.aside]
+    else:
+        shown = front_of(records, space.objectives)
+    for record in shown:
         if "test_auc" in record.metrics:
             continue
         trial = space.trial(json.loads(record.tags["proposal"]))
@@ -247,7 +248,7 @@ def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> N
             for run_id, scores in zip(tracking.seed_runs(log.client, log.study, record), found, strict=True):
                 log.client.log_metric(run_id, "test_auc", scores.auc)
     what = "rows" if space.sampler == "grid" else "front"
-    say(f"{what}: {len(front)} of {log.ended} trials, test scores computed once")
+    say(f"{what}: {len(shown)} of {log.ended} trials, test scores computed once")
 
 
 def score_confirmed(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:

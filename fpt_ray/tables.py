@@ -12,8 +12,6 @@ from fpt_ray.metrics import pme, ppe
 from fpt_ray.paper import rows_of, table2
 from fpt_ray.typesetting import Cell, Column, Table
 
-_NOT_SHOWN = ("choose", "confirm")
-"""Tags ``stage`` of trials that only serve to choose values, or confirm others; no table of the paper's shows them."""
 _MIB = 2**20
 _STYLES = {  # field, named as in paper.json: title, digits, whether higher is better
     "params_percent": ("Params (%)", 2, False),
@@ -87,7 +85,7 @@ def grouped(layout: Layout, records: Iterable[Record]) -> dict[Hashable, list[Re
     groups: dict[Hashable, list[Record]] = {}
     for record in records:
         key = layout.key(record)
-        if key is not None and record.tags.get("stage") not in _NOT_SHOWN:
+        if key is not None and not record.aside:
             groups.setdefault(key, []).append(record)
     return groups
 

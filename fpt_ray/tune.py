@@ -40,7 +40,8 @@ from fpt_ray.study_storage import (
     paper_point,
 )
 from fpt_ray.terminal import run_command, say
-from fpt_ray.tracking import check_study_name, default_uri, open_tracking, tracking_uri
+from fpt_ray.tracking import check_study_name
+from fpt_ray.tracking_uri import default_uri, open_tracking, tracking_uri
 from fpt_ray.trainable import Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice

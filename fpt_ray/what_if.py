@@ -6,7 +6,6 @@ from fpt_ray.tracking import TrialRecord
 
 _MEGABYTES = (100, 300, 1000, 3000)
 _PERCENT = (0.5, 1.0, 2.0)
-_ASIDE = ("choose", "confirm")
 
 
 def what_if(records: Sequence[TrialRecord], searched: Sequence[str]) -> list[dict[str, object]]:
@@ -23,7 +22,7 @@ def _best(records: Sequence[TrialRecord], name: str, limit: float) -> TrialRecor
         record
         for record in records
         if record.status == "FINISHED"
-        and record.tags.get("stage") not in _ASIDE
+        and not record.aside
         and record.metrics.get("val_auc", -1.0) >= 0  # False for NaN
         and name in record.metrics
         and record.metrics[name] <= limit

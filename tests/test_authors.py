@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fpt_ray.authors import _recorded_shape, _recorded_trial, compare, load_checkpoint, print_comparison
+from fpt_ray.authors import _recorded_shape, _recorded_trial, compare, print_comparison
+from fpt_ray.authors_names import load_checkpoint
 from fpt_ray.config import ConfigError
 from fpt_ray.side_network import SideNetwork
 

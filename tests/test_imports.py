@@ -11,7 +11,7 @@ CORE = (
     "terminal trace"
 )
 STORE = "rows s3 shards storage store store_spec trial verification"
-TRACKING = "confirmation front pictures provenance tracking what_if"
+TRACKING = "confirmation front pictures provenance tracking tracking_uri what_if"
 TABLES = "figures layouts ledger tables typesetting"
 
 PROGRAM = """

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from fpt_ray import patient_client, tracking
 from fpt_ray.config import ConfigError
 from fpt_ray.patient_client import PatientClient
+from fpt_ray.tracking_uri import default_uri, open_tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi")  # inside mlflow's own server
 
@@ -40,8 +41,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    uri = tracking.default_uri(tmp_path_factory.mktemp("server"))
-    tracking.open_tracking(uri)
+    uri = default_uri(tmp_path_factory.mktemp("server"))
+    open_tracking(uri)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow's application sets it; afterwards it is as it was
         found = Server(uri)

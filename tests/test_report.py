@@ -20,6 +20,7 @@ from fpt_ray.pictures import Picture, Point, draw_html, draw_png, paper_points, 
 from fpt_ray.report import Command, main, report, run_report
 from fpt_ray.terminal import run_command
 from fpt_ray.tracking import StudyRun, TrialRecord
+from fpt_ray.tracking_uri import default_uri, open_tracking
 
 SEARCHED = ["side.num_prompts", "features.token_ratio"]
 OBJECTIVES = {"val_auc": "max", "memory_ratio": "min"}
@@ -64,8 +65,8 @@ def records():
 def tracked(tmp_path_factory):
     """(working directory, tracking URI) of a study of these trials, one failed and one that was started twice."""
     workdir = tmp_path_factory.mktemp("study")
-    uri = tracking.default_uri(workdir)
-    client = tracking.open_tracking(uri)
+    uri = default_uri(workdir)
+    client = open_tracking(uri)
     study = tracking.start_study(client, "s", params={}, tags=dict(study_of(note=NOTE).tags), artifacts=None)
     for number, (prompts, auc, memory, on_front) in enumerate(TRIALS):
         params = flatten(trial_from({"side.num_prompts": prompts, "features.token_ratio": 0.1 * 3}))
@@ -269,7 +270,7 @@ def test_the_report_prints_draws_and_attaches(tracked, capsys):
     for _ in range(2):  # again: replaced
         report("s", tracking_uri=uri, workdir=str(workdir))
     out = capsys.readouterr().out
-    client = tracking.open_tracking(uri)
+    client = open_tracking(uri)
     study = tracking.find_study(client, "s")
     for part in (
         "3 of 6 trials on the front of val_auc (max), memory_ratio (min)",
@@ -320,8 +321,8 @@ ROWS = [  # label, what differs from FPT+'s defaults, test AUC
 def compared(tmp_path_factory):
     """(working directory, tracking URI) of studies DDR and CMMD as a grid with seeds leaves them, and an empty one."""
     workdir = tmp_path_factory.mktemp("compared")
-    uri = tracking.default_uri(workdir)
-    client = tracking.open_tracking(uri)
+    uri = default_uri(workdir)
+    client = open_tracking(uri)
     for name, lower in (("DDR", 0.0), ("CMMD", 0.1)):
         study = tracking.start_study(client, name, params={}, tags=dict(study_of(note=NOTE).tags), artifacts=None)
         for number, (label, over, auc) in enumerate(ROWS):
@@ -342,7 +343,7 @@ def run_as(compared, name, *studies, **options):
 
 
 def test_seeds_are_not_trials(compared):
-    client = tracking.open_tracking(compared[1])
+    client = open_tracking(compared[1])
     assert len(tracking.read_trials(client, tracking.find_study(client, "DDR"))) == 2 * len(ROWS)
 
 
@@ -368,7 +369,7 @@ def test_each_table_and_figure_from_two_studies(compared, capsys, name, row):
     assert NOTE in out
     kinds = {"md", "png", "html"} if name.startswith("figure") else {"md"}
     assert ("picture: " in out) == ("png" in kinds)
-    client = tracking.open_tracking(compared[1])
+    client = open_tracking(compared[1])
     for study in ("DDR", "CMMD"):
         attached = {file.path for file in client.list_artifacts(tracking.find_study(client, study).run_id)}
         assert {file for file in attached if file.startswith(f"{name}.")} == {f"{name}.{kind}" for kind in kinds}

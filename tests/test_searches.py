@@ -21,6 +21,7 @@ from conftest import SMOKE
 
 from fpt_ray import tracking
 from fpt_ray.config import ConfigError
+from fpt_ray.tracking_uri import default_uri, open_tracking
 from fpt_ray.tune import Command as TuneCommand
 from fpt_ray.tune import run_study
 
@@ -49,7 +50,7 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, 
     run_study(
         TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="two", num_trials=1, workers_per_trial=2)
     )
-    client = tracking.open_tracking(tracking.default_uri(workdir))
+    client = open_tracking(default_uri(workdir))
     one, two = (tracking.read_trials(client, tracking.find_study(client, name))[0] for name in ("s", "two"))
     assert one.params == two.params  # both studies begin with the paper's point
     for name in ("val_auc", "best_epoch"):
@@ -70,7 +71,7 @@ def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, ca
 
 def agree(workdir, name, number):
     """MLflow and Optuna hold the same trials, each ended once, and only the front has test scores."""
-    client = tracking.open_tracking(tracking.default_uri(workdir))
+    client = open_tracking(default_uri(workdir))
     run = tracking.find_study(client, name)
     records = tracking.read_trials(client, run)
     journal = optuna.storages.journal.JournalFileBackend(f"{workdir}/studies/{name}/optuna.log")
@@ -139,7 +140,7 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
     shown = capsys.readouterr()
     assert "Confirmed with 2 new seeds" in shown.out
     assert "no picture of importances: 3 trials" in shown.err
-    client = tracking.open_tracking(tracking.default_uri(workdir))
+    client = open_tracking(default_uri(workdir))
     study = tracking.find_study(client, "c")
     records = tracking.read_trials(client, study)
     monkeypatch.setattr("fpt_ray.tune.report", lambda name, **places: None)  # shown above
@@ -181,7 +182,7 @@ def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, cap
     run_study(TuneCommand(space=space, images=images, workdir=workdir, set=("training.epochs=1",)))
     said = capsys.readouterr().err
     assert "rows: 1 of 3 trials" in said
-    client = tracking.open_tracking(tracking.default_uri(workdir))
+    client = open_tracking(default_uri(workdir))
     study = tracking.find_study(client, "methods")
     (final,) = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
     assert final.status == "FINISHED"
@@ -200,7 +201,7 @@ def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdi
     space.write_text(f"{rows}\nfixed:{fixed}  side.depth: 2\n  side.resolution: 64\nnum_trials: 2")
     run_study(TuneCommand(space=space, features=(store.uri,), workdir=workdir))
     assert "the loss is nan" in capsys.readouterr().err
-    client = tracking.open_tracking(tracking.default_uri(workdir))
+    client = open_tracking(default_uri(workdir))
     records = tracking.read_trials(client, tracking.find_study(client, "diverges"))
     statuses = {record.status for record in records}
     assert statuses == {"FINISHED", "FAILED"}

@@ -196,7 +196,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, spec)
     assert [file for _, _, files in os.walk(tmp_path) for file in files] == []
@@ -226,7 +226,7 @@ def test_write_once_is_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "sync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         storage.write_once(f"{tmp_path}/m.json", b"{}")
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ from fpt_ray.searcher import FINISHED, StudySearcher
 from fpt_ray.space_yaml import parse_space
 from fpt_ray.study import StudyLog, start_or_find
 from fpt_ray.study_storage import open_study
+from fpt_ray.tracking_uri import default_uri, open_tracking
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}")
 
@@ -17,8 +18,8 @@ SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: 
 @pytest.fixture
 def dead(tmp_path):
     """A study whose driver told Optuna how trials 0 and 1 ended, and MLflow nothing; trial 2 was running."""
-    tracking.open_tracking(tracking.default_uri(tmp_path))
-    client = PatientClient(tracking.default_uri(tmp_path), tmp_path / "waiting.jsonl")
+    open_tracking(default_uri(tmp_path))
+    client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
     study = open_study(SPACE, "s", str(tmp_path / "optuna.log"), resume=False)
     run = start_or_find(client, "s", SPACE, (), study, resume=False, artifacts=tmp_path)
     search = StudySearcher(SPACE, study)

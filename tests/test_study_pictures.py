@@ -6,6 +6,7 @@ import pytest
 from fpt_ray import tracking
 from fpt_ray.space_yaml import parse_space
 from fpt_ray.study_pictures import attach_study_pictures, history, importances, reference_point
+from fpt_ray.tracking_uri import default_uri, open_tracking
 
 ROWS = "space: {side.depth: {low: 1, high: 12}, side.num_prompts: {choices: [4, 16]}}\n"
 TWO = "objectives: {val_auc: max, param_ratio: min}\n"
@@ -27,7 +28,7 @@ def study_of(values, stages=(), directions=("maximize", "minimize")):
 
 
 def attached(tmp_path, study, space):
-    client = tracking.open_tracking(tracking.default_uri(tmp_path))
+    client = open_tracking(default_uri(tmp_path))
     run = tracking.start_study(client, "s", params={}, tags={}, artifacts=None)
     attach_study_pictures(client, run, study, space, tmp_path / "studies" / "s")
     return {file.path for file in client.list_artifacts(run.run_id)}

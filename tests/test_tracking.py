@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from fpt_ray import provenance, tracking
 from fpt_ray.config import ConfigError, TrialConfig, flatten
+from fpt_ray.tracking_uri import default_uri, open_tracking, ui_command
 
 _TELEMETRY_OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -21,7 +22,7 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not i
 def tracked(tmp_path_factory):
     """One study, one finished and one failed trial, in a folder with a space in its name."""
     workdir = tmp_path_factory.mktemp("a study")
-    client = tracking.open_tracking(tracking.default_uri(workdir))
+    client = open_tracking(default_uri(workdir))
     tags = {"objectives": json.dumps({"val_auc": "max"}), "data_note": "semi-synthetic images"}
     params = flatten(TrialConfig())
     study = tracking.start_study(client, "first", params=params, tags=tags, artifacts=workdir / "mlartifacts")
@@ -37,7 +38,7 @@ def tracked(tmp_path_factory):
 
 @pytest.fixture
 def mlflows_own(tracked):
-    return MlflowClient(tracking_uri=tracking.default_uri(tracked[0]))
+    return MlflowClient(tracking_uri=default_uri(tracked[0]))
 
 
 def test_a_study_is_one_run_with_its_tags_and_versions(tracked, mlflows_own):
@@ -102,7 +103,7 @@ def test_files_lie_under_the_working_directory_and_are_replaced(tracked, mlflows
 
 
 def test_without_a_place_for_files_they_lie_beside_the_database(tmp_path):
-    client = tracking.open_tracking(tracking.default_uri(tmp_path))
+    client = open_tracking(default_uri(tmp_path))
     study = tracking.start_study(client, "s", params={}, tags={}, artifacts=None)
     tracking.attach_text(client, study.run_id, "x", "x.txt")
     assert (tmp_path / "mlartifacts" / study.run_id / "artifacts" / "x.txt").exists()
@@ -123,7 +124,7 @@ def test_names_that_are_no_folders_are_refused(mlflows_own, name):
 
 
 def test_a_deleted_experiment_says_how_to_bring_it_back(tmp_path):
-    client = tracking.open_tracking(tracking.default_uri(tmp_path))
+    client = open_tracking(default_uri(tmp_path))
     study = tracking.start_study(client, "s", params={}, tags={}, artifacts=None)
     client.delete_experiment(study.experiment_id)
     with pytest.raises(ConfigError, match=f"experiments restore --experiment-id {study.experiment_id}"):
@@ -168,20 +169,21 @@ def test_long_reasons_are_cut_and_long_tags_refused(tracked, mlflows_own):
 )
 def test_a_place_that_cannot_be_used_is_said_at_once(uri):
     with pytest.raises(ConfigError, match=r"cannot be used .*give sqlite:///PATH/mlflow.db") as error:
-        tracking.open_tracking(uri)
+        open_tracking(uri)
     assert "hunter2" not in str(error.value)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     (tmp_path / "mlflow.db").write_text("a letter to my grandmother, who is no database at all")
     with pytest.raises(ConfigError, match="not a database"):
-        tracking.open_tracking(tracking.default_uri(tmp_path))
+        open_tracking(default_uri(tmp_path))
     assert (tmp_path / "mlflow.db").read_text().startswith("a letter")
 
 
 def test_creating_the_database_prints_nothing_and_reports_to_nobody(tmp_path):
     code = (
-        "import sys, os; from fpt_ray import tracking; tracking.open_tracking(tracking.default_uri(sys.argv[1]));"
+        "import sys; from fpt_ray.tracking_uri import default_uri, open_tracking;"
+        "open_tracking(default_uri(sys.argv[1]));"
         "from mlflow.telemetry.utils import is_telemetry_disabled; assert is_telemetry_disabled()"
     )
     env = {name: value for name, value in os.environ.items() if name not in _TELEMETRY_OFF}
@@ -193,10 +195,10 @@ def test_creating_the_database_prints_nothing_and_reports_to_nobody(tmp_path):
 def test_the_command_for_the_pages_survives_a_shell():
     uri = "sqlite:////tmp/a study; echo x/mlflow.db"
     printed = "import sys; print(sys.argv[1:]) #"
-    command = tracking.ui_command(uri).replace(f"{sys.executable} -m", f"{sys.executable} -c '{printed}'", 1)
+    command = ui_command(uri).replace(f"{sys.executable} -m", f"{sys.executable} -c '{printed}'", 1)
     out = subprocess.run(command, shell=True, capture_output=True, text=True, check=True).stdout
     assert out.strip() == str(["mlflow", "ui", "--host", "127.0.0.1", "--backend-store-uri", uri])
-    assert tracking.ui_command("https://me:hunter2@mlflow.example") == "https://***@mlflow.example"
+    assert ui_command("https://me:hunter2@mlflow.example") == "https://***@mlflow.example"
 
 
 @needs_git
