@@ -12,7 +12,7 @@ CORE = (
 )
 STORE = "rows s3 shards storage store store_spec trial verification"
 TRACKING = "confirmation front pictures provenance tracking tracking_uri what_if"
-TABLES = "figures layouts ledger tables typesetting"
+TABLES = "figures layouts ledger scaling tables typesetting"
 
 PROGRAM = """
 import importlib, sys
