@@ -1,6 +1,6 @@
 """Benchmarks: seconds and bytes of the parts that decide, as medians of several runs on this machine.
 
-``python -m fpt_ray.bench extract | step | read | preload | stopping``
+``python -m fpt_ray.bench extract | step | read | preload | stopping | workers | scaling``
 Machines are noisy: compare figures of one run, not of two.
 """
 
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import psutil
@@ -26,11 +27,12 @@ from fpt_ray.datasets import ImageRow
 from fpt_ray.importance import Extracted, extract
 from fpt_ray.methods import make_model
 from fpt_ray.rows import MemorySource, Rows
+from fpt_ray.scaling import Cluster, scaling_text
 from fpt_ray.shards import shard_table
 from fpt_ray.store_spec import Slice, StoreSpec, bytes_per_row, column_widths
 from fpt_ray.terminal import run_command
 
-_PAPER = TrialConfig()
+_PAPER, _CLUSTER = TrialConfig(), Cluster()
 
 
 def _median_seconds(work: Callable[[], object], runs: int) -> float:
@@ -171,10 +173,35 @@ def bench_stopping(space: Path, study: str, workdir: str = ".", orders: int = 10
             )
 
 
+def bench_workers(rounds: int = 1, count: int = 100, epochs: int = 4) -> None:
+    """Preloading and a search by one process and by two, in cores, beside what the model of ``scaling`` expects."""
+    from fpt_ray.workers import measure, measured_line, measured_text
+
+    measured = []
+    with tempfile.TemporaryDirectory() as folder:
+        for one in measure(Path(folder), rounds, count, epochs):
+            print(measured_line(one), flush=True)
+            measured.append(one)
+    print(measured_text(measured))
+
+
+def bench_scaling(
+    study: str, workdir: str = ".", cluster: Annotated[Cluster, tyro.conf.arg(name="")] = _CLUSTER
+) -> None:
+    """Preloading and a finished study's search on 1 to 64 GPUs: a model, whose assumptions it prints."""
+    from fpt_ray.accounting import recorded_workload
+    from fpt_ray.tracking import find_study
+    from fpt_ray.tracking_uri import default_uri, open_tracking
+
+    client = open_tracking(default_uri(workdir))
+    gpu_bytes = cluster.gpu_gib * 2**30
+    print(scaling_text(recorded_workload(client, find_study(client, study), gpu_bytes, cluster.per_gpu), cluster))
+
+
 def main() -> None:
     """Parse, run."""
     benchmarks = {"extract": bench_extract, "step": bench_step, "read": bench_read, "preload": bench_preload}
-    benchmarks |= {"stopping": bench_stopping}
+    benchmarks |= {"stopping": bench_stopping, "workers": bench_workers, "scaling": bench_scaling}
     tyro.extras.subcommand_cli_from_dict(benchmarks, description=__doc__, use_underscores=True)
 
 

@@ -25,10 +25,13 @@ _SETTINGS = {
 
 
 @contextmanager
-def ray_session(*, local: bool = False, dashboard: bool = False, num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(
+    *, local: bool = False, dashboard: bool = False, num_cpus: int | None = None, num_gpus: int | None = None
+) -> Iterator[None]:
     """Joins the cluster named by RAY_ADDRESS, or starts one on this machine and ends it again.
 
     ``local`` starts one here whatever RAY_ADDRESS says. A session that already runs in this process is used as it is.
+    ``num_cpus`` and ``num_gpus`` are what the one started here counts, whatever the machine has.
     ``dashboard`` is needed where trials start trainers of their own (their clean-up asks it). SIGTERM, which ``ray job
     stop`` and clusters send, interrupts as Ctrl-C does, so that what runs is closed properly.
     """
@@ -44,6 +47,7 @@ def ray_session(*, local: bool = False, dashboard: bool = False, num_cpus: int |
         ray.init(
             address="local",
             num_cpus=num_cpus,
+            num_gpus=num_gpus,
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,

@@ -20,6 +20,7 @@ import pytest
 from conftest import SMOKE
 
 from fpt_ray import tracking
+from fpt_ray.accounting import recorded_spans, recorded_workload
 from fpt_ray.config import ConfigError
 from fpt_ray.tracking_uri import default_uri, open_tracking
 from fpt_ray.tune import Command as TuneCommand
@@ -43,6 +44,18 @@ def test_a_search_ends_with_a_front(searched):
     assert "read once into shared memory" in said
     assert "trial 3/3" in said
     assert "test AUC" in printed
+
+
+def test_a_search_can_be_scaled_from_what_it_recorded(searched, store, workdir):
+    client = open_tracking(default_uri(workdir))
+    study = tracking.find_study(client, "s")
+    found = recorded_workload(client, study, gpu_bytes=2**40, per_gpu=2)
+    trials = tracking.read_trials(client, study)
+    assert [trial.fit_seconds for trial in found.trials] == [trial.metrics["fit_seconds"] for trial in trials]
+    assert [trial.share for trial in found.trials] == [50, 50, 50]
+    assert found.image_seconds * sum(found.shard_rows) == pytest.approx(store.preload_seconds)
+    starts, ends = zip(*recorded_spans(client, trials), strict=True)
+    assert 0 < found.startup_seconds + found.worker_seconds + found.driver_seconds < max(ends) - min(starts)
 
 
 @pytest.mark.slow
