@@ -173,13 +173,20 @@ def bench_stopping(space: Path, study: str, workdir: str = ".", orders: int = 10
             )
 
 
-def bench_workers(rounds: int = 1, count: int = 100, epochs: int = 4) -> None:
-    """Preloading and a search by one process and by two, in cores, beside what the model of ``scaling`` expects."""
+def bench_workers(rounds: int = 1, count: int = 60, epochs: int = 3, quiet: float = 1.0) -> None:
+    """Preloading and a search by one process and by two, in cores, beside what the model of ``scaling`` expects.
+
+    Args:
+        rounds: runs of each kind.
+        count: images; twice as many for weak scaling.
+        epochs: of eight trials; of sixteen for weak scaling.
+        quiet: wait before each run until no more than this share of the machine is taken.
+    """
     from fpt_ray.workers import measure, measured_line, measured_text
 
     measured = []
     with tempfile.TemporaryDirectory() as folder:
-        for one in measure(Path(folder), rounds, count, epochs):
+        for one in measure(Path(folder), rounds=rounds, count=count, epochs=epochs, quiet=quiet):
             print(measured_line(one), flush=True)
             measured.append(one)
     print(measured_text(measured))

@@ -5,6 +5,7 @@ Preloading counts its actors as on GPUs: Ray is told of one or two that do not e
 
 import contextlib
 import io
+import itertools
 import os
 import statistics
 import time
@@ -16,7 +17,7 @@ import psutil
 import torch
 
 from fpt_ray.accounting import recorded_spans, recorded_workload
-from fpt_ray.config import ConfigError
+from fpt_ray.config import ConfigError, TrialConfig
 from fpt_ray.demo import write_images
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
@@ -50,20 +51,20 @@ class Measured:
 
     what: str
     processes: int
-    times: int
-    """The work of the smallest run, so many times."""
     seconds: float
     jobs: tuple[Job, ...]
     """Its shards or trials, as ``scaling`` sees them."""
     ready: float
     """Before its first job, likewise."""
     driver_seconds: float
-    busy: float
-    """Share of the machine that was taken in the second before."""
+    times: int = 1
+    """The work of the smallest run, so many times."""
+    busy: float = 0.0
+    """Share of the machine that was taken before."""
 
 
-def measure(folder: Path, rounds: int, count: int, epochs: int) -> Iterator[Measured]:
-    """Preloading ``count`` and twice as many images, eight trials and twice as many, by one process and two in turns.
+def measure(folder: Path, *, rounds: int, count: int, epochs: int, quiet: float) -> Iterator[Measured]:
+    """Preloading and a search, each by one process, by two, and by two with twice the work, in turns.
 
     Raises:
         ConfigError: processes would compute on something else than one core each.
@@ -74,39 +75,43 @@ def measure(folder: Path, rounds: int, count: int, epochs: int) -> Iterator[Meas
         write_images(folder / f"images{times}", count=times * count, size=224)
         space = _SPACE.format(seeds=list(range(times)), epochs=epochs)
         (folder / f"trials{times}.yaml").write_text(space)
-    for number in range(rounds):
-        for processes, times in _CASES:
-            workdir = folder / f"{number}-{processes}-{times}"
-            yield _preloading(folder / f"images{times}", workdir, processes, times)
-        store = next((folder / f"{number}-1-1" / "features").iterdir())
-        for processes, times in _CASES:
-            workdir = folder / f"{number}-{processes}-{times}"
-            yield _search(folder / f"trials{times}.yaml", store, workdir, processes, times)
-
-
-def _preloading(images: Path, workdir: Path, processes: int, times: int) -> Measured:
-    busy = psutil.cpu_percent(1.0)
-    trial = load_space(images.with_name(f"trials{times}.yaml")).stores()[0]
+    trial = load_space(folder / "trials1.yaml").stores()[0]
     # Rows as wide as they can be make several shards of few images.
     wide = replace(trial, features=replace(trial.features, token_ratio=1.0), side=replace(trial.side, depth=12))
+    for number, (processes, times) in itertools.product(range(rounds), _CASES):
+        busy = _busy(quiet)
+        found = _preloading(wide, folder / f"images{times}", folder / f"{number}-{processes}-{times}", processes)
+        yield replace(found, times=times, busy=busy)
+    store = next((folder / "0-1-1" / "features").iterdir())
+    for number, (processes, times) in itertools.product(range(rounds), _CASES):
+        busy = _busy(quiet)
+        found = _search(folder / f"trials{times}.yaml", store, folder / f"{number}-{processes}-{times}", processes)
+        yield replace(found, times=times, busy=busy)
+
+
+def _busy(quiet: float) -> float:
+    """Waits until the machine is no busier than that; how busy it is."""
+    while (busy := psutil.cpu_percent(3.0) / 100) > quiet:
+        pass
+    return busy
+
+
+def _preloading(trial: TrialConfig, images: Path, workdir: Path, processes: int) -> Measured:
     with ray_session(local=True, num_cpus=processes, num_gpus=processes):
         started = time.perf_counter()
-        store = preload(str(images), wide, str(workdir))
+        store = preload(str(images), trial, str(workdir))
         seconds = time.perf_counter() - started
     return Measured(
         what="preloading",
         processes=processes,
-        times=times,
         seconds=seconds,
         jobs=tuple(Job(seconds=shard.seconds) for shard in store.shards),
         ready=max(0.0, seconds - store.preload_seconds / processes),
         driver_seconds=0.0,
-        busy=busy / 100,
     )
 
 
-def _search(space: Path, store: Path, workdir: Path, processes: int, times: int) -> Measured:
-    busy = psutil.cpu_percent(1.0)
+def _search(space: Path, store: Path, workdir: Path, processes: int) -> Measured:
     command = Command(space=space, features=(str(store),), workdir=str(workdir), study="search", local=True)
     with ray_session(local=True, num_cpus=processes), contextlib.redirect_stdout(io.StringIO()):
         run_study(command)
@@ -117,12 +122,10 @@ def _search(space: Path, store: Path, workdir: Path, processes: int, times: int)
     return Measured(
         what="a search",
         processes=processes,
-        times=times,
         seconds=max(end for _, end in spans) - min(start for start, _ in spans),
         jobs=tuple(search_jobs(workload)),
         ready=workload.worker_seconds,
         driver_seconds=workload.driver_seconds,
-        busy=busy / 100,
     )
 
 
