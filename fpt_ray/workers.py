@@ -55,7 +55,7 @@ class Measured:
     jobs: tuple[Job, ...]
     """Its shards or trials, as ``scaling`` sees them."""
     ready: float
-    """Before its first job, likewise."""
+    """Before its first job, likewise; of preloading, what its shards leave of its seconds."""
     driver_seconds: float
     times: int = 1
     """The work of the smallest run, so many times."""
@@ -139,7 +139,8 @@ def measured_line(one: Measured) -> str:
     """A run as a line."""
     return (
         f"{one.what}, {one.processes} at once: {one.seconds:.1f} s for {len(one.jobs)} jobs that took "
-        f"{sum(job.seconds for job in one.jobs):.1f} s added up; the machine was {one.busy:.0%} busy before"
+        f"{sum(job.seconds for job in one.jobs):.1f} s added up, of which the model makes "
+        f"{expected(one, one.processes, 1):.1f} s; the machine was {one.busy:.0%} busy before"
     )
 
 

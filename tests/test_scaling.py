@@ -104,12 +104,12 @@ WORK = Workload(
 
 def test_preloading_by_hand():
     """40 s of work in four shards, after 10 s."""
-    found = {gpus: preloading(WORK, Cluster(), gpus) for gpus in (1, 2, 3, 8)}
+    found = {gpus: preloading(WORK, Cluster(actor_seconds=10), gpus) for gpus in (1, 2, 3, 8)}
     assert {gpus: one.seconds for gpus, one in found.items()} == {1: 50, 2: 30, 3: 30, 8: 20}
     assert found[2].strong == pytest.approx(50 / 60)
     assert (found[8].strong, found[8].limit) == (50 / 160, "longest")
     assert [one.weak for one in found.values()] == [1, 1, 1, 1]
-    assert preloading(WORK, Cluster(preload_speed=10), 2).seconds == 12
+    assert preloading(WORK, Cluster(actor_seconds=10, preload_speed=10), 2).seconds == 12
 
 
 def test_a_search_by_hand():
