@@ -70,7 +70,7 @@ class Cluster:
     preload_speed: float = 1.0
     """Of the LPM on a GPU, against where it was recorded."""
     actor_seconds: float = 15.0
-    """From the start of preloading until its actors work; 15 is what ``bench workers`` found on two cores."""
+    """From the start of preloading until its actors work; ``bench workers`` found 16 to 21 on two busy cores."""
     gigabytes_per_second: float = 1.0
     """From storage, and between hosts."""
     startup_trials: int = 10

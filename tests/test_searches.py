@@ -7,11 +7,13 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -22,9 +24,11 @@ from conftest import SMOKE
 from fpt_ray import tracking
 from fpt_ray.accounting import recorded_spans, recorded_workload
 from fpt_ray.config import ConfigError
+from fpt_ray.scaling import Job
 from fpt_ray.tracking_uri import default_uri, open_tracking
 from fpt_ray.tune import Command as TuneCommand
 from fpt_ray.tune import run_study
+from fpt_ray.workers import Measured, measured_line, measured_text
 
 BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -56,6 +60,17 @@ def test_a_search_can_be_scaled_from_what_it_recorded(searched, store, workdir):
     assert found.image_seconds * sum(found.shard_rows) == pytest.approx(store.preload_seconds)
     starts, ends = zip(*recorded_spans(client, trials), strict=True)
     assert 0 < found.startup_seconds + found.worker_seconds + found.driver_seconds < max(ends) - min(starts)
+
+
+def test_what_two_processes_give_is_told_beside_what_the_model_expects():
+    """By hand: jobs of 4 and 6 s after 2 s; alone 12 s, two at once 8 s, with twice the work 14 s (4 4 beside 6 6)."""
+    jobs = (Job(seconds=4.0), Job(seconds=6.0))
+    one = Measured(what="a search", processes=1, seconds=12.0, jobs=jobs, ready=2.0, driver_seconds=0.0)
+    runs = [one, replace(one, processes=2, seconds=10.0), replace(one, processes=2, times=2, seconds=16.0)]
+    assert "added up, of which the model makes 8.0 s" in measured_line(runs[1])
+    measured, model = measured_text(runs).splitlines()
+    assert re.findall(r"[\d.]+(?= s|%)", measured) == ["12.0", "10.0", "60", "16.0", "75"]
+    assert re.findall(r"[\d.]+(?= s|%)", model) == ["12.0", "8.0", "75", "14.0", "86"]
 
 
 @pytest.mark.slow
