@@ -25,7 +25,7 @@ def tracked(tmp_path_factory):
     client = open_tracking(default_uri(workdir))
     tags = {"objectives": json.dumps({"val_auc": "max"}), "data_note": "semi-synthetic images"}
     params = flatten(TrialConfig())
-    study = tracking.start_study(client, "first", params=params, tags=tags, artifacts=workdir / "mlartifacts")
+    study = tracking.start_study(client, "first", params=params, tags=tags)
     finished = tracking.start_trial(client, study, 0, params, {"proposal": "{}"})
     for epoch, auc in ((1, 0.6), (2, 0.8), (3, 0.7)):
         tracking.log_epoch(client, finished, epoch, {"val_auc_epoch": auc, "train_loss": 1 / epoch})
