@@ -19,6 +19,7 @@ from fpt_ray.front import Format, Report, rendered, summarise
 from fpt_ray.layouts import As
 from fpt_ray.ledger import ledger_text
 from fpt_ray.pictures import draw_html, draw_png
+from fpt_ray.storage import own_folder
 from fpt_ray.tables import paper_table
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import StudyRun
