@@ -17,8 +17,9 @@ from stores import draw_images
 
 from fpt_ray import tracking
 from fpt_ray.config import TrialConfig, flatten, override
-from fpt_ray.rows import rows_from_files
+from fpt_ray.rows import rows_from_tables
 from fpt_ray.searcher import FIRST_SEED, seeded_trial
+from fpt_ray.shards import read_shard
 from fpt_ray.space_yaml import load_space, with_fixed
 from fpt_ray.storage import list_files, write
 from fpt_ray.store import open_store
@@ -105,7 +106,11 @@ def store(cluster, tmp_path_factory):
 def alone(trial, store):
     """The last epoch of a trial trained in this process: without Ray, without another worker."""
     cut = trial_slice(trial, store)
-    rows = {split: rows_from_files(store, split, cut, trial.side.resolution) for split in ("train", "val")}
+    rows = {}
+    for split in ("train", "val"):
+        places = zip(store.shard_uris(split), store.row_ranges(split), strict=True)
+        tables = [read_shard(uri, store.columns(cut), store.spec, part) for uri, part in places]
+        rows[split] = rows_from_tables(tables, store.spec, cut, trial.side.resolution)
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")))
     return last.epoch
 
