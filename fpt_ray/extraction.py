@@ -20,7 +20,7 @@ from fpt_ray.config import ConfigError
 from fpt_ray.datasets import ImageRow
 from fpt_ray.images import decode, normalise, resize
 from fpt_ray.importance import Extracted, extract
-from fpt_ray.ray_session import cluster_resources
+from fpt_ray.ray_session import cluster_resources, smallest_host
 from fpt_ray.shards import ShardEntry, existing_shard, shard_table, write_shard
 from fpt_ray.storage import ExistsError, read_bytes
 from fpt_ray.store_spec import StoreSpec
@@ -75,11 +75,13 @@ def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: s
 
 
 def lpm_actors() -> tuple[int, float, float]:
-    """(number, CPUs each, GPUs each) of the actors that run the LPM: one per GPU, else one over all CPUs but one."""
+    """(number, CPUs each, GPUs each) of the actors that run the LPM: one per GPU, else one per host, over all CPUs of
+    the smallest but one, which reads images."""
     cpus, gpus = cluster_resources()
     if gpus:
         return gpus, max(0.5, cpus / gpus / 4), 1.0
-    return 1, max(0.5, cpus - 1), 0.0
+    hosts, cpus = smallest_host()
+    return hosts, max(0.5, cpus - 1), 0.0
 
 
 def lpm_device() -> torch.device:

@@ -12,7 +12,7 @@ import ray
 import torch
 
 from fpt_ray.config import TrialConfig, reads_images
-from fpt_ray.ray_session import cluster_resources, require_resources
+from fpt_ray.ray_session import cluster_resources, require_resources, smallest_host
 
 WAITING_CPU = 0.01
 """What a trial holds that only waits for its workers; Ray refuses 0."""
@@ -65,12 +65,11 @@ def plan_packing(workers: int, cpus: float | None, gpus: float | None) -> tuple[
     """
     all_cpus, all_gpus = cluster_resources()
     require_resources("a trial", cpus=workers * (cpus or 1), gpus=workers * (gpus or 0.01) if all_gpus else 0)
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     packing = Packing(
         workers=workers,
         cpus=cpus,
         gpus=gpus,
-        node_cpus=min((count for count in nodes if count), default=1),
+        node_cpus=smallest_host()[1],
         gpu_bytes=_gpu_bytes() if all_gpus else 0,
     )
     return packing, max(1, int(all_cpus / (workers * (cpus or 1))))

@@ -78,6 +78,13 @@ def cluster_resources() -> tuple[int, int]:
     return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
 
 
+def smallest_host() -> tuple[int, int]:
+    """(hosts that compute, CPUs of the smallest of them)."""
+    counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    computing = [count for count in counts if count]
+    return len(computing), min(computing, default=1)
+
+
 def require_resources(what: str, *, cpus: float, gpus: float) -> None:
     """ConfigError, instead of a job that waits for ever, if the whole cluster has less than something needs."""
     have_cpus, have_gpus = cluster_resources()

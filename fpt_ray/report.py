@@ -19,6 +19,7 @@ from fpt_ray.front import Format, Report, rendered, summarise
 from fpt_ray.layouts import As
 from fpt_ray.ledger import ledger_text
 from fpt_ray.pictures import draw_html, draw_png
+from fpt_ray.storage import own_folder
 from fpt_ray.tables import paper_table
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import StudyRun
@@ -37,7 +38,7 @@ class Command:
     paper: bool = False
     """With --as: the paper's numbers stand beside."""
     workdir: str = "."
-    """Where mlflow.db and the study's pictures live."""
+    """Where mlflow.db and the study's pictures live; of one on S3, the pictures go to ~/.local/state/fpt_ray."""
     tracking_uri: str | None = None
     """MLflow's tracking server or database; nothing: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     format: Form = "text"
@@ -61,7 +62,7 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text")
     spent = {name.removeprefix("ledger."): value for name, value in study.metrics.items() if name.startswith("ledger.")}
     if form == "text" and spent:
         print(f"\n{ledger_text(spent)}")
-    files = save(found, Path(workdir) / "studies" / name)
+    files = save(found, own_folder(f"{workdir}/studies/{name}"))
     for file in files:
         tracking.attach(client, study.run_id, file)
     if form != "text":
@@ -100,7 +101,7 @@ def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: s
     found = [tracking.find_study(client, study) for study in studies]
     table = _table(client, name, found, paper)
     print(typeset(table, form))
-    files = save_as(name, table, Path(workdir) / "studies" / studies[0])
+    files = save_as(name, table, own_folder(f"{workdir}/studies/{studies[0]}"))
     for study in found:
         for file in files:
             tracking.attach(client, study.run_id, file)

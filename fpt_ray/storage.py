@@ -49,6 +49,20 @@ def _local(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
+def own_folder(uri: str) -> Path:
+    """The folder of this machine that goes with a location: a local one is its own; one on S3 has one in the user's
+    state directory (``XDG_STATE_HOME``), for what only the driver reads."""
+    if not is_s3(uri):
+        return _local(uri)
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state, "fpt_ray", *(part for part in s3.split_uri(uri) if part))
+
+
+def located(path: str, beside: str) -> str:
+    """The URI of a path in the file system of another URI."""
+    return f"{s3.SCHEME}{path}" if is_s3(beside) else path
+
+
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI and the path in it."""
     if is_s3(uri):

@@ -4,7 +4,6 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from fpt_ray.metrics import auc
 from fpt_ray.patient_client import PatientClient
 from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, seeded_trial, why_not
 from fpt_ray.space import POINT, SearchSpace
+from fpt_ray.storage import located
 from fpt_ray.store import Store
 from fpt_ray.study_storage import OF, RESULT, STAGE
 from fpt_ray.terminal import say
@@ -42,11 +42,8 @@ def start_or_find(
     proposed: optuna.Study,
     *,
     resume: bool,
-    artifacts: Path | None,
 ) -> StudyRun:
     """The study's run; in a resumed study, trials that a dead driver left open are closed as Optuna's storage has them.
-
-    ``artifacts``: where a new experiment in a local database keeps its files.
 
     Raises:
         ConfigError: a study of that name exists and is not to be resumed, or there is none to resume.
@@ -67,7 +64,6 @@ def start_or_find(
             "data_note": " ".join(sorted(notes)),
             "stores": json.dumps([store.uri for store in stores]),
         },
-        artifacts=artifacts,
     )
     tracking.attach_text(client, study.run_id, space.text, "space.yaml")
     for store in stores:
@@ -106,7 +102,10 @@ def _close(
 class StudyLog(tune.Callback):
     """Tune's events of a study, told to MLflow and to the person at the terminal."""
 
-    def __init__(self, client: PatientClient, study: StudyRun, space: SearchSpace, num_trials: int) -> None:
+    def __init__(
+        self, client: PatientClient, study: StudyRun, space: SearchSpace, num_trials: int, workdir: str
+    ) -> None:
+        self.workdir = workdir
         self.client, self.study, self.space, self.num_trials = client, study, space, num_trials
         self.runs: dict[str, str] = {}
         self.seeds: dict[tuple[str, int], str] = {}
@@ -167,7 +166,9 @@ class StudyLog(tune.Callback):
             metrics["val_auc"] = result["val_auc_seed"]
         tracking.log_epoch(self.client, run_id, epoch, metrics)
         if CHECKPOINT_PATH_KEY in result:  # of a trial with workers of its own
-            self.client.set_tag(self.runs[trial.trial_id], "checkpoint", result[CHECKPOINT_PATH_KEY])
+            self.client.set_tag(
+                self.runs[trial.trial_id], "checkpoint", located(result[CHECKPOINT_PATH_KEY], self.workdir)
+            )
 
     def _seed_run(self, trial: Any, repeat: int) -> str:
         key = (trial.trial_id, repeat)
@@ -178,7 +179,7 @@ class StudyLog(tune.Callback):
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         """Notes where the trial's weights are."""
-        self.client.set_tag(self.runs[trial.trial_id], "checkpoint", checkpoint.path)
+        self.client.set_tag(self.runs[trial.trial_id], "checkpoint", located(checkpoint.path, self.workdir))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Closes the run of a trial that returned."""
@@ -237,7 +238,7 @@ def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> N
         if "test_auc" in record.metrics:
             continue
         trial = space.trial(json.loads(record.tags["proposal"]))
-        checkpoint = load_checkpoint(Path(record.tags["checkpoint"]))
+        checkpoint = load_checkpoint(record.tags["checkpoint"])
         found = scores_of_best(trial, store_for(trial, stores), "test", checkpoint)
         for name in ("auc", "accuracy", "kappa"):
             values = [getattr(scores, name) for scores in found]
@@ -274,7 +275,7 @@ def _test_samples(
     """Bootstrap samples of a trial's test AUC, and the labels they rest on; logs what is of this trial alone."""
     trial = space.trial(json.loads(record.tags["proposal"]))
     store = store_for(trial, stores)
-    checkpoint = load_checkpoint(Path(record.tags["checkpoint"]))
+    checkpoint = load_checkpoint(record.tags["checkpoint"])
     probabilities, labels = predictions_of_best(trial, store, "test", checkpoint)
     aucs = [auc(one, labels, store.classes) for one in probabilities]
     samples = bootstrap_aucs([probabilities], labels)[0]

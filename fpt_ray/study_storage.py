@@ -1,6 +1,6 @@
 """A study in Optuna's storage: opened or resumed, its first points, what is left of it after its driver died.
 
-Optuna's storage is the truth of a search. Locally it is a journal file, written by one driver at a time; on a cluster
+Optuna's storage is the truth of a search. It is a journal, a local file or on S3, written by one driver at a time, or
 any database that Optuna's RDB storage takes, which several drivers may share.
 """
 
@@ -22,8 +22,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from fpt_ray.config import ConfigError, TrialConfig, flatten
+from fpt_ray.journal import S3Journal
 from fpt_ray.metrics import pareto_front
 from fpt_ray.space import POINT, SearchRow, SearchSpace
+from fpt_ray.storage import is_s3
 from fpt_ray.terminal import without_secrets
 
 STAGE = "stage"
@@ -39,12 +41,14 @@ _HEARTBEAT_SECONDS = 30
 
 
 def open_storage(location: str) -> BaseStorage:
-    """A journal file by its path, or a database by its URL (dialect://...), which holds many studies.
+    """A journal by its path or s3:// location, or a database by its URL (dialect://...), which holds many studies.
 
     Raises:
         ConfigError: the database cannot be reached; the message leaves its password out.
     """
-    if "://" not in location:
+    if is_s3(location):
+        return JournalStorage(S3Journal(location))
+    if not _is_database(location):
         Path(location).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(location))
     try:
@@ -54,6 +58,10 @@ def open_storage(location: str) -> BaseStorage:
     except Exception as error:  # SQLAlchemy and the database's driver raise what they like
         problem = f"the database at {without_secrets(location)} cannot be opened ({type(error).__name__})"
         raise ConfigError(f"--storage or FPT_RAY_STORAGE: {problem}") from None
+
+
+def _is_database(location: str) -> bool:
+    return "://" in location and not is_s3(location)
 
 
 def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) -> optuna.Study:
@@ -80,7 +88,7 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
         load_if_exists=resume,
     )
     if resume:
-        _ask_again(study, shared="://" in location)
+        _ask_again(study, shared=_is_database(location))
     elif space.sampler == "grid":
         for proposal in space.grid():
             study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})

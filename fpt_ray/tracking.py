@@ -61,12 +61,10 @@ class TrialRecord:
 # --- studies --------------------------------------------------------------------------------------------------
 
 
-def start_study(
-    client: MlflowClient, name: str, *, params: Mapping[str, object], tags: Mapping[str, str], artifacts: Path | None
-) -> StudyRun:
+def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object], tags: Mapping[str, str]) -> StudyRun:
     """The run of a new study; what computes it (``provenance``) is among its tags.
 
-    ``artifacts``: where a new experiment keeps files; None: beside an SQLite database, else where the server says.
+    A new experiment keeps files beside an SQLite database, else where the server says.
 
     Raises:
         ConfigError: the name cannot be a folder's, a study of that name exists, or a tag is too long.
@@ -74,7 +72,7 @@ def start_study(
     check_study_name(name)
     if any(study.name == name for study in list_studies(client)):
         raise ConfigError(f"study {name!r} exists already; continue it with --resume, or choose another --study")
-    experiment_id = _experiment(client, artifacts)
+    experiment_id = _experiment(client)
     every = _safe_tags({**provenance(), **tags, _KIND: "study", "study": name})
     if note := every.get(DATA_NOTE):
         every[_NOTE] = note
@@ -89,13 +87,12 @@ def check_study_name(name: str) -> None:
         raise ConfigError(f"study {name!r}: use 1 to 100 letters, digits, '_', '-' and '.'; start with none of '-.'")
 
 
-def _experiment(client: MlflowClient, artifacts: Path | None) -> str:
+def _experiment(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        uri = client.tracking_uri
-        if artifacts is None and uri.startswith("sqlite:///"):
-            artifacts = database_path(uri).parent / "mlartifacts"
-        location = None if artifacts is None else artifacts.resolve().as_uri()
+        uri, location = client.tracking_uri, None
+        if uri.startswith("sqlite:///"):
+            location = (database_path(uri).parent / "mlartifacts").resolve().as_uri()
         return client.create_experiment(EXPERIMENT, artifact_location=location)
     if experiment.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"

@@ -15,13 +15,23 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from fpt_ray.config import ConfigError
+from fpt_ray.storage import is_s3
 from fpt_ray.terminal import without_secrets
 
 _SERVER = ("http://", "https://")
 
 
 def default_uri(workdir: str | Path) -> str:
-    """The database in a working directory."""
+    """The database in a working directory.
+
+    Raises:
+        ConfigError: that is on S3, where no database can lie.
+    """
+    if is_s3(str(workdir)):
+        raise ConfigError(
+            f"--workdir is {workdir}, where no database can lie; give --tracking_uri or MLFLOW_TRACKING_URI: an MLflow "
+            "server's address, or sqlite:///PATH/mlflow.db"
+        )
     return f"sqlite:///{Path(workdir).resolve()}/mlflow.db"
 
 

@@ -19,6 +19,7 @@ from fpt_ray.packing import Packing
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.searcher import NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
 from fpt_ray.space import SearchSpace
+from fpt_ray.storage import filesystem
 from fpt_ray.store import Store
 from fpt_ray.trainer import Blocks, train
 from fpt_ray.trial import (
@@ -43,7 +44,8 @@ class Shared:
     blocks: dict[str, Blocks]
     """{store's uri: {split: references to Arrow tables}}; empty where the features are streamed."""
     packing: Packing
-    runs_path: str
+    workdir: str
+    """The study's: s3://bucket/prefix, or a folder that all hosts see."""
     folder: str
     """The driver's; relative paths of weights are found from there."""
 
@@ -91,8 +93,12 @@ def reason_of(error: Exception) -> str:
 
 def _train_in_workers(trial: TrialConfig, which: tuple[int, int], store: Store, shared: Shared) -> None:
     number, seeds = which
+    system, runs = filesystem(f"{shared.workdir}/runs")
     run_config = ray.train.RunConfig(
-        name=f"trial-{number:04d}", storage_path=shared.runs_path, callbacks=[TuneReportCallback()]
+        name=f"trial-{number:04d}",
+        storage_path=runs,
+        storage_filesystem=system,
+        callbacks=[TuneReportCallback()],
     )
     blocks = shared.blocks.get(store.uri)
     train(

@@ -1,5 +1,6 @@
 """One trial on a feature store, without Ray: what it reads, what it costs, its checkpoint and its numbers."""
 
+import io
 import math
 import os
 import statistics
@@ -22,6 +23,7 @@ from fpt_ray.metrics import Scores, pme, ppe, scores
 from fpt_ray.prediction import fine_tuning_memory, learnable_parameters, param_ratio, training_memory
 from fpt_ray.rows import rows_from_files
 from fpt_ray.side_network import side_width
+from fpt_ray.storage import read_bytes
 from fpt_ray.store import Store
 from fpt_ray.store_spec import Slice, column_widths
 
@@ -248,9 +250,10 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     os.replace(temporary, final)
 
 
-def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Reads a checkpoint; tensors and plain values only, never pickled code."""
-    return torch.load(Path(folder) / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+def load_checkpoint(folder: str) -> Checkpoint:
+    """Reads a checkpoint from a local folder or one on S3; tensors and plain values only, never pickled code."""
+    content = io.BytesIO(read_bytes(f"{folder}/{CHECKPOINT_FILE}"))
+    return torch.load(content, map_location="cpu", weights_only=True)
 
 
 def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> list[Scores]:

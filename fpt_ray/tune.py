@@ -25,7 +25,7 @@ from fpt_ray.report import report
 from fpt_ray.searcher import StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
-from fpt_ray.storage import is_s3
+from fpt_ray.storage import absolute, filesystem, own_folder
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_confirmed, score_front, start_or_find
 from fpt_ray.study_pictures import attach_study_pictures
@@ -41,7 +41,7 @@ from fpt_ray.study_storage import (
 )
 from fpt_ray.terminal import run_command, say
 from fpt_ray.tracking import check_study_name
-from fpt_ray.tracking_uri import default_uri, open_tracking, tracking_uri
+from fpt_ray.tracking_uri import open_tracking, tracking_uri
 from fpt_ray.trainable import Shared, run_trial
 from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
@@ -70,7 +70,8 @@ class Command:
     tracking_uri: str | None = None
     """MLflow's tracking server or database; nothing: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     workdir: str = "."
-    """Where feature stores, studies and mlflow.db live; a local folder."""
+    """Where feature stores, checkpoints, studies and mlflow.db live: a folder, or s3://bucket/prefix (then MLflow is
+    elsewhere: --tracking_uri)."""
     resume: bool = False
     """Go on with a study of that name."""
     local: bool = False
@@ -85,7 +86,7 @@ class Command:
     """Trials that run or wait for room at once; nothing: what the cluster holds now. With more, one that can, grows."""
     storage: str | None = None
     """Optuna's storage: a database's URL, which several drivers may share; nothing: FPT_RAY_STORAGE, else a journal
-    file in workdir."""
+    in workdir."""
     warm_start: str | None = None
     """An earlier study in the same storage, or of the same workdir, whose front is tried first."""
     confirm: int | None = None
@@ -110,12 +111,10 @@ def run_study(command: Command) -> None:
     check_points(space)
     name = command.study or command.space.stem
     check_study_name(name)
-    if is_s3(command.workdir):
-        raise ConfigError(
-            f"--workdir is {command.workdir}; a study's files are local: give a folder, and s3:// in --features"
-        )
     num_trials = command.num_trials or space.num_trials
-    workdir = str(Path(command.workdir).resolve())
+    workdir = absolute(command.workdir)
+    study_uri = f"{workdir}/studies/{name}"
+    folder = own_folder(study_uri)
     uri = tracking_uri(command.tracking_uri, workdir)
     with ray_session(local=command.local, dashboard=command.workers_per_trial > 1):
         packing, room = plan_packing(command.workers_per_trial, command.cpus_per_worker, command.gpus_per_worker)
@@ -123,15 +122,14 @@ def run_study(command: Command) -> None:
         study = open_study(space, name, storage_location(command, workdir, name), resume=command.resume)
         warm_start(command, space, study, workdir)
         open_tracking(uri)
-        client = PatientClient(uri, Path(workdir) / "studies" / name / "mlflow_waiting.jsonl")
+        client = PatientClient(uri, folder / "mlflow_waiting.jsonl")
         client.settle()
-        artifacts = Path(workdir) / "mlartifacts" if uri == default_uri(workdir) else None
-        run = start_or_find(client, name, space, stores, study, resume=command.resume, artifacts=artifacts)
-        log = StudyLog(client, run, space, num_trials)
+        run = start_or_find(client, name, space, stores, study, resume=command.resume)
+        log = StudyLog(client, run, space, num_trials, study_uri)
         try:
-            shared = shared_features(space, stores, packing, Path(workdir) / "studies" / name)
+            shared = shared_features(space, stores, packing, study_uri)
             search_and_score(command, study, log, shared, command.at_once or room)
-            attach_study_pictures(client, run, study, space, Path(workdir) / "studies" / name)
+            attach_study_pictures(client, run, study, space, folder)
             log.account(stores)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
@@ -204,7 +202,7 @@ def warm_start(command: Command, space: SearchSpace, study: optuna.Study, workdi
     )
 
 
-def shared_features(space: SearchSpace, stores: Sequence[Store], packing: Packing, folder: Path) -> Shared:
+def shared_features(space: SearchSpace, stores: Sequence[Store], packing: Packing, workdir: str) -> Shared:
     """Reads what the trials need once, if it fits into Ray's shared memory."""
     columns: dict[str, list[str]] = {}
     for wide in space.stores():
@@ -226,7 +224,7 @@ def shared_features(space: SearchSpace, stores: Sequence[Store], packing: Packin
         stores=tuple(stores),
         blocks=blocks,
         packing=packing,
-        runs_path=str(folder / "runs"),
+        workdir=workdir,
         folder=str(Path.cwd()),
     )
 
@@ -241,6 +239,7 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
     # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
     class_cache.ENV_VARS_TO_PROPAGATE -= _KEYS
     trainable = tune.with_parameters(run_trial, shared=shared)
+    system, path = filesystem(shared.workdir)
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda values: tune.PlacementGroupFactory([shared.resources(values)])),
         tune_config=tune.TuneConfig(
@@ -252,7 +251,8 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
         ),
         run_config=tune.RunConfig(
             name=time.strftime("tune-%Y%m%d-%H%M%S"),
-            storage_path=str(Path(shared.runs_path).parent),
+            storage_path=path,
+            storage_filesystem=system,
             callbacks=[log],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             # A trial tells its own errors; what Tune sees is a worker that died, and goes on from its checkpoint.

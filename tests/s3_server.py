@@ -74,13 +74,14 @@ def _wait(process: subprocess.Popen, port: int, log: Path) -> None:
 
 
 @contextlib.contextmanager
-def served(folder: Path, patch: pytest.MonkeyPatch) -> Iterator["Faults"]:
-    """A server behind a proxy, and this process's environment (and that of workers it starts) set to use them."""
-    with seaweed(folder) as port, proxy(port) as (proxy_port, faults):
+def served(folder: Path, patch: pytest.MonkeyPatch, host: str = HOST) -> Iterator["Faults"]:
+    """A server behind a proxy at an address of this machine, and this process's environment (and that of workers it
+    starts) set to use them."""
+    with seaweed(folder) as port, proxy(port, host) as (proxy_port, faults):
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         settings = {
-            "AWS_ENDPOINT_URL_S3": f"http://{HOST}:{proxy_port}",
+            "AWS_ENDPOINT_URL_S3": f"http://{host}:{proxy_port}",
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "eu-north-1",
@@ -142,11 +143,11 @@ class Faults:
 
 
 @contextlib.contextmanager
-def proxy(target: int) -> Iterator[tuple[int, Faults]]:
+def proxy(target: int, host: str = HOST) -> Iterator[tuple[int, Faults]]:
     """The port of a proxy before a server, and its faults."""
     faults = Faults()
     handler = type("Handler", (_Handler,), {"target": target, "faults": faults})
-    server = _Server((HOST, 0), handler)
+    server = _Server((host, 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

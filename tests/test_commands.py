@@ -145,7 +145,7 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
     trial = override(TRIAL, {"side.depth": 2, "features.token_ratio": 0.2, "training.epochs": 3})
     run_training(TrainCommand(features=store.uri, workdir=workdir, name="two", num_workers=2, trial=trial))
     (path,) = Path(workdir, "runs", "two").rglob("checkpoint.pt")
-    found = load_checkpoint(path.parent)["current"]
+    found = load_checkpoint(str(path.parent))["current"]
     cut = trial_slice(trial, store)
     rows = {}
     for split in ("train", "val"):

@@ -79,7 +79,7 @@ def test_mlflow_server_away_during_a_search(server, tmp_path, monkeypatch, capsy
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     waiting = tmp_path / "studies" / "waiting.jsonl"
     client = PatientClient(f"http://127.0.0.1:{server.port}", waiting)
-    study = tracking.start_study(client, "s", params={}, tags={}, artifacts=tmp_path)
+    study = tracking.start_study(client, "s", params={}, tags={})
     trial(client, study, 0)
     server.close()
     trial(client, study, 1)
@@ -102,7 +102,7 @@ def test_mlflow_server_away_during_a_search(server, tmp_path, monkeypatch, capsy
 def test_what_was_sent_before_a_driver_died_is_not_there_twice(server, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     client = PatientClient(f"http://127.0.0.1:{server.port}", tmp_path / "waiting.jsonl")
-    study = tracking.start_study(client, "twice", params={}, tags={}, artifacts=tmp_path)
+    study = tracking.start_study(client, "twice", params={}, tags={})
     server.close()
     trial(client, study, 0)
     server.open()

@@ -67,7 +67,7 @@ def tracked(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
     uri = default_uri(workdir)
     client = open_tracking(uri)
-    study = tracking.start_study(client, "s", params={}, tags=dict(study_of(note=NOTE).tags), artifacts=None)
+    study = tracking.start_study(client, "s", params={}, tags=dict(study_of(note=NOTE).tags))
     for number, (prompts, auc, memory, on_front) in enumerate(TRIALS):
         params = flatten(trial_from({"side.num_prompts": prompts, "features.token_ratio": 0.1 * 3}))
         trial = tracking.start_trial(client, study, number, params, {})
@@ -324,7 +324,7 @@ def compared(tmp_path_factory):
     uri = default_uri(workdir)
     client = open_tracking(uri)
     for name, lower in (("DDR", 0.0), ("CMMD", 0.1)):
-        study = tracking.start_study(client, name, params={}, tags=dict(study_of(note=NOTE).tags), artifacts=None)
+        study = tracking.start_study(client, name, params={}, tags=dict(study_of(note=NOTE).tags))
         for number, (label, over, auc) in enumerate(ROWS):
             params = flatten(trial_from({"backbone.name": "vit_base_patch16_224.dino", **over}))
             for stage, score in (("choose", 0.99), ("final", auc - lower)):
@@ -334,7 +334,7 @@ def compared(tmp_path_factory):
                     tracking.end_trial(client, of_seed, "FINISHED", {"val_auc": 0.999, "test_auc": 0.999})
                 tested = {"test_auc": score, "test_auc_std": 0.01}
                 tracking.end_trial(client, run, "FINISHED", metrics_of(score, 0.03) | tested)
-    tracking.start_study(client, "empty", params={}, tags=dict(study_of().tags), artifacts=None)
+    tracking.start_study(client, "empty", params={}, tags=dict(study_of().tags))
     return workdir, uri
 
 

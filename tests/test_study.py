@@ -21,7 +21,7 @@ def dead(tmp_path):
     open_tracking(default_uri(tmp_path))
     client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
     study = open_study(SPACE, "s", str(tmp_path / "optuna.log"), resume=False)
-    run = start_or_find(client, "s", SPACE, (), study, resume=False, artifacts=tmp_path)
+    run = start_or_find(client, "s", SPACE, (), study, resume=False)
     search = StudySearcher(SPACE, study)
     for name in "abc":
         search.suggest(name)
@@ -35,7 +35,7 @@ def dead(tmp_path):
 def test_what_optuna_was_told_stands_in_mlflow_after_resuming(dead):
     client, run, journal = dead
     study = open_study(SPACE, "s", journal, resume=True)
-    start_or_find(client, "s", SPACE, (), study, resume=True, artifacts=None)
+    start_or_find(client, "s", SPACE, (), study, resume=True)
     complete, stopped, running = tracking.read_trials(client, run)
     assert (complete.status, complete.metrics) == ("FINISHED", {"val_auc": 0.8, "param_ratio": 0.01})
     assert (stopped.status, stopped.reason) == ("FAILED", "stopped before its last epoch")
@@ -52,11 +52,11 @@ def test_what_optuna_was_told_stands_in_mlflow_after_resuming(dead):
     ]
 
 
-def test_a_trial_that_another_driver_runs_is_let_be(dead):
+def test_a_trial_that_another_driver_runs_is_let_be(dead, tmp_path):
     """As with a database that several drivers share: nothing has told its end."""
     client, run, journal = dead
     backend = optuna.storages.journal.JournalFileBackend(journal)
     study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
-    start_or_find(client, "s", SPACE, (), study, resume=True, artifacts=None)
-    StudyLog(client, run, SPACE, 3).end("FINISHED")
+    start_or_find(client, "s", SPACE, (), study, resume=True)
+    StudyLog(client, run, SPACE, 3, str(tmp_path)).end("FINISHED")
     assert tracking.read_trials(client, run)[2].status == "RUNNING"

@@ -29,7 +29,7 @@ def study_of(values, stages=(), directions=("maximize", "minimize")):
 
 def attached(tmp_path, study, space):
     client = open_tracking(default_uri(tmp_path))
-    run = tracking.start_study(client, "s", params={}, tags={}, artifacts=None)
+    run = tracking.start_study(client, "s", params={}, tags={})
     attach_study_pictures(client, run, study, space, tmp_path / "studies" / "s")
     return {file.path for file in client.list_artifacts(run.run_id)}
 

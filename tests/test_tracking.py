@@ -25,7 +25,7 @@ def tracked(tmp_path_factory):
     client = open_tracking(default_uri(workdir))
     tags = {"objectives": json.dumps({"val_auc": "max"}), "data_note": "semi-synthetic images"}
     params = flatten(TrialConfig())
-    study = tracking.start_study(client, "first", params=params, tags=tags, artifacts=workdir / "mlartifacts")
+    study = tracking.start_study(client, "first", params=params, tags=tags)
     finished = tracking.start_trial(client, study, 0, params, {"proposal": "{}"})
     for epoch, auc in ((1, 0.6), (2, 0.8), (3, 0.7)):
         tracking.log_epoch(client, finished, epoch, {"val_auc_epoch": auc, "train_loss": 1 / epoch})
@@ -104,7 +104,7 @@ def test_files_lie_under_the_working_directory_and_are_replaced(tracked, mlflows
 
 def test_without_a_place_for_files_they_lie_beside_the_database(tmp_path):
     client = open_tracking(default_uri(tmp_path))
-    study = tracking.start_study(client, "s", params={}, tags={}, artifacts=None)
+    study = tracking.start_study(client, "s", params={}, tags={})
     tracking.attach_text(client, study.run_id, "x", "x.txt")
     assert (tmp_path / "mlartifacts" / study.run_id / "artifacts" / "x.txt").exists()
 
@@ -114,21 +114,21 @@ def test_a_study_is_found_by_its_name_and_never_written_over(tracked, mlflows_ow
     with pytest.raises(ConfigError, match="no study 'second' here; known are: first"):
         tracking.find_study(mlflows_own, "second")
     with pytest.raises(ConfigError, match="exists already; continue it with --resume, or choose another --study"):
-        tracking.start_study(mlflows_own, "first", params={}, tags={}, artifacts=None)
+        tracking.start_study(mlflows_own, "first", params={}, tags={})
 
 
 @pytest.mark.parametrize("name", ["", "..", "../other", "a/b", "-s", "a b", "x" * 101])
 def test_names_that_are_no_folders_are_refused(mlflows_own, name):
     with pytest.raises(ConfigError, match="use 1 to 100 letters"):
-        tracking.start_study(mlflows_own, name, params={}, tags={}, artifacts=None)
+        tracking.start_study(mlflows_own, name, params={}, tags={})
 
 
 def test_a_deleted_experiment_says_how_to_bring_it_back(tmp_path):
     client = open_tracking(default_uri(tmp_path))
-    study = tracking.start_study(client, "s", params={}, tags={}, artifacts=None)
+    study = tracking.start_study(client, "s", params={}, tags={})
     client.delete_experiment(study.experiment_id)
     with pytest.raises(ConfigError, match=f"experiments restore --experiment-id {study.experiment_id}"):
-        tracking.start_study(client, "t", params={}, tags={}, artifacts=None)
+        tracking.start_study(client, "t", params={}, tags={})
 
 
 def test_no_secret_is_written(tracked, mlflows_own):
