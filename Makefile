@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-slow lint types lock clean
+.PHONY: demo test test-slow lint types audit lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,10 @@ lint: .venv/installed
 
 types: .venv/installed
 	$(BIN)/pyright
+
+# Known vulnerabilities of what is locked, from pypi.org; fails too where that cannot be asked.
+audit: .venv/installed
+	$(BIN)/uv tool run pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
 lock:
 	$(BIN)/uv pip compile --all-extras --group dev --generate-hashes --no-emit-index-url pyproject.toml -o requirements.lock
