@@ -13,6 +13,7 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo
 from mlflow.exceptions import MlflowException
 
 from fpt_ray.config import ConfigError
+from fpt_ray.storage import FullError, append
 from fpt_ray.terminal import say
 
 _SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -104,11 +105,9 @@ class PatientClient(MlflowClient):
                     raise
                 say(f"the MLflow server is away; from now on, what it lacks waits in {self.waiting}")
                 self.next_try = time.monotonic() + _PAUSE_SECONDS
-        self.waiting.parent.mkdir(parents=True, exist_ok=True)
-        with self.waiting.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([name, run_id, values]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with FullError.told(self.waiting):
+            self.waiting.parent.mkdir(parents=True, exist_ok=True)
+            append(self.waiting, (json.dumps([name, run_id, values]) + "\n").encode())
         return None
 
     def _deliver(self) -> bool:

@@ -18,10 +18,10 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from fpt_ray.config import ConfigError, TrialConfig, flatten
+from fpt_ray.journal_file import JournalFile
 from fpt_ray.metrics import pareto_front
 from fpt_ray.space import POINT, SearchRow, SearchSpace
 from fpt_ray.terminal import without_secrets
@@ -46,7 +46,7 @@ def open_storage(location: str) -> BaseStorage:
     """
     if "://" not in location:
         Path(location).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(location))
+        return JournalStorage(JournalFile(location))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are marked so since Optuna 3

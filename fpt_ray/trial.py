@@ -244,7 +244,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     """Writes the checkpoint whole or not at all."""
     final = Path(folder) / CHECKPOINT_FILE
     temporary = final.with_suffix(".tmp")
-    torch.save(checkpoint, temporary)
+    with temporary.open("wb") as file:  # opened here, so that a full disk is an OSError
+        torch.save(checkpoint, file)
     os.replace(temporary, final)
 
 
