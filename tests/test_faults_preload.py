@@ -81,7 +81,7 @@ def drivers():
 def wait_for(process, workdir, random_point):
     """Waits for so many new shards, or, for none, so many seconds of its life."""
     shards, seconds = random_point
-    while os.getpgid(process.pid) != process.pid:  # it imports, and does not live yet
+    while os.getsid(process.pid) != process.pid:  # it imports, and does not live yet
         time.sleep(0.005)
     before, began = len(finished(workdir)), time.monotonic()
     while process.is_alive():
@@ -94,7 +94,7 @@ def wait_for(process, workdir, random_point):
 
 def test_sigkill_of_preloads_driver(drivers, images, undisturbed, tmp_path, monkeypatch):
     """Ten lives, killed one after the other, every second time with all of its cluster; what was finished stays."""
-    left, groups = [], []
+    left, sessions = [], []
     for seed in range(KILLS):
         generator, before = random.Random(seed), finished(tmp_path)
         process = drivers.Process(target=live, args=(images, str(tmp_path), str(tmp_path / "said")))
@@ -106,19 +106,19 @@ def test_sigkill_of_preloads_driver(drivers, images, undisturbed, tmp_path, monk
         assert before.items() <= finished(tmp_path).items()
         assert not list(tmp_path.glob("features/*/manifest.json"))
         left.append(len(finished(tmp_path)))
-        groups.append(process.pid)
+        sessions.append(process.pid)
     print(f"shards after each kill: {left}")
     assert len(set(left) - {0, NUM_SHARDS}) >= 3
     before = finished(tmp_path)
     monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", SHARD_BYTES)
     is_as(preload(images, TRIAL, str(tmp_path)), undisturbed)
     assert before.items() <= finished(tmp_path).items()
-    assert not [process for process in psutil.process_iter() if group_of(process) in groups]
+    assert not [process for process in psutil.process_iter() if session_of(process) in sessions]
 
 
-def group_of(process):
+def session_of(process):
     try:
-        return os.getpgid(process.pid)
+        return os.getsid(process.pid)
     except ProcessLookupError:
         return None
 
@@ -170,7 +170,7 @@ def lpm_actors_of(process):
 
 
 def test_sigkill_of_a_preload_actor(images, undisturbed, tmp_path, monkeypatch):
-    """Ten kills at random numbers of shards: the same preload goes on by itself. The user reads of Ray that a worker died and is tried again."""
+    """Ten kills at random numbers of shards: the same preload goes on by itself; Ray says that a worker died."""
     points, killed = sorted(random.Random(0).sample(range(NUM_SHARDS - 10), KILLS)), []
     killer = threading.Thread(target=kill_actors, args=(tmp_path, points, killed), daemon=True)
     killer.start()
