@@ -81,12 +81,24 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     )
     if resume:
         _ask_again(study, shared="://" in location)
-    elif space.sampler == "grid":
-        for proposal in space.grid():
-            study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})
-    else:
+    if space.sampler == "grid":
+        _enqueue_grid(space, study)
+    elif not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(paper_point(space)))
     return study
+
+
+def _enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
+    """Enqueues the points of a grid that are not there: all, or those that a driver lost as it died."""
+    known = [_asked(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    for proposal in space.grid():
+        if proposal not in known:
+            study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})
+
+
+def _asked(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The values of a trial; of one that was enqueued, those, though it may have died before it took them all."""
+    return trial.system_attrs.get("fixed_params", trial.params)
 
 
 def val_auc(trial: optuna.trial.FrozenTrial) -> float:
@@ -148,7 +160,7 @@ def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
         if trial.user_attrs.get(STAGE) == "choose":
             key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
             best[key] = max(best.get(key, trial), trial, key=val_auc)
-    known = [trial.system_attrs.get("fixed_params", trial.params) for trial in _final(study)]
+    known = [_asked(trial) for trial in _final(study)]
     for trial in best.values():
         if trial.params not in known:
             study.enqueue_trial(trial.params, user_attrs={STAGE: "final"})
@@ -182,7 +194,7 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
     for trial in trials:
         best.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     known = [
-        trial.system_attrs.get("fixed_params", trial.params)
+        _asked(trial)
         for trial in study.get_trials(deepcopy=False)
         if OF in trial.user_attrs and trial.state != TrialState.FAIL
     ]
@@ -218,7 +230,7 @@ def _ask_again(study: optuna.Study, *, shared: bool) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if trial.number not in before:
             kept = {name: trial.user_attrs[name] for name in (STAGE, REPEATS, OF) if name in trial.user_attrs}
-            study.enqueue_trial(trial.params, user_attrs={STAGE: "final", **kept})
+            study.enqueue_trial(_asked(trial), user_attrs={STAGE: "final", **kept})
 
 
 def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:

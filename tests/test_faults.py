@@ -11,20 +11,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from optuna.trial import TrialState
 from s3_server import BUCKET, served
 from stores import draw_images, make_features, make_rows, make_spec, make_store
 
 from fpt_ray import shards
 from fpt_ray.config import ConfigError
 from fpt_ray.features import Verify, run_features
+from fpt_ray.journal_file import one_driver
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
 from fpt_ray.rows import rows_from_files
+from fpt_ray.searcher import FINISHED, StudySearcher
 from fpt_ray.shards import read_shard, shard_table, write_shard
-from fpt_ray.space_yaml import load_space
+from fpt_ray.space_yaml import load_space, parse_space
 from fpt_ray.storage import ExistsError, list_files
 from fpt_ray.store import open_store, write_manifest
 from fpt_ray.store_spec import Slice, StoreError
+from fpt_ray.study_storage import finished_trials, open_study
 
 TRIAL = load_space(Path(__file__).parents[1] / "search_spaces" / "smoke.yaml").stores()[0]
 
@@ -226,3 +230,57 @@ def test_two_preloads_of_one_store(tmp_path):
         rows_from_files(open_store(str(tmp_path)), "train", Slice(depth=4, num_kept=20), 8).take([0, 1]).keys,
         make_features(spec, 2, 0).keys,
     )
+
+
+# --- a study's journal ----------------------------------------------------------------------------------------
+
+ROWS = """
+space: {side.num_prompts: {choices: [4, 16]}, features.token_ratio: {low: 0.1, high: 0.3, step: 0.1}}
+objectives: {val_auc: max, param_ratio: min}
+num_trials: 5
+"""
+
+
+def drive(space, journal, num_trials, *, resume):
+    """What ``tune`` does with a study, each trial ending with numbers that follow from its point."""
+    with one_driver(str(journal)):
+        search = StudySearcher(space, open_study(space, "s", str(journal), resume=resume))
+        while finished_trials(search.study) < num_trials:
+            values = search.suggest("a")
+            assert isinstance(values, dict), "the search ended too early"
+            auc = 0.5 + values["features.token_ratio"]
+            search.on_trial_complete("a", {"val_auc": auc, "param_ratio": 0.01, FINISHED: True})
+        return [trial for trial in search.study.get_trials() if trial.state == TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_sigkill_of_tunes_driver_after_any_entry_of_the_journal_or_within_it(sampler, tmp_path):
+    """From every part of an undisturbed search's journal, the resumed one ends with the same trials, each once."""
+    space = parse_space(f"{ROWS}\nsampler: {sampler}")
+    number = len(space.grid()) if sampler == "grid" else 5
+    whole = drive(space, tmp_path / "whole", number, resume=False)
+    points = sorted(map(str, (trial.params for trial in whole)))
+    assert len(set(points)) == number
+    entries = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    for last in range(1, len(entries), 1 if sampler == "grid" else 4):
+        journal = tmp_path / f"{last}"
+        journal.write_bytes(b"".join(entries[:last]) + entries[last][: last % 3 * 10])
+        ended = drive(space, journal, number, resume=True)
+        assert len(ended) == number
+        assert len({str(trial.params) for trial in ended}) == number
+        if sampler == "grid":
+            assert sorted(str(trial.params) for trial in ended) == points
+        else:
+            assert whole[0].params in [trial.params for trial in ended]  # the paper's point
+
+
+def test_two_studies_with_one_name(tmp_path):
+    """The second is refused, with what to do; nothing of the first is touched."""
+    space, journal = parse_space(ROWS), tmp_path / "optuna.log"
+    drive(space, journal, 2, resume=False)
+    before = journal.read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"study 's' exists \(.*\); continue it with --resume, or choose another --study"
+    ):
+        drive(space, journal, 2, resume=False)
+    assert journal.read_bytes() == before

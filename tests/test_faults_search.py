@@ -182,6 +182,8 @@ LARGE = {
     "features.token_ratio": 1.0,
     "features.dtype": "float32",
     "side.depth": 12,
+    "side.resolution": 32,
+    "training.epochs": 1,
 }
 OBJECT_STORE_BYTES = 80 * 2**20
 
