@@ -1,6 +1,7 @@
 """Writing to an MLflow server that may be away for a while: what it cannot take now waits in a file of the driver's."""
 
 import json
+import logging
 import os
 import time
 import uuid
@@ -34,6 +35,8 @@ class PatientClient(MlflowClient):
     def __init__(self, tracking_uri: str, waiting: Path) -> None:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
+        # It logs, with all of its traceback, what it raises too.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         super().__init__(tracking_uri=tracking_uri)
         self.waiting = waiting
         self.run_ids: dict[str, str] = {}
@@ -103,7 +106,9 @@ class PatientClient(MlflowClient):
             except MlflowException as error:
                 if not _is_away(error):
                     raise
-                say(f"the MLflow server is away; from now on, what it lacks waits in {self.waiting}")
+                remote = self.tracking_uri.startswith("http")
+                what = "server is away" if remote else "database cannot be written"
+                say(f"the MLflow {what}; from now on, what it lacks waits in {self.waiting}")
                 self.next_try = time.monotonic() + _PAUSE_SECONDS
         with FullError.told(self.waiting):
             self.waiting.parent.mkdir(parents=True, exist_ok=True)

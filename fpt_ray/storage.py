@@ -25,15 +25,14 @@ class FullError(ConfigError):
 
     @staticmethod
     @contextmanager
-    def told(path: str | Path) -> Iterator[None]:
-        """Tells of a full disk, however deep the library that met it hides that, with the path that was to be
-        written."""
+    def told(what: str | Path) -> Iterator[None]:
+        """Tells of a full disk, however deep the library that met it hides that, with what was to be written there."""
         try:
             yield
         except Exception as error:
             if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
                 raise
-            message = f"{path} cannot be written ({why}); free space and go on with --resume, what is finished is kept"
+            message = f"{what} cannot be written ({why}); free space and go on with --resume, what is finished is kept"
             raise FullError(message) from None
 
 

@@ -124,9 +124,9 @@ def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> 
     for progress in fit_seeds(trial, seeds, rows, trial_task(store, device), resume=resume):
         numbers = outcome(progress, trial, seeds, costs, started)
         with tempfile.TemporaryDirectory() as folder:
-            with FullError.told(folder):
+            with FullError.told(f"a checkpoint in {folder}"):
                 save_checkpoint(progress.checkpoint, folder)
-            with FullError.told(tune.get_context().get_trial_dir()):
+            with FullError.told(f"a checkpoint in {shared.runs_path}"):
                 tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

@@ -1,7 +1,12 @@
 """Searches as several files look at them: what MLflow holds against what Optuna's storage holds."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import optuna
 from conftest import SMOKE
@@ -46,3 +51,26 @@ def tune_command(store, workdir, name, num_trials, *more):
     """A search of the space ``smoke`` as a command line of its own."""
     options = ["--space", str(SMOKE), "--features", store.uri, "--workdir", str(workdir), "--study", name]
     return [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", str(num_trials), "--local", *more]
+
+
+@contextlib.contextmanager
+def driver(command, said, **environment):
+    """A driver of its own, in a group of its own; what it says goes to a file."""
+    with open(said, "w") as file:
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=file, stderr=file, env={**os.environ, **environment}
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for_trials(process, journal, number):
+    deadline = time.monotonic() + 200
+    while finished_in(journal) < number:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)

@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 from conftest import SMOKE
-from searches import agree, study_of
+from searches import agree, driver, study_of, tune_command
 
 from fpt_ray import tracking
 from fpt_ray.config import ConfigError
@@ -131,6 +131,23 @@ def test_two_drivers_of_one_study(tmp_path):
 # --- searches -------------------------------------------------------------------------------------------------
 
 
+REMEDY = "free space and go on with --resume, what is finished is kept"
+
+
+def last_words(command, said):
+    """The last line that a search of its own says before it ends with the status of what a user can mend."""
+    with driver(command, said) as process:
+        assert process.wait() == 2, said.read_text()
+    text = said.read_text()
+    assert "Traceback" not in text
+    return text.strip().splitlines()[-1]
+
+
+def resume(store, workdir, name, num_trials, **more):
+    given = {"space": SMOKE, "features": (store.uri,), "workdir": str(workdir), "study": name, **more}
+    run_study(TuneCommand(**given, num_trials=num_trials, resume=True))
+
+
 def records_of(workdir, name):
     client = open_tracking(default_uri(workdir))
     study = tracking.find_study(client, name)
@@ -142,14 +159,9 @@ def records_of(workdir, name):
 def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
     """Said in one line with the trial's folder; the trial is not blamed, and no half checkpoint is taken for whole."""
     folder = tmp_path / "studies" / "d"
-    command = {"space": SMOKE, "features": (store.uri,), "workdir": str(tmp_path), "study": "d", "num_trials": 3}
     with small_disk(folder, "400k"):
-        with pytest.raises(ConfigError) as error:
-            run_study(TuneCommand(**command))
-        print(error.value)
-        told = str(error.value)
-        assert told.startswith(f"{folder}/tune-")
-        assert told.endswith("(No space left on device); free space and go on with --resume, what is finished is kept")
+        told = last_words(tune_command(store, tmp_path, "d", 3), tmp_path / "said")
+        assert told == f"error: a checkpoint in {folder}/runs cannot be written (No space left on device); {REMEDY}"
         records = records_of(tmp_path, "d")
         assert "FAILED" not in [record.status for record in records]
         assert "KILLED" in [record.status for record in records]
@@ -157,23 +169,36 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
             if record.status == "FINISHED":
                 assert load_checkpoint(record.tags["checkpoint"])["current"]["epoch"] == 2
         make_room(folder)
-        run_study(TuneCommand(**command, resume=True))
+        resume(store, tmp_path, "d", 3)
         agree(str(tmp_path), "d", 3)
 
 
 @ROOT
 @pytest.mark.slow
 def test_disk_full_while_writing_the_studys_journal(cluster, store, tmp_path):
+    """Said in one line with the journal; every entry in it is whole, and no trial is lost."""
     journal = tmp_path / "small" / "optuna.log"
-    command = {"space": SMOKE, "features": (store.uri,), "workdir": str(tmp_path), "study": "j", "num_trials": 4}
     with small_disk(journal.parent, "12k"):
         (journal.parent / "filler").write_bytes(b"0" * 4096)
-        with pytest.raises(ConfigError) as error:
-            run_study(TuneCommand(**command, storage=str(journal)))
-        print(error.value)
-        room = "free space and go on with --resume, what is finished is kept"
-        assert str(error.value) == f"{journal} cannot be written (No space left on device); {room}"
+        command = tune_command(store, tmp_path, "j", 4, "--storage", str(journal))
+        told = last_words(command, tmp_path / "said")
+        assert told == f"error: {journal} cannot be written (No space left on device); {REMEDY}"
         assert all(json.loads(line) for line in journal.read_text().splitlines())
         make_room(journal.parent)
-        run_study(TuneCommand(**command, storage=str(journal), resume=True))
+        resume(store, tmp_path, "j", 4, storage=str(journal))
         agree(str(tmp_path), "j", 4, journal=journal)
+
+
+@ROOT
+@pytest.mark.slow
+def test_disk_full_with_all_that_a_search_writes_on_it(cluster, store, tmp_path):
+    """Journal, checkpoints, MLflow's database, what waits for it, whichever comes first: one line, no work lost."""
+    workdir = tmp_path / "work"
+    with small_disk(workdir, "1400k"):
+        told = last_words(tune_command(store, workdir, "w", 4), tmp_path / "said")
+        print(told)
+        assert told.startswith("error: ")
+        assert told.endswith(f"cannot be written (No space left on device); {REMEDY}")
+        make_room(workdir)
+        resume(store, workdir, "w", 4)
+        agree(str(workdir), "w", 4)

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import SMOKE
-from searches import agree, finished_in, study_of, tune_command
+from searches import agree, driver, finished_in, study_of, tune_command, wait_for_trials
 from stores import draw_images
 
 from fpt_ray import tracking
@@ -27,29 +27,6 @@ from fpt_ray.tune import Command as TuneCommand
 from fpt_ray.tune import run_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
-
-
-@contextlib.contextmanager
-def driver(command, said, **environment):
-    """A driver of its own, in a group of its own; what it says goes to a file."""
-    with open(said, "w") as file:
-        process = subprocess.Popen(
-            command, start_new_session=True, stdout=file, stderr=file, env={**os.environ, **environment}
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_for_trials(process, journal, number):
-    deadline = time.monotonic() + 200
-    while finished_in(journal) < number:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
 
 
 def kill_workers(times, killed):
