@@ -156,6 +156,7 @@ def records_of(workdir, name):
 
 @ROOT
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
     """Said in one line with the trial's folder; the trial is not blamed, and no half checkpoint is taken for whole."""
     folder = tmp_path / "studies" / "d"
@@ -175,6 +176,7 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
 
 @ROOT
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_disk_full_while_writing_the_studys_journal(cluster, store, tmp_path):
     """Said in one line with the journal; every entry in it is whole, and no trial is lost."""
     journal = tmp_path / "small" / "optuna.log"
@@ -191,6 +193,7 @@ def test_disk_full_while_writing_the_studys_journal(cluster, store, tmp_path):
 
 @ROOT
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_disk_full_with_all_that_a_search_writes_on_it(cluster, store, tmp_path):
     """Journal, checkpoints, MLflow's database, what waits for it, whichever comes first: one line, no work lost."""
     workdir = tmp_path / "work"
