@@ -37,7 +37,7 @@ def small_disk(folder, size):
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def make_room(folder):
