@@ -1,6 +1,7 @@
 """Writing to an MLflow server that may be away for a while: what it cannot take now waits in a file of the driver's."""
 
 import json
+import logging
 import os
 import time
 import uuid
@@ -13,6 +14,7 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo
 from mlflow.exceptions import MlflowException
 
 from fpt_ray.config import ConfigError
+from fpt_ray.storage import FullError, append
 from fpt_ray.terminal import say
 
 _SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -33,6 +35,8 @@ class PatientClient(MlflowClient):
     def __init__(self, tracking_uri: str, waiting: Path) -> None:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
+        # It logs, with all of its traceback, what it raises too.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         super().__init__(tracking_uri=tracking_uri)
         self.waiting = waiting
         self.run_ids: dict[str, str] = {}
@@ -102,13 +106,13 @@ class PatientClient(MlflowClient):
             except MlflowException as error:
                 if not _is_away(error):
                     raise
-                say(f"the MLflow server is away; from now on, what it lacks waits in {self.waiting}")
+                remote = self.tracking_uri.startswith("http")
+                what = "server is away" if remote else "database cannot be written"
+                say(f"the MLflow {what}; from now on, what it lacks waits in {self.waiting}")
                 self.next_try = time.monotonic() + _PAUSE_SECONDS
-        self.waiting.parent.mkdir(parents=True, exist_ok=True)
-        with self.waiting.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([name, run_id, values]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with FullError.told(self.waiting):
+            self.waiting.parent.mkdir(parents=True, exist_ok=True)
+            append(self.waiting, (json.dumps([name, run_id, values]) + "\n").encode())
         return None
 
     def _deliver(self) -> bool:

@@ -34,6 +34,7 @@ from fpt_ray.store import MANIFEST, Store, open_store, write_manifest
 from fpt_ray.store_spec import SPLITS, StoreSpec, bytes_per_row
 from fpt_ray.terminal import run_command, say
 from fpt_ray.trial import check_trial
+from fpt_ray.verification import remove_temporaries
 
 SHARD_BYTES = 96 * 2**20
 """Largest shard, in bytes."""
@@ -118,6 +119,7 @@ def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = Fals
                 finished[entry.path] = entry
     entries = [finished[plan.path] for plan in plans]
     write_manifest(uri, spec, table.classes, entries, table.skipped, data_note(table.root))
+    remove_temporaries(uri)
     return open_store(uri, expect=spec)
 
 

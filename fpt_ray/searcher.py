@@ -33,6 +33,12 @@ FINISHED = "finished"
 REASON = "reason"
 OUT_OF_MEMORY = "out_of_memory_bytes"
 """Key of a result: a GPU's memory was not enough, and what had been allocated of it."""
+HALT = "halt"
+"""Key of a result: why the search cannot go on, which is no fault of the trial's."""
+RESTARTS = 2
+"""Times a trial is begun again after its worker died."""
+DIED = f"its worker died {RESTARTS + 1} times, most likely killed by the system because the host's memory ran out"
+"""Why a trial came to nothing that Tune gave up: what goes wrong within a trial, the trial tells itself."""
 _REPEATS, _ASKS = 3, 40
 """Repeated points in a row before proposals are drawn at random, and before one of them is run again."""
 _REFUSALS = 200
@@ -180,7 +186,7 @@ class StudySearcher(Searcher):
         if trial is None:
             return
         result = result or {}
-        self._tell_constraints(trial, result)
+        self._tell_constraints(trial, result, error)
         values: list[Any] = [result.get(name) for name in self.space.objectives]
         reason = result.get(REASON) or why_not(result, error, self.space)
         trial.set_user_attr(RESULT, final_metrics(result))
@@ -190,13 +196,15 @@ class StudySearcher(Searcher):
         trial.set_user_attr(REASON, reason)
         self.study.tell(trial, state=TrialState.PRUNED)
 
-    def _tell_constraints(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
+    def _tell_constraints(self, trial: optuna.Trial, result: Mapping[str, Any], error: bool) -> None:
         """Limits of what only training shows; memory that ran out is a broken limit, whatever the space says."""
         for name, limit in self.space.constraints.items():
             if name not in KNOWN_BEFORE and is_finite(result.get(name)):
                 trial.set_constraint(name, limit.excess(result[name]))
         if OUT_OF_MEMORY in result:
             trial.set_constraint(OUT_OF_MEMORY, max(1.0, float(result[OUT_OF_MEMORY])))
+        if error:
+            trial.set_constraint("deaths", float(RESTARTS + 1))
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher into its own snapshot, which is never read, and the storage's URL has its password.
@@ -213,7 +221,7 @@ class StudySearcher(Searcher):
 def why_not(result: Mapping[str, Any], error: bool, space: SearchSpace) -> str | None:
     """Why a trial's result does not count as complete; None if it does."""
     if error:
-        return "the trial failed"
+        return DIED
     for name in space.objectives:
         if not is_finite(result.get(name)):
             return f"{name} is {result.get(name)}"

@@ -1,5 +1,6 @@
 """A local path or s3://bucket/prefix: read, list, write whole or not at all, remove."""
 
+import errno
 import os
 import tempfile
 import uuid
@@ -17,6 +18,30 @@ from fpt_ray.config import ConfigError
 
 class ExistsError(ConfigError):
     """Something else of that name was written before; it is left as it is."""
+
+
+class FullError(ConfigError):
+    """A disk is full."""
+
+    @staticmethod
+    @contextmanager
+    def told(what: str | Path) -> Iterator[None]:
+        """Tells of a full disk, however deep the library that met it hides that, with what was to be written there."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
+                raise
+            message = f"{what} cannot be written ({why}); free space and go on with --resume, what is finished is kept"
+            raise FullError(message) from None
+
+
+def _why_full(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +180,10 @@ def _link_once(uri: str, content: pa.Buffer | bytes) -> bool:
     with _written_beside(final, content) as temporary:
         try:
             os.link(temporary, final)  # unlike a rename, a link never replaces
-        except FileExistsError:
+        except OSError:
+            if not final.exists():
+                raise
+            # Somebody was first; whoever finished the whole store may have removed ours already.
             return final.read_bytes() == pa.py_buffer(content)
     return True
 
@@ -168,6 +196,24 @@ def write(uri: str, content: bytes) -> None:
     final = _local(uri)
     with _written_beside(final, content) as temporary:
         os.replace(temporary, final)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds to a local file durably, whole or not at all.
+
+    Raises:
+        OSError: the disk is full, for instance; the file is as it was.
+    """
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 @contextmanager

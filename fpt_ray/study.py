@@ -16,13 +16,13 @@ from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 
 from fpt_ray import tracking
 from fpt_ray.accounting import study_ledger
-from fpt_ray.config import flatten
+from fpt_ray.config import ConfigError, flatten
 from fpt_ray.confirmation import confirming, reference
 from fpt_ray.front import front_of
 from fpt_ray.intervals import bootstrap_aucs, interval
 from fpt_ray.metrics import auc
 from fpt_ray.patient_client import PatientClient
-from fpt_ray.searcher import NUMBER, REASON, SEEDS, plain_values, seeded_trial, why_not
+from fpt_ray.searcher import HALT, NUMBER, REASON, SEEDS, plain_values, seeded_trial, why_not
 from fpt_ray.space import POINT, SearchSpace
 from fpt_ray.storage import located
 from fpt_ray.store import Store
@@ -48,7 +48,8 @@ def start_or_find(
     Raises:
         ConfigError: a study of that name exists and is not to be resumed, or there is none to resume.
     """
-    if resume:
+    begun = any(trial.state != TrialState.WAITING for trial in proposed.get_trials(deepcopy=False))
+    if resume and (begun or tracking.has_study(client, name)):  # else its first driver died before it had told MLflow
         study = tracking.find_study(client, name)
         client.update_run(study.run_id, status="RUNNING")
         _close_as_told(client, study, proposed)
@@ -153,7 +154,9 @@ class StudyLog(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Logs an epoch, in the run of its seed where there are several."""
+        """Logs an epoch, in the run of its seed where there are several; ends the search where it cannot go on."""
+        if HALT in result:
+            raise ConfigError(result[HALT])
         metrics = {name: result[name] for name in _EPOCH_METRICS if name in result}
         if not metrics:
             return
@@ -187,9 +190,8 @@ class StudyLog(tune.Callback):
         self._end(trial, result, result.get(REASON) or why_not(result, False, self.space))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Closes the run of a trial that raised, with the last line of its error."""
-        error = str(trial.get_error() or "").strip().splitlines()
-        self._end(trial, trial.last_result or {}, error[-1] if error else "the trial failed")
+        """Closes the run of a trial that Tune gave up: what goes wrong within a trial, it tells itself."""
+        self._end(trial, trial.last_result or {}, why_not({}, True, self.space))
 
     def _end(self, trial: Any, result: dict[str, Any], reason: str | None) -> None:
         metrics = final_metrics(result)
@@ -219,6 +221,14 @@ class StudyLog(tune.Callback):
             if record.status == "RUNNING" and record.run_id in self.runs.values():
                 _close(self.client, self.study, record, "KILLED", {}, "the study ended before the trial did")
         tracking.end_study(self.client, self.study, status, {"trials": self.ended, **self.spent})
+
+    def give_up(self, status: Status) -> None:
+        """Closes what is open as far as that goes: what ended the search may keep MLflow from being told, and is what
+        the user must read. What stays open is closed when the study is resumed."""
+        try:
+            self.end(status)
+        except Exception as error:
+            say(f"study {self.study.name}: MLflow could not be told of the end ({type(error).__name__})")
 
     def account(self, stores: Sequence[Store]) -> None:
         """Adds up what the study cost; said by its report and kept on its run."""

@@ -18,11 +18,10 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from fpt_ray.config import ConfigError, TrialConfig, flatten
-from fpt_ray.journal import S3Journal
+from fpt_ray.journal import JournalFile, S3Journal
 from fpt_ray.metrics import pareto_front
 from fpt_ray.space import POINT, SearchRow, SearchSpace
 from fpt_ray.storage import is_s3
@@ -50,7 +49,7 @@ def open_storage(location: str) -> BaseStorage:
         return JournalStorage(S3Journal(location))
     if not _is_database(location):
         Path(location).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(location))
+        return JournalStorage(JournalFile(location))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are marked so since Optuna 3
@@ -89,12 +88,24 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     )
     if resume:
         _ask_again(study, shared=_is_database(location))
-    elif space.sampler == "grid":
-        for proposal in space.grid():
-            study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})
-    else:
+    if space.sampler == "grid":
+        _enqueue_grid(space, study)
+    elif not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(paper_point(space)))
     return study
+
+
+def _enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
+    """Enqueues the points of a grid that are not there: all, or those that a driver lost as it died."""
+    known = [_asked(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    for proposal in space.grid():
+        if proposal not in known:
+            study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})
+
+
+def _asked(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The values of a trial; of one that was enqueued, those, though it may have died before it took them all."""
+    return trial.system_attrs.get("fixed_params", trial.params)
 
 
 def val_auc(trial: optuna.trial.FrozenTrial) -> float:
@@ -156,7 +167,7 @@ def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
         if trial.user_attrs.get(STAGE) == "choose":
             key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
             best[key] = max(best.get(key, trial), trial, key=val_auc)
-    known = [trial.system_attrs.get("fixed_params", trial.params) for trial in _final(study)]
+    known = [_asked(trial) for trial in _final(study)]
     for trial in best.values():
         if trial.params not in known:
             study.enqueue_trial(trial.params, user_attrs={STAGE: "final"})
@@ -190,7 +201,7 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
     for trial in trials:
         best.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     known = [
-        trial.system_attrs.get("fixed_params", trial.params)
+        _asked(trial)
         for trial in study.get_trials(deepcopy=False)
         if OF in trial.user_attrs and trial.state != TrialState.FAIL
     ]
@@ -226,7 +237,7 @@ def _ask_again(study: optuna.Study, *, shared: bool) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if trial.number not in before:
             kept = {name: trial.user_attrs[name] for name in (STAGE, REPEATS, OF) if name in trial.user_attrs}
-            study.enqueue_trial(trial.params, user_attrs={STAGE: "final", **kept})
+            study.enqueue_trial(_asked(trial), user_attrs={STAGE: "final", **kept})
 
 
 def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:

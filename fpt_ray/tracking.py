@@ -70,7 +70,7 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
         ConfigError: the name cannot be a folder's, a study of that name exists, or a tag is too long.
     """
     check_study_name(name)
-    if any(study.name == name for study in list_studies(client)):
+    if has_study(client, name):
         raise ConfigError(f"study {name!r} exists already; continue it with --resume, or choose another --study")
     experiment_id = _experiment(client)
     every = _safe_tags({**provenance(), **tags, _KIND: "study", "study": name})
@@ -118,6 +118,11 @@ def list_studies(client: MlflowClient) -> list[StudyRun]:
     ]
 
 
+def has_study(client: MlflowClient, name: str) -> bool:
+    """Whether there is a study of that name."""
+    return any(study.name == name for study in list_studies(client))
+
+
 def find_study(client: MlflowClient, name: str) -> StudyRun:
     """A study by its name.
 
@@ -133,8 +138,9 @@ def find_study(client: MlflowClient, name: str) -> StudyRun:
 
 
 def end_study(client: MlflowClient, study: StudyRun, status: Status, metrics: Mapping[str, float]) -> None:
-    """Closes a study's run."""
-    _log_metrics(client, study.run_id, metrics, 0)
+    """Closes a study's run. The last of several ends counts, even if the clock was set back between them."""
+    ends = max((len(client.get_metric_history(study.run_id, name)) for name in metrics), default=0)
+    _log_metrics(client, study.run_id, metrics, ends)
     client.set_terminated(study.run_id, status)
 
 

@@ -12,14 +12,15 @@ import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from fpt_ray import s3
 from fpt_ray.backbone import anchored
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.loop import NonFiniteLossError, Rows
 from fpt_ray.packing import Packing
 from fpt_ray.rows import rows_from_files, rows_from_tables
-from fpt_ray.searcher import NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
+from fpt_ray.searcher import HALT, NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
 from fpt_ray.space import SearchSpace
-from fpt_ray.storage import filesystem
+from fpt_ray.storage import FullError, filesystem
 from fpt_ray.store import Store
 from fpt_ray.trainer import Blocks, train
 from fpt_ray.trial import (
@@ -72,6 +73,8 @@ def run_trial(values: dict[str, Any], shared: Shared) -> None:
             _train_in_workers(trial, (number, seeds), store, shared)
         else:
             train_here(trial, seeds, store, shared)
+    except (FullError, s3.StorageError) as error:
+        tune.report({"epochs": 0, HALT: str(error)})
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search
         traceback.print_exc()
         tune.report({"epochs": 0, REASON: reason_of(error), **_memory_that_ran_out(error)})
@@ -127,8 +130,10 @@ def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> 
     for progress in fit_seeds(trial, seeds, rows, trial_task(store, device), resume=resume):
         numbers = outcome(progress, trial, seeds, costs, started)
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(progress.checkpoint, folder)
-            tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
+            with FullError.told(f"a checkpoint in {folder}"):
+                save_checkpoint(progress.checkpoint, folder)
+            with FullError.told(f"a checkpoint in {shared.workdir}"), s3.told(shared.workdir):
+                tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def trial_rows(trial: TrialConfig, store: Store, split: str, shared: Shared) -> Rows:

@@ -246,11 +246,12 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     """Writes the checkpoint whole or not at all."""
     final = Path(folder) / CHECKPOINT_FILE
     temporary = final.with_suffix(".tmp")
-    torch.save(checkpoint, temporary)
+    with temporary.open("wb") as file:  # opened here, so that a full disk is an OSError
+        torch.save(checkpoint, file)
     os.replace(temporary, final)
 
 
-def load_checkpoint(folder: str) -> Checkpoint:
+def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Reads a checkpoint from a local folder or one on S3; tensors and plain values only, never pickled code."""
     content = io.BytesIO(read_bytes(f"{folder}/{CHECKPOINT_FILE}"))
     return torch.load(content, map_location="cpu", weights_only=True)

@@ -4,7 +4,7 @@
 """
 
 import os
-import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,22 @@ from typing import Any
 import optuna
 import tyro
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.execution import class_cache
 
+from fpt_ray import s3
 from fpt_ray.config import ConfigError
 from fpt_ray.early_stopping import FairStopping
+from fpt_ray.journal import one_driver
 from fpt_ray.packing import Packing, plan_packing
 from fpt_ray.patient_client import PatientClient
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
 from fpt_ray.report import report
-from fpt_ray.searcher import StudySearcher
+from fpt_ray.searcher import RESTARTS, StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
-from fpt_ray.storage import absolute, filesystem, own_folder
+from fpt_ray.storage import FullError, absolute, filesystem, own_folder
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, score_confirmed, score_front, start_or_find
 from fpt_ray.study_pictures import attach_study_pictures
@@ -47,8 +50,6 @@ from fpt_ray.trainer import fits_in_memory, read_split
 from fpt_ray.trial import check_trial, store_for, trial_slice
 
 _KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
-_LOST_WORKERS = 2
-"""Times a trial is begun again after its worker died."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,10 +117,11 @@ def run_study(command: Command) -> None:
     study_uri = f"{workdir}/studies/{name}"
     folder = own_folder(study_uri)
     uri = tracking_uri(command.tracking_uri, workdir)
-    with ray_session(local=command.local, dashboard=command.workers_per_trial > 1):
+    location = storage_location(command, workdir, name)
+    with ray_session(local=command.local, dashboard=command.workers_per_trial > 1), one_driver(location):
         packing, room = plan_packing(command.workers_per_trial, command.cpus_per_worker, command.gpus_per_worker)
         stores = open_stores(command, space, workdir)
-        study = open_study(space, name, storage_location(command, workdir, name), resume=command.resume)
+        study = open_study(space, name, location, resume=command.resume)
         warm_start(command, space, study, workdir)
         open_tracking(uri)
         client = PatientClient(uri, folder / "mlflow_waiting.jsonl")
@@ -133,7 +135,7 @@ def run_study(command: Command) -> None:
             log.account(stores)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
-            log.end("KILLED" if stopped else "FAILED")
+            log.give_up("KILLED" if stopped else "FAILED")
             if stopped:
                 say(f"study {name}: stopped after {log.ended} of {log.num_trials} trials; go on with --resume")
             raise
@@ -250,17 +252,22 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
             reuse_actors=shared.packing.workers == 1,
         ),
         run_config=tune.RunConfig(
-            name=time.strftime("tune-%Y%m%d-%H%M%S"),
+            name=f"tune-{uuid.uuid4().hex[:12]}",  # a clock that is set back gives a time twice
             storage_path=path,
             storage_filesystem=system,
             callbacks=[log],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             # A trial tells its own errors; what Tune sees is a worker that died, and goes on from its checkpoint.
-            failure_config=tune.FailureConfig(max_failures=_LOST_WORKERS),
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        with FullError.told(shared.workdir):
+            tuner.fit()
+    except TuneError as error:  # its text is the traceback of what a callback, the searcher or the storage raised
+        with s3.told(shared.workdir):
+            raise error.__context__ if isinstance(error.__context__, ConfigError | OSError) else error from None
     log.client.settle()
 
 

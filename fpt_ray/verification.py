@@ -156,5 +156,11 @@ def remove_store(uri: str) -> tuple[int, int, int]:
     return len(files), sum(file.bytes for file in files), uploads
 
 
+def remove_temporaries(uri: str) -> None:
+    """Removes from a finished local store what killed writers left of files that they had not finished."""
+    if not is_s3(uri):
+        remove(uri, [file.path for file in list_files(uri) if _TEMPORARY.fullmatch(file.path)])
+
+
 def _belongs(path: str) -> bool:
     return path == MANIFEST or bool(_SHARD.match(path) or _TEMPORARY.fullmatch(path))

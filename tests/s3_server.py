@@ -115,7 +115,8 @@ class Faults:
         self.by_name = False
         """The first request on a key ending in the name of a fault has that fault; no other has."""
         self.expired_after: int | None = None
-        """PUTs of shards after which the credentials count as expired."""
+        """PUTs of what is ``expiring`` after which the credentials count as expired."""
+        self.expiring = "part-"
         self.seen: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -134,7 +135,7 @@ class Faults:
         if self.by_name:
             return name.rpartition("/")[2] if count == 0 else ""
         if self.expired_after is not None:
-            puts = sum(number for seen, number in self.seen.items() if seen.startswith("PUT") and "part-" in seen)
+            puts = sum(number for seen, number in self.seen.items() if seen.startswith("PUT") and self.expiring in seen)
             return "expired" if puts > self.expired_after else ""
         chance = random.Random(f"{self.seed} {name} {count}")
         if chance.random() >= self.share:

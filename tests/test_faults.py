@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import pickle
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +13,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import SMOKE
+from optuna.trial import TrialState
 from s3_server import BUCKET, served
+from searches import driver
 from stores import draw_images, make_features, make_rows, make_spec, make_store
 
-from fpt_ray import shards
+from fpt_ray import shards, tracking
 from fpt_ray.config import ConfigError
 from fpt_ray.features import Verify, run_features
+from fpt_ray.journal import one_driver
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
 from fpt_ray.rows import rows_from_files
+from fpt_ray.searcher import FINISHED, StudySearcher
 from fpt_ray.shards import read_shard, shard_table, write_shard
-from fpt_ray.space_yaml import load_space
+from fpt_ray.space_yaml import load_space, parse_space
 from fpt_ray.storage import ExistsError, list_files
 from fpt_ray.store import open_store, write_manifest
 from fpt_ray.store_spec import Slice, StoreError
+from fpt_ray.study_storage import finished_trials, load_study, open_study
+from fpt_ray.tracking_uri import default_uri, open_tracking
 
 TRIAL = load_space(Path(__file__).parents[1] / "search_spaces" / "smoke.yaml").stores()[0]
 
@@ -207,6 +216,34 @@ def test_s3_credentials_expired_in_the_middle(faults, tmp_path, monkeypatch):
     assert run_features(Verify(uri=store.uri))
 
 
+@pytest.mark.slow
+def test_s3_credentials_expired_in_the_middle_of_a_search(faults, tmp_path):
+    """No trial is blamed; with new credentials the study goes on from the epochs that were kept."""
+    faults.__init__()
+    faults.expired_after, faults.expiring = 5, "/checkpoint.pt"
+    workdir, uri = f"s3://{BUCKET}/search", default_uri(tmp_path)
+    images = draw_images(tmp_path / "images", (3, 1, 1))
+    options = ["--space", str(SMOKE), "--images", images, "--workdir", workdir, "--tracking_uri", uri, "--study", "s"]
+    command = [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", "3", "--set", "training.epochs=6"]
+    said = tmp_path / "said"
+    with driver(command, said, XDG_STATE_HOME=str(tmp_path)) as process:
+        assert process.wait(200) == 2
+    told = said.read_text().strip().splitlines()[-1]
+    assert re.search(rf"bucket {BUCKET}, .* credentials (are refused or )?have expired: ", told)
+    faults.__init__()
+    with driver([*command, "--resume"], said, XDG_STATE_HOME=str(tmp_path)) as process:
+        assert process.wait(200) == 0
+    client = open_tracking(uri)
+    records = tracking.read_trials(client, tracking.find_study(client, "s"))
+    assert sorted(record.number for record in records if record.status == "FINISHED")[-1] >= 2
+    assert sum(record.status == "FINISHED" for record in records) == 3
+    assert {record.status for record in records} <= {"FINISHED", "KILLED"}
+    study = load_study("s", f"{workdir}/studies/s/optuna.log")
+    states = [trial.state.name for trial in study.get_trials()]
+    assert states.count("COMPLETE") == 3
+    assert set(states) <= {"COMPLETE", "FAIL"}
+
+
 def test_two_preloads_of_one_store(tmp_path):
     """The shard that is there is taken, whoever wrote it; a manifest over other shards stops the second."""
     from fpt_ray.extraction import ShardPlan, _write_or_adopt
@@ -226,3 +263,57 @@ def test_two_preloads_of_one_store(tmp_path):
         rows_from_files(open_store(str(tmp_path)), "train", Slice(depth=4, num_kept=20), 8).take([0, 1]).keys,
         make_features(spec, 2, 0).keys,
     )
+
+
+# --- a study's journal ----------------------------------------------------------------------------------------
+
+ROWS = """
+space: {side.num_prompts: {choices: [4, 16]}, features.token_ratio: {low: 0.1, high: 0.3, step: 0.1}}
+objectives: {val_auc: max, param_ratio: min}
+num_trials: 5
+"""
+
+
+def drive(space, journal, num_trials, *, resume):
+    """What ``tune`` does with a study, each trial ending with numbers that follow from its point."""
+    with one_driver(str(journal)):
+        search = StudySearcher(space, open_study(space, "s", str(journal), resume=resume))
+        while finished_trials(search.study) < num_trials:
+            values = search.suggest("a")
+            assert isinstance(values, dict), "the search ended too early"
+            auc = 0.5 + values["features.token_ratio"]
+            search.on_trial_complete("a", {"val_auc": auc, "param_ratio": 0.01, FINISHED: True})
+        return [trial for trial in search.study.get_trials() if trial.state == TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_sigkill_of_tunes_driver_after_any_entry_of_the_journal_or_within_it(sampler, tmp_path):
+    """From every part of an undisturbed search's journal, the resumed one ends with the same trials, each once."""
+    space = parse_space(f"{ROWS}\nsampler: {sampler}")
+    number = len(space.grid()) if sampler == "grid" else 5
+    whole = drive(space, tmp_path / "whole", number, resume=False)
+    points = sorted(map(str, (trial.params for trial in whole)))
+    assert len(set(points)) == number
+    entries = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    for last in range(1, len(entries), 1 if sampler == "grid" else 4):
+        journal = tmp_path / f"{last}"
+        journal.write_bytes(b"".join(entries[:last]) + entries[last][: last % 3 * 10])
+        ended = drive(space, journal, number, resume=True)
+        assert len(ended) == number
+        assert len({str(trial.params) for trial in ended}) == number
+        if sampler == "grid":
+            assert sorted(str(trial.params) for trial in ended) == points
+        else:
+            assert whole[0].params in [trial.params for trial in ended]  # the paper's point
+
+
+def test_two_studies_with_one_name(tmp_path):
+    """The second is refused, with what to do; nothing of the first is touched."""
+    space, journal = parse_space(ROWS), tmp_path / "optuna.log"
+    drive(space, journal, 2, resume=False)
+    before = journal.read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"study 's' exists \(.*\); continue it with --resume, or choose another --study"
+    ):
+        drive(space, journal, 2, resume=False)
+    assert journal.read_bytes() == before

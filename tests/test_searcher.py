@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 
 from fpt_ray.config import ConfigError, TrialConfig
 from fpt_ray.searcher import (
+    DIED,
     FINISHED,
     FIRST_SEED,
     NUMBER,
@@ -92,7 +93,8 @@ def test_what_became_of_trials(tmp_path):
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] + [TrialState.PRUNED] * 4
     assert trials[0].values == [0.9, 0.01]
     reasons = [trial.user_attrs["reason"] for trial in trials[1:]]
-    assert reasons == ["val_auc is nan", "val_auc is None", "the trial failed", "stopped before its last epoch"]
+    assert reasons == ["val_auc is nan", "val_auc is None", DIED, "stopped before its last epoch"]
+    assert trials[3].constraints["deaths"] > 0  # so that it is infeasible, not only bad
     assert trials[4].user_attrs["result"]["val_auc"] == 0.8
     assert [trial.number for trial in search.study.best_trials] == [0]
     assert finished_trials(search.study) == 5
@@ -308,7 +310,7 @@ def test_storages_that_cannot_be_opened_are_said_without_their_password(tmp_path
 def test_why_not():
     space = parse_space(SPACE)
     assert why_not(result(0.9), False, space) is None
-    assert why_not(result(0.9), True, space) == "the trial failed"
+    assert why_not(result(0.9), True, space) == DIED
     assert why_not(result(math.inf), False, space) == "val_auc is inf"
 
 

@@ -5,21 +5,13 @@ One worker is compared with two, MLflow's runs with Optuna's storage.
 
 import contextlib
 import io
-import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
-import time
 from dataclasses import replace
 
 import numpy as np
-import optuna
-import psutil
 import pytest
 from conftest import SMOKE
+from searches import agree
 
 from fpt_ray import tracking
 from fpt_ray.accounting import recorded_spans, recorded_workload
@@ -95,69 +87,6 @@ def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, ca
     run_study(TuneCommand(**command, num_trials=5, resume=True))
     assert "streamed from Parquet" in capsys.readouterr().err
     agree(workdir, "s", 5)
-
-
-def agree(workdir, name, number):
-    """MLflow and Optuna hold the same trials, each ended once, and only the front has test scores."""
-    client = open_tracking(default_uri(workdir))
-    run = tracking.find_study(client, name)
-    records = tracking.read_trials(client, run)
-    journal = optuna.storages.journal.JournalFileBackend(f"{workdir}/studies/{name}/optuna.log")
-    study = optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(journal))
-    ended = [trial for trial in study.get_trials() if trial.state == optuna.trial.TrialState.COMPLETE]
-    records = [record for record in records if record.status != "KILLED"]  # their driver died; they were run again
-    assert [record.number for record in records] == [trial.number for trial in ended]
-    assert len(ended) == number
-    for record, trial in zip(records, ended, strict=True):
-        assert record.status == "FINISHED"
-        assert [record.metrics["val_auc"], record.metrics["param_ratio"]] == trial.values
-        assert {row: str(value) for row, value in trial.params.items()}.items() <= record.params.items()
-    scored = {record.number for record in records if "test_auc" in record.metrics}
-    assert {trial.number for trial in study.best_trials} <= scored
-    files = {file.path for file in client.list_artifacts(run.run_id)}
-    assert {"front.png", "front.html", "space.yaml", "manifests"} <= files
-    assert json.loads(run.tags["objectives"]) == {"val_auc": "max", "param_ratio": "min"}
-
-
-def finished_in(journal):
-    return journal.exists() and journal.read_text().count('"state":1')
-
-
-def test_a_killed_search_and_a_killed_worker_lose_and_repeat_nothing(store, tmp_path):
-    """Driver killed in the middle, then a worker of the resumed search: every planned trial finishes once."""
-    options = ["--space", str(SMOKE), "--features", store.uri, "--workdir", str(tmp_path), "--study", "k"]
-    command = [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", "5", "--local"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal, deadline = tmp_path / "studies" / "k" / "optuna.log", time.monotonic() + 300
-    while not finished_in(journal):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = finished_in(journal)
-    assert before < 5
-    killed = []
-    killer = threading.Thread(target=kill_a_worker, args=(killed,), daemon=True)
-    killer.start()
-    run_study(
-        TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="k", num_trials=5, resume=True)
-    )
-    assert killed
-    agree(str(tmp_path), "k", 5)
-
-
-def kill_a_worker(killed):
-    """Kills the first worker of this process's cluster that trains a trial."""
-    while not killed:
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if process.name().startswith("ray::Implicit") or "ray::ImplicitFunc" in "".join(process.cmdline()):
-                    time.sleep(1)
-                    process.kill()
-                    killed.append(process.pid)
-                    return
-        time.sleep(0.05)
 
 
 def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from fpt_ray import tracking
+from fpt_ray.config import ConfigError
 from fpt_ray.patient_client import PatientClient
 from fpt_ray.searcher import FINISHED, StudySearcher
 from fpt_ray.space_yaml import parse_space
@@ -60,3 +61,27 @@ def test_a_trial_that_another_driver_runs_is_let_be(dead, tmp_path):
     start_or_find(client, "s", SPACE, (), study, resume=True)
     StudyLog(client, run, SPACE, 3, str(tmp_path)).end("FINISHED")
     assert tracking.read_trials(client, run)[2].status == "RUNNING"
+
+
+def test_sigkill_of_tunes_driver_before_it_has_told_mlflow_of_its_study(tmp_path):
+    """Optuna has the study, MLflow has not: it is begun there when it is resumed. With trials it would be elsewhere."""
+    open_tracking(default_uri(tmp_path))
+    client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
+    journal = str(tmp_path / "optuna.log")
+    open_study(SPACE, "s", journal, resume=False)
+    study = open_study(SPACE, "s", journal, resume=True)
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+    assert start_or_find(client, "s", SPACE, (), study, resume=True).name == "s"
+    open_study(SPACE, "t", str(tmp_path / "t"), resume=False).ask()
+    other = open_study(SPACE, "t", str(tmp_path / "t"), resume=True)
+    with pytest.raises(ConfigError, match="there is no study 't' here; known are: s"):
+        start_or_find(client, "t", SPACE, (), other, resume=True)
+
+
+def test_the_clock_goes_backwards_between_two_ends_of_a_study(dead, monkeypatch):
+    """MLflow shows the value of the latest time; what the later driver says counts all the same."""
+    client, run, _ = dead
+    tracking.end_study(client, run, "FAILED", {"trials": 3})
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    tracking.end_study(client, run, "FINISHED", {"trials": 5})
+    assert tracking.find_study(client, "s").metrics["trials"] == 5

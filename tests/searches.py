@@ -1,0 +1,76 @@
+"""Searches as several files look at them: what MLflow holds against what Optuna's storage holds."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+from conftest import SMOKE
+
+from fpt_ray import tracking
+from fpt_ray.tracking_uri import default_uri, open_tracking
+
+
+def study_of(journal, name):
+    backend = optuna.storages.journal.JournalFileBackend(str(journal))
+    return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
+
+
+def agree(workdir, name, number, *, uri=None, journal=None):
+    """MLflow and Optuna hold the same trials, each ended once, and only the front has test scores."""
+    client = open_tracking(uri or default_uri(workdir))
+    run = tracking.find_study(client, name)
+    records = tracking.read_trials(client, run)
+    study = study_of(journal or f"{workdir}/studies/{name}/optuna.log", name)
+    ended = [trial for trial in study.get_trials() if trial.state == optuna.trial.TrialState.COMPLETE]
+    records = [record for record in records if record.status != "KILLED"]  # their driver died; they were run again
+    assert [record.number for record in records] == [trial.number for trial in ended]
+    assert len(ended) == number
+    for record, trial in zip(records, ended, strict=True):
+        assert record.status == "FINISHED"
+        assert [record.metrics["val_auc"], record.metrics["param_ratio"]] == trial.values
+        assert {row: str(value) for row, value in trial.params.items()}.items() <= record.params.items()
+    scored = {record.number for record in records if "test_auc" in record.metrics}
+    assert {trial.number for trial in study.best_trials} <= scored
+    files = {file.path for file in client.list_artifacts(run.run_id)}
+    assert {"front.png", "front.html", "space.yaml", "manifests"} <= files
+    assert json.loads(run.tags["objectives"]) == {"val_auc": "max", "param_ratio": "min"}
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def finished_in(journal):
+    """How many trials have ended with a result, as the journal tells."""
+    return journal.read_text().count('"state":1') if journal.exists() else 0
+
+
+def tune_command(store, workdir, name, num_trials, *more):
+    """A search of the space ``smoke`` as a command line of its own."""
+    options = ["--space", str(SMOKE), "--features", store.uri, "--workdir", str(workdir), "--study", name]
+    return [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", str(num_trials), "--local", *more]
+
+
+@contextlib.contextmanager
+def driver(command, said, **environment):
+    """A driver of its own, in a group of its own; what it says goes to a file."""
+    with open(said, "w") as file:
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=file, stderr=file, env={**os.environ, **environment}
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for_trials(process, journal, number):
+    deadline = time.monotonic() + 200
+    while finished_in(journal) < number:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
