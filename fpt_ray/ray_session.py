@@ -85,6 +85,12 @@ def smallest_host() -> tuple[int, int]:
     return len(computing), min(computing, default=1)
 
 
+def smallest_object_store() -> float:
+    """Bytes of shared memory of the host that computes and has least of it."""
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min((host.get("object_store_memory", 0.0) for host in hosts if host.get("CPU")), default=0.0)
+
+
 def require_resources(what: str, *, cpus: float, gpus: float) -> None:
     """ConfigError, instead of a job that waits for ever, if the whole cluster has less than something needs."""
     have_cpus, have_gpus = cluster_resources()

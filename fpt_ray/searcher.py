@@ -37,7 +37,10 @@ HALT = "halt"
 """Key of a result: why the search cannot go on, which is no fault of the trial's."""
 RESTARTS = 2
 """Times a trial is begun again after its worker died."""
-DIED = f"its worker died {RESTARTS + 1} times, most likely killed by the system because the host's memory ran out"
+DIED = (
+    f"its worker died {RESTARTS + 1} times: most likely the system killed it because the host's memory ran out, or its "
+    "hosts were taken away"
+)
 """Why a trial came to nothing that Tune gave up: what goes wrong within a trial, the trial tells itself."""
 _REPEATS, _ASKS = 3, 40
 """Repeated points in a row before proposals are drawn at random, and before one of them is run again."""

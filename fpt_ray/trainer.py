@@ -15,7 +15,7 @@ from ray.exceptions import RayTaskError
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.lanes import worker_rows
 from fpt_ray.loop import Rows
-from fpt_ray.ray_session import cluster_resources, require_resources
+from fpt_ray.ray_session import cluster_resources, require_resources, smallest_object_store
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.shards import read_shard
 from fpt_ray.store import Store
@@ -61,8 +61,8 @@ def split_rows(trial: TrialConfig, store: Store, num_workers: int) -> dict[str, 
 
 
 def fits_in_memory(size_bytes: int) -> bool:
-    """Whether features of that size may be held in Ray's shared memory."""
-    return size_bytes < SHARED_MEMORY_SHARE * ray.cluster_resources().get("object_store_memory", 0)
+    """Whether features of that size may be held in Ray's shared memory, of which every host needs a copy."""
+    return size_bytes < SHARED_MEMORY_SHARE * smallest_object_store()
 
 
 def read_split(store: Store, split: str, columns: list[str]) -> MaterializedDataset:

@@ -25,12 +25,13 @@ from fpt_ray.patient_client import PatientClient
 from fpt_ray.preload import preload
 from fpt_ray.ray_session import ray_session
 from fpt_ray.report import report
+from fpt_ray.scoring import score_confirmed, score_front
 from fpt_ray.searcher import RESTARTS, StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
 from fpt_ray.storage import FullError, absolute, filesystem, own_folder
 from fpt_ray.store import Store, open_store
-from fpt_ray.study import StudyLog, score_confirmed, score_front, start_or_find
+from fpt_ray.study import StudyLog, start_or_find
 from fpt_ray.study_pictures import attach_study_pictures
 from fpt_ray.study_storage import (
     confirmations_waiting,

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import pickle
-import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +11,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import SMOKE
 from optuna.trial import TrialState
-from s3_server import BUCKET, served
-from searches import driver
-from stores import draw_images, make_features, make_rows, make_spec, make_store
+from stores import make_features, make_rows, make_spec, make_store
 
-from fpt_ray import shards, tracking
+from fpt_ray import shards
 from fpt_ray.config import ConfigError
 from fpt_ray.features import Verify, run_features
 from fpt_ray.journal import one_driver
-from fpt_ray.preload import preload
-from fpt_ray.ray_session import ray_session
 from fpt_ray.rows import rows_from_files
 from fpt_ray.searcher import FINISHED, StudySearcher
 from fpt_ray.shards import read_shard, shard_table, write_shard
 from fpt_ray.space_yaml import load_space, parse_space
-from fpt_ray.storage import ExistsError, list_files
+from fpt_ray.storage import ExistsError
 from fpt_ray.store import open_store, write_manifest
 from fpt_ray.store_spec import Slice, StoreError
-from fpt_ray.study_storage import finished_trials, load_study, open_study
-from fpt_ray.tracking_uri import default_uri, open_tracking
+from fpt_ray.study_storage import finished_trials, open_study
 
 TRIAL = load_space(Path(__file__).parents[1] / "search_spaces" / "smoke.yaml").stores()[0]
 
@@ -185,63 +177,7 @@ def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
     assert not os.path.exists(trace)
 
 
-# --- S3 -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, served(tmp_path_factory.mktemp("s3"), patch) as found:
-        yield found
-
-
-@pytest.mark.slow
-def test_s3_credentials_expired_in_the_middle(faults, tmp_path, monkeypatch):
-    monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", 100_000)
-    images, workdir = draw_images(tmp_path / "images", (3, 1, 1)), f"s3://{BUCKET}/work"
-    with ray_session(local=True, num_cpus=2):
-        faults.expired_after = 2
-        with pytest.raises(ConfigError) as error:
-            preload(images, TRIAL, workdir)
-        faults.__init__()
-        message = str(error.value)
-        for part in (f"bucket {BUCKET}", "key work/features/", "PutObject", "the credentials have expired: renew them"):
-            assert part in message
-        assert "\n" not in message
-        kept = [file for file in list_files(workdir) if "part-" in file.path]
-        assert len(kept) == 2
-        store = preload(images, TRIAL, workdir)
-    written = [name for name in faults.seen if name.startswith("PUT") and "part-" in name]
-    assert len(written) == len(store.shards) - 2
-    assert set(kept) <= set(list_files(workdir))
-    assert run_features(Verify(uri=store.uri))
-
-
-@pytest.mark.slow
-def test_s3_credentials_expired_in_the_middle_of_a_search(faults, tmp_path):
-    """No trial is blamed; with new credentials the study goes on from the epochs that were kept."""
-    faults.__init__()
-    faults.expired_after, faults.expiring = 5, "/checkpoint.pt"
-    workdir, uri = f"s3://{BUCKET}/search", default_uri(tmp_path)
-    images = draw_images(tmp_path / "images", (3, 1, 1))
-    options = ["--space", str(SMOKE), "--images", images, "--workdir", workdir, "--tracking_uri", uri, "--study", "s"]
-    command = [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", "3", "--set", "training.epochs=6"]
-    said = tmp_path / "said"
-    with driver(command, said, XDG_STATE_HOME=str(tmp_path)) as process:
-        assert process.wait(200) == 2
-    told = said.read_text().strip().splitlines()[-1]
-    assert re.search(rf"bucket {BUCKET}, .* credentials (are refused or )?have expired: ", told)
-    faults.__init__()
-    with driver([*command, "--resume"], said, XDG_STATE_HOME=str(tmp_path)) as process:
-        assert process.wait(200) == 0
-    client = open_tracking(uri)
-    records = tracking.read_trials(client, tracking.find_study(client, "s"))
-    assert sorted(record.number for record in records if record.status == "FINISHED")[-1] >= 2
-    assert sum(record.status == "FINISHED" for record in records) == 3
-    assert {record.status for record in records} <= {"FINISHED", "KILLED"}
-    study = load_study("s", f"{workdir}/studies/s/optuna.log")
-    states = [trial.state.name for trial in study.get_trials()]
-    assert states.count("COMPLETE") == 3
-    assert set(states) <= {"COMPLETE", "FAIL"}
+# --- two at once ---------------------------------------------------------------------------------------------
 
 
 def test_two_preloads_of_one_store(tmp_path):

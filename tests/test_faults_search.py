@@ -80,10 +80,10 @@ def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_p
     command = TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="o", num_trials=4, at_once=1)
     with killing_workers(3):
         run_study(command)
-    why = "its worker died 3 times, most likely killed by the system because the host's memory ran out"
+    why = "its worker died 3 times: most likely the system killed it because the host's memory ran out"
     first, *others = study_of(tmp_path / "studies" / "o" / "optuna.log", "o").get_trials()
     assert first.state.name == "PRUNED"
-    assert first.user_attrs["reason"] == why
+    assert first.user_attrs["reason"].startswith(why)
     assert max(first.constraints.values()) > 0
     assert [trial.state.name for trial in others] == ["COMPLETE"] * 3
     assert first.params not in [trial.params for trial in others]
@@ -91,6 +91,7 @@ def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_p
     assert f"trial 1/4: {why}" in shown.err
     client = open_tracking(default_uri(tmp_path))
     records = tracking.read_trials(client, tracking.find_study(client, "o"))
+    why = first.user_attrs["reason"]
     assert [(record.status, record.reason) for record in records] == [("FAILED", why)] + [("FINISHED", "")] * 3
     report("o", tracking_uri=default_uri(tmp_path), workdir=str(tmp_path))
     assert f"trial 0 failed: {why}" in capsys.readouterr().out
