@@ -12,7 +12,7 @@ import pytest
 import torch
 from hosts import namespaces_allowed, network, wait_until
 from mlflow import MlflowClient
-from s3_server import BUCKET, served
+from s3_server import BUCKET, SECRET, served
 from stores import draw_images
 
 from fpt_ray import tracking
@@ -21,7 +21,7 @@ from fpt_ray.rows import rows_from_tables
 from fpt_ray.searcher import FIRST_SEED, seeded_trial
 from fpt_ray.shards import read_shard
 from fpt_ray.space_yaml import load_space, with_fixed
-from fpt_ray.storage import list_files, write
+from fpt_ray.storage import filesystem, list_files, write
 from fpt_ray.store import open_store
 from fpt_ray.study_storage import load_study
 from fpt_ray.trial import fit_seeds, load_checkpoint, trial_slice, trial_task
@@ -186,3 +186,16 @@ def test_a_host_killed_in_the_middle_of_a_search_loses_no_trial_and_repeats_none
         assert trial.values[0] == record.metrics["val_auc"] == pytest.approx(expected.best_val_auc, abs=1e-6)
     assert any("test_auc" in record.metrics for record in records)  # read from the checkpoints on S3
     assert f"trials on the front of {', '.join(f'{n} ({m})' for n, m in space.objectives.items())}" in told
+
+
+def test_no_secret_is_written_anywhere(cluster, store):
+    """The keys of S3 stood in every host's environment."""
+    system, path = filesystem(f"s3://{BUCKET}")
+    objects = [file for file in list_files(f"s3://{BUCKET}") if not file.path.endswith(".png")]
+    kept = {file.path: system.open_input_file(f"{path}/{file.path}").read() for file in objects}
+    assert any("tuner.pkl" in name for name in kept)
+    on_disk = [file for file in cluster.net.disk.rglob("*") if file.is_file()]
+    assert any(file.name == "mlflow.db" for file in on_disk)
+    kept |= {str(file): file.read_bytes() for file in on_disk}
+    kept |= {str(one.out): one.out.read_bytes() + one.errors.read_bytes() for one in cluster.head.started}
+    assert [name for name, content in kept.items() if SECRET.encode() in content] == []
