@@ -178,7 +178,7 @@ def damage_told(uri: str) -> Iterator[None]:
     try:
         with told(uri):
             yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         gone = isinstance(error, FileNotFoundError)
         what = "is missing" if gone else f"is damaged ({' '.join(str(error).split())})"
         raise StoreError(f"{uri} {what}; delete the store and preload again") from None

@@ -32,8 +32,8 @@ class FullError(ConfigError):
         except Exception as error:
             if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
                 raise
-            message = f"{what} cannot be written ({why}); free space and go on with --resume, what is finished is kept"
-            raise FullError(message) from None
+            remedy = "free space and start again, a study with --resume: what is finished is kept"
+            raise FullError(f"{what} cannot be written ({why}); {remedy}") from None
 
 
 def _why_full(error: BaseException | None) -> str | None:

@@ -9,15 +9,18 @@ import ray
 import ray.data
 import ray.train
 import ray.train.torch
+from pyarrow.fs import S3FileSystem
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayTaskError
 
+from fpt_ray import s3
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.lanes import worker_rows
 from fpt_ray.loop import Rows
 from fpt_ray.ray_session import cluster_resources, require_resources, smallest_object_store
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.shards import read_shard
+from fpt_ray.storage import FullError
 from fpt_ray.store import Store
 from fpt_ray.terminal import say
 from fpt_ray.trial import fit_seeds, load_checkpoint, outcome, save_checkpoint, trial_costs, trial_slice, trial_task
@@ -37,6 +40,8 @@ class Job:
     store: Store
     blocks: Blocks | None
     streamed: bool
+    run: str
+    """Where its checkpoints go, as the user knows it."""
 
 
 class WorkerShards(ray.train.DataConfig):
@@ -104,10 +109,12 @@ def train_worker(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
-                save_checkpoint(progress.checkpoint, folder)
+                with FullError.told(f"a checkpoint in {folder}"):
+                    save_checkpoint(progress.checkpoint, folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
                 say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
-            ray.train.report(numbers, checkpoint=checkpoint)
+            with FullError.told(f"a checkpoint in {job.run}"), s3.told(job.run):
+                ray.train.report(numbers, checkpoint=checkpoint)
 
 
 def _worker_split(job: Job, split: str) -> Rows:
@@ -142,7 +149,8 @@ def train(
     ``streamed``, or what does not fit, is read from the files by each worker.
 
     Raises:
-        ConfigError: the batch cannot be divided among the workers, or the cluster is too small.
+        ConfigError: the batch cannot be divided among the workers, the cluster is too small, or the disk is full.
+        StorageError: S3 fails.
     """
     if trial.training.batch_size % num_workers:
         raise ConfigError(
@@ -159,9 +167,11 @@ def train(
         say(f"features: {'streamed from Parquet' if streamed else 'read once into shared memory'}")
         if not streamed:
             parts = _shards(trial, store, columns, num_workers)
+    run = _where(run_config)
+    job = Job(trial=trial, seeds=seeds, store=store, blocks=blocks, streamed=streamed, run=run)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"job": Job(trial=trial, seeds=seeds, store=store, blocks=blocks, streamed=streamed)},
+        train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers, use_gpu=bool(each.get("GPU")), resources_per_worker=each
         ),
@@ -169,7 +179,18 @@ def train(
         datasets={split: part[0] for split, part in parts.items()},
         dataset_config=WorkerShards(parts),
     )
-    return trainer.fit()
+    try:
+        return trainer.fit()
+    except ray.train.WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, ConfigError):
+                raise failure from None
+        raise
+
+
+def _where(run_config: ray.train.RunConfig) -> str:
+    path = f"{run_config.storage_path}/{run_config.name}"
+    return f"{s3.SCHEME}{path}" if isinstance(run_config.storage_filesystem, S3FileSystem) else path
 
 
 def _shards(trial: TrialConfig, store: Store, columns: list[str], num_workers: int) -> dict[str, list[Any]]:

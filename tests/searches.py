@@ -12,6 +12,7 @@ import optuna
 from conftest import SMOKE
 
 from fpt_ray import tracking
+from fpt_ray.config import TrialConfig, flatten
 from fpt_ray.tracking_uri import default_uri, open_tracking
 
 
@@ -45,6 +46,12 @@ def agree(workdir, name, number, *, uri=None, journal=None):
 def finished_in(journal):
     """How many trials have ended with a result, as the journal tells."""
     return journal.read_text().count('"state":1') if journal.exists() else 0
+
+
+def trial_options(trial):
+    """A trial as words of a command line."""
+    told = flatten(trial), flatten(TrialConfig())
+    return [word for key, value in told[0].items() if value != told[1][key] for word in (f"--{key}", str(value))]
 
 
 def tune_command(store, workdir, name, num_trials, *more):

@@ -67,6 +67,22 @@ def test_a_shard_with_one_flipped_byte(tmp_path, capsys):
     assert "train/part-00001.parquet was changed since it was written" in verify(store, capsys)
 
 
+def test_a_shard_with_any_flipped_byte_is_refused_or_read_as_it_was(tmp_path):
+    store, _ = make_store(tmp_path, make_spec(depth=1, num_kept=2, num_heads=1, low_resolution=2), rows=2)
+    uri, rows = store.shard_uris("train")[0], store.row_ranges("train")[0]
+    columns = store.columns(Slice(depth=1, num_kept=2))
+    whole, content, refused = read_shard(uri, columns, store.spec, rows), Path(uri).read_bytes(), 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        Path(uri).write_bytes(damaged)
+        try:
+            assert read_shard(uri, columns, store.spec, rows).equals(whole), place
+        except StoreError:
+            refused += 1
+    assert refused > len(content) / 3  # the others lie in what no reader looks at
+
+
 def test_a_shard_cut_short(tmp_path, capsys):
     store, _ = make_store(tmp_path, make_spec())
     path = store.shard_uris("train")[0]

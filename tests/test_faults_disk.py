@@ -15,12 +15,13 @@ from pathlib import Path
 import optuna
 import pytest
 from conftest import SMOKE
-from searches import agree, driver, study_of, tune_command
+from searches import agree, driver, study_of, trial_options, tune_command
 
 from fpt_ray import tracking
 from fpt_ray.config import ConfigError
 from fpt_ray.journal import JournalFile, one_driver
 from fpt_ray.patient_client import PatientClient
+from fpt_ray.space_yaml import load_space
 from fpt_ray.storage import FullError
 from fpt_ray.tracking_uri import default_uri, open_tracking
 from fpt_ray.trial import load_checkpoint, save_checkpoint
@@ -92,7 +93,7 @@ def test_disk_full_while_writing_what_waits_for_mlflow(tmp_path, monkeypatch):
     client.set_tag("run", "one", "x")
     with (
         file_size_limit(100),
-        pytest.raises(FullError, match=r"waiting\.jsonl cannot be written .*go on with --resume"),
+        pytest.raises(FullError, match=r"waiting\.jsonl cannot be written .*start again, a study with --resume"),
     ):
         client.set_tag("run", "two", "x" * 200)
     client.set_tag("run", "three", "x")
@@ -131,7 +132,7 @@ def test_two_drivers_of_one_study(tmp_path):
 # --- searches -------------------------------------------------------------------------------------------------
 
 
-REMEDY = "free space and go on with --resume, what is finished is kept"
+REMEDY = "free space and start again, a study with --resume: what is finished is kept"
 
 
 def last_words(command, said):
@@ -162,7 +163,7 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
     folder = tmp_path / "studies" / "d"
     with small_disk(folder, "400k"):
         told = last_words(tune_command(store, tmp_path, "d", 3), tmp_path / "said")
-        assert told == f"error: a checkpoint in {folder}/runs cannot be written (No space left on device); {REMEDY}"
+        assert told == f"error: a checkpoint in {folder} cannot be written (No space left on device); {REMEDY}"
         records = records_of(tmp_path, "d")
         assert "FAILED" not in [record.status for record in records]
         assert "KILLED" in [record.status for record in records]
@@ -172,6 +173,23 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
         make_room(folder)
         resume(store, tmp_path, "d", 3)
         agree(str(tmp_path), "d", 3)
+
+
+@ROOT
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_disk_full_while_train_writes_a_checkpoint(cluster, store, tmp_path):
+    """Ray Train's worker told it; started again, the run goes on."""
+    command = [sys.executable, "-m", "fpt_ray.train", "--features", store.uri, "--workdir", str(tmp_path), "--local"]
+    command += trial_options(load_space(SMOKE).stores()[0])
+    with small_disk(tmp_path / "runs", "600k"):
+        told = last_words(command, tmp_path / "said")
+        place = tmp_path / "runs" / "train"
+        assert told == f"error: a checkpoint in {place} cannot be written (No space left on device); {REMEDY}"
+        make_room(tmp_path / "runs")
+        with driver(command, tmp_path / "said") as process:
+            assert process.wait() == 0
+        assert "best epoch" in (tmp_path / "said").read_text()
 
 
 @ROOT

@@ -13,10 +13,11 @@ import torch
 from hosts import namespaces_allowed, network, wait_until
 from mlflow import MlflowClient
 from s3_server import BUCKET, SECRET, served
+from searches import trial_options
 from stores import draw_images
 
 from fpt_ray import tracking
-from fpt_ray.config import TrialConfig, flatten, override
+from fpt_ray.config import override
 from fpt_ray.rows import rows_from_tables
 from fpt_ray.searcher import FIRST_SEED, seeded_trial
 from fpt_ray.shards import read_shard
@@ -116,9 +117,7 @@ def alone(trial, store):
 
 
 def train_options(store, name):
-    told = flatten(TRIAL), flatten(TrialConfig())
-    changed = [word for key, value in told[0].items() if value != told[1][key] for word in (f"--{key}", str(value))]
-    return ["--features", store.uri, "--workdir", WORK, "--name", name, "--num_workers", "2", *changed]
+    return ["--features", store.uri, "--workdir", WORK, "--name", name, "--num_workers", "2", *trial_options(TRIAL)]
 
 
 def written(requests, below):
