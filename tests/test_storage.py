@@ -117,6 +117,12 @@ def test_what_is_no_location_is_refused_and_passwords_are_not_repeated(uri):
     assert "word" not in str(caught.value)
 
 
+def test_what_only_the_driver_reads_of_a_place_on_s3_lies_in_the_users_state(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert storage.own_folder("s3://bucket/work/studies/s") == tmp_path / "fpt_ray/bucket/work/studies/s"
+    assert storage.own_folder("work/studies/s") == Path("work/studies/s")
+
+
 def test_a_wrong_number_of_attempts_is_refused(monkeypatch, faults):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
     forget_clients()

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from fpt_ray import provenance, tracking
 from fpt_ray.config import ConfigError, TrialConfig, flatten
-from fpt_ray.tracking_uri import default_uri, open_tracking, ui_command
+from fpt_ray.tracking_uri import default_uri, open_tracking, tracking_uri, ui_command
 
 _TELEMETRY_OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -178,6 +178,13 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="not a database"):
         open_tracking(default_uri(tmp_path))
     assert (tmp_path / "mlflow.db").read_text().startswith("a letter")
+
+
+def test_a_workdir_on_s3_holds_no_database(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match="--workdir is s3://bucket/work, where no database can lie"):
+        tracking_uri(None, "s3://bucket/work")
+    assert tracking_uri("http://mlflow:5000", "s3://bucket/work") == "http://mlflow:5000"
 
 
 def test_creating_the_database_prints_nothing_and_reports_to_nobody(tmp_path):
