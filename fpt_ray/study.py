@@ -104,6 +104,8 @@ class StudyLog(tune.Callback):
         self.runs: dict[str, str] = {}
         self.seeds: dict[tuple[str, int], str] = {}
         """(trial, repeat): run, of trials with several seeds."""
+        self.epochs: dict[str, int] = {}
+        """{run: the last epoch that was logged}."""
         self.began: dict[str, float] = {}
         """Of trials that have not reported yet."""
         self.ended = self.ended_before = sum(
@@ -160,7 +162,9 @@ class StudyLog(tune.Callback):
         if trial.config[SEEDS] > 1:
             run_id, epoch = self._seed_run(trial, result["repeat"]), result["epoch_of_seed"]
             metrics["val_auc"] = result["val_auc_seed"]
-        tracking.log_epoch(self.client, run_id, epoch, metrics)
+        if epoch > self.epochs.get(run_id, 0):  # else its worker died before the checkpoint was known, and ran it again
+            tracking.log_epoch(self.client, run_id, epoch, metrics)
+            self.epochs[run_id] = epoch
         if CHECKPOINT_PATH_KEY in result:  # of a trial with workers of its own
             self.client.set_tag(
                 self.runs[trial.trial_id], "checkpoint", located(result[CHECKPOINT_PATH_KEY], self.workdir)

@@ -1,5 +1,7 @@
 """What a driver that dies between Optuna's storage and MLflow leaves behind, and how a resumed study closes it."""
 
+from types import SimpleNamespace
+
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -7,7 +9,7 @@ from optuna.trial import TrialState
 from fpt_ray import tracking
 from fpt_ray.config import ConfigError
 from fpt_ray.patient_client import PatientClient
-from fpt_ray.searcher import FINISHED, StudySearcher
+from fpt_ray.searcher import FINISHED, SEEDS, StudySearcher
 from fpt_ray.space_yaml import parse_space
 from fpt_ray.study import StudyLog, start_or_find
 from fpt_ray.study_storage import open_study
@@ -85,3 +87,16 @@ def test_the_clock_goes_backwards_between_two_ends_of_a_study(dead, monkeypatch)
     monkeypatch.setattr("time.time", lambda: 1e9)
     tracking.end_study(client, run, "FINISHED", {"trials": 5})
     assert tracking.find_study(client, "s").metrics["trials"] == 5
+
+
+def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
+    """As when a worker dies after its epoch was told and before the epoch's checkpoint was known."""
+    client, run, _ = dead
+    running = tracking.read_trials(client, run)[2].run_id
+    log = StudyLog(client, run, SPACE, 3, str(tmp_path))
+    log.runs["c"] = running
+    trial = SimpleNamespace(trial_id="c", config={SEEDS: 1})
+    for epoch in (1, 2, 2, 3):
+        log.on_trial_result(0, [], trial, {"epochs": epoch, "val_auc_epoch": epoch / 10, "epoch_seconds": 0.1})
+    points = client.get_metric_history(running, "val_auc_epoch")
+    assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
