@@ -20,7 +20,7 @@ from fpt_ray.config import ConfigError
 from fpt_ray.datasets import ImageRow
 from fpt_ray.images import decode, normalise, resize
 from fpt_ray.importance import Extracted, extract
-from fpt_ray.ray_session import cluster_resources, smallest_host
+from fpt_ray.ray_session import cluster_resources, computing_hosts
 from fpt_ray.shards import ShardEntry, existing_shard, shard_table, write_shard
 from fpt_ray.storage import ExistsError, read_bytes
 from fpt_ray.store_spec import StoreSpec
@@ -80,8 +80,8 @@ def lpm_actors() -> tuple[int, float, float]:
     cpus, gpus = cluster_resources()
     if gpus:
         return gpus, max(0.5, cpus / gpus / 4), 1.0
-    hosts, cpus = smallest_host()
-    return hosts, max(0.5, cpus - 1), 0.0
+    cores = [int(host["CPU"]) for host in computing_hosts()]
+    return len(cores), max(0.5, min(cores, default=1) - 1), 0.0
 
 
 def lpm_device() -> torch.device:

@@ -20,7 +20,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from fpt_ray import s3
 from fpt_ray.config import ConfigError
-from fpt_ray.storage import FullError, append, list_files, read_bytes
+from fpt_ray.storage import append, full_told, list_files, read_bytes
 
 _READ_AT_ONCE = 16
 
@@ -42,7 +42,7 @@ class JournalFile(JournalFileBackend):
             FullError: the disk is full; nothing was added.
         """
         entries = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with FullError.told(self.path):
+        with full_told(self.path):
             append(self.path, entries.encode())
 
 

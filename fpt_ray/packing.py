@@ -12,7 +12,7 @@ import ray
 import torch
 
 from fpt_ray.config import TrialConfig, reads_images
-from fpt_ray.ray_session import cluster_resources, require_resources, smallest_host
+from fpt_ray.ray_session import cluster_resources, computing_hosts, require_resources
 
 WAITING_CPU = 0.01
 """What a trial holds that only waits for its workers; Ray refuses 0."""
@@ -69,7 +69,7 @@ def plan_packing(workers: int, cpus: float | None, gpus: float | None) -> tuple[
         workers=workers,
         cpus=cpus,
         gpus=gpus,
-        node_cpus=smallest_host()[1],
+        node_cpus=min((int(host["CPU"]) for host in computing_hosts()), default=1),
         gpu_bytes=_gpu_bytes() if all_gpus else 0,
     )
     return packing, max(1, int(all_cpus / (workers * (cpus or 1))))

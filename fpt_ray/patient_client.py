@@ -14,7 +14,7 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo
 from mlflow.exceptions import MlflowException
 
 from fpt_ray.config import ConfigError
-from fpt_ray.storage import FullError, append
+from fpt_ray.storage import append, full_told
 from fpt_ray.terminal import say
 
 _SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -110,7 +110,7 @@ class PatientClient(MlflowClient):
                 what = "server is away" if remote else "database cannot be written"
                 say(f"the MLflow {what}; from now on, what it lacks waits in {self.waiting}")
                 self.next_try = time.monotonic() + _PAUSE_SECONDS
-        with FullError.told(self.waiting):
+        with full_told(self.waiting):
             self.waiting.parent.mkdir(parents=True, exist_ok=True)
             append(self.waiting, (json.dumps([name, run_id, values]) + "\n").encode())
         return None

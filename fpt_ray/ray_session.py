@@ -78,17 +78,10 @@ def cluster_resources() -> tuple[int, int]:
     return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
 
 
-def smallest_host() -> tuple[int, int]:
-    """(hosts that compute, CPUs of the smallest of them)."""
-    counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    computing = [count for count in counts if count]
-    return len(computing), min(computing, default=1)
-
-
-def smallest_object_store() -> float:
-    """Bytes of shared memory of the host that computes and has least of it."""
+def computing_hosts() -> list[dict[str, float]]:
+    """What each host counts that has a CPU at least."""
     hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return min((host.get("object_store_memory", 0.0) for host in hosts if host.get("CPU")), default=0.0)
+    return [host for host in hosts if host.get("CPU", 0) >= 1]
 
 
 def require_resources(what: str, *, cpus: float, gpus: float) -> None:

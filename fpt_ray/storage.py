@@ -23,17 +23,17 @@ class ExistsError(ConfigError):
 class FullError(ConfigError):
     """A disk is full."""
 
-    @staticmethod
-    @contextmanager
-    def told(what: str | Path) -> Iterator[None]:
-        """Tells of a full disk, however deep the library that met it hides that, with what was to be written there."""
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
-                raise
-            remedy = "free space and start again, a study with --resume: what is finished is kept"
-            raise FullError(f"{what} cannot be written ({why}); {remedy}") from None
+
+@contextmanager
+def full_told(what: str | Path) -> Iterator[None]:
+    """A full disk becomes a FullError, however deep the library that met it hides that; ``what`` was to be written."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
+            raise
+        remedy = "free space and start again, a study with --resume: what is finished is kept"
+        raise FullError(f"{what} cannot be written ({why}); {remedy}") from None
 
 
 def _why_full(error: BaseException | None) -> str | None:

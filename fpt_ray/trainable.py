@@ -20,7 +20,7 @@ from fpt_ray.packing import Packing
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.searcher import HALT, NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
 from fpt_ray.space import SearchSpace
-from fpt_ray.storage import FullError, filesystem
+from fpt_ray.storage import FullError, filesystem, full_told
 from fpt_ray.store import Store
 from fpt_ray.trainer import Blocks, train
 from fpt_ray.trial import (
@@ -130,9 +130,9 @@ def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> 
     for progress in fit_seeds(trial, seeds, rows, trial_task(store, device), resume=resume):
         numbers = outcome(progress, trial, seeds, costs, started)
         with tempfile.TemporaryDirectory() as folder:
-            with FullError.told(f"a checkpoint in {folder}"):
+            with full_told(f"a checkpoint in {folder}"):
                 save_checkpoint(progress.checkpoint, folder)
-            with FullError.told(f"a checkpoint in {shared.workdir}"), s3.told(shared.workdir):
+            with full_told(f"a checkpoint in {shared.workdir}"), s3.told(shared.workdir):
                 tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

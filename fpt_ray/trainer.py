@@ -17,10 +17,10 @@ from fpt_ray import s3
 from fpt_ray.config import ConfigError, TrialConfig, image_resolution
 from fpt_ray.lanes import worker_rows
 from fpt_ray.loop import Rows
-from fpt_ray.ray_session import cluster_resources, require_resources, smallest_object_store
+from fpt_ray.ray_session import cluster_resources, computing_hosts, require_resources
 from fpt_ray.rows import rows_from_files, rows_from_tables
 from fpt_ray.shards import read_shard
-from fpt_ray.storage import FullError
+from fpt_ray.storage import full_told
 from fpt_ray.store import Store
 from fpt_ray.terminal import say
 from fpt_ray.trial import fit_seeds, load_checkpoint, outcome, save_checkpoint, trial_costs, trial_slice, trial_task
@@ -67,7 +67,8 @@ def split_rows(trial: TrialConfig, store: Store, num_workers: int) -> dict[str, 
 
 def fits_in_memory(size_bytes: int) -> bool:
     """Whether features of that size may be held in Ray's shared memory, of which every host needs a copy."""
-    return size_bytes < SHARED_MEMORY_SHARE * smallest_object_store()
+    smallest = min((host.get("object_store_memory", 0.0) for host in computing_hosts()), default=0.0)
+    return size_bytes < SHARED_MEMORY_SHARE * smallest
 
 
 def read_split(store: Store, split: str, columns: list[str]) -> MaterializedDataset:
@@ -109,11 +110,11 @@ def train_worker(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
-                with FullError.told(f"a checkpoint in {folder}"):
+                with full_told(f"a checkpoint in {folder}"):
                     save_checkpoint(progress.checkpoint, folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
                 say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
-            with FullError.told(f"a checkpoint in {job.run}"), s3.told(job.run):
+            with full_told(f"a checkpoint in {job.run}"), s3.told(job.run):
                 ray.train.report(numbers, checkpoint=checkpoint)
 
 

@@ -29,7 +29,7 @@ from fpt_ray.scoring import score_confirmed, score_front
 from fpt_ray.searcher import RESTARTS, StudySearcher
 from fpt_ray.space import SearchSpace
 from fpt_ray.space_yaml import load_space, with_fixed
-from fpt_ray.storage import FullError, absolute, filesystem, own_folder
+from fpt_ray.storage import absolute, filesystem, full_told, own_folder
 from fpt_ray.store import Store, open_store
 from fpt_ray.study import StudyLog, start_or_find
 from fpt_ray.study_pictures import attach_study_pictures
@@ -264,7 +264,7 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
         ),
     )
     try:
-        with FullError.told(shared.workdir):
+        with full_told(shared.workdir):
             tuner.fit()
     except TuneError as error:  # its text is the traceback of what a callback, the searcher or the storage raised
         with s3.told(shared.workdir):

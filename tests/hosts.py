@@ -40,9 +40,12 @@ def namespaces_allowed() -> bool:
 
 
 def wait_until(what: str, holds: Callable[[], object]) -> None:
-    """Waits; AssertionError after two minutes."""
+    """Waits, also while nobody answers; AssertionError after two minutes."""
     deadline = time.monotonic() + LIMIT_S
-    while not holds():
+    while True:
+        with contextlib.suppress(OSError):
+            if holds():
+                return
         assert time.monotonic() < deadline, what
         time.sleep(0.2)
 

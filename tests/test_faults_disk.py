@@ -22,7 +22,7 @@ from fpt_ray.config import ConfigError
 from fpt_ray.journal import JournalFile, one_driver
 from fpt_ray.patient_client import PatientClient
 from fpt_ray.space_yaml import load_space
-from fpt_ray.storage import FullError
+from fpt_ray.storage import FullError, full_told
 from fpt_ray.tracking_uri import default_uri, open_tracking
 from fpt_ray.trial import load_checkpoint, save_checkpoint
 from fpt_ray.tune import Command as TuneCommand
@@ -105,7 +105,7 @@ def test_disk_full_in_the_middle_of_a_checkpoint(tmp_path, small_trial):
     """The one before stays whole."""
     save_checkpoint({"epoch": 1}, tmp_path)
     told = pytest.raises(FullError, match="the-folder cannot be written")
-    with file_size_limit(1000), told, FullError.told("the-folder"):
+    with file_size_limit(1000), told, full_told("the-folder"):
         save_checkpoint({"epoch": 2, "rest": "x" * 5000}, tmp_path)
     assert load_checkpoint(tmp_path) == {"epoch": 1}
 

@@ -8,11 +8,9 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -23,7 +21,10 @@ import numpy as np
 import optuna
 import psutil
 import pytest
+from hosts import wait_until
 from mlflow import MlflowClient
+from s3_server import free_ports
+from searches import study_of
 from stores import draw_images
 
 from fpt_ray import preload as preloading
@@ -37,8 +38,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PASSWORD, AWS_KEY, TOKEN = "planted-password", "planted/AWS+key", "planted-token-" + 32 * "0"
 NUM_TRIALS = 3
-LIMIT_S = 120
-"""For anything that is waited for."""
 STUDY = ["--study", "s", "--num_trials", str(NUM_TRIALS), "--at_once", "1", "--set", "training.epochs=30"]
 
 
@@ -75,14 +74,6 @@ class Cluster:
         return study, tracking.read_trials(client, study), client.get_run(study.run_id).info.status
 
 
-def free_ports(number):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 def fetch(address, **headers):
     """(status, body) of an address."""
     try:
@@ -91,16 +82,6 @@ def fetch(address, **headers):
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
-
-
-def wait_until(what, holds):
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        with contextlib.suppress(OSError):
-            if holds():
-                return
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def head_command(folder, jobs_port):
@@ -263,8 +244,7 @@ def test_submitted_again_with_resume_it_ends(cluster, resumed):
     states = Counter(record.status for record in trials)
     assert status == "FINISHED"
     assert states == {"FINISHED": NUM_TRIALS, "KILLED": sum(record.status == "KILLED" for record in before)}
-    journal = optuna.storages.journal.JournalFileBackend(f"{cluster.folder}/work/studies/s/optuna.log")
-    stored = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(journal))
+    stored = study_of(cluster.folder / "work" / "studies" / "s" / "optuna.log", "s")
     complete = {trial.number for trial in stored.get_trials() if trial.state == optuna.trial.TrialState.COMPLETE}
     assert complete == {record.number for record in trials if record.status == "FINISHED"}
     known = {record.run_id for record in before if record.status == "FINISHED"}
