@@ -15,9 +15,9 @@ import torch  # noqa: E402
 from stores import draw_images  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from fpt_ray.backbone import BackboneShape, backbone_shape  # noqa: E402
-from fpt_ray.config import BackboneConfig, SideConfig, TrainingConfig, TrialConfig  # noqa: E402
-from fpt_ray.space_yaml import load_space  # noqa: E402
+from fpt_ray.config.space_yaml import load_space  # noqa: E402
+from fpt_ray.config.trial import BackboneConfig, SideConfig, TrainingConfig, TrialConfig  # noqa: E402
+from fpt_ray.models.backbone import BackboneShape, backbone_shape  # noqa: E402
 
 SMALL = "vit_tiny_patch16_224"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
@@ -77,7 +77,7 @@ def small_trial() -> TrialConfig:
 
 @pytest.fixture(scope="module")
 def cluster():
-    from fpt_ray.ray_session import ray_session  # most tests run without Ray
+    from fpt_ray.cluster import ray_session  # most tests run without Ray
 
     with ray_session(local=True, num_cpus=2):
         yield
@@ -96,6 +96,6 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(cluster, images, workdir):
     """The feature store of the space ``smoke``."""
-    from fpt_ray.preload import preload
+    from fpt_ray.preload.pipeline import preload
 
     return preload(images, load_space(SMOKE).stores()[0], workdir)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from fpt_ray import s3
+from fpt_ray.storage import s3
 
 HOST = "127.0.0.1"
 KEY, SECRET, BUCKET = "tests-key", "tests-planted-secret", "tests-bucket"

@@ -11,9 +11,9 @@ import time
 import optuna
 from conftest import SMOKE
 
-from fpt_ray import tracking
-from fpt_ray.config import TrialConfig, flatten
-from fpt_ray.tracking_uri import default_uri, open_tracking
+from fpt_ray.config.trial import TrialConfig, flatten
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking
 
 
 def study_of(journal, name):

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fpt_ray.datasets import ImageRow
-from fpt_ray.importance import Extracted
-from fpt_ray.shards import shard_table, write_shard
-from fpt_ray.store import open_store, write_manifest
-from fpt_ray.store_spec import StoreSpec
+from fpt_ray.features.shards import shard_table, write_shard
+from fpt_ray.features.spec import StoreSpec
+from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.images.table import ImageRow
+from fpt_ray.models.importance import Extracted
 
 
 def make_spec(**changes):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from fpt_ray.allocator import MIB, CachingAllocator, Event, replay
+from fpt_ray.cost.allocator import MIB, CachingAllocator, Event, replay
 
 
 @pytest.mark.parametrize(

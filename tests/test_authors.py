@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fpt_ray.authors import _recorded_shape, _recorded_trial, compare, print_comparison
-from fpt_ray.authors_names import load_checkpoint
-from fpt_ray.config import ConfigError
-from fpt_ray.side_network import SideNetwork
+from fpt_ray.authors.checkpoints import load_checkpoint
+from fpt_ray.authors.command import _recorded_shape, _recorded_trial, compare, print_comparison
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.side_network import SideNetwork
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

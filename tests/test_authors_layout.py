@@ -4,9 +4,9 @@ import pytest
 import timm
 import torch
 
-from fpt_ray.authors_layout import eager_attention, fuse_at_once, kept_until_next
-from fpt_ray.config import override
-from fpt_ray.side_network import SideNetwork
+from fpt_ray.config.trial import override
+from fpt_ray.cost.execution import eager_attention, fuse_at_once, kept_until_next
+from fpt_ray.models.side_network import SideNetwork
 
 
 @pytest.mark.parametrize("scores_stay", [False, True])

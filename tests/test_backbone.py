@@ -7,9 +7,11 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fpt_ray.backbone import backbone_shape, check_resolution, kept_tokens, load_backbone, weights_digest
-from fpt_ray.config import BackboneConfig, ConfigError
-from fpt_ray.importance import _mean_attention, extract
+from fpt_ray.config.trial import BackboneConfig
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.backbone import backbone_shape, check_resolution, kept_tokens
+from fpt_ray.models.importance import _mean_attention, extract
+from fpt_ray.models.weights import load_backbone, weights_digest
 
 
 def by_hand(model, images, depth):

@@ -17,17 +17,20 @@ import torch
 from conftest import SMOKE
 from stores import draw_images
 
-from fpt_ray.config import ConfigError, override, trial_from
-from fpt_ray.preload import preload
-from fpt_ray.ray_session import require_resources
-from fpt_ray.rows import rows_from_files, rows_from_tables
-from fpt_ray.shards import open_shard
-from fpt_ray.space_yaml import load_space
-from fpt_ray.store import open_store
-from fpt_ray.store_spec import StoreError
-from fpt_ray.train import Command as TrainCommand
-from fpt_ray.train import run_training
-from fpt_ray.trial import fit_seeds, load_checkpoint, trial_slice, trial_task
+from fpt_ray.cluster import require_resources
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import override, trial_from
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.rows import rows_from_files, rows_from_tables
+from fpt_ray.features.serving import trial_slice
+from fpt_ray.features.shards import open_shard
+from fpt_ray.features.spec import StoreError
+from fpt_ray.features.store import open_store
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.train.command import Command as TrainCommand
+from fpt_ray.train.command import run_training
+from fpt_ray.train.seeds import fit_seeds, trial_task
 
 TRIAL = load_space(SMOKE).stores()[0]
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -68,9 +71,8 @@ def test_a_store_slice_equals_a_direct_extraction_bit_for_bit(store, images, wor
         assert torch.equal(getattr(wide.take(ids), kind), getattr(small.take(ids), kind))
 
 
-PRELOAD = (
-    "import sys; from fpt_ray import preload as p; p.SHARD_BYTES = 100_000; from fpt_ray.space_yaml import load_space; "
-)
+PRELOAD = "import sys; from fpt_ray.preload import pipeline as p; p.SHARD_BYTES = 100_000; "
+PRELOAD += "from fpt_ray.config.space_yaml import load_space; "
 PRELOAD += "p.preload(sys.argv[1], load_space(sys.argv[3]).stores()[0], sys.argv[2], local=True)"
 
 
@@ -89,7 +91,7 @@ def test_a_killed_preload_goes_on_and_ends_with_the_same_rows(store, images, tmp
     if not list(shards.glob("*/manifest.json")):
         with pytest.raises(StoreError, match="no finished feature store"):
             open_store(str(next(shards.iterdir())))
-    monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", 100_000)
     resumed = preload(images, TRIAL, str(tmp_path))
     assert rows_of(resumed) == rows_of(store)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())

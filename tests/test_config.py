@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import pytest
 
-from fpt_ray.config import (
-    ConfigError,
+from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.space_yaml import load_space, parse_space, with_fixed
+from fpt_ray.config.trial import (
     SideConfig,
     TrialConfig,
     coerce,
@@ -17,8 +18,7 @@ from fpt_ray.config import (
     reads_images,
     trial_from,
 )
-from fpt_ray.space import SearchSpace
-from fpt_ray.space_yaml import load_space, parse_space, with_fixed
+from fpt_ray.errors import ConfigError
 
 PAPER = """
 space:

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 from test_report import SEARCHED, metrics_of, record, study_of
 
-from fpt_ray.confirmation import confirmed_table, confirming, reference, verdict
-from fpt_ray.front import front_of, rendered, summarise
-from fpt_ray.what_if import what_if
+from fpt_ray.report.confirmation import confirmed_table, confirming, reference, verdict
+from fpt_ray.report.front import front_of, rendered, summarise, what_if
 
 
 def confirmation(number, of, auc, difference=None, status="FINISHED"):

@@ -5,16 +5,16 @@ import json
 import pytest
 import torch
 
-from fpt_ray.allocator import MIB
-from fpt_ray.config import ConfigError, override, trial_from
-from fpt_ray.cost import Command, cost_of, measured_cost, paper_text, print_costs, trials_of
-from fpt_ray.flops import preload_flops, step_flops
-from fpt_ray.measurement import two_steps
-from fpt_ray.methods import make_model
-from fpt_ray.paper_tables import NOTES, paper_rows
-from fpt_ray.prediction import network_memory, param_ratio
-from fpt_ray.space_yaml import parse_space
-from fpt_ray.trace import Execution
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.config.trial import override, trial_from
+from fpt_ray.cost.allocator import MIB
+from fpt_ray.cost.command import Command, cost_of, measured_cost, paper_text, print_costs, trials_of
+from fpt_ray.cost.execution import Execution
+from fpt_ray.cost.measurement import two_steps
+from fpt_ray.cost.paper_rows import NOTES, paper_rows
+from fpt_ray.cost.prediction import network_memory, param_ratio, preload_flops, step_flops
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.methods import make_model
 
 TINY = {"backbone.name": "vit_tiny_patch16_224", "features.resolution": 96, "training.batch_size": 2}
 SIDE = {**TINY, "side.depth": 2, "side.num_prompts": 3, "side.reduction": 4, "side.resolution": 32}

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fpt_ray import datasets
-from fpt_ray.config import ConfigError
-from fpt_ray.datasets import ImageRow, ImageTable, accept, inspect_image, leaks, read_images
+from fpt_ray.errors import ConfigError
+from fpt_ray.images import table as datasets
+from fpt_ray.images.table import ImageRow, ImageTable, accept, inspect_image, leaks, read_images
 
 LAYOUT = {split: {"mild": 2, "none": 3} for split in ("train", "val", "test")}
 
@@ -371,7 +371,7 @@ def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     monkeypatch.setattr(datasets, "MAX_BYTES", len(png(1)) + 50)
-    monkeypatch.setattr("fpt_ray.images.MAX_BYTES", len(png(1)) + 50)
+    monkeypatch.setattr("fpt_ray.images.decoding.MAX_BYTES", len(png(1)) + 50)
     for name, reason in {
         "empty": "0 bytes",
         "cut": "decoded",

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from fpt_ray.early_stopping import FairStopping, falls_behind, rungs
-from fpt_ray.replay import Curve, hypervolume, trained_to_the_end
-from fpt_ray.space_yaml import parse_space
+from fpt_ray.bench.stopping import Curve, trained_to_the_end
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.metrics.pareto import hypervolume
+from fpt_ray.search.early_stopping import FairStopping, falls_behind, rungs
 
 SPACE = """
 space: {{side.depth: {{low: 1, high: 8}}}}

@@ -14,18 +14,20 @@ import torch
 from optuna.trial import TrialState
 from stores import make_features, make_rows, make_spec, make_store
 
-from fpt_ray import shards
-from fpt_ray.config import ConfigError
-from fpt_ray.features import Verify, run_features
-from fpt_ray.journal import one_driver
-from fpt_ray.rows import rows_from_files
-from fpt_ray.searcher import FINISHED, StudySearcher
-from fpt_ray.shards import read_shard, shard_table, write_shard
-from fpt_ray.space_yaml import load_space, parse_space
-from fpt_ray.storage import ExistsError
-from fpt_ray.store import open_store, write_manifest
-from fpt_ray.store_spec import Slice, StoreError
-from fpt_ray.study_storage import finished_trials, open_study
+from fpt_ray.config.space_yaml import load_space, parse_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.features import shards
+from fpt_ray.features.command import Verify, run_features
+from fpt_ray.features.rows import rows_from_files
+from fpt_ray.features.shards import read_shard, shard_table, write_shard
+from fpt_ray.features.spec import Slice, StoreError
+from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.search.journal import one_driver
+from fpt_ray.search.messages import FINISHED
+from fpt_ray.search.optuna_study import open_study
+from fpt_ray.search.queue import finished_trials
+from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.storage.errors import ExistsError
 
 TRIAL = load_space(Path(__file__).parents[1] / "search_spaces" / "smoke.yaml").stores()[0]
 
@@ -198,7 +200,7 @@ def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
 
 def test_two_preloads_of_one_store(tmp_path):
     """The shard that is there is taken, whoever wrote it; a manifest over other shards stops the second."""
-    from fpt_ray.extraction import ShardPlan, _write_or_adopt
+    from fpt_ray.preload.extraction import ShardPlan, _write_or_adopt
 
     spec, images = make_spec(), make_rows("train", 2)
     plan = ShardPlan(uri=f"{tmp_path}/train/part-00000.parquet", path="", split="train", first_row=0, images=images)

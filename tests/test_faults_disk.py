@@ -17,16 +17,16 @@ import pytest
 from conftest import SMOKE
 from searches import agree, driver, study_of, trial_options, tune_command
 
-from fpt_ray import tracking
-from fpt_ray.config import ConfigError
-from fpt_ray.journal import JournalFile, one_driver
-from fpt_ray.patient_client import PatientClient
-from fpt_ray.space_yaml import load_space
-from fpt_ray.storage import FullError, full_told
-from fpt_ray.tracking_uri import default_uri, open_tracking
-from fpt_ray.trial import load_checkpoint, save_checkpoint
-from fpt_ray.tune import Command as TuneCommand
-from fpt_ray.tune import run_study
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.search.journal import JournalFile, one_driver
+from fpt_ray.storage.errors import FullError, full_told
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.patient_client import PatientClient
+from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
+from fpt_ray.tune.command import Command as TuneCommand
+from fpt_ray.tune.command import run_study
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by mounting a tmpfs, which only root may do")
 
@@ -110,7 +110,7 @@ def test_disk_full_in_the_middle_of_a_checkpoint(tmp_path, small_trial):
     assert load_checkpoint(tmp_path) == {"epoch": 1}
 
 
-HOLDER = "import sys, time; from fpt_ray.journal import one_driver\n"
+HOLDER = "import sys, time; from fpt_ray.search.journal import one_driver\n"
 HOLDER += "with one_driver(sys.argv[1]): print('held', flush=True); time.sleep(100)"
 
 

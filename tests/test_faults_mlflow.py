@@ -17,13 +17,13 @@ from conftest import SMOKE
 from s3_server import free_ports
 from searches import agree, finished_in
 
-from fpt_ray import tracking
-from fpt_ray.config import ConfigError
-from fpt_ray.patient_client import PatientClient
-from fpt_ray.terminal import run_command
-from fpt_ray.tracking_uri import default_uri, open_tracking
-from fpt_ray.tune import Command as TuneCommand
-from fpt_ray.tune import run_study
+from fpt_ray.display.terminal import run_command
+from fpt_ray.errors import ConfigError
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.patient_client import PatientClient
+from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.command import Command as TuneCommand
+from fpt_ray.tune.command import run_study
 
 AWAY_SECONDS = 60
 TRIALS = 6

@@ -17,11 +17,11 @@ import pytest
 from conftest import SMOKE
 from stores import draw_images
 
-from fpt_ray.features import Verify, run_features
-from fpt_ray.preload import preload
-from fpt_ray.space_yaml import load_space
-from fpt_ray.storage import list_files
-from fpt_ray.terminal import run_command
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.display.terminal import run_command
+from fpt_ray.features.command import Verify, run_features
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.storage.files import list_files
 
 TRIAL = load_space(SMOKE).stores()[0]
 SHARD_BYTES = 40_000  # an image a shard
@@ -38,7 +38,7 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(cluster, images, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fpt_ray.preload.SHARD_BYTES", SHARD_BYTES)
+        patch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
         return preload(images, TRIAL, str(tmp_path_factory.mktemp("undisturbed")))
 
 
@@ -64,7 +64,7 @@ def live(images, workdir, said):
     """A driver's life, in a process and with a Ray cluster of its own."""
     os.setsid()
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    from fpt_ray import preload as command
+    from fpt_ray.preload import command
 
     command.SHARD_BYTES = SHARD_BYTES
     run_command(lambda: command.preload(images, TRIAL, workdir, local=True) and None)
@@ -74,7 +74,7 @@ def live(images, workdir, said):
 def drivers():
     """Processes that have imported all there is to import."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fpt_ray.preload"])
+    context.set_forkserver_preload(["fpt_ray.preload.pipeline"])
     return context
 
 
@@ -110,7 +110,7 @@ def test_sigkill_of_preloads_driver(drivers, images, undisturbed, tmp_path, monk
     print(f"shards after each kill: {left}")
     assert len(set(left) - {0, NUM_SHARDS}) >= 3
     before = finished(tmp_path)
-    monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
     is_as(preload(images, TRIAL, str(tmp_path)), undisturbed)
     assert before.items() <= finished(tmp_path).items()
     deadline = time.monotonic() + 120  # Ray's own processes see one after the other that theirs has gone
@@ -141,7 +141,7 @@ def test_two_preloads_of_one_store_at_once(drivers, images, undisturbed, tmp_pat
         stopped = "another preload finished this store first, with other shards" in text
         assert process.exitcode == (2 if stopped else 0)
     assert 0 in [process.exitcode for process in processes]
-    monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
     is_as(preload(images, TRIAL, str(tmp_path)), undisturbed)
 
 
@@ -177,7 +177,7 @@ def test_sigkill_of_a_preload_actor(images, undisturbed, tmp_path, monkeypatch):
     points, killed = sorted(random.Random(0).sample(range(NUM_SHARDS - 10), KILLS)), []
     killer = threading.Thread(target=kill_actors, args=(tmp_path, points, killed), daemon=True)
     killer.start()
-    monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
     store = preload(images, TRIAL, str(tmp_path))
     killer.join()
     print(f"shards at each kill: {killed}")

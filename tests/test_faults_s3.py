@@ -9,15 +9,15 @@ from s3_server import BUCKET, served
 from searches import driver
 from stores import draw_images
 
-from fpt_ray import tracking
-from fpt_ray.config import ConfigError
-from fpt_ray.features import Verify, run_features
-from fpt_ray.preload import preload
-from fpt_ray.ray_session import ray_session
-from fpt_ray.space_yaml import load_space
-from fpt_ray.storage import list_files
-from fpt_ray.study_storage import load_study
-from fpt_ray.tracking_uri import default_uri, open_tracking
+from fpt_ray.cluster import ray_session
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.command import Verify, run_features
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.search.optuna_study import load_study
+from fpt_ray.storage.files import list_files
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking
 
 pytestmark = pytest.mark.slow
 TRIAL = load_space(SMOKE).stores()[0]
@@ -30,7 +30,7 @@ def faults(tmp_path_factory):
 
 
 def test_s3_credentials_expired_in_the_middle(faults, tmp_path, monkeypatch):
-    monkeypatch.setattr("fpt_ray.preload.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", 100_000)
     images, workdir = draw_images(tmp_path / "images", (3, 1, 1)), f"s3://{BUCKET}/work"
     with ray_session(local=True, num_cpus=2):
         faults.expired_after = 2

@@ -18,15 +18,15 @@ from conftest import SMOKE
 from searches import agree, driver, finished_in, study_of, tune_command, wait_for_trials
 from stores import draw_images
 
-from fpt_ray import tracking
-from fpt_ray.config import ConfigError
-from fpt_ray.preload import preload
-from fpt_ray.report import report
-from fpt_ray.space_yaml import load_space
-from fpt_ray.store import open_store
-from fpt_ray.tracking_uri import default_uri, open_tracking
-from fpt_ray.tune import Command as TuneCommand
-from fpt_ray.tune import run_study
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.store import open_store
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.report.command import report
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.command import Command as TuneCommand
+from fpt_ray.tune.command import run_study
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
 

@@ -16,16 +16,18 @@ from s3_server import BUCKET, SECRET, served
 from searches import trial_options
 from stores import draw_images
 
-from fpt_ray import tracking
-from fpt_ray.config import override
-from fpt_ray.rows import rows_from_tables
-from fpt_ray.searcher import FIRST_SEED, seeded_trial
-from fpt_ray.shards import read_shard
-from fpt_ray.space_yaml import load_space, with_fixed
-from fpt_ray.storage import list_files, read_bytes, write
-from fpt_ray.store import open_store
-from fpt_ray.study_storage import load_study
-from fpt_ray.trial import fit_seeds, load_checkpoint, trial_slice, trial_task
+from fpt_ray.config.space_yaml import load_space, with_fixed
+from fpt_ray.config.trial import override
+from fpt_ray.features.rows import rows_from_tables
+from fpt_ray.features.serving import trial_slice
+from fpt_ray.features.shards import read_shard
+from fpt_ray.features.store import open_store
+from fpt_ray.search.messages import FIRST_SEED, seeded_trial
+from fpt_ray.search.optuna_study import load_study
+from fpt_ray.storage.files import list_files, read_bytes, write
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.train.seeds import fit_seeds, trial_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"

@@ -14,8 +14,10 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
-from fpt_ray import images
-from fpt_ray.images import ImageError, augment, decode, draw_augmentation, normalise, resize
+from fpt_ray.images import decoding as images
+from fpt_ray.images.augmentation import augment, draw_augmentation
+from fpt_ray.images.decoding import ImageError, decode
+from fpt_ray.images.pixels import normalise, resize
 
 PHOTOMETRIC, ORIENTATION = 0x0106, 0x0112
 

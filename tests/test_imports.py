@@ -5,14 +5,10 @@ import sys
 
 import pytest
 
-CORE = (
-    "allocator authors_layout backbone config datasets demo flops fundus images importance intervals lanes loop "
-    "measurement methods metrics online onnx_weights paper paper_tables prediction side_network space space_yaml "
-    "terminal trace"
-)
-STORE = "rows s3 shards storage store store_spec trial verification"
-TRACKING = "confirmation front pictures provenance tracking tracking_uri what_if"
-TABLES = "figures layouts ledger scaling tables typesetting"
+CORE = "errors display.terminal config.trial config.space config.space_yaml metrics.scores metrics.pareto metrics.intervals images.sources images.table images.decoding images.pixels images.augmentation models.backbone models.weights models.onnx_weights models.importance models.side_network models.online models.methods cost.allocator cost.execution cost.trace cost.prediction cost.measurement cost.paper_rows train.order train.loop paper.numbers"  # noqa: E501
+STORE = "storage.files storage.s3 features.spec features.shards features.store features.rows features.serving features.verification train.seeds train.checkpoint"  # noqa: E501
+TRACKING = "report.confirmation report.front report.pictures tracking.provenance tracking.runs tracking.server"
+TABLES = "display.typesetting display.charts paper.layouts paper.tables paper.figures report.ledger bench.scaling"
 
 PROGRAM = """
 import importlib, sys

@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from fpt_ray.intervals import bootstrap_aucs, interval, resamples
-from fpt_ray.metrics import auc
+from fpt_ray.metrics.intervals import bootstrap_aucs, interval, resamples
+from fpt_ray.metrics.scores import auc
 
 
 def predictions(generator, labels, num_classes, strength=1.0, digits=None):

@@ -27,12 +27,12 @@ from s3_server import free_ports
 from searches import study_of
 from stores import draw_images
 
-from fpt_ray import preload as preloading
-from fpt_ray import tracking
-from fpt_ray.datasets import accept, inspect_image
-from fpt_ray.extraction import extract_batches, read_image
-from fpt_ray.shards import shard_table, write_shard
-from fpt_ray.space_yaml import load_space
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.features.shards import shard_table, write_shard
+from fpt_ray.images.table import accept, inspect_image
+from fpt_ray.preload import command as preloading
+from fpt_ray.preload.extraction import extract_batches, read_image
+from fpt_ray.tracking import runs as tracking
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

@@ -4,11 +4,12 @@ import pytest
 from optuna.trial import TrialState
 from s3_server import BUCKET, served
 
-from fpt_ray import s3
-from fpt_ray.config import ConfigError
-from fpt_ray.searcher import FINISHED, StudySearcher
-from fpt_ray.space_yaml import parse_space
-from fpt_ray.study_storage import load_study, open_study
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.search.messages import FINISHED
+from fpt_ray.search.optuna_study import load_study, open_study
+from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.storage import s3
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}\nnum_trials: 6")
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fpt_ray.ledger import Spent, ledger, ledger_text
+from fpt_ray.report.ledger import Spent, ledger, ledger_text
 
 
 def spent(preload, **changed):

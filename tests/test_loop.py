@@ -11,10 +11,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import FakeRows
 
-from fpt_ray.config import TrainingConfig
-from fpt_ray.lanes import epoch_order, worker_rows
-from fpt_ray.loop import NonFiniteLossError, Task, class_weights, evaluate, fit
-from fpt_ray.methods import make_model
+from fpt_ray.config.trial import TrainingConfig
+from fpt_ray.models.methods import make_model
+from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, evaluate, fit
+from fpt_ray.train.order import epoch_order, worker_rows
 
 CLASSES = ("a", "b", "c")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import SMALL, FakeBatch
 
-from fpt_ray.backbone import load_backbone
-from fpt_ray.config import FeaturesConfig, PetlConfig, SideConfig, TrainingConfig, TrialConfig, trial_from
-from fpt_ray.loop import Task, fit
-from fpt_ray.methods import AdaLora, learnable_state, load_learnable_state, make_model
-from fpt_ray.prediction import count_parameters, learnable_parameters, param_ratio
+from fpt_ray.config.trial import FeaturesConfig, PetlConfig, SideConfig, TrainingConfig, TrialConfig, trial_from
+from fpt_ray.cost.prediction import count_parameters, learnable_parameters, param_ratio
+from fpt_ray.models.methods import AdaLora, learnable_state, load_learnable_state, make_model
+from fpt_ray.models.weights import load_backbone
+from fpt_ray.train.loop import Task, fit
 
 CLASSES = ("a", "b", "c")
 IMAGE_METHODS = (
@@ -231,8 +231,8 @@ def test_nothing_inside_the_lpm_is_saved_or_gets_a_gradient(method, preloaded, m
 
 def test_online_reads_what_a_store_would_hold():
     """The same prompts on features extracted beforehand (backbone.extract) give the same logits."""
-    from fpt_ray.importance import extract
-    from fpt_ray.side_network import SideNetwork
+    from fpt_ray.models.importance import extract
+    from fpt_ray.models.side_network import SideNetwork
 
     trial = small("fpt+")
     trial = dataclasses.replace(trial, features=FeaturesConfig(resolution=64, preloaded=False, token_ratio=0.5))

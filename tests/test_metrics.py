@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fpt_ray.metrics import MetricError, auc, pareto_front, pme, ppe, scores
+from fpt_ray.metrics.pareto import pareto_front
+from fpt_ray.metrics.scores import MetricError, auc, pme, ppe, scores
 
 # Table 1: weights | method | learnable %, memory in MB | AUC of the eight datasets | their average, PPE, PME
 TABLE_1 = """

@@ -17,9 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fpt_ray.config import ConfigError
-from fpt_ray.demo import weights_file
-from fpt_ray.onnx_weights import read_onnx
+from fpt_ray.demo.command import weights_file
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.onnx_weights import read_onnx
 
 WIDTH, PATCHES = 8, 9
 

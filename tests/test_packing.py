@@ -2,8 +2,8 @@
 
 import pytest
 
-from fpt_ray.config import trial_from
-from fpt_ray.packing import Packing, gpu_share
+from fpt_ray.config.trial import trial_from
+from fpt_ray.tune.resources import Packing, gpu_share
 
 GIB = 2**30
 

@@ -7,10 +7,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from fpt_ray import patient_client, tracking
-from fpt_ray.config import ConfigError
-from fpt_ray.patient_client import PatientClient
-from fpt_ray.tracking_uri import default_uri, open_tracking
+from fpt_ray.errors import ConfigError
+from fpt_ray.tracking import patient_client
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.patient_client import PatientClient
+from fpt_ray.tracking.server import default_uri, open_tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi")  # inside mlflow's own server
 

@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 
-from fpt_ray.allocator import MIB
-from fpt_ray.config import ConfigError, TrialConfig, trial_from
-from fpt_ray.paper import FPT_AS_RUN
-from fpt_ray.prediction import (
+from fpt_ray.config.trial import TrialConfig, trial_from
+from fpt_ray.cost.allocator import MIB
+from fpt_ray.cost.execution import PAPER_FPT, Execution
+from fpt_ray.cost.prediction import (
     count_parameters,
     fine_tuning_memory,
     learnable_parameters,
@@ -19,7 +19,8 @@ from fpt_ray.prediction import (
     published_parameters,
     training_memory,
 )
-from fpt_ray.trace import PAPER_FPT, Execution
+from fpt_ray.errors import ConfigError
+from fpt_ray.paper.numbers import FPT_AS_RUN
 
 VIT_B = "vit_base_patch16_384.augreg_in21k_ft_in1k"
 PARTS = ("weights", "gradients", "optimizer", "activations", "batch", "transient")

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_ray import tracking
-from fpt_ray.config import ConfigError, TrialConfig, flatten, trial_from
-from fpt_ray.front import front_of, front_table, printed, rendered, short_names, summarise
-from fpt_ray.metrics import pme, ppe
-from fpt_ray.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
-from fpt_ray.report import Command, main, report, run_report
-from fpt_ray.terminal import run_command
-from fpt_ray.tracking import StudyRun, TrialRecord
-from fpt_ray.tracking_uri import default_uri, open_tracking
+from fpt_ray.config.trial import TrialConfig, flatten, trial_from
+from fpt_ray.display.terminal import run_command
+from fpt_ray.errors import ConfigError
+from fpt_ray.metrics.scores import pme, ppe
+from fpt_ray.report.command import Command, main, report, run_report
+from fpt_ray.report.front import front_of, front_table, printed, rendered, short_names, summarise
+from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.runs import StudyRun, TrialRecord
+from fpt_ray.tracking.server import default_uri, open_tracking
 
 SEARCHED = ["side.num_prompts", "features.token_ratio"]
 OBJECTIVES = {"val_auc": "max", "memory_ratio": "min"}
@@ -424,7 +425,7 @@ def test_a_table_as_typed_for_several_studies(compared, capsys, monkeypatch):
 
 
 def test_a_command_whose_output_nobody_reads_ends_quietly():
-    code = "from fpt_ray.terminal import run_command; run_command(lambda: print('x' * {}))"
+    code = "from fpt_ray.display.terminal import run_command; run_command(lambda: print('x' * {}))"
     for length in (10, 10**6):  # left in the buffer at the end; broken while printing
         with subprocess.Popen(
             [sys.executable, "-c", code.format(length)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

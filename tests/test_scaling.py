@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fpt_ray.scaling import (
+from fpt_ray.bench.scaling import (
     Cluster,
     Job,
     Span,

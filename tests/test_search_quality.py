@@ -11,10 +11,12 @@ import math
 import numpy as np
 import optuna
 
-from fpt_ray.metrics import pareto_front
-from fpt_ray.searcher import FINISHED, StudySearcher, plain_values
-from fpt_ray.space_yaml import parse_space
-from fpt_ray.study_storage import make_sampler, paper_point
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.metrics.pareto import pareto_front
+from fpt_ray.search.messages import FINISHED, plain_values
+from fpt_ray.search.optuna_study import make_sampler
+from fpt_ray.search.queue import paper_point
+from fpt_ray.search.searcher import StudySearcher
 
 SPACE = """
 space:

@@ -1,5 +1,5 @@
 """Every table and figure of the paper as it stands in search_spaces/, run small: a tiny ViT with random weights, the
-demonstration's images, one epoch, two seeds. The grids are compared with the paper's own rows (paper.json)."""
+demonstration's images, one epoch, two seeds. The grids are compared with the paper's own rows (numbers.json)."""
 
 import dataclasses
 import math
@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from fpt_ray.backbone import backbone_shape, load_backbone
-from fpt_ray.config import flatten, override, reads_images
-from fpt_ray.datasets import accept, inspect_image, read_images
-from fpt_ray.demo import write_images
-from fpt_ray.extraction import extract_batches, read_image
-from fpt_ray.paper import METHOD_NAMES, numbers
-from fpt_ray.preload import plan_shards, store_spec
-from fpt_ray.rows import rows_from_files
-from fpt_ray.shards import shard_table, write_shard
-from fpt_ray.space import POINT
-from fpt_ray.space_yaml import load_space
-from fpt_ray.store import open_store, write_manifest
-from fpt_ray.trial import fit_seeds, image_resolution, store_for, trial_slice, trial_task
+from fpt_ray.config.space import POINT
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import flatten, image_resolution, override, reads_images
+from fpt_ray.demo.command import write_images
+from fpt_ray.features.rows import rows_from_files
+from fpt_ray.features.serving import store_for, trial_slice
+from fpt_ray.features.shards import shard_table, write_shard
+from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.images.table import accept, inspect_image, read_images
+from fpt_ray.models.backbone import backbone_shape
+from fpt_ray.models.weights import load_backbone
+from fpt_ray.paper.numbers import METHOD_NAMES, numbers
+from fpt_ray.preload.extraction import extract_batches, read_image
+from fpt_ray.preload.pipeline import plan_shards, store_spec
+from fpt_ray.train.seeds import fit_seeds, trial_task
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"
 TINY = {"backbone.name": "vit_tiny_patch16_224", "backbone.weights": "random", "side.reduction": 4}

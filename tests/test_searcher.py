@@ -8,32 +8,33 @@ from optuna.trial import TrialState
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
-from fpt_ray.config import ConfigError, TrialConfig
-from fpt_ray.searcher import (
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.config.trial import TrialConfig
+from fpt_ray.errors import ConfigError
+from fpt_ray.search.messages import (
     DIED,
     FINISHED,
     FIRST_SEED,
     NUMBER,
+    OF,
     OUT_OF_MEMORY,
     SEEDS,
-    StudySearcher,
+    STAGE,
     plain_values,
     seeded_trial,
     why_not,
 )
-from fpt_ray.space_yaml import parse_space
-from fpt_ray.study_storage import (
-    OF,
-    STAGE,
+from fpt_ray.search.optuna_study import open_study
+from fpt_ray.search.queue import (
     confirmations_waiting,
     enqueue_chosen,
     enqueue_confirmed,
     enqueue_front,
     finished_trials,
-    open_study,
     paper_point,
 )
-from fpt_ray.tune import Command, storage_location
+from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.tune.command import Command, storage_location
 
 SPACE = """
 space:

@@ -13,14 +13,14 @@ import pytest
 from conftest import SMOKE
 from searches import agree
 
-from fpt_ray import tracking
-from fpt_ray.accounting import recorded_spans, recorded_workload
-from fpt_ray.config import ConfigError
-from fpt_ray.scaling import Job
-from fpt_ray.tracking_uri import default_uri, open_tracking
-from fpt_ray.tune import Command as TuneCommand
-from fpt_ray.tune import run_study
-from fpt_ray.workers import Measured, measured_line, measured_text
+from fpt_ray.bench.cores import Measured, measured_line, measured_text
+from fpt_ray.bench.recorded import recorded_spans, recorded_workload
+from fpt_ray.bench.scaling import Job
+from fpt_ray.errors import ConfigError
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.command import Command as TuneCommand
+from fpt_ray.tune.command import run_study
 
 BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -84,8 +84,8 @@ def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, ca
     command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "s"}
     with pytest.raises(ConfigError, match="continue it with --resume"):
         run_study(TuneCommand(**command))
-    monkeypatch.setattr("fpt_ray.trainer.SHARED_MEMORY_SHARE", 0.0)
-    monkeypatch.setattr("fpt_ray.tune.fits_in_memory", lambda size: False)
+    monkeypatch.setattr("fpt_ray.train.ray_train.SHARED_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("fpt_ray.tune.worker.fits_in_memory", lambda size: False)
     run_study(TuneCommand(**command, num_trials=5, resume=True))
     assert "streamed from Parquet" in capsys.readouterr().err
     agree(workdir, "s", 5)
@@ -102,7 +102,7 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
     client = open_tracking(default_uri(workdir))
     study = tracking.find_study(client, "c")
     records = tracking.read_trials(client, study)
-    monkeypatch.setattr("fpt_ray.tune.report", lambda name, **places: None)  # shown above
+    monkeypatch.setattr("fpt_ray.tune.command.report", lambda name, **places: None)  # shown above
     run_study(TuneCommand(**command, resume=True))
     assert [record.run_id for record in tracking.read_trials(client, study)] == [record.run_id for record in records]
     confirmed = [record for record in records if "of" in record.tags]

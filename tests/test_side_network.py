@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from fpt_ray.backbone import BackboneShape, backbone_shape
-from fpt_ray.config import ConfigError, SideConfig, TrainingConfig, TrialConfig
-from fpt_ray.side_network import SideNetwork
+from fpt_ray.config.trial import SideConfig, TrainingConfig, TrialConfig
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.backbone import BackboneShape, backbone_shape
+from fpt_ray.models.side_network import SideNetwork
 
 VIT_B = "vit_base_patch16_384"
 

@@ -10,21 +10,24 @@ import torch
 from s3_server import BUCKET, SECRET, forget_clients, served
 from stores import draw_images, make_spec, make_store
 
-from fpt_ray import s3, storage
-from fpt_ray.config import ConfigError, override
-from fpt_ray.datasets import read_images
-from fpt_ray.features import Ls, Rm, Verify, run_features
-from fpt_ray.preload import preload
-from fpt_ray.ray_session import ray_session
-from fpt_ray.rows import rows_from_files
-from fpt_ray.s3 import StorageError
-from fpt_ray.space_yaml import load_space
-from fpt_ray.storage import ExistsError
-from fpt_ray.store import open_store
-from fpt_ray.store_spec import Slice
-from fpt_ray.train import Command as TrainCommand
-from fpt_ray.train import run_training
-from fpt_ray.trial import fit_seeds, trial_slice, trial_task
+from fpt_ray.cluster import ray_session
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import override
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.command import Ls, Rm, Verify, run_features
+from fpt_ray.features.rows import rows_from_files
+from fpt_ray.features.serving import trial_slice
+from fpt_ray.features.spec import Slice
+from fpt_ray.features.store import open_store
+from fpt_ray.images.table import read_images
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.storage import files as storage
+from fpt_ray.storage import s3
+from fpt_ray.storage.errors import ExistsError
+from fpt_ray.storage.s3 import StorageError
+from fpt_ray.train.command import Command as TrainCommand
+from fpt_ray.train.command import run_training
+from fpt_ray.train.seeds import fit_seeds, trial_task
 
 ROOT = f"s3://{BUCKET}"
 KINDS = ("500", "503", "reset", "cut", "hang")

@@ -12,13 +12,13 @@ import pytest
 import torch
 from stores import make_features, make_rows, make_spec, make_store
 
-from fpt_ray import storage
-from fpt_ray.datasets import ImageRow
-from fpt_ray.rows import MemorySource, rows_from_files, rows_from_tables
-from fpt_ray.shards import existing_shard, open_shard, shard_table, write_shard
-from fpt_ray.storage import ExistsError
-from fpt_ray.store import open_store, write_manifest
-from fpt_ray.store_spec import Slice, StoreError, bytes_per_row, column_widths
+from fpt_ray.features.rows import MemorySource, rows_from_files, rows_from_tables
+from fpt_ray.features.shards import existing_shard, open_shard, shard_table, write_shard
+from fpt_ray.features.spec import Slice, StoreError, bytes_per_row, column_widths
+from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.images.table import ImageRow
+from fpt_ray.storage import files as storage
+from fpt_ray.storage.errors import ExistsError
 
 PAPER = make_spec(
     depth=6, num_kept=205, low_resolution=128, backbone_depth=12, num_heads=12, head_width=64, num_tokens=1025

@@ -6,14 +6,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from fpt_ray import tracking
-from fpt_ray.config import ConfigError
-from fpt_ray.patient_client import PatientClient
-from fpt_ray.searcher import FINISHED, SEEDS, StudySearcher
-from fpt_ray.space_yaml import parse_space
-from fpt_ray.study import StudyLog, start_or_find
-from fpt_ray.study_storage import open_study
-from fpt_ray.tracking_uri import default_uri, open_tracking
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.search.messages import FINISHED, SEEDS
+from fpt_ray.search.optuna_study import open_study
+from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.patient_client import PatientClient
+from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.log import StudyLog, start_or_find
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}")
 

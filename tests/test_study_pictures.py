@@ -3,10 +3,10 @@
 import optuna
 import pytest
 
-from fpt_ray import tracking
-from fpt_ray.space_yaml import parse_space
-from fpt_ray.study_pictures import attach_study_pictures, history, importances, reference_point
-from fpt_ray.tracking_uri import default_uri, open_tracking
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.search.pictures import attach_study_pictures, history, importances, reference_point
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking
 
 ROWS = "space: {side.depth: {low: 1, high: 12}, side.num_prompts: {choices: [4, 16]}}\n"
 TWO = "objectives: {val_auc: max, param_ratio: min}\n"

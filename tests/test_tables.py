@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_ray.config import ConfigError, flatten, trial_from
-from fpt_ray.figures import draw_figure_html, draw_figure_png, panels
-from fpt_ray.metrics import pme, ppe
-from fpt_ray.paper import METHOD_NAMES, RUNGS, rows_of, table1
-from fpt_ray.tables import averaged, cells, measured, paper_table
-from fpt_ray.tracking import TrialRecord
-from fpt_ray.typesetting import Cell, Column, Table, ranks, typeset
+from fpt_ray.config.trial import flatten, trial_from
+from fpt_ray.display.typesetting import Cell, Column, Table, ranks, typeset
+from fpt_ray.errors import ConfigError
+from fpt_ray.metrics.scores import pme, ppe
+from fpt_ray.paper.figures import draw_figure_html, draw_figure_png, panels
+from fpt_ray.paper.numbers import METHOD_NAMES, RUNGS, rows_of, table1
+from fpt_ray.paper.tables import averaged, cells, measured, paper_table
+from fpt_ray.tracking.runs import TrialRecord
 
 BY_NAME = {name: method for method, name in METHOD_NAMES.items()}
-SUPERVISED = "supervised Attention-tuning"  # paper.json: its printed average is not that of its cells
+SUPERVISED = "supervised Attention-tuning"  # numbers.json: its printed average is not that of its cells
 
 
 def trial(auc, *, status="FINISHED", label="", stage="final", val=0.5, std=None, costs=(0.01, 0.03, 736), **over):

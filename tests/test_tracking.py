@@ -10,9 +10,11 @@ from importlib import metadata
 import pytest
 from mlflow import MlflowClient
 
-from fpt_ray import provenance, tracking
-from fpt_ray.config import ConfigError, TrialConfig, flatten
-from fpt_ray.tracking_uri import default_uri, open_tracking, tracking_uri, ui_command
+from fpt_ray.config.trial import TrialConfig, flatten
+from fpt_ray.errors import ConfigError
+from fpt_ray.tracking import provenance
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking, tracking_uri, ui_command
 
 _TELEMETRY_OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -189,7 +191,7 @@ def test_a_workdir_on_s3_holds_no_database(monkeypatch):
 
 def test_creating_the_database_prints_nothing_and_reports_to_nobody(tmp_path):
     code = (
-        "import sys; from fpt_ray.tracking_uri import default_uri, open_tracking;"
+        "import sys; from fpt_ray.tracking.server import default_uri, open_tracking;"
         "open_tracking(default_uri(sys.argv[1]));"
         "from mlflow.telemetry.utils import is_telemetry_disabled; assert is_telemetry_disabled()"
     )
@@ -221,8 +223,8 @@ def test_provenance_has_versions_and_no_commit_of_somebody_elses_checkout(tmp_pa
 
 @needs_git
 def test_provenance_says_whether_the_checkout_has_changes(tmp_path, monkeypatch):
-    package = tmp_path / "fpt_ray"
-    package.mkdir()
+    package = tmp_path / "fpt_ray" / "tracking"
+    package.mkdir(parents=True)
     (package / "provenance.py").write_text("")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):

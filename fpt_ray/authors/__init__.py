@@ -1,0 +1,1 @@
+"""The recordings and checkpoints of the authors' code."""

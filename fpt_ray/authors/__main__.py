@@ -1,0 +1,7 @@
+"""The door of the room: ``python -m fpt_ray.authors``."""
+
+from fpt_ray.authors.command import main
+from fpt_ray.display.terminal import run_command
+
+if __name__ == "__main__":
+    run_command(main)

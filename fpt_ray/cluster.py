@@ -1,0 +1,94 @@
+"""Starting Ray: the cluster this process belongs to, or one of its own on this machine, and what it must have free."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from fpt_ray.display.terminal import say
+from fpt_ray.errors import ConfigError
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray Train's reports wait for the controller's next poll: 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Trials shorter than seconds make Tune warn about its own snapshots.
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Result tables come from report, not from Tune's reporter.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Tune would take an interrupt for the search's end, and what comes after it would go on.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+@contextmanager
+def ray_session(
+    *, local: bool = False, dashboard: bool = False, num_cpus: int | None = None, num_gpus: int | None = None
+) -> Iterator[None]:
+    """Joins the cluster named by RAY_ADDRESS, or starts one on this machine and ends it again.
+
+    ``local`` starts one here whatever RAY_ADDRESS says. A session that already runs in this process is used as it is.
+    ``num_cpus`` and ``num_gpus`` are what the one started here counts, whatever the machine has.
+    ``dashboard`` is needed where trials start trainers of their own (their clean-up asks it). SIGTERM, which ``ray job
+    stop`` and clusters send, interrupts as Ctrl-C does, so that what runs is closed properly.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    joins = "RAY_ADDRESS" in os.environ and not local
+    if joins:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set one that exits at once
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        if joins:
+            _await_first_worker()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _await_first_worker() -> None:
+    """Where an autoscaling cluster has shrunk to a head that computes nothing, has it start a worker: what a cluster is
+    made of is read off its workers."""
+    if cluster_resources()[0] == 0:
+        say("cluster: it has no worker; waiting until it has started one")
+        ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
+
+
+def cluster_resources() -> tuple[int, int]:
+    """(CPUs, GPUs) of the cluster."""
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+
+
+def computing_hosts() -> list[dict[str, float]]:
+    """What each host counts that has a CPU at least."""
+    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [host for host in hosts if host.get("CPU", 0) >= 1]
+
+
+def require_resources(what: str, *, cpus: float, gpus: float) -> None:
+    """ConfigError, instead of a job that waits for ever, if the whole cluster has less than something needs."""
+    have_cpus, have_gpus = cluster_resources()
+    if cpus > have_cpus or gpus > have_gpus:
+        raise ConfigError(
+            f"{what} needs {cpus:g} CPUs and {gpus:g} GPUs at once; this cluster has {have_cpus} CPUs and {have_gpus} "
+            "GPUs. Ask for fewer workers, or join a larger cluster (RAY_ADDRESS)"
+        )

@@ -1,0 +1,188 @@
+"""What a study searches, as a value: rows over dotted names, objectives and fixed overrides.
+
+``points`` are named configurations beside the rows, such as the methods of a table. With ``sampler: grid`` every point
+is run with every combination of the rows' values, ``repeats`` times with different seeds; of the rows named by
+``choose`` only the values of the highest validation AUC are repeated, the others run once.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fpt_ray.config.trial import TrialConfig, Value, flatten, override, reads_images, trial_from
+from fpt_ray.errors import ConfigError
+
+Mode = Literal["max", "min"]
+
+OBJECTIVES: Mapping[str, Mode] = {
+    "val_auc": "max",
+    "ppe": "max",
+    "pme": "max",
+    "param_ratio": "min",
+    "memory_ratio": "min",
+    "peak_memory_bytes": "min",
+    "train_seconds": "min",
+}
+KNOWN_BEFORE = ("param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters", "feature_bytes")
+"""What a proposal costs, known without training it; ``feature_bytes`` are those it reads of an image."""
+SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
+EARLY_STOPPING = ("none", "asha", "median")
+POINT = "point"
+"""Key beside the dotted names of a proposal: the name of its point."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchRow:
+    """One searched dotted name: a range or a list of choices, perhaps conditional on another row."""
+
+    name: str
+    low: int | float | None = None
+    high: int | float | None = None
+    step: int | float | None = None
+    log: bool = False
+    choices: tuple[Value, ...] | None = None
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+    def active(self, values: Mapping[str, Any]) -> bool:
+        """Whether the rows this one depends on have a value it wants."""
+        return all(values.get(other) in wanted for other, wanted in self.when.items())
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of this row's."""
+        if self.choices is not None or self.step is not None:
+            return any(value == known for known in self.values())
+        return isinstance(value, (int, float)) and self.low <= value <= self.high  # type: ignore[operator]
+
+    def widest(self) -> Any:
+        """The largest value this row can take."""
+        if self.choices is not None:
+            return max((choice for choice in self.choices if choice is not None), default=None)
+        return self.values()[-1] if self.step is not None else self.high
+
+    def values(self) -> tuple[Any, ...]:
+        """All values of a finite row; ConfigError for a continuous one."""
+        if self.choices is not None:
+            return self.choices
+        if self.step is None or self.low is None or self.high is None:
+            raise ConfigError(f"{self.name} is searched continuously; give it {{choices: [...]}} or a step")
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        return tuple(type(self.low)(self.low + i * self.step) for i in range(count))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """What a number of a trial must keep to."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def excess(self, value: float) -> float:
+        """By how much a value breaks the limit, as a share of it; 0 or less where it keeps to it."""
+        over = -math.inf if self.high is None else (value - self.high) / abs(self.high or 1)
+        under = -math.inf if self.low is None else (self.low - value) / abs(self.low or 1)
+        return max(over, under)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSpace:
+    """What a study searches: rows, objectives, and what is fixed for all its trials."""
+
+    rows: tuple[SearchRow, ...]
+    objectives: Mapping[str, Mode]
+    constraints: Mapping[str, Limit] = field(default_factory=dict)
+    """Of objectives and of what is known before training."""
+    early_stopping: str = "none"
+    grace_epochs: int = 3
+    """Epochs before the first trial may be stopped."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    sampler: str = "tpe"
+    num_trials: int = 32
+    seed: int = 0
+    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """{name: overrides}; a name is also the label of a table's row."""
+    repeats: int = 1
+    """Seeds of a trial; its numbers are their mean and standard deviation."""
+    choose: tuple[str, ...] = ()
+    """Rows whose value is chosen on the validation split, for each combination of the others."""
+    text: str = ""
+    """The YAML it was read from."""
+
+    def base(self) -> TrialConfig:
+        """The trial all proposals are overrides of."""
+        return trial_from(self.fixed)
+
+    def trial(self, values: Mapping[str, Any]) -> TrialConfig:
+        """The trial a proposal {dotted name: value} stands for; it may name a point."""
+        plain = {name: value for name, value in values.items() if name != POINT}
+        return override(self.base(), {**self.points.get(values.get(POINT, ""), {}), **plain})
+
+    def grid(self) -> tuple[dict[str, Any], ...]:
+        """Every proposal of a finite space, in order; ConfigError for a continuous one."""
+        proposals: list[dict[str, Any]] = [{POINT: name} for name in self.points] or [{}]
+        for row in self.rows:
+            wider = []
+            for proposal in proposals:
+                active = row.active(flatten(self.trial(proposal)))
+                wider += [{**proposal, row.name: value} for value in row.values()] if active else [proposal]
+            proposals = wider
+        return tuple(proposals)
+
+    def widest(self, name: str) -> Any:
+        """The largest value of a dotted name over the rows, searched or fixed."""
+        for row in self.rows:
+            if row.name == name:
+                return max(row.widest(), flatten(self.base())[name]) if row.when else row.widest()
+        return flatten(self.base())[name]
+
+    def values_of(self, name: str) -> tuple[Any, ...]:
+        """All values of a dotted name over the rows, searched or fixed."""
+        fixed = flatten(self.base())[name]
+        for row in self.rows:
+            if row.name == name:
+                return tuple(dict.fromkeys((*row.values(), fixed))) if row.when else row.values()
+        return (fixed,)
+
+    def stores(self) -> tuple[TrialConfig, ...]:
+        """The widest trial for each store the space needs: one for every resolution, importance and kind of reader."""
+        wide = {name: self.widest(name) for name in _WIDEST}
+        searched = [name for name in _STORE_FIELDS if any(row.name == name for row in self.rows)]
+        trials: dict[Any, TrialConfig] = {}
+        for point in self.points or ("",):
+            own = self.points.get(point, {})
+            for values in itertools.product(*(self.values_of(name) for name in searched)):
+                trial = self.trial({**wide, **own, **dict(zip(searched, values, strict=True))})
+                key = _store_key(trial)
+                trials[key] = _wider(trials.get(key, trial), trial)
+        return tuple(trials.values())
+
+
+def _store_key(trial: TrialConfig) -> Any:
+    """What two trials must share to be served by one store."""
+    values = flatten(trial)
+    if reads_images(trial):
+        return tuple(values[name] for name in _IMAGE_FIELDS)
+    return tuple(values[name] for name in _STORE_FIELDS if name not in _READERS)
+
+
+def _wider(one: TrialConfig, other: TrialConfig) -> TrialConfig:
+    first, second = flatten(one), flatten(other)
+    return override(one, {name: max(first[name], second[name]) for name in _WIDEST})
+
+
+_WIDEST = ("features.token_ratio", "side.depth", "side.resolution", "side.num_prompts")
+_READERS = ("method", "features.preloaded")
+_IMAGE_FIELDS = ("backbone.name", "features.resolution", "features.mean", "features.std")
+_STORE_FIELDS = (
+    *_READERS,
+    "backbone.name",
+    "backbone.weights",
+    "features.resolution",
+    "features.importance",
+    "features.dtype",
+    "features.precision",
+    "features.mean",
+    "features.std",
+)
+"""Values that need a store of their own; of all others, the widest store serves the narrower trials."""

@@ -1,0 +1,247 @@
+"""Reads search spaces from YAML: every key, name and value is checked here, once, and errors say what to write."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fpt_ray.config.space import (
+    EARLY_STOPPING,
+    KNOWN_BEFORE,
+    OBJECTIVES,
+    POINT,
+    SAMPLERS,
+    Limit,
+    Mode,
+    SearchRow,
+    SearchSpace,
+)
+from fpt_ray.config.trial import Value, coerce, field_types, override
+from fpt_ray.errors import ConfigError, nearest_name
+
+_SPACE_KEYS = (
+    "space",
+    "points",
+    "fixed",
+    "objectives",
+    "constraints",
+    "sampler",
+    "early_stopping",
+    "grace_epochs",
+    "num_trials",
+    "seed",
+    "repeats",
+    "choose",
+)
+_ROW_KEYS = ("low", "high", "step", "log", "choices", "when")
+
+
+def load_space(path: str | Path) -> SearchSpace:
+    """Reads a search space.
+
+    Raises:
+        ConfigError: with the file, the key, the value and what to write instead.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the search space cannot be read ({error})") from None
+    try:
+        return parse_space(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_space(text: str) -> SearchSpace:
+    """A search space from YAML text; ConfigError where it is not one."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError("a search space is a mapping with the keys " + ", ".join(_SPACE_KEYS))
+    for key in document:
+        if key not in _SPACE_KEYS:
+            raise ConfigError(f"unknown key {key!r}; {nearest_name(str(key), _SPACE_KEYS)}")
+    rows = tuple(_row(str(name), row) for name, row in _mapping(document, "space").items())
+    names = [row.name for row in rows]
+    points = {name: _point(name, given) for name, given in _mapping(document, "points").items()}
+    pointed = {name for overrides in points.values() for name in overrides}
+    for row in rows:
+        for other in row.when:
+            if other not in pointed and other not in names[: names.index(row.name)]:
+                raise ConfigError(f"space.{row.name}.when: {other!r} must be a row that stands above it")
+    space = SearchSpace(
+        rows=rows,
+        objectives=_objectives(document),
+        constraints=_constraints(document),
+        early_stopping=str(document.get("early_stopping") or "none"),
+        grace_epochs=coerce("grace_epochs", document.get("grace_epochs", 3), int),
+        fixed=_mapping(document, "fixed"),
+        sampler=str(document.get("sampler", "tpe")),
+        num_trials=coerce("num_trials", document.get("num_trials", 32), int),
+        seed=coerce("seed", document.get("seed", 0), int),
+        points=points,
+        repeats=coerce("repeats", document.get("repeats", 1), int),
+        choose=tuple(str(name) for name in document.get("choose") or ()),
+        text=text,
+    )
+    _check(space)
+    if space.sampler == "grid":
+        return replace(space, num_trials=len(space.grid()))
+    return space
+
+
+def with_fixed(space: SearchSpace, settings: Sequence[str]) -> SearchSpace:
+    """The same space with other fixed values, each given as "dotted.name=value"; a point's own value stands.
+
+    Raises:
+        ConfigError: a setting has no such form, its name is searched or unknown, or the value does not fit.
+    """
+    fixed = dict(space.fixed)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {setting}: give dotted.name=value")
+        fixed[name] = yaml.safe_load(value)
+    said = "".join(f"\n# --set {setting}" for setting in settings)
+    space = replace(space, fixed=fixed, text=space.text + said)
+    _check(space)
+    return space
+
+
+def _point(name: str, given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"points.{name} is {given!r}; it must be a mapping from dotted names")
+    return {str(key): value for key, value in given.items()}
+
+
+def _check(space: SearchSpace) -> None:
+    names = [row.name for row in space.rows]
+    if space.num_trials < 1:
+        raise ConfigError(f"num_trials is {space.num_trials}; it must be at least 1")
+    if space.seed < 0:
+        raise ConfigError(f"seed is {space.seed}; it must be 0 or more")
+    if space.early_stopping not in EARLY_STOPPING:
+        raise ConfigError(f"early_stopping is {space.early_stopping!r}; choose one of {', '.join(EARLY_STOPPING)}")
+    if space.grace_epochs < 1:
+        raise ConfigError(f"grace_epochs is {space.grace_epochs}; it must be at least 1")
+    if space.sampler not in SAMPLERS:
+        raise ConfigError(f"sampler is {space.sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    for name in space.fixed:
+        if name in names:
+            raise ConfigError(f"{name} is both searched and fixed; remove one of the two")
+    base = space.base()
+    if not space.rows and not space.points:
+        raise ConfigError("space is empty; give at least one row, such as side.num_prompts: {choices: [8, 16]}")
+    _check_points(space, names)
+    for row in space.rows:
+        for value in row.choices if row.choices is not None else (row.low, row.high):
+            try:
+                override(base, {row.name: value})
+            except ConfigError as error:
+                raise ConfigError(f"space.{row.name}: {error}") from None
+
+
+def _check_points(space: SearchSpace, names: Sequence[str]) -> None:
+    if space.repeats < 1:
+        raise ConfigError(f"repeats is {space.repeats}; it must be at least 1")
+    for name in space.choose:
+        if name not in names or space.sampler != "grid":
+            raise ConfigError(f"choose: {name!r} must be a row of the space, and the sampler grid")
+    for point, overrides in space.points.items():
+        for name in overrides:
+            if name in names:
+                raise ConfigError(f"points.{point}: {name} is also a row of the space; remove one of the two")
+        try:
+            space.trial({POINT: point})
+        except ConfigError as error:
+            raise ConfigError(f"points.{point}: {error}") from None
+
+
+def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key) or {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} is {value!r}; it must be a mapping from dotted names")
+    return {str(name): item for name, item in value.items()}
+
+
+def _objectives(document: Mapping[str, Any]) -> Mapping[str, Mode]:
+    given = _mapping(document, "objectives") or {"val_auc": "max"}
+    for name, mode in given.items():
+        if name not in OBJECTIVES:
+            raise ConfigError(f"objectives: unknown objective {name!r}; {nearest_name(str(name), OBJECTIVES)}")
+        if mode not in ("max", "min"):
+            raise ConfigError(f"objectives.{name} is {mode!r}; choose max or min")
+    return given
+
+
+def _constraints(document: Mapping[str, Any]) -> Mapping[str, Limit]:
+    limits, known = {}, sorted({*OBJECTIVES, *KNOWN_BEFORE})
+    for name, given in _mapping(document, "constraints").items():
+        if name not in known:
+            raise ConfigError(f"constraints: unknown name {name!r}; {nearest_name(name, known)}")
+        if not isinstance(given, dict) or not given or set(given) - {"min", "max"}:
+            raise ConfigError(f"constraints.{name} is {given!r}; give {{max: ..}} or {{min: ..}}")
+        low, high = (coerce(f"constraints.{name}.{end}", given.get(end), float | None) for end in ("min", "max"))
+        limits[name] = Limit(low=low, high=high)
+    return limits
+
+
+def _row(name: str, given: Any) -> SearchRow:
+    leaves = field_types()
+    where = f"space.{name}"
+    if name not in leaves:
+        raise ConfigError(f"{where}: unknown name; {nearest_name(name, leaves)}")
+    if not isinstance(given, dict) or not _has_values(given):
+        forms = "{low: .., high: ..[, step: ..|log: true]} or {choices: [..]}"
+        raise ConfigError(f"{where} is {given!r}; give {forms}")
+    for key in given:
+        if key not in _ROW_KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}; {nearest_name(str(key), _ROW_KEYS)}")
+    when = _when(where, given.get("when") or {})
+    if "choices" in given:
+        choices = given["choices"]
+        if not isinstance(choices, list) or not choices:
+            raise ConfigError(f"{where}.choices is {choices!r}; the range is empty, give at least one value")
+        return SearchRow(name=name, choices=tuple(coerce(where, item, leaves[name]) for item in choices), when=when)
+    return _range(name, given, leaves[name], when)
+
+
+def _has_values(given: Mapping[str, Any]) -> bool:
+    ends = {"low", "high"} & set(given)
+    return not ends if "choices" in given else len(ends) == 2
+
+
+def _when(where: str, given: Any) -> dict[str, tuple[Value, ...]]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}.when is {given!r}; give {{other name: value or [values]}}")
+    leaves = field_types()
+    conditions = {}
+    for other, wanted in given.items():
+        if other not in leaves:
+            raise ConfigError(f"{where}.when: unknown name {other!r}; {nearest_name(str(other), leaves)}")
+        values = wanted if isinstance(wanted, list) else [wanted]
+        conditions[str(other)] = tuple(coerce(f"{where}.when.{other}", value, leaves[other]) for value in values)
+    return conditions
+
+
+def _range(name: str, given: Mapping[str, Any], hint: Any, when: Mapping[str, tuple[Value, ...]]) -> SearchRow:
+    where = f"space.{name}"
+    if hint not in (int, float):
+        raise ConfigError(f"{where}: {name} is no number; give {{choices: [...]}}")
+    low, high = (coerce(f"{where}.{end}", given[end], hint) for end in ("low", "high"))
+    step = coerce(f"{where}.step", given["step"], hint) if given.get("step") is not None else None
+    log = coerce(f"{where}.log", given.get("log", False), bool)
+    if low > high:
+        raise ConfigError(f"{where}: low {low} is above high {high}; the range is empty")
+    if step is not None and (step <= 0 or log):
+        raise ConfigError(f"{where}: step is {step}; it must be larger than 0 and goes without log")
+    if log and low <= 0:
+        raise ConfigError(f"{where}: low is {low}; a logarithmic range starts above 0")
+    if hint is int and step is None and not log:
+        step = 1
+    return SearchRow(name=name, low=low, high=high, step=step, log=log, when=when)

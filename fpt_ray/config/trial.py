@@ -1,0 +1,271 @@
+"""What a trial is, as a value: frozen dataclasses and their dotted names.
+
+One dotted name, such as ``side.num_prompts``, is the attribute, the command-line flag, the YAML key, the Optuna
+parameter and the MLflow parameter. Defaults are the paper's (section 4.2.1), so a default trial *is* FPT+.
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fpt_ray.errors import ConfigError, nearest_name
+
+Method = Literal[
+    "fpt+",
+    "fpt",
+    "mlp_transfer",
+    "full_fine_tuning",
+    "linear_probing",
+    "prompt_tuning",
+    "attention_tuning",
+    "adapter",
+    "bitfit",
+    "lora",
+    "adalora",
+]
+SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer")
+"""Methods that train a side network; the others train some of the LPM's own parameters, or some put into it."""
+Importance = Literal["global", "class_token"]
+StoredDtype = Literal["float16", "bfloat16", "float32"]
+Precision = Literal["auto", "bfloat16", "float32"]
+Value = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """The large pre-trained model (LPM) M, frozen."""
+
+    name: str = "vit_base_patch16_384.augreg_in21k_ft_in1k"
+    """timm's name of the ViT."""
+    weights: str | None = None
+    """A local .safetensors, .pth or .onnx file; nothing: timm's weights of that name; "random": none (for tests)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturesConfig:
+    """What is taken from the LPM (sections 3.3 and 3.5). A store may hold more than a trial takes."""
+
+    resolution: int = 512
+    """Side of the square high-resolution input I_h, in pixels."""
+    token_ratio: float = 0.2
+    """The important tokens a head keeps, as a share of all tokens (class token included); the paper's m%."""
+    preloaded: bool = True
+    """Whether the side network reads stored features; else the LPM runs beside it in every step (Figure 7)."""
+    importance: Importance = "global"
+    """A token's score: mean attention of all queries, or the class token's attention."""
+    dtype: StoredDtype = "float16"
+    """Type of the stored keys and values."""
+    precision: Precision = "auto"
+    """The LPM's arithmetic; auto: bfloat16 where the processor or GPU has it."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of the input channels in 0..1; nothing: the one the LPM was trained with."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of the input channels in 0..1; nothing: the one the LPM was trained with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SideConfig:
+    """The learnable side network S, its fine-grained prompts and fusion modules (sections 3.2 to 3.4)."""
+
+    depth: int = 6
+    """Layers L_S; they read the last L_S layers of the LPM (Eq. 5)."""
+    num_prompts: int = 16
+    """Fine-grained prompts P a layer; 0: the side network alone."""
+    reduction: int = 8
+    """Factor k between the LPM's width and the side network's."""
+    resolution: int = 128
+    """Side of the square low-resolution input I_l, in pixels."""
+    prompt_dropout: float = 0.5
+    """Dropout on what the fusion module hands to the side network (in the authors' code, not in the paper)."""
+    prompt_width: int | None = None
+    """Width of the prompts; nothing: the LPM's (FPT+), the side network's (FPT)."""
+    shared_norm: bool = True
+    """One layer norm for the prompts of all fusion modules, or one each (FPT+ only; FPT has none)."""
+    shared_projector: bool = True
+    """One out-projector for all fusion modules, or one each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PetlConfig:
+    """What the compared methods put into the LPM (section 4.2.1; what the paper leaves open follows its Params)."""
+
+    num_prompts: int = 16
+    """Prompts a layer, of prompt-tuning (VPT-deep)."""
+    bottleneck: int = 48
+    """Width of an adapter; there are two in a block."""
+    rank: int | None = None
+    """Of LoRA, nothing: 16; of AdaLoRA at its start, nothing: 12. AdaLoRA ends with two thirds of it."""
+    alpha: int = 16
+    """LoRA's and AdaLoRA's scale factor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How the side network is trained (section 4.2.1; what the paper leaves open is the authors' code's)."""
+
+    epochs: int = 20
+    batch_size: int = 16
+    """Images a step, over all workers."""
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    """Largest norm of the gradient of all parameters."""
+    class_weights: bool = False
+    """Weigh the loss by inverse class frequency of the training split."""
+    augment: bool = True
+    """Random crop, flip, brightness and contrast of the low-resolution input."""
+    precision: Precision = "auto"
+    """Arithmetic of the side network; auto: bfloat16 autocast on a GPU that has it, else float32."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialConfig:
+    """One point of a search space. The default is FPT+ as the paper ran it."""
+
+    method: Method = "fpt+"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    side: SideConfig = field(default_factory=SideConfig)
+    petl: PetlConfig = field(default_factory=PetlConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+
+def _check_ranges(trial: TrialConfig) -> None:
+    positive = (
+        "features.resolution",
+        "features.token_ratio",
+        "side.depth",
+        "side.reduction",
+        "side.resolution",
+        "petl.num_prompts",
+        "petl.bottleneck",
+        "petl.alpha",
+        "training.epochs",
+        "training.batch_size",
+        "training.learning_rate",
+        "training.clip_norm",
+    )
+    values = flatten(trial)
+    for name in positive:
+        if not values[name] > 0:
+            raise ConfigError(f"{name} is {values[name]!r}; it must be larger than 0")
+    if not trial.features.token_ratio <= 1:
+        raise ConfigError(f"features.token_ratio is {trial.features.token_ratio!r}; it is a share, at most 1")
+    if trial.side.num_prompts < 0:
+        raise ConfigError(f"side.num_prompts is {trial.side.num_prompts}; it must be 0 or more")
+    for name in ("training.weight_decay", "training.seed"):
+        if values[name] < 0:
+            raise ConfigError(f"{name} is {values[name]!r}; it must be 0 or more")
+    for name in ("features.std", "side.prompt_width", "petl.rank"):
+        given = values[name]
+        if given is not None and min(given if isinstance(given, tuple) else (given,)) <= 0:
+            raise ConfigError(f"{name} is {given!r}; it must be larger than 0")
+    if not 0 <= trial.side.prompt_dropout < 1:
+        raise ConfigError(f"side.prompt_dropout is {trial.side.prompt_dropout!r}; it must be in [0, 1)")
+
+
+def reads_images(trial: TrialConfig) -> bool:
+    """Whether training reads high-resolution images, because the LPM runs in every step, rather than its features."""
+    return trial.method not in ("fpt+", "fpt") or not trial.features.preloaded
+
+
+def image_resolution(trial: TrialConfig) -> int:
+    """Side in pixels of the images that training reads: I_h where the LPM runs in every step, else I_l."""
+    return trial.features.resolution if reads_images(trial) else trial.side.resolution
+
+
+# --- dotted names ---------------------------------------------------------------------------------------------
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as {dotted name: value}, in the order of its fields."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{item.name}.")
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def field_types(kind: type = TrialConfig, prefix: str = "") -> dict[str, Any]:
+    """{dotted name: annotated type} of every leaf of a configuration."""
+    hints = typing.get_type_hints(kind)
+    leaves: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            leaves |= field_types(typing.cast(type, hint), f"{prefix}{item.name}.")
+        else:
+            leaves[prefix + item.name] = hint
+    return leaves
+
+
+def override(trial: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """Another trial, with the values of these dotted names.
+
+    Raises:
+        ConfigError: a name is unknown or a value does not fit its field.
+    """
+    leaves = field_types()
+    groups: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in leaves:
+            raise ConfigError(f"unknown name {name!r}; {nearest_name(name, leaves)}")
+        group, _, leaf = name.rpartition(".")
+        (groups.setdefault(group, {}) if group else top)[leaf] = coerce(name, value, leaves[name])
+    changed = {group: dataclasses.replace(getattr(trial, group), **leaf) for group, leaf in groups.items()}
+    return dataclasses.replace(trial, **changed, **top)
+
+
+def trial_from(values: Mapping[str, Any]) -> TrialConfig:
+    """The default trial with the values of these dotted names."""
+    return override(TrialConfig(), values)
+
+
+def coerce(name: str, value: Any, hint: Any) -> Any:
+    """A value from YAML, Optuna or a manifest as its field's type; ConfigError where it does not fit."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        hint = next(arg for arg in args if arg is not type(None))
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(args):
+            raise ConfigError(f"{name} is {value!r}; give {len(args)} numbers")
+        return tuple(coerce(name, item, arg) for item, arg in zip(value, args, strict=True))
+    if isinstance(value, (list, dict)):
+        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
+    if hint is bool or isinstance(value, bool):
+        if hint is bool and isinstance(value, bool):
+            return value
+        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
+    try:
+        converted = hint(value)
+        whole = isinstance(value, str) or converted == value
+        fits = whole if hint is int else hint is not float or math.isfinite(converted)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}") from None
+    if not fits:
+        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
+    return converted
+
+
+def _kind(hint: Any) -> str:
+    kinds = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return kinds.get(hint, str(hint))

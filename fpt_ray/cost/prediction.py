@@ -1,0 +1,195 @@
+"""What a configuration costs, without running it: learnable parameters, and the peak memory of its training on a GPU.
+
+A prediction takes about a second on any machine. ``trace.py`` says how memory is predicted and what is left out.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fpt_ray.config.trial import (
+    SIDE_METHODS,
+    FeaturesConfig,
+    SideConfig,
+    TrainingConfig,
+    TrialConfig,
+    image_resolution,
+    reads_images,
+)
+from fpt_ray.cost.execution import Execution
+from fpt_ray.cost.trace import Memory, trace_training
+from fpt_ray.images.pixels import normalise
+from fpt_ray.models.backbone import backbone_shape, kept_tokens, uses_bfloat16
+from fpt_ray.models.importance import extract
+from fpt_ray.models.methods import make_model
+from fpt_ray.models.side_network import side_width
+from fpt_ray.models.weights import unloaded_backbone
+
+Arithmetic = Literal["bfloat16", "float32"]
+
+
+def count_parameters(module: nn.Module, *, learnable: bool = False) -> int:
+    """Parameters of a module; all, or those that require a gradient."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad or not learnable)
+
+
+@lru_cache(maxsize=32)
+def published_parameters(name: str) -> int:
+    """Parameters of a timm model with the head it was published with."""
+    with torch.device("meta"):
+        return count_parameters(timm.create_model(name))
+
+
+def learnable_parameters(trial: TrialConfig, num_classes: int) -> int:
+    """Parameters that the trial's method trains."""
+    with torch.device("meta"):
+        return count_parameters(make_model(trial, num_classes, load=False), learnable=True)
+
+
+def param_ratio(trial: TrialConfig, num_classes: int) -> float:
+    """r of Eq. 9, in 0..1: learnable over learnable and frozen.
+
+    As in Table 1, beside a side network the LPM counts with its published head; a method that changes the LPM counts it
+    as it trains it, with a head for its own classes and the positions of its resolution.
+    """
+    if trial.method in SIDE_METHODS:
+        learnable = learnable_parameters(trial, num_classes)
+        return learnable / (learnable + published_parameters(trial.backbone.name))
+    with torch.device("meta"):
+        model = make_model(trial, num_classes, load=False)
+    return count_parameters(model, learnable=True) / count_parameters(model)
+
+
+def training_memory(trial: TrialConfig, num_classes: int, *, precision: Arithmetic) -> Memory:
+    """Peak memory of the trial's training, as ``loop.fit`` does it in one worker."""
+    return network_memory(trial, num_classes, Execution(precision=precision))
+
+
+def fine_tuning_memory(trial: TrialConfig, num_classes: int, *, precision: Arithmetic) -> Memory:
+    """Peak memory of full fine-tuning of the trial's backbone: same high resolution, batch size and precision."""
+    return network_memory(replace(trial, method="full_fine_tuning"), num_classes, Execution(precision=precision))
+
+
+def memory_ratio(trial: TrialConfig, num_classes: int, precision: Arithmetic) -> float:
+    """m of Eq. 10, in 0..1, relative to full fine-tuning on *this* system: fused attention, the trial's precision.
+
+    The paper's m is relative to 23,128 MB, which is float16 autocast without fused attention.
+    """
+    training = training_memory(trial, num_classes, precision=precision)
+    return training.process_bytes / fine_tuning_memory(trial, num_classes, precision=precision).process_bytes
+
+
+def our_execution(trial: TrialConfig) -> Execution:
+    """How this project executes the trial on a GPU that has bfloat16."""
+    return Execution(precision="float32" if trial.training.precision == "float32" else "bfloat16")
+
+
+def network_memory(trial: TrialConfig, num_classes: int, execution: Execution) -> Memory:
+    """``training_memory`` however it is executed. Trials that take the same memory are predicted once."""
+    return _network_memory(memory_key(trial), num_classes, execution)
+
+
+def memory_key(trial: TrialConfig) -> TrialConfig:
+    """The trial with its defaults wherever its memory and its arithmetic do not depend on a value."""
+    training = TrainingConfig(batch_size=trial.training.batch_size, augment=trial.training.augment)
+    trial = replace(trial, training=training)
+    if trial.method not in SIDE_METHODS:
+        trial = replace(trial, side=SideConfig(), features=FeaturesConfig(resolution=trial.features.resolution))
+    return trial
+
+
+@lru_cache(maxsize=256)
+def _network_memory(trial: TrialConfig, num_classes: int, execution: Execution) -> Memory:
+    with torch.device("meta"):
+        model = make_model(trial, num_classes, load=False)
+    return trace_training(model, batch_maker(trial, execution), execution)
+
+
+def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], tuple[Tensor | None, ...]]:
+    """Makes a batch of the trial's shapes on the current device, as ``loop._inputs`` moves it there; values unset."""
+    shape, side, batch_size = backbone_shape(trial.backbone.name), trial.side, trial.training.batch_size
+    resolution = image_resolution(trial)
+    num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
+    stored, arithmetic = getattr(torch, trial.features.dtype), getattr(torch, execution.precision)
+
+    def images() -> Tensor:
+        if trial.training.augment:
+            return normalise(torch.empty(batch_size, 3, resolution, resolution), shape.mean, shape.std)
+        raw = torch.empty(batch_size, resolution, resolution, 3, dtype=torch.uint8)
+        return normalise(raw, shape.mean, shape.std)
+
+    def masks() -> Tensor | None:
+        if trial.method == "mlp_transfer" or not side.num_prompts or not side.prompt_dropout:
+            return None
+        return torch.empty(side.depth, batch_size, side.num_prompts, side_width(trial, shape))
+
+    def batch() -> tuple[Tensor | None, ...]:
+        if trial.method not in SIDE_METHODS:
+            return (images(),)
+        if reads_images(trial):
+            return images(), masks()
+        low_res = images()
+        if not side.num_prompts:
+            return low_res, None, None, None
+        size = (side.depth, batch_size, shape.num_heads, num_kept, shape.head_width)
+        if execution.authors_layout:
+            image_first = (batch_size, side.depth, *size[2:])
+            keys, values = (torch.empty(image_first).transpose(0, 1) for _ in range(2))
+            return low_res, keys, values, None
+        keys, values = (torch.empty(size, dtype=stored).to(arithmetic) for _ in range(2))
+        return low_res, keys, values, masks()
+
+    return batch
+
+
+# --- what it costs and what came out --------------------------------------------------------------------------
+
+
+def trial_costs(trial: TrialConfig, num_classes: int, device: torch.device) -> dict[str, float]:
+    """Known before training: learnable parameters, predicted peak memory, and both as ratios (section 4.2.2).
+
+    ``memory_ratio`` is against full fine-tuning of the same backbone at the same resolution, batch and precision, both
+    sides predicted by the same estimator.
+    """
+    precision = "bfloat16" if uses_bfloat16(trial.training.precision, device) else "float32"
+    memory = training_memory(trial, num_classes, precision=precision)
+    reference = fine_tuning_memory(trial, num_classes, precision=precision)
+    return {
+        "learnable_parameters": learnable_parameters(trial, num_classes),
+        "param_ratio": param_ratio(trial, num_classes),
+        "memory_ratio": memory.process_bytes / reference.process_bytes,
+        "peak_memory_bytes": memory.process_bytes,
+    }
+
+
+def step_flops(trial: TrialConfig, num_classes: int) -> int:
+    """Of one training step on a batch, forward and backward; the LPM's share too where it runs in every step."""
+    return _step_flops(memory_key(trial), num_classes)
+
+
+@lru_cache(maxsize=256)
+def _step_flops(trial: TrialConfig, num_classes: int) -> int:
+    with torch.device("meta"):
+        model = make_model(trial, num_classes, load=False).train()
+        batch = batch_maker(trial, Execution(precision="float32"))()
+        with FlopCounterMode(display=False) as counter:
+            model(*batch).sum().backward()
+    return counter.get_total_flops()
+
+
+def preload_flops(trial: TrialConfig) -> int:
+    """Of the LPM's forward pass over one image, up to the features that the trial reads, importance included."""
+    features, shape = trial.features, backbone_shape(trial.backbone.name)
+    kept = kept_tokens(shape.num_tokens(features.resolution), features.token_ratio)
+    with torch.device("meta"), torch.no_grad():
+        vit = unloaded_backbone(trial.backbone, features.resolution).eval()
+        image = torch.empty(1, 3, features.resolution, features.resolution)
+        with FlopCounterMode(display=False) as counter:
+            extract(vit, image, depth=trial.side.depth, num_kept=kept, importance=features.importance)
+    return counter.get_total_flops()

@@ -1,0 +1,225 @@
+"""Training on fake tensors: the log of every storage that two steps make, and the peak memory it comes to on a GPU.
+
+Fake tensors have shapes and no bytes, so any machine can trace any configuration. They are CPU tensors here, because
+fake CUDA tensors cannot go backward without a GPU; what CUDA has and they do not is added: its autocast's float32 layer
+norm and softmax, cuBLAS's workspaces, and temporaries of kernels. Steps are taken as ``loop.py`` takes them.
+Not modelled: cuDNN's workspaces, ``torch.compile``, the buckets of data-parallel training, expandable segments.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fpt_ray.cost.allocator import Event, replay
+from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES, Execution, fuse_at_once, kept_until_next, unfuse_attention
+
+Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
+
+_aten: Any = torch.ops.aten
+_GEMMS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
+_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Peak memory of training, in bytes. The first six are the allocated peak's parts and add up to it."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW's two moments."""
+    activations: int
+    """What the forward pass keeps for the backward pass, autocast's 16-bit copies of weights included."""
+    batch: int
+    """Inputs as they are moved to the device and converted there."""
+    transient: int
+    """The rest: cuBLAS's workspaces, gradients of activations, temporaries of kernels and of the optimizer."""
+    allocated_bytes: int
+    """What ``torch.cuda.max_memory_allocated()`` would say."""
+    reserved_bytes: int
+    """What ``torch.cuda.max_memory_reserved()`` would say."""
+    context_bytes: int
+
+    @property
+    def process_bytes(self) -> int:
+        """What ``nvidia-smi`` would say, and the paper's "Mem."."""
+        return self.reserved_bytes + self.context_bytes
+
+
+def trace_training(model: nn.Module, inputs: Callable[[], tuple[Tensor | None, ...]], execution: Execution) -> Memory:
+    """Peak memory of training a model that is on ``meta``; parameters that require no gradient stay frozen.
+
+    ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up.
+    """
+    if not execution.fused_attention:
+        unfuse_attention(model, scores_stay=execution.authors_layout)
+    if execution.authors_layout:
+        fuse_at_once(model)
+        inputs = kept_until_next(inputs)
+    with FakeTensorMode(allow_non_fake_inputs=True), StorageLog(execution.workspace_bytes) as log, _CudaAutocast():
+        model.train().to_empty(device="cpu")
+        log.label((*model.parameters(), *model.buffers()), "weights")
+        learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        moments: list[Tensor] = []
+        for step in (1, 2):  # the optimizer's moments exist from the end of the first
+            _forward_backward(model, inputs, execution.precision, log)
+            log.label([parameter.grad for parameter in learnable if parameter.grad is not None], "gradients")
+            nn.utils.clip_grad_norm_(learnable, 1.0)
+            if not moments:
+                moments = [torch.zeros_like(parameter) for parameter in learnable for _ in range(2)]
+                log.label(moments, "optimizer")
+            adamw_step(learnable, moments, step, copies=execution.optimizer_copies)
+    peak = replay(log.events, log.kinds)
+    return Memory(
+        **{kind: peak.parts.get(kind, 0) for kind in get_args(Kind)},
+        allocated_bytes=peak.allocated_bytes,
+        reserved_bytes=peak.reserved_bytes,
+        context_bytes=execution.context_bytes,
+    )
+
+
+def _forward_backward(
+    model: nn.Module, inputs: Callable[[], tuple[Tensor | None, ...]], precision: str, log: "StorageLog"
+) -> None:
+    """A step of ``loop.py`` up to the gradients. Those of the step before live until the backward pass begins."""
+    arithmetic = getattr(torch, precision)
+    log.backward, log.kind = False, "batch"
+    batch = inputs()
+    log.kind = "transient"
+    with torch.autocast("cpu", arithmetic, enabled=arithmetic != torch.float32):
+        logits = model(*batch)
+    del batch
+    losses = F.cross_entropy(logits.float(), torch.zeros(len(logits), dtype=torch.int64), reduction="none")
+    loss = losses.mean()
+    log.relabel_transient("activations")
+    model.zero_grad(set_to_none=True)
+    log.backward = True
+    loss.backward()
+
+
+def adamw_step(parameters: Sequence[nn.Parameter], moments: Sequence[Tensor], step: int, *, copies: int = 1) -> None:
+    """PyTorch's AdamW over lists of tensors, its default on a GPU, with its temporaries and default hyperparameters.
+
+    ``moments`` are the first and second of each parameter in turn; steps count from 1. PyTorch's own step reads its
+    counter from a tensor, which a fake one does not allow.
+    """
+    rate, decay, beta1, beta2, eps = 1e-3, 1e-2, 0.9, 0.999, 1e-8
+    with torch.no_grad():
+        gradients = [parameter.grad for parameter in parameters]
+        means, squares = moments[::2], moments[1::2]
+        _aten._foreach_mul_(parameters, 1 - rate * decay)
+        _aten._foreach_lerp_(means, gradients, 1 - beta1)
+        _aten._foreach_mul_(squares, beta2)
+        _aten._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
+        roots = _aten._foreach_sqrt(squares)
+        _aten._foreach_div_(roots, math.sqrt(1 - beta2**step))
+        divisors = _aten._foreach_add(roots, eps) if copies == 2 else _add_in_place(roots, eps)
+        _aten._foreach_addcdiv_(parameters, means, divisors, -rate / (1 - beta1**step))
+
+
+def _add_in_place(tensors: list[Tensor], value: float) -> list[Tensor]:
+    _aten._foreach_add_(tensors, value)
+    return tensors
+
+
+class _CudaAutocast(TorchFunctionMode):
+    """CPU autocast, made to do what CUDA's does: layer norm in float32, softmax of halves to floats in one kernel."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_autocast_enabled("cpu"):
+            if func is F.layer_norm:
+                args = (args[0].float(), *args[1:])
+            elif func in _SOFTMAX and args[0].dtype != torch.float32:
+                dim = args[1] if len(args) > 1 else kwargs["dim"]
+                return _aten._softmax(args[0], dim, True)
+        return func(*args, **(kwargs or {}))
+
+
+class StorageLog(TorchDispatchMode):
+    """Every storage's birth and death in order, as a GPU would see them. ``kinds`` are by the number of the storage."""
+
+    def __init__(self, workspace_bytes: int = CUBLAS_WORKSPACE_BYTES) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+        self.kinds: dict[int, Kind] = {}
+        self.kind: Kind = "transient"
+        """Of the storages that are born now."""
+        self.backward = False
+        """On a GPU autograd runs in a thread of its own, with its own cuBLAS workspace."""
+        self._alive: dict[int, tuple[int, weakref.ref]] = {}
+        self._workspace_bytes = workspace_bytes
+        self._workspaces: set[bool] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _GEMMS and self.backward not in self._workspaces:
+            self._workspaces.add(self.backward)
+            self._born(self._workspace_bytes)
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self._number(tensor)
+        temporary_bytes = _temporary_bytes(func, args)
+        if temporary_bytes:
+            self.events.append(Event(self._born(temporary_bytes), None))
+        return result
+
+    def label(self, tensors: Iterable[Tensor], kind: Kind) -> None:
+        """Says of what kind the storages of tensors are."""
+        for tensor in tensors:
+            self.kinds[self._number(tensor)] = kind
+
+    def relabel_transient(self, kind: Kind) -> None:
+        """Says of what kind the tensors' storages are that live now and have had no other."""
+        for number, _ in self._alive.values():
+            if self.kinds[number] == "transient":
+                self.kinds[number] = kind
+
+    def _number(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        if address not in self._alive:
+            number = self._born(storage.nbytes())
+            self._alive[address] = number, weakref.ref(storage, lambda _: self._died(address))
+        return self._alive[address][0]
+
+    def _born(self, size_bytes: int) -> int:
+        number = len(self.kinds)
+        self.kinds[number] = self.kind
+        self.events.append(Event(number, size_bytes))
+        return number
+
+    def _died(self, address: int) -> None:
+        self.events.append(Event(self._alive.pop(address)[0], None))
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            yield from _tensors(item)
+
+
+def _temporary_bytes(func: Any, args: Sequence[Any]) -> int:
+    """What CUDA's kernel of an operator allocates beside its results."""
+    if func is _aten._softmax_backward_data.default:
+        return args[0].numel() * args[0].element_size()  # the gradient times the output
+    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+        batch, heads, tokens, width = args[1].shape
+        if args[1].dtype == torch.float32:  # the memory-efficient kernel: a float for each query
+            return batch * heads * tokens * 4
+        # The flash kernel sums the queries' gradients in float32, rows padded to 128 and columns to 32.
+        return batch * heads * _up(tokens, 128) * (_up(width, 32) + 1) * 4
+    return 0
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,0 +1,1 @@
+"""Semi-synthetic fundus images."""

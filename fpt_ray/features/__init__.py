@@ -1,0 +1,1 @@
+"""The feature store: spec, files, rows, faults (no Ray)."""

@@ -1,0 +1,143 @@
+"""What a feature store holds: the spec that determines it, and its columns. Pure; see ``shards``, ``store`` for files.
+
+One row an image. Keys and values lie in bands of neighbouring token ranks, best first, a column for each band, layer
+and kind: ``keys_06_0051`` holds LPM block 6, ranks from 51. So a smaller token ratio reads fewer bands (a prefix), a
+smaller depth fewer layers (a suffix), and one store written at the widest point serves every trial.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+from fpt_ray.config.trial import Importance, TrialConfig, image_resolution, reads_images
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.backbone import backbone_shape, kept_tokens
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4}
+_BANDS = 8
+
+
+class StoreError(ConfigError):
+    """A feature store cannot be used; the message names what differs and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreSpec:
+    """What determines a store's content: the first part is asked for, the second follows from the backbone."""
+
+    backbone: str
+    weights_digest: str
+    resolution: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    importance: Importance
+    dtype: str
+    precision: str
+    depth: int
+    """Widest: the last ``depth`` blocks of the LPM are stored; 0: images alone, for methods that run the LPM."""
+    num_kept: int
+    """Widest T: tokens stored of each head."""
+    low_resolution: int
+    """Side of the stored images in pixels: the widest I_l or, of images alone, I_h."""
+    images_digest: str
+    schema_version: int = SCHEMA_VERSION
+    backbone_depth: int
+    num_heads: int
+    head_width: int
+    num_tokens: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all fields."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """A readable name and twelve digits of the digest."""
+        backbone = self.backbone.replace("/", "-")
+        if not self.depth:
+            return f"images-{self.low_resolution}px-{backbone}-{self.digest[:12]}"
+        return f"{backbone}-{self.resolution}px-{self.num_kept}tok-{self.depth}layers-{self.digest[:12]}"
+
+    @property
+    def layers(self) -> range:
+        """Stored blocks of the LPM, from 0."""
+        return range(self.backbone_depth - self.depth, self.backbone_depth)
+
+    @property
+    def band(self) -> int:
+        """Token ranks in one band."""
+        return math.ceil(self.num_kept / _BANDS)
+
+    @property
+    def bands(self) -> list[range]:
+        """The token ranks of every band."""
+        starts = range(0, self.num_kept, self.band)
+        return [range(start, min(start + self.band, self.num_kept)) for start in starts]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice:
+    """What a trial reads of a store: the last ``depth`` stored layers (0: none), the best ``num_kept`` tokens."""
+
+    depth: int
+    num_kept: int
+
+
+def column_name(kind: str, layer: int, start: int) -> str:
+    """Kind (keys, values), LPM block from 0, first token rank of the band."""
+    return f"{kind}_{layer:02d}_{start:04d}"
+
+
+def feature_columns(spec: StoreSpec, cut: Slice) -> list[tuple[str, tuple[str, int, range]]]:
+    """(column, (kind, layer, token ranks)) of a slice; the last band may hold more ranks than the slice wants."""
+    layers = list(spec.layers)[len(spec.layers) - cut.depth :]
+    return [
+        (column_name(kind, layer, band.start), (kind, layer, band))
+        for kind in ("keys", "values")
+        for layer in layers
+        for band in spec.bands
+        if band.start < cut.num_kept
+    ]
+
+
+def column_widths(spec: StoreSpec) -> dict[str, int]:
+    """Bytes of one cell of every column of raw bytes."""
+    token_bytes = spec.num_heads * spec.head_width * BYTES_OF[spec.dtype]
+    widths = {"low_res": 3 * spec.low_resolution**2}
+    widths |= {f"tokens_{layer:02d}": 2 * spec.num_heads * spec.num_kept for layer in spec.layers}
+    everything = Slice(depth=spec.depth, num_kept=spec.num_kept)
+    return widths | {name: len(band) * token_bytes for name, (_, _, band) in feature_columns(spec, everything)}
+
+
+def bytes_per_row(spec: StoreSpec) -> int:
+    """Bytes an image takes in the store, names and numbers aside."""
+    return sum(column_widths(spec).values())
+
+
+def store_spec(trial: TrialConfig) -> StoreSpec:
+    """The store that serves the trial, of images and weights that are not known."""
+    features, shape, images_alone = trial.features, backbone_shape(trial.backbone.name), reads_images(trial)
+    num_tokens = shape.num_tokens(features.resolution)
+    return StoreSpec(
+        backbone=shape.name,
+        weights_digest="",
+        resolution=features.resolution,
+        mean=features.mean or shape.mean,
+        std=features.std or shape.std,
+        importance=features.importance,
+        dtype=features.dtype,
+        precision="float32",
+        depth=0 if images_alone else trial.side.depth,
+        num_kept=0 if images_alone else kept_tokens(num_tokens, features.token_ratio),
+        low_resolution=image_resolution(trial),
+        images_digest="",
+        backbone_depth=shape.depth,
+        num_heads=shape.num_heads,
+        head_width=shape.head_width,
+        num_tokens=num_tokens,
+    )

@@ -1,0 +1,31 @@
+"""Pixels after decoding: resized, normalised."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+
+def resize(image: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, "R R 3"]:
+    """The image stretched to a square of ``resolution`` pixels, as the authors do it: the aspect is not kept.
+
+    Pillow's bicubic filter, whose support grows with the reduction (antialiased).
+    """
+    return np.array(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC))
+
+
+def normalise(
+    images: UInt8[Tensor, "B R R 3"] | Float[Tensor, "B 3 R R"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "B 3 R R"]:
+    """Images as a ViT takes them: (image - mean) / std per channel, of bytes or of floats in 0..1."""
+    if images.dtype == torch.uint8:
+        images = _unit(images)
+    centre, spread = (images.new_tensor(tuple(values)).view(1, 3, 1, 1) for values in (mean, std))
+    return (images - centre) / spread
+
+
+def _unit(images: UInt8[Tensor, "B R R 3"]) -> Float[Tensor, "B 3 R R"]:
+    return images.permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,163 @@
+"""Where images stand and what they are labelled: class folders or a table, on a local disk or on S3."""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fpt_ray.errors import ConfigError
+from fpt_ray.storage.files import absolute, exists, is_s3, list_files, read_bytes
+
+SPLITS = ("train", "val", "test")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
+COLUMNS = ("path", "label", "split")
+
+Labelled = tuple[str, str, str | None]
+"""Path below the root, class name, split or nothing."""
+
+
+def find_images(source: str) -> tuple[str, list[Labelled], int]:
+    """(root, images, files that were passed over) of a folder or a table; see ``datasets.read_images``.
+
+    Raises:
+        ConfigError: it is neither, a row or folder of it cannot be used, or a path leaves the root.
+        StorageError: S3 fails.
+    """
+    uri = absolute(source)
+    if uri.endswith((".csv", ".parquet")) and exists(uri):
+        return uri.rpartition("/")[0], _from_table(uri), 0
+    if is_s3(uri):
+        files = [file.path for file in list_files(uri)]
+        paths, number = [path for path in files if not _hidden(path)], len(files)
+    elif os.path.isdir(uri):
+        paths = list(_walk(Path(uri), ""))
+        number = sum(len(names) for _, _, names in os.walk(uri))
+    else:
+        number = 0
+    if not number and not os.path.isdir(uri):
+        raise ConfigError(f"images: {source} is neither a folder nor a .csv or .parquet file")
+    found = _from_folder(uri, paths)
+    return uri, found, number - len(found)
+
+
+# --- folders --------------------------------------------------------------------------------------------------
+
+
+def _from_folder(root: str, paths: Sequence[str]) -> list[Labelled]:
+    """The images of class folders, of three splits or of none; ``paths`` of folders end with a slash."""
+    names = sorted({path.partition("/")[0] for path in paths if "/" in path})
+    divided = bool(set(names) & set(SPLITS))
+    absent = [split for split in SPLITS if divided and split not in names]
+    if absent:
+        raise ConfigError(
+            f"images: {root} lacks the folder {' and '.join(absent)} (it has {', '.join(names)}); give train, val and"
+            " test, or one folder of class folders to be split"
+        )
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        parts = path.split("/")
+        if len(parts) > 1 + divided and (not divided or parts[0] in SPLITS):
+            members = folders.setdefault("/".join(parts[: 1 + divided]), [])
+            if path.lower().endswith(IMAGE_SUFFIXES):
+                members.append(_inside(root, path))
+    for folder, members in folders.items():
+        if not members:
+            raise ConfigError(f"images: the class folder {root}/{folder} holds no images; add some or remove it")
+    return [
+        (path, folder.rpartition("/")[2], folder.partition("/")[0] if divided else None)
+        for folder, members in folders.items()
+        for path in members
+    ]
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _walk(root: Path, below: str) -> Iterator[str]:
+    """What a folder holds, folders with a slash, but for hidden names."""
+    try:
+        with os.scandir(root / below) as found:
+            entries = sorted((entry for entry in found if not _hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ConfigError(f"images: the folder {root / below} cannot be read ({error.strerror})") from None
+    for entry in entries:
+        if not entry.is_dir():
+            yield below + entry.name
+        elif entry.is_symlink():
+            raise ConfigError(f"images: {entry.path} is a link to a folder; put the folder itself in its place")
+        else:
+            yield f"{below}{entry.name}/"
+            yield from _walk(root, f"{below}{entry.name}/")
+
+
+def _inside(root: str, path: str) -> str:
+    """A relative path in its plain form; ConfigError where it, or what it links to, leaves the (resolved) root."""
+    plain = PurePosixPath(path)
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in path):
+        raise ConfigError(f"images: the name {path!r} is not UTF-8; rename the file")
+    if plain.is_absolute() or ".." in plain.parts:
+        raise ConfigError(f"images: the path {path!r} leaves {root}; give paths relative to it, without '..'")
+    if not is_s3(root) and not Path(os.path.realpath(Path(root) / plain)).is_relative_to(root):
+        raise ConfigError(f"images: {path!r} is a link that leaves {root}; copy the file into it")
+    return plain.as_posix()
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def _from_table(uri: str) -> list[Labelled]:
+    root = uri.rpartition("/")[0]
+    columns = _read_csv(uri) if uri.endswith(".csv") else _read_parquet(uri)
+    splits = columns.get("split", [None] * len(columns["path"]))
+    found: list[Labelled] = []
+    for number, (name, label, split) in enumerate(zip(columns["path"], columns["label"], splits, strict=True), start=1):
+        if name in (None, "") or label in (None, ""):
+            raise ConfigError(f"images: {uri}: row {number} has the path {name!r} and the label {label!r}; fill both")
+        if "split" in columns and split not in SPLITS:
+            raise ConfigError(f"images: {uri}: row {number} has the split {split!r}; choose {', '.join(SPLITS)}")
+        found.append((_inside(root, str(name)), str(label), split))
+    twice = [name for name, count in Counter(name for name, _, _ in found).items() if count > 1]
+    if twice:
+        raise ConfigError(f"images: {uri}: {len(twice)} paths stand in it twice, such as {twice[0]!r}; keep one")
+    return found
+
+
+def _check_columns(uri: str, names: Sequence[str]) -> None:
+    for name in COLUMNS[:2]:
+        if name not in names:
+            raise ConfigError(f"images: {uri} lacks the column {name!r}; it has {', '.join(names) or 'none'}")
+
+
+def _read_csv(uri: str) -> dict[str, list[Any]]:
+    try:
+        reader = csv.DictReader(io.StringIO(read_bytes(uri).decode("utf-8-sig"), newline=""))
+        names = list(reader.fieldnames or ())
+        _check_columns(uri, names)
+        rows = list(reader)
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"images: {uri} cannot be read as CSV in UTF-8: {error}") from None
+    return {name: [row[name] for row in rows] for name in COLUMNS if name in names}
+
+
+def _read_parquet(uri: str) -> dict[str, list[Any]]:
+    """The columns as lists; types are checked before a value is touched, for some run code when they are read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(pa.BufferReader(read_bytes(uri))) as file:
+            types = {field.name: field.type for field in file.schema_arrow if field.name in COLUMNS}
+            _check_columns(uri, file.schema_arrow.names)
+            for name, kind in types.items():
+                kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+                text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+                if not text and not (name == "label" and pa.types.is_integer(kind)):
+                    raise ConfigError(f"images: {uri}: column {name} is {kind}; give text (a label: or int)")
+            table = file.read(columns=list(types))
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"images: {uri} cannot be read as Parquet: {error}") from None
+    return {name: table.column(name).to_pylist() for name in types}

@@ -1,0 +1,173 @@
+"""A folder or a table of images becomes one image table: rows of path, label and split, checked at the door."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode
+from fpt_ray.images.sources import IMAGE_SUFFIXES, SPLITS, Labelled, find_images
+from fpt_ray.storage.files import is_s3, read_bytes
+
+NOTE_FILE = "DATA_NOTE.txt"
+"""Beside the images: its first line is said wherever results on them are shown."""
+VAL_SHARE, TEST_SHARE = 0.1, 0.2  # section 4.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRow:
+    """One image."""
+
+    path: str
+    """Relative to the table's root, with forward slashes."""
+    label: int
+    """Index into the table's classes."""
+    split: str
+    sha256: str = ""
+    """Of the file's bytes, in hex; empty until the image was inspected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTable:
+    """The images of a study. Rows stand by split (train, val, test), then by path."""
+
+    root: str
+    classes: tuple[str, ...]
+    """Sorted; by value where all are whole numbers, so that grades stand in their order."""
+    rows: tuple[ImageRow, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(path, reason) of the images that cannot be read."""
+    ignored: int = 0
+    """Files that were passed over: hidden ones, those without an image's suffix, those outside a class folder."""
+
+    def of(self, split: str) -> tuple[ImageRow, ...]:
+        """The rows of one split, in order."""
+        return tuple(row for row in self.rows if row.split == split)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the classes and of every row's path, label, split and content; the root does not count."""
+        rows = [(row.path, row.label, row.split, row.sha256) for row in self.rows]
+        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+
+
+def read_images(source: str, *, seed: int = 0) -> ImageTable:
+    """The images of a folder or table; no image is opened yet (see ``inspect_image`` and ``accept``).
+
+    Args:
+        source: a folder with ``train/``, ``val/`` and ``test/``, each of class folders; or one folder of class folders,
+            split 70/10/20 class by class; or a .csv or .parquet file with the columns path, label[, split], whose
+            paths are relative to the file's folder. Local, or s3://bucket/prefix. Labels are text or whole numbers.
+        seed: decides the 70/10/20 split, which depends on it and on a class's name and paths alone.
+
+    Raises:
+        ConfigError: there are no images, a split or a class in a split is missing, a class is too small to be split,
+            or a path leaves the root.
+    """
+    root, found, ignored = find_images(source)
+    if not found:
+        raise ConfigError(f"images: {source} holds none; give class folders of {', '.join(IMAGE_SUFFIXES)} files")
+    classes = _class_order({name for _, name, _ in found})
+    if found[0][2] is None:
+        found = _split(found, seed, source)
+    rows = [ImageRow(path=name, label=classes.index(label), split=str(split)) for name, label, split in found]
+    rows.sort(key=lambda row: (SPLITS.index(row.split), row.path))
+    _check_classes(rows, classes, source)
+    return ImageTable(root=root, classes=classes, rows=tuple(rows), ignored=ignored)
+
+
+def _class_order(names: Iterable[str]) -> tuple[str, ...]:
+    names = sorted(names)
+    numbers = all(name.isascii() and name.removeprefix("-").isdigit() for name in names)
+    return tuple(sorted(names, key=int) if numbers else names)
+
+
+def _check_classes(rows: Sequence[ImageRow], classes: Sequence[str], source: str) -> None:
+    if len(classes) < 2:
+        raise ConfigError(f"images: {source} has the classes {tuple(classes)}; at least two are needed")
+    counts = Counter((row.split, row.label) for row in rows)
+    missing = [f"{name!r} in {split}" for split in SPLITS for c, name in enumerate(classes) if not counts[split, c]]
+    if missing:
+        raise ConfigError(f"images: {source} has no image of class {', '.join(missing)}; every split needs every class")
+
+
+def _split(found: Sequence[Labelled], seed: int, source: str) -> list[Labelled]:
+    """The same images, each class divided 70/10/20 (section 4.1), at least one image a split."""
+    paths: dict[str, list[str]] = {}
+    for path, name, _ in sorted(found):
+        paths.setdefault(name, []).append(path)
+    rows: list[Labelled] = []
+    for name, members in paths.items():
+        if len(members) < len(SPLITS):
+            raise ConfigError(f"images: {source}: class {name!r} has {len(members)} images; a split needs at least 3")
+        num_val, num_test = (max(1, round(share * len(members))) for share in (VAL_SHARE, TEST_SHARE))
+        splits = ["val"] * num_val + ["test"] * num_test + ["train"] * (len(members) - num_val - num_test)
+        order = np.random.default_rng((seed, *name.encode())).permutation(len(members))
+        rows.extend((members[index], name, split) for index, split in zip(order, splits, strict=True))
+    return rows
+
+
+# --- inspection -----------------------------------------------------------------------------------------------
+
+
+def inspect_image(root: str, row: ImageRow) -> tuple[str, str]:
+    """(SHA-256 in hex, "") of an image that decodes fully, or ("", reason). Its file is read once.
+
+    Raises:
+        StorageError: S3 fails, which says nothing of the image.
+    """
+    uri = f"{root}/{row.path}"
+    try:
+        if not is_s3(root) and not Path(uri).is_file():
+            return "", "there is no such file"
+        data = read_bytes(uri, MAX_BYTES + 1)
+        decode(data, row.path)
+    except FileNotFoundError:
+        return "", "there is no such file"
+    except OSError as error:
+        return "", f"the file cannot be read ({error.strerror})"
+    except ImageError as error:
+        return "", error.reason
+    return hashlib.sha256(data).hexdigest(), ""
+
+
+def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: float = 0.01) -> ImageTable:
+    """The table with content hashes and without unreadable images.
+
+    Args:
+        findings: of ``inspect_image``, one for each row, in order.
+        max_skipped: largest share of the rows that may be unreadable.
+
+    Raises:
+        ConfigError: more are unreadable (they are listed), or a class is gone from a split.
+    """
+    pairs = list(zip(table.rows, findings, strict=True))
+    skipped = [(row.path, reason) for row, (_, reason) in pairs if reason]
+    if len(skipped) > max_skipped * len(pairs):
+        listed = "".join(f"\n  {path}: {reason}" for path, reason in skipped[:10])
+        more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
+        raise ConfigError(
+            f"images: {len(skipped)} of {len(pairs)} in {table.root} cannot be read, more than {max_skipped:.0%}; mend"
+            f" or remove them:{listed}{more}"
+        )
+    rows = tuple(dataclasses.replace(row, sha256=sha256) for row, (sha256, reason) in pairs if not reason)
+    _check_classes(rows, table.classes, table.root)
+    return dataclasses.replace(table, rows=rows, skipped=(*table.skipped, *skipped))
+
+
+def leaks(table: ImageTable) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(SHA-256, paths) of every image whose content stands in more than one split; of inspected rows only."""
+    same: dict[str, list[ImageRow]] = {}
+    for row in table.rows:
+        if row.sha256:
+            same.setdefault(row.sha256, []).append(row)
+    return tuple(
+        (sha256, tuple(row.path for row in rows))
+        for sha256, rows in sorted(same.items())
+        if len({row.split for row in rows}) > 1
+    )

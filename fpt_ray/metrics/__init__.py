@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: scores, intervals, the Pareto front."""

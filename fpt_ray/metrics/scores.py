@@ -1,0 +1,103 @@
+"""How good a trial is, and at what price: scores of predictions, PPE and PME (Eq. 9 and 10), the Pareto front."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn import metrics as sklearn_metrics
+
+from fpt_ray.errors import ConfigError
+
+
+class MetricError(ConfigError):
+    """A score is not defined for these predictions and labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scores:
+    """How well predicted classes agree with the labels of one split; all in 0..1, kappa in -1..1."""
+
+    auc: float
+    """As ``auc``."""
+    accuracy: float
+    macro_f1: float
+    """Mean over the classes of F1; a class that is never predicted counts 0."""
+    kappa: float
+    """Cohen's kappa with quadratic weights: classes are taken as grades, in their order."""
+    confusion: Int[np.ndarray, "C C"]
+    """Images by true (row) and predicted (column) class."""
+
+
+def auc(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], classes: Sequence[str]) -> float:
+    """Area under the ROC curve (section 4.2.2): of class 1 where there are two, else the mean of one against the rest.
+
+    Each class is ranked by its own column, so the rows need not sum to 1 exactly.
+
+    Raises:
+        MetricError: a class has no image, there are fewer than two classes, or a probability is not finite.
+    """
+    _check(probabilities, labels, classes)
+    positives = [1] if len(classes) == 2 else range(len(classes))
+    areas = [float(sklearn_metrics.roc_auc_score(labels == c, probabilities[:, c])) for c in positives]
+    return math.fsum(areas) / len(areas)
+
+
+def scores(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], classes: Sequence[str]) -> Scores:
+    """All scores of one split; the predicted class is the most probable one, of equal ones the first.
+
+    Raises:
+        MetricError: as ``auc``.
+    """
+    area = auc(probabilities, labels, classes)
+    predicted, known = probabilities.argmax(axis=1), np.arange(len(classes))
+    return Scores(
+        auc=area,
+        accuracy=float(sklearn_metrics.accuracy_score(labels, predicted)),
+        macro_f1=float(
+            sklearn_metrics.f1_score(labels, predicted, labels=known, average="macro", zero_division=0.0)  # type: ignore[arg-type]
+        ),
+        kappa=float(sklearn_metrics.cohen_kappa_score(labels, predicted, labels=known, weights="quadratic")),
+        confusion=sklearn_metrics.confusion_matrix(labels, predicted, labels=known),
+    )
+
+
+def _check(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], classes: Sequence[str]) -> None:
+    if len(classes) < 2:
+        raise MetricError(f"classes are {tuple(classes)}; at least two are needed")
+    if probabilities.shape != (len(labels), len(classes)):
+        raise MetricError(
+            f"probabilities have the shape {probabilities.shape}; expected ({len(labels)}, {len(classes)})"
+        )
+    if not np.isfinite(probabilities).all():
+        rows = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+        raise MetricError(
+            f"{len(rows)} of {len(labels)} images have a probability that is not finite; the model diverged"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise MetricError(f"labels are {labels.min()}..{labels.max()}; they must be 0..{len(classes) - 1}")
+    absent = [name for c, name in enumerate(classes) if not (labels == c).any()]
+    if absent:
+        names = ", ".join(map(repr, absent))
+        raise MetricError(f"no image of class {names} among {len(labels)}; every split needs every class")
+
+
+def ppe(score: float, param_ratio: float) -> float:
+    """Performance-parameter-efficiency (Eq. 9), in the unit of the score.
+
+    Args:
+        score: 0..1.
+        param_ratio: r, learnable parameters over all parameters, 0..1.
+    """
+    return score * math.exp(-math.log10(param_ratio + 1))
+
+
+def pme(score: float, memory_ratio: float) -> float:
+    """Performance-memory-efficiency (Eq. 10), in the unit of the score.
+
+    Args:
+        score: 0..1.
+        memory_ratio: m, training memory over that of fine-tuning the whole LPM, 0 or more.
+    """
+    return score * math.exp(-math.log10(memory_ratio + 1))

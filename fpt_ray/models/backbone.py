@@ -1,0 +1,134 @@
+"""The frozen large pre-trained model (LPM): what its name determines, and its weights from timm or a file.
+
+Any timm Vision Transformer with plain attention blocks serves.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer
+
+from fpt_ray.config.trial import Precision
+from fpt_ray.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneShape:
+    """What a backbone's name alone determines."""
+
+    name: str
+    depth: int
+    width: int
+    num_heads: int
+    head_width: int
+    patch_size: int
+    num_prefix_tokens: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def num_tokens(self, resolution: int) -> int:
+        """N at a resolution in pixels."""
+        return (resolution // self.patch_size) ** 2 + self.num_prefix_tokens
+
+
+@lru_cache(maxsize=32)
+def backbone_shape(name: str) -> BackboneShape:
+    """The geometry of a timm ViT, without weights.
+
+    Raises:
+        ConfigError: timm does not know the name, or the architecture has no plain attention blocks.
+    """
+    with torch.device("meta"):
+        model = _create(name, pretrained=False)
+    attention = _attentions(model, name)
+    data: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    patch_height, patch_width = model.patch_embed.patch_size
+    if patch_height != patch_width:
+        raise ConfigError(f"backbone.name is {name!r}; its patches are {patch_height}x{patch_width}, not square")
+    return BackboneShape(
+        name=name,
+        depth=len(attention),
+        width=model.embed_dim,
+        num_heads=attention[0].num_heads,
+        head_width=attention[0].head_dim,
+        patch_size=patch_height,
+        num_prefix_tokens=model.num_prefix_tokens,
+        mean=data["mean"],
+        std=data["std"],
+    )
+
+
+def check_resolution(shape: BackboneShape, resolution: int, name: str = "features.resolution") -> None:
+    """ConfigError unless the resolution is a multiple of the patch; it offers the two nearest."""
+    if resolution % shape.patch_size:
+        below = resolution // shape.patch_size * shape.patch_size
+        near = [str(size) for size in (below, below + shape.patch_size) if size > 0]
+        raise ConfigError(
+            f"{name} is {resolution}; {shape.name} has patches of {shape.patch_size} pixels, take {' or '.join(near)}"
+        )
+
+
+def check_depth(shape: BackboneShape, depth: int) -> None:
+    """ConfigError if the side network has more layers than the backbone."""
+    if depth > shape.depth:
+        raise ConfigError(f"side.depth is {depth}; {shape.name} has {shape.depth} blocks, take at most {shape.depth}")
+
+
+def kept_tokens(num_tokens: int, token_ratio: float) -> int:
+    """T: tokens kept of N (section 3.5), at least one."""
+    return max(1, int(num_tokens * token_ratio))
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """The backbone's arithmetic on a device; auto is bfloat16 where the hardware multiplies it."""
+    if precision != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _create(name: str, pretrained: bool) -> VisionTransformer:
+    try:
+        model = timm.create_model(name, pretrained=pretrained)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error) and "Invalid pretrained tag" not in str(error):
+            raise
+        known = timm.list_models(f"*{name.split('.')[0][:14]}*")[:8] or [
+            "vit_base_patch16_384",
+            "vit_small_patch14_dinov2",
+        ]
+        raise ConfigError(f"backbone.name is {name!r}; timm has no such model, near are {', '.join(known)}") from None
+    if not isinstance(model, VisionTransformer):
+        raise _unsupported(name)
+    _attentions(model, name)
+    return model
+
+
+def _attentions(model: VisionTransformer, name: str) -> list[Attention]:
+    attentions = [getattr(block, "attn", None) for block in model.blocks]
+    if not all(type(attention) is Attention for attention in attentions) or model.cls_token is None:
+        raise _unsupported(name)
+    return attentions  # type: ignore[return-value]
+
+
+def _unsupported(name: str) -> ConfigError:
+    return ConfigError(
+        f"backbone.name is {name!r}, no Vision Transformer with plain attention blocks and a class token; "
+        "these work: vit_{tiny,small,base,large}_patch{8,14,16}_*, deit_*, DINO (vit_*.dino), DINOv2 "
+        "(vit_*_patch14_dinov2, vit_*_patch14_reg4_dinov2)"
+    )
+
+
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Whether the side network computes in bfloat16 autocast; auto: on a GPU that has it."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bfloat16"

@@ -1,0 +1,96 @@
+"""Keys, values and importance of the LPM's tokens, by hooks on its own projections: no model is forked.
+
+Dimension letters stand in ``side_network.py``; here additionally R is the resolution in pixels and N the number of
+tokens, prefix tokens (class token, registers) included.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fpt_ray.config.trial import Importance
+
+_SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+"""Attention scores held at once while importance is summed: what a cache holds, or what keeps a GPU busy."""
+
+
+class Extracted(NamedTuple):
+    """Features of the last L blocks; tokens are sorted by importance, best first, for each head by its own scores."""
+
+    keys: Float[Tensor, "L B H T E"]
+    values: Float[Tensor, "L B H T E"]
+    tokens: Int[Tensor, "L B H T"]
+
+
+class _Captured(Exception):
+    """Ends the forward pass once the last block's projections are known."""
+
+
+@torch.no_grad()
+def extract(
+    model: VisionTransformer,
+    images: Float[Tensor, "B 3 R R"],
+    *,
+    depth: int,
+    num_kept: int,
+    importance: Importance = "global",
+) -> Extracted:
+    """Keys and values of the important tokens in the last ``depth`` blocks (Eq. 3, sections 3.4 and 3.5).
+
+    Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
+    """
+    attentions: list[Any] = [block.attn for block in model.blocks][-depth:]
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def capture(attention: Attention, projected: Tensor) -> None:
+        found.append(_important(attention, projected, num_kept, importance))
+        if len(found) == depth:
+            raise _Captured
+
+    handles = [
+        attention.qkv.register_forward_hook(lambda _, __, projected, attention=attention: capture(attention, projected))
+        for attention in attentions
+    ]
+    try:
+        model.forward_features(images.to(next(model.parameters()).dtype))
+    except _Captured:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    keys, values, tokens = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Extracted(keys, values, tokens)
+
+
+def _important(
+    attention: Attention, projected: Float[Tensor, "B N QKV"], num_kept: int, importance: Importance
+) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B H T E"], Int[Tensor, "B H T"]]:
+    batch, num_tokens, _ = projected.shape
+    split = projected.reshape(batch, num_tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
+    queries, keys, values = split.unbind(0)
+    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    if importance == "class_token":
+        queries = queries[:, :, :1]
+    scores = _mean_attention(queries, keys, attention.scale)
+    # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
+    tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
+    at = tokens.unsqueeze(-1).expand(-1, -1, -1, attention.head_dim)
+    return keys.gather(2, at), values.gather(2, at), tokens
+
+
+def _mean_attention(
+    queries: Float[Tensor, "B H Q E"], keys: Float[Tensor, "B H N E"], scale: float
+) -> Float[Tensor, "B H N"]:
+    """Mean over the queries of the softmaxed attention, per head, in chunks of queries (section 3.5)."""
+    batch, heads, num_queries, _ = queries.shape
+    num_tokens = keys.shape[2]
+    chunk = max(32, _SCORE_BYTES.get(keys.device.type, 2**22) // (4 * batch * heads * num_tokens))
+    transposed = keys.transpose(-2, -1)
+    total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
+    for part in (queries * scale).split(chunk, dim=2):
+        total += torch.softmax(part @ transposed, dim=-1).sum(dim=2, dtype=torch.float32)
+    return total / num_queries

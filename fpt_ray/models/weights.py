@@ -1,0 +1,128 @@
+"""The weights of the frozen ViT: from timm by name, or from a file; their digest."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from fpt_ray.config.trial import BackboneConfig
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.backbone import _create, backbone_shape, check_resolution
+from fpt_ray.storage.files import exists, is_s3, local_copy
+
+RANDOM_WEIGHTS = "random"
+
+
+# --- loading --------------------------------------------------------------------------------------------------
+
+
+def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
+    """The frozen ViT without its head, in evaluation mode, its position table interpolated to the resolution.
+
+    Raises:
+        ConfigError: the name, the weights or the resolution cannot be used; the message says what to do.
+    """
+    shape = backbone_shape(config.name)
+    check_resolution(shape, resolution)
+    if config.weights is None:
+        model = _from_timm(config.name)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _create(config.name, pretrained=False)
+        if config.weights != RANDOM_WEIGHTS:
+            _check_there(config.weights)
+            with local_copy(config.weights) as path:
+                _load_file(model, path)
+    model.reset_classifier(0)
+    digest = _digest(model)
+    model.set_input_size(img_size=(resolution, resolution))
+    model.weights_digest = digest  # type: ignore[assignment]
+    return model.eval().requires_grad_(False)
+
+
+def anchored(config: BackboneConfig, folder: str) -> BackboneConfig:
+    """The same backbone, its weights' path found from this folder if it is relative: workers run in other folders."""
+    if config.weights in (None, RANDOM_WEIGHTS) or is_s3(str(config.weights)):
+        return config
+    return replace(config, weights=str(Path(folder, str(config.weights))))
+
+
+def unloaded_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
+    """``load_backbone`` without its weights, for a ``meta`` device."""
+    check_resolution(backbone_shape(config.name), resolution)
+    model: Any = timm.create_model(config.name, img_size=resolution, num_classes=0)
+    return model.requires_grad_(False)
+
+
+def weights_digest(model: VisionTransformer) -> str:
+    """SHA-256 of the names and bytes of a loaded backbone's weights, before interpolation and without the head."""
+    return str(model.weights_digest)
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _from_timm(name: str) -> VisionTransformer:
+    try:
+        return _create(name, pretrained=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # timm raises what its hub's client, the network and the file system raise
+        raise ConfigError(
+            f"backbone.weights: timm's weights of {name!r} cannot be had ({type(error).__name__}); connect to the "
+            "network, or give a local file: --backbone.weights FILE.safetensors, .pth or .onnx"
+        ) from error
+
+
+def _check_there(weights: str) -> None:
+    if not exists(weights):
+        raise ConfigError(f"backbone.weights: there is no file {weights}; give a .safetensors, .pth or .onnx file")
+
+
+def _load_file(model: VisionTransformer, path: Path) -> None:
+    state = _without_head(checkpoint_filter_fn(_read_weights(path), model))
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if name in shapes and tensor.shape != shapes[name]:
+            raise ConfigError(
+                f"backbone.weights: {path} is of another size than backbone.name: {name} is {tuple(tensor.shape)}, "
+                f"not {tuple(shapes[name])}; give the name these weights belong to"
+            )
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.startswith(("head", "fc_norm"))]
+    if missing or unexpected:
+        raise ConfigError(
+            f"backbone.weights: {path} does not fit a ViT of width {model.embed_dim} and depth {len(model.blocks)}: no "
+            f"{missing[:3]} ({len(missing)} in all), unknown {list(unexpected)[:3]} ({len(unexpected)} in all)"
+        )
+
+
+def _without_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    if path.suffix == ".onnx":
+        from fpt_ray.models.onnx_weights import read_onnx
+
+        return dict(read_onnx(path))
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise ConfigError(f"backbone.weights: {path} must end in .safetensors, .pth or .onnx")
+    try:
+        return timm.models.load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # whatever a broken or hostile file makes the readers raise
+        raise ConfigError(
+            f"backbone.weights: {path} cannot be read as weights ({type(error).__name__}: {error})"
+        ) from error

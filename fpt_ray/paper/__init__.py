@@ -1,0 +1,1 @@
+"""The paper's numbers; its tables and figures from our trials."""

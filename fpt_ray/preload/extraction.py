@@ -1,0 +1,165 @@
+"""Images of a shard in, features of a shard out: decoding in Ray tasks, the frozen LPM in Ray actors."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+from fpt_ray.cluster import cluster_resources, computing_hosts
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.shards import ShardEntry, existing_shard, shard_table, write_shard
+from fpt_ray.features.spec import StoreSpec
+from fpt_ray.images.decoding import decode
+from fpt_ray.images.pixels import normalise, resize
+from fpt_ray.images.table import ImageRow
+from fpt_ray.models.importance import Extracted, extract
+from fpt_ray.storage.errors import ExistsError
+from fpt_ray.storage.files import read_bytes
+
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Tokens the LPM sees at once, over the images of a batch: on a CPU larger tensors cost more in page faults than they
+save, on a GPU they keep it busy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardPlan:
+    """The images of one shard and where it goes."""
+
+    uri: str
+    path: str
+    split: str
+    first_row: int
+    images: tuple[ImageRow, ...]
+
+    @property
+    def planned(self) -> list[tuple[int, str]]:
+        """Row id and content hash of every image."""
+        return [(row, image.sha256) for row, image in enumerate(self.images, start=self.first_row)]
+
+
+def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: str) -> Iterator[ShardEntry]:
+    """Decode and resize in tasks, the LPM in actors, one shard a row; yields what is written as it comes.
+
+    ``model`` is None where images alone are stored.
+    """
+    actors, cpus, gpus = lpm_actors()
+    plans = ray.data.from_items([{"plan": plan} for plan in todo], override_num_blocks=len(todo))
+    holder = (
+        ray.put(model if model is None else model.cpu()),
+    )  # within a tuple: Ray would replace a bare reference by its value
+    shards = plans.map(partial(_read_shard, root=root, spec=spec), num_cpus=0.5).map_batches(
+        ShardWriter,
+        fn_constructor_kwargs={"holder": holder, "spec": spec, "threads": max(1, round(cpus + 0.5))},
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    with tqdm(total=sum(len(plan.images) for plan in todo), unit="image", desc="preload", mininterval=1) as progress:
+        for row in shards.iter_rows():
+            if row["error"]:
+                raise ConfigError(row["error"])
+            entry = ShardEntry(**json.loads(row["entry"]))
+            progress.update(entry.rows)
+            yield entry
+
+
+def lpm_actors() -> tuple[int, float, float]:
+    """(number, CPUs each, GPUs each) of the actors that run the LPM: one per GPU, else one per host, over all CPUs of
+    the smallest but one, which reads images."""
+    cpus, gpus = cluster_resources()
+    if gpus:
+        return gpus, max(0.5, cpus / gpus / 4), 1.0
+    cores = [int(host["CPU"]) for host in computing_hosts()]
+    return len(cores), max(0.5, min(cores, default=1) - 1), 0.0
+
+
+def lpm_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray, np.ndarray]:
+    """I_h and, down-sampled from it (section 3.3), I_l."""
+    uri = f"{root}/{image.path}"
+    high = resize(decode(read_bytes(uri), uri), spec.resolution)
+    return high, high if spec.low_resolution == spec.resolution else resize(high, spec.low_resolution)
+
+
+def _read_shard(row: dict[str, Any], root: str, spec: StoreSpec) -> dict[str, Any]:
+    """A task: all images of one shard, at both resolutions."""
+    try:
+        images = [read_image(root, image, spec) for image in row["plan"].images]
+    except (ConfigError, OSError) as error:
+        nothing = np.zeros(0, np.uint8)
+        return {**row, "high_res": nothing, "low_res": nothing, "error": f"{error}"}
+    high_res = np.stack([high for high, _ in images]) if spec.depth else np.zeros(0, np.uint8)
+    return {**row, "high_res": high_res, "low_res": np.stack([low for _, low in images]), "error": ""}
+
+
+class ShardWriter:
+    """A Ray Data actor: it holds the LPM, extracts a shard's features and writes it whole or not at all."""
+
+    def __init__(self, holder: tuple[Any], spec: StoreSpec, threads: int) -> None:
+        torch.set_num_threads(threads)
+        loaded: Any = ray.get(holder[0])
+        self.model = loaded if loaded is None else loaded.to(lpm_device())
+        self.spec = spec
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        plan: ShardPlan = batch["plan"][0]
+        if batch["error"][0]:
+            return {"entry": [""], "error": [batch["error"][0]]}
+        started = time.perf_counter()
+        try:
+            features = None if self.model is None else extract_batches(self.model, batch["high_res"][0], self.spec)
+            table = shard_table(plan.images, plan.first_row, batch["low_res"][0], features, self.spec)
+            entry = _write_or_adopt(plan, table, self.spec)
+        except ConfigError as error:
+            return {"entry": [""], "error": [str(error)]}
+        except OSError as error:
+            message = f"{plan.uri} cannot be written ({error}); free space and start again, finished shards are kept"
+            return {"entry": [""], "error": [message]}
+        entry = dataclasses.replace(entry, seconds=round(time.perf_counter() - started, 3))
+        return {"entry": [json.dumps(dataclasses.asdict(entry))], "error": [""]}
+
+
+def _write_or_adopt(plan: ShardPlan, table: pa.Table, spec: StoreSpec) -> ShardEntry:
+    """Writes a shard, or takes the one that another preload of the same store wrote first."""
+    try:
+        return write_shard(plan.uri, plan.split, table, spec)
+    except ExistsError:
+        entry = existing_shard(plan.uri, plan.split, plan.planned, spec)
+        if entry is None:
+            raise
+        return entry
+
+
+@torch.no_grad()
+def extract_batches(model: Any, images: UInt8[np.ndarray, "B R R 3"], spec: StoreSpec) -> Extracted:
+    """Features of any number of high-resolution images, in batches of a size that follows from the resolution alone."""
+    step = max(1, _BATCH_TOKENS.get(lpm_device().type, 2048) // spec.num_tokens)
+    parts = [
+        extract_images(model, torch.from_numpy(images[start : start + step]), spec)
+        for start in range(0, len(images), step)
+    ]
+    return Extracted(*(torch.cat(kind, dim=1) for kind in zip(*parts, strict=True)))
+
+
+def extract_images(model: Any, images: UInt8[torch.Tensor, "B R R 3"], spec: StoreSpec) -> Extracted:
+    """Features of one batch, in the stored type, on the CPU."""
+    inputs = normalise(images.to(next(model.parameters()).device), spec.mean, spec.std)
+    found = extract(model, inputs, depth=spec.depth, num_kept=spec.num_kept, importance=spec.importance)
+    stored = getattr(torch, spec.dtype)
+    return Extracted(found.keys.to(stored).cpu(), found.values.to(stored).cpu(), found.tokens.cpu())

@@ -1,0 +1,153 @@
+"""From an image table to a finished store: inspect, plan shards, extract, put the manifest."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fpt_ray.cluster import ray_session
+from fpt_ray.config.trial import TrialConfig, image_resolution, reads_images
+from fpt_ray.display.terminal import say
+from fpt_ray.features.shards import ShardEntry, existing_shard
+from fpt_ray.features.spec import SPLITS, StoreSpec, bytes_per_row
+from fpt_ray.features.store import MANIFEST, Store, open_store, write_manifest
+from fpt_ray.features.verification import remove_temporaries
+from fpt_ray.images.table import NOTE_FILE, ImageTable, leaks, read_images
+from fpt_ray.models.backbone import BackboneShape, backbone_shape, kept_tokens, resolve_precision
+from fpt_ray.models.methods import check_trial
+from fpt_ray.models.weights import load_backbone, weights_digest
+from fpt_ray.preload.extraction import ShardPlan, extract_batches, lpm_actors, lpm_device, read_image, write_shards
+from fpt_ray.preload.inspection import inspected
+from fpt_ray.storage.files import absolute, exists, read_bytes, remove
+
+SHARD_BYTES = 96 * 2**20
+"""Largest shard, in bytes."""
+
+
+# --- what is to be done (pure) --------------------------------------------------------------------------------
+
+
+def store_spec(trial: TrialConfig, shape: BackboneShape, digest: str, table: ImageTable) -> StoreSpec:
+    """What determines the store that serves this trial and all narrower ones, or the images of trials that read them.
+
+    ``digest`` is that of the LPM's weights; images do not depend on them.
+    """
+    features, images_alone = trial.features, reads_images(trial)
+    num_tokens = shape.num_tokens(features.resolution)
+    precision = str(resolve_precision(features.precision, lpm_device())).removeprefix("torch.")
+    return StoreSpec(
+        backbone=shape.name,
+        weights_digest=digest,
+        resolution=features.resolution,
+        mean=features.mean or shape.mean,
+        std=features.std or shape.std,
+        importance="global" if images_alone else features.importance,
+        dtype="float16" if images_alone else features.dtype,
+        precision="float32" if images_alone else precision,
+        depth=0 if images_alone else trial.side.depth,
+        num_kept=0 if images_alone else kept_tokens(num_tokens, features.token_ratio),
+        low_resolution=image_resolution(trial),
+        images_digest=table.digest(),
+        backbone_depth=shape.depth,
+        num_heads=shape.num_heads,
+        head_width=shape.head_width,
+        num_tokens=num_tokens,
+    )
+
+
+def plan_shards(table: ImageTable, spec: StoreSpec, uri: str) -> list[ShardPlan]:
+    """Shards of bounded size, each within one split. The same table and spec give the same plan."""
+    rows_per_shard = max(1, min(512, SHARD_BYTES // bytes_per_row(spec)))
+    plans = []
+    for split in SPLITS:
+        images = table.of(split)
+        for number, first in enumerate(range(0, len(images), rows_per_shard)):
+            path = f"{split}/part-{number:05d}.parquet"
+            part = tuple(images[first : first + rows_per_shard])
+            plans.append(ShardPlan(uri=f"{uri}/{path}", path=path, split=split, first_row=first, images=part))
+    return plans
+
+
+# --- doing it -------------------------------------------------------------------------------------------------
+
+
+def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = False) -> Store:
+    """The feature store of these images for this trial and all narrower ones: an existing one, or a new one.
+
+    Where the trial's method runs the LPM in every step, it is a store of the images alone, at the LPM's resolution.
+
+    Raises:
+        ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
+    """
+    check_trial(trial)
+    workdir = absolute(workdir)
+    table = read_images(images)
+    model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
+    table = inspected(table, workdir, local=local)
+    _report_table(table)
+    digest = "" if model is None else weights_digest(model)
+    spec = store_spec(trial, backbone_shape(trial.backbone.name), digest, table)
+    uri = f"{workdir}/features/{spec.name}"
+    if exists(f"{uri}/{MANIFEST}"):
+        say(f"{'features' if spec.depth else 'images'}: reusing the finished store {uri}")
+        return open_store(uri, expect=spec)
+    plans = plan_shards(table, spec, uri)
+    finished = {plan.path: entry for plan in plans if (entry := _finished(plan, spec, uri))}
+    todo = [plan for plan in plans if plan.path not in finished]
+    if todo:
+        if model is not None:
+            model.to(getattr(torch, spec.precision))
+        with ray_session(local=local):
+            _announce(model, spec, todo, table)
+            for entry in write_shards(model, spec, todo, table.root):
+                finished[entry.path] = entry
+    entries = [finished[plan.path] for plan in plans]
+    write_manifest(uri, spec, table.classes, entries, table.skipped, data_note(table.root))
+    remove_temporaries(uri)
+    return open_store(uri, expect=spec)
+
+
+def _report_table(table: ImageTable) -> None:
+    counts = ", ".join(f"{len(table.of(split))} {split}" for split in SPLITS)
+    say(f"images: {len(table.rows)} ({counts}), {len(table.classes)} classes")
+    if table.skipped:
+        say(f"images: skipped {len(table.skipped)} that cannot be read: {', '.join(path for path, _ in table.skipped)}")
+    leaked = leaks(table)
+    if leaked:
+        say(f"images: WARNING: {len(leaked)} images stand in several splits, for instance {' = '.join(leaked[0][1])}")
+
+
+def _finished(plan: ShardPlan, spec: StoreSpec, uri: str) -> ShardEntry | None:
+    """The entry of a shard that is there; one that cannot be used gives its name free."""
+    entry = existing_shard(plan.uri, plan.split, plan.planned, spec)
+    if entry is None and exists(plan.uri):
+        remove(uri, [plan.path])
+    return entry
+
+
+def data_note(root: str) -> str:
+    """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
+    uri = f"{root}/{NOTE_FILE}"
+    return read_bytes(uri).decode().splitlines()[0].strip() if exists(uri) else ""
+
+
+def _announce(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], table: ImageTable) -> None:
+    """Rows, bytes and an estimated time, from one measured image, before the work starts."""
+    rows = sum(len(plan.images) for plan in todo)
+    actors, _, _ = lpm_actors()
+    first = todo[0].images[0]
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        high, _ = read_image(table.root, first, spec)
+        if model is not None:
+            extract_batches(model.to(lpm_device()), high[None], spec)
+        seconds.append(time.perf_counter() - started)
+    estimate = rows * min(seconds) / actors
+    size = rows * bytes_per_row(spec)
+    what, how = ("features", f" in {spec.precision}") if spec.depth else (f"images of {spec.resolution} px", "")
+    say(
+        f"{what}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} "
+        f"GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()}{how}"
+    )

@@ -1,0 +1,244 @@
+"""The trade-off of a study as pictures: AUC against peak memory and against learnable parameters."""
+
+import html
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import plotly.graph_objects as go
+from matplotlib import patheffects, ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from fpt_ray.display.charts import BLUE, GREEN, GREY, VERMILION
+from fpt_ray.paper.numbers import table1
+
+_AXES = (("peak memory of training [MiB]", "memory_mib"), ("learnable parameters [% of all]", "param_percent"))
+_AUC = "validation AUC x 100"
+_FIRST = "nearest to the paper's settings (trial 0)"
+_PAPER = "the paper's Table 1 (other images)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A finished trial in the pictures, or one of the paper's methods."""
+
+    name: str
+    """"trial 3" or a method of the paper's."""
+    auc: float
+    """Validation AUC in 0..1."""
+    memory_mib: float
+    param_percent: float
+    """Learnable parameters, percent of all."""
+    details: tuple[str, ...] = ()
+    """The configuration and what else is known, line by line."""
+    on_front: bool = False
+    is_first: bool = False
+    """Trial 0, which the search starts with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """What both pictures of a study show."""
+
+    title: str
+    caption: str
+    trials: Sequence[Point]
+    paper: Sequence[Point] = ()
+
+    def groups(self) -> Iterable[tuple[str, list[Point]]]:
+        """(group, its points), from back to front."""
+        yield "paper", list(self.paper)
+        yield "trial", [point for point in self.trials if not point.on_front]
+        yield "front", [point for point in self.trials if point.on_front]
+        yield "first", [point for point in self.trials if point.is_first]
+
+
+# --- pure -----------------------------------------------------------------------------------------------------
+
+_NAMED_IN_PNG = ("Full fine-tuning", "Linear probing", "FPT", "FPT+")  # the others lie upon each other
+_WEIGHTS: Mapping[str, Literal["supervised", "dino"]] = {
+    "vit_base_patch16_384.augreg_in21k_ft_in1k": "supervised",
+    "vit_base_patch16_224.dino": "dino",
+}
+
+
+def paper_points(settings: Iterable[Mapping[str, str]]) -> tuple[tuple[Point, ...], str]:
+    """The points of Table 1 that trials of these parameters can be held against, and why these or why none.
+
+    Memory, and what a method can do, hang on the backbone, the resolution and the batch: all must be the paper's.
+    """
+    names = ("backbone.name", "backbone.weights", "features.resolution", "training.batch_size")
+    found = {tuple(params.get(name, "") for name in names) for params in settings}
+    theirs = {(name, "None", "512", "16") for name in _WEIGHTS}
+    if len(found) != 1 or not found <= theirs:
+        seen = "; ".join(f"{name} at {size} px, batch {batch}" for name, _, size, batch in sorted(found))
+        return (), f"The paper's points are not drawn: they are of ViT-B/16 at 512 px, batch 16, these trials of {seen}"
+    points = tuple(
+        Point(
+            name=row["method"],
+            auc=row["average_auc"] / 100,
+            memory_mib=float(row["memory_mb"]),
+            param_percent=row["params_percent"],
+        )
+        for row in table1(_WEIGHTS[found.pop()[0]])
+    )
+    about = "mean test AUC of its eight data sets, memory as nvidia-smi showed it"
+    points = tuple(replace(point, details=(about, "other images than this study's")) for point in points)
+    return points, f"The paper's points are those of Table 1: other images ({about})"
+
+
+def staircase(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[list[float], list[float]]:
+    """The best AUC that can be had up to each cost, as the corners of a line."""
+    xs: list[float] = []
+    ys: list[float] = []
+    for point in sorted(points, key=lambda point: (cost(point), -point.auc)):
+        if not ys or point.auc > ys[-1]:
+            if ys:
+                xs.append(cost(point))
+                ys.append(ys[-1])
+            xs.append(cost(point))
+            ys.append(point.auc)
+    return xs, ys
+
+
+# --- PNG ------------------------------------------------------------------------------------------------------
+
+_PNG_MARKS: Mapping[str, Mapping[str, object]] = {
+    "paper": {"marker": "X", "s": 60, "color": GREEN, "label": _PAPER, "zorder": 2, "linewidths": 0},
+    "trial": {"marker": "o", "s": 38, "color": GREY, "label": "trial", "zorder": 3, "linewidths": 0},
+    "front": {"marker": "D", "s": 52, "color": VERMILION, "label": "on the front", "zorder": 4, "linewidths": 0},
+    "first": {
+        "marker": "o",
+        "s": 190,
+        "facecolors": "none",
+        "edgecolors": BLUE,
+        "linewidths": 1.8,
+        "label": _FIRST,
+        "zorder": 5,
+    },
+}
+
+
+def draw_png(picture: Picture, path: Path) -> None:
+    """Two panels beside each other: every trial, the front, the trial nearest to the paper's, the paper's points."""
+    caption = textwrap.wrap(picture.caption, 165)
+    foot = 0.16 * (len(caption) + 1)  # inches
+    figure = Figure(figsize=(12, 5.2 + foot), dpi=150)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, (label, field) in zip(panels, _AXES, strict=True):
+        _draw_panel(panel, picture, field)
+        panel.set_xlabel(label, fontsize=11)
+    panels[0].set_ylabel(_AUC, fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
+    share = 1 / figure.get_figheight()
+    figure.legend(handles, labels, loc="upper center", ncols=5, fontsize=10, frameon=False, bbox_to_anchor=(0.5, 0.945))
+    figure.suptitle(picture.title, fontsize=13, parse_math=False)
+    written = {"ha": "left", "va": "bottom", "fontsize": 9, "color": "#444444", "parse_math": False, "linespacing": 1.3}
+    figure.text(0.02, 0.1 * share, "\n".join(caption), **written)
+    figure.tight_layout(rect=(0.005, foot * share, 0.995, 0.925))
+    figure.savefig(path, metadata={"Title": picture.title, "Description": picture.caption})
+
+
+def _draw_panel(panel: Axes, picture: Picture, field: str) -> None:
+    def cost(point: Point) -> float:
+        return getattr(point, field)
+
+    xs, ys = staircase([point for point in picture.trials if point.on_front], cost)
+    panel.plot(xs, [100 * y for y in ys], color=VERMILION, linewidth=1.3, alpha=0.6, zorder=1)
+    for group, points in picture.groups():
+        if points:
+            panel.scatter([cost(p) for p in points], [100 * p.auc for p in points], **_PNG_MARKS[group])  # type: ignore[arg-type]
+    panel.set_xscale("log")
+    costs = [cost(point) for _, points in picture.groups() for point in points]
+    _write_names(panel, picture, cost, min(costs) ** 0.2 * max(costs) ** 0.8)
+    steps = ((5, ticker.MaxNLocator(6)), (500, ticker.LogLocator(subs=(1, 2, 5))), (math.inf, ticker.LogLocator()))
+    panel.xaxis.set_major_locator(next(locator for most, locator in steps if max(costs) <= most * min(costs)))
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.margins(x=0.07, y=0.1)
+    panel.grid(alpha=0.3, linewidth=0.6)
+    panel.set_axisbelow(True)
+
+
+def _write_names(panel: Axes, picture: Picture, cost: Callable[[Point], float], edge: float) -> None:
+    """Names of the paper's methods or, without them, numbers of the front's trials; beyond the edge, to the left."""
+    halo = [patheffects.withStroke(linewidth=1.5, foreground="white")]
+    methods = [point for point in picture.paper if point.name in _NAMED_IN_PNG]
+    for point in methods or [point for point in picture.trials if point.on_front]:
+        left = cost(point) > edge
+        panel.annotate(
+            point.name.removeprefix("trial "),
+            (cost(point), 100 * point.auc),
+            xytext=(-6 if left else 6, 6),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=9,
+            path_effects=halo,
+            zorder=6,
+        )
+
+
+# --- HTML -----------------------------------------------------------------------------------------------------
+
+_HTML_MARKS: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "paper": (_PAPER, {"symbol": "x", "size": 9, "color": GREEN}),
+    "trial": ("trial", {"symbol": "circle", "size": 9, "color": GREY}),
+    "front": ("on the front", {"symbol": "diamond", "size": 11, "color": VERMILION}),
+    "first": (_FIRST, {"symbol": "circle-open", "size": 20, "color": BLUE, "line": {"width": 2}}),
+}
+
+
+def draw_html(picture: Picture, path: Path) -> None:
+    """The same, to be hovered over; one file that needs no network."""
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, (label, field) in enumerate(_AXES, start=1):
+        for trace in _traces(picture, field, column == 1):
+            figure.add_trace(trace, row=1, col=column)
+        figure.update_xaxes(title_text=label, type="log", exponentformat="none", row=1, col=column)
+    figure.update_yaxes(title_text=_AUC, row=1, col=1)
+    caption = "<br>".join(textwrap.wrap(html.escape(picture.caption, quote=False), 165))
+    below = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -60}
+    figure.update_layout(
+        title=html.escape(picture.title, quote=False),
+        template="plotly_white",
+        height=640,
+        margin={"b": 90 + 16 * caption.count("<br>")},
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        font={"size": 14},
+    )
+    figure.add_annotation(text=caption, showarrow=False, align="left", font={"size": 12}, **below)
+    figure.write_html(path, include_plotlyjs=True, full_html=True, div_id="front")
+
+
+def _traces(picture: Picture, field: str, in_legend: bool) -> Iterable[go.Scatter]:
+    xs, ys = staircase([point for point in picture.trials if point.on_front], lambda point: getattr(point, field))
+    line = {"color": VERMILION, "width": 1.5}
+    yield go.Scatter(x=xs, y=[100 * y for y in ys], mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for group, points in picture.groups():
+        name, mark = _HTML_MARKS[group]
+        if points:
+            yield go.Scatter(
+                x=[getattr(point, field) for point in points],
+                y=[100 * point.auc for point in points],
+                mode="markers",
+                name=name,
+                legendgroup=name,
+                showlegend=in_legend,
+                marker=mark,
+                text=[_hover(point) for point in points],
+                hoverinfo="skip" if group == "first" else "text",
+            )
+
+
+def _hover(point: Point) -> str:
+    numbers = (
+        f"AUC x 100: {100 * point.auc:.2f}",
+        f"memory {point.memory_mib:,.0f} MiB",
+        f"learnable {point.param_percent:.3g} %",
+    )
+    return "<br>".join(map(html.escape, (point.name, *point.details, *numbers)))

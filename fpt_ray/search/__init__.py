@@ -1,0 +1,1 @@
+"""What a study asks next and what it remembers (Optuna; no MLflow)."""

@@ -1,0 +1,66 @@
+"""Stopping trials early without pushing a search of several objectives towards large models.
+
+ASHA and the median rule compare trials by one score. On validation AUC alone they stop small networks, which learn
+less and would have stood on the front for being small. Here a trial is compared only with trials that cost no more
+than it does, in every cost that is an objective: a small one competes with small ones, a large one with all below it.
+Without cost objectives these are the usual rules. Ray's schedulers know one metric, so that the rules stand here.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from fpt_ray.config.space import SearchSpace
+from fpt_ray.search.messages import STAGE
+
+REDUCTION = 3
+"""Of ASHA: a rung lets one in so many go on, and the next is so many times as far."""
+_ENOUGH = 3
+"""Trials to compare with before one is stopped."""
+
+
+def rungs(kind: str, grace_epochs: int, epochs: int) -> Iterator[int]:
+    """The epochs, counted from 1, at which trials are compared; the last is never one."""
+    epoch = grace_epochs
+    while epoch < epochs:
+        yield epoch
+        epoch = epoch * REDUCTION if kind == "asha" else epoch + 1
+
+
+def falls_behind(
+    kind: str, score: float, costs: Sequence[float], others: Sequence[tuple[float, Sequence[float]]]
+) -> bool:
+    """Whether a trial is to be stopped: its score is below the comparable trials' upper third (ASHA) or median.
+
+    ``others`` are (score, costs) at the same epoch; comparable are those that cost no more in any respect.
+    """
+    comparable = [other for other, paid in others if all(a <= b for a, b in zip(paid, costs, strict=True))]
+    if len(comparable) < _ENOUGH:
+        return False
+    share = 1 - 1 / REDUCTION if kind == "asha" else 0.5
+    return score < float(np.quantile([*comparable, score] if kind == "asha" else comparable, share))
+
+
+class FairStopping(FIFOScheduler):
+    """Tune's scheduler for one study: first come, first served, and stopped by the rules above on the first seed."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.kind, self.grace_epochs = space.early_stopping, space.grace_epochs
+        self.cost_names = [name for name, mode in space.objectives.items() if mode == "min" and name != "train_seconds"]
+        self.epochs = space.widest("training.epochs")
+        self.seen: dict[int, list[tuple[float, list[float]]]] = {
+            epoch: [] for epoch in rungs(self.kind, self.grace_epochs, self.epochs)
+        }
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stops a trial that falls behind at a rung."""
+        others = self.seen.get(result.get("epochs", 0))
+        if others is None or "val_auc" not in result or trial.config[STAGE] == "confirm":
+            return TrialScheduler.CONTINUE
+        score, costs = float(result["val_auc"]), [float(result[name]) for name in self.cost_names]
+        stop = falls_behind(self.kind, score, costs, others)
+        others.append((score, costs))
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

@@ -1,0 +1,136 @@
+"""What a study asks first, or again: a grid, an earlier front, chosen points, confirmations."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from fpt_ray.config.space import POINT, SearchRow, SearchSpace
+from fpt_ray.config.trial import TrialConfig, flatten
+from fpt_ray.metrics.pareto import pareto_front
+from fpt_ray.search.messages import INFEASIBLE, OF, REPEATS, RESULT, STAGE
+
+
+def _enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
+    """Enqueues the points of a grid that are not there: all, or those that a driver lost as it died."""
+    known = [_asked(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    for proposal in space.grid():
+        if proposal not in known:
+            study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})
+
+
+def _asked(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """The values of a trial; of one that was enqueued, those, though it may have died before it took them all."""
+    return trial.system_attrs.get("fixed_params", trial.params)
+
+
+def val_auc(trial: optuna.trial.FrozenTrial) -> float:
+    """The validation AUC of a trial's last result; minus infinity where it has none."""
+    return trial.user_attrs.get(RESULT, {}).get("val_auc", -math.inf)
+
+
+def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) -> int:
+    """Enqueues the front of an earlier study, as far as its values lie in this space; returns how many points."""
+    names = {row.name for row in space.rows}
+    points: list[dict[str, Any]] = []
+    for trial in other.best_trials:
+        if names <= set(trial.params) and trial.params not in points:  # a confirmed point stands there twice
+            points.append(trial.params)
+    inside = [point for point in points if all(row.holds(point[row.name]) for row in space.rows)]
+    for point in inside:
+        study.enqueue_trial({name: point[name] for name in names}, skip_if_exists=True)
+    return len(inside)
+
+
+def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
+    """Enqueues the best of each group of grid points that differ in chosen rows only, to be repeated.
+
+    Returns how many there are in all, those of an interrupted session included. A group none of whose points came to a
+    result is enqueued with its first point, so that a table shows why it is empty.
+    """
+    if not space.choose:
+        return 0
+    best: dict[str, optuna.trial.FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if trial.user_attrs.get(STAGE) == "choose":
+            key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
+            best[key] = max(best.get(key, trial), trial, key=val_auc)
+    known = [_asked(trial) for trial in _final(study)]
+    for trial in best.values():
+        if trial.params not in known:
+            study.enqueue_trial(trial.params, user_attrs={STAGE: "final"})
+    return len(best)
+
+
+def _final(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.user_attrs.get(STAGE) == "final" and trial.state != TrialState.FAIL]
+
+
+def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeats: int) -> list[int]:
+    """Enqueues the best trials by validation AUC to be trained again with new seeds; returns the numbers of the new.
+
+    With several objectives they are of the front, with one they are the best of all finished ones. Those that were
+    confirmed before, or are enqueued for it, are left as they are.
+    """
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.user_attrs.get(STAGE, "final") == "final"
+        and all(excess <= 0 for excess in trial.constraints.values())
+        and math.isfinite(val_auc(trial))
+    ]
+    if len(space.objectives) > 1 and trials:
+        points = np.array([trial.values for trial in trials], np.float64)
+        on_front = pareto_front(points, tuple(space.objectives.values()))
+        trials = [trial for trial, is_on in zip(trials, on_front, strict=True) if is_on]
+    trials.sort(key=lambda trial: (-val_auc(trial), trial.number))
+    best: dict[str, optuna.trial.FrozenTrial] = {}
+    for trial in trials:
+        best.setdefault(json.dumps(trial.params, sort_keys=True), trial)
+    known = [
+        _asked(trial)
+        for trial in study.get_trials(deepcopy=False)
+        if OF in trial.user_attrs and trial.state != TrialState.FAIL
+    ]
+    new = [trial for trial in list(best.values())[:most] if trial.params not in known]
+    for trial in new:
+        study.enqueue_trial(trial.params, user_attrs={STAGE: "confirm", REPEATS: repeats, OF: trial.number})
+    return [trial.number for trial in new]
+
+
+def confirmations_waiting(study: optuna.Study) -> int:
+    """Trials that are enqueued to confirm others."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return sum(OF in trial.user_attrs for trial in waiting)
+
+
+def finished_trials(study: optuna.Study) -> int:
+    """Trials that have ended with a result or a reason; what was refused before training, or confirms another trial,
+    does not count."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return sum(INFEASIBLE not in trial.user_attrs and OF not in trial.user_attrs for trial in trials)
+
+
+def paper_point(space: SearchSpace) -> Mapping[str, Any]:
+    """The paper's configuration (section 4.2.1) as a point of the space; a value out of range moves to the nearest."""
+    paper = flatten(TrialConfig())
+    first = {POINT: next(iter(space.points))} if space.points else {}
+    return first | {row.name: _nearest(row, paper[row.name]) for row in space.rows}
+
+
+def _nearest(row: SearchRow, value: Any) -> Any:
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if row.choices is not None:
+        if value in row.choices or not numeric:
+            return value if value in row.choices else row.choices[0]
+        return min(row.choices, key=lambda choice: abs(choice - value))  # type: ignore[operator]
+    assert row.low is not None
+    assert row.high is not None
+    if row.step is not None:
+        return min(row.values(), key=lambda choice: abs(choice - value))
+    return min(max(value, row.low), row.high)

@@ -1,0 +1,37 @@
+"""What storing files may end with that a user can mend: it exists already, the disk is full."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fpt_ray.errors import ConfigError
+
+
+class ExistsError(ConfigError):
+    """Something else of that name was written before; it is left as it is."""
+
+
+class FullError(ConfigError):
+    """A disk is full."""
+
+
+@contextmanager
+def full_told(what: str | Path) -> Iterator[None]:
+    """A full disk becomes a FullError, however deep the library that met it hides that; ``what`` was to be written."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
+            raise
+        remedy = "free space and start again, a study with --resume: what is finished is kept"
+        raise FullError(f"{what} cannot be written ({why}); {remedy}") from None
+
+
+def _why_full(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return os.strerror(error.errno)
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,1 @@
+"""MLflow: runs, server, what waits while the server is away."""

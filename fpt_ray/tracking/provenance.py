@@ -1,0 +1,28 @@
+"""What computes: versions of the libraries and the commit of this code."""
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from fpt_ray import __version__
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what computes and, in a checkout, the git commit ("-dirty": with changes of its own)."""
+    found = {"version.fpt_ray": __version__}
+    found |= {f"version.{name}": metadata.version(name) for name in ("torch", "timm", "ray", "optuna", "mlflow")}
+    root = Path(__file__).resolve().parents[2]
+    # The package may lie in an environment inside somebody else's checkout, whose commit says nothing about it.
+    if _git(root, "rev-parse", "--show-toplevel") == str(root):
+        commit = _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        found |= {"git_commit": commit} if commit else {}
+    return found
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says there; nothing where there is no git or no checkout."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,243 @@
+"""Studies and trials in MLflow: one run a study, one child a trial. Clients are parameters; nothing is global.
+
+Only the driver of a search uses this module; workers report numbers to Tune. What is written is free of passwords that
+stand in URIs.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import Run as MlflowRun
+
+from fpt_ray.display.terminal import without_secrets
+from fpt_ray.errors import ConfigError
+from fpt_ray.tracking.provenance import provenance
+from fpt_ray.tracking.server import database_path
+
+EXPERIMENT = "fpt_ray"
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+_PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
+_KIND, _NUMBER, _REASON = "kind", "number", "reason"
+DATA_NOTE = "data_note"
+"""Tag of a study: what must be said about its images wherever its numbers stand."""
+_LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyRun:
+    """A study's run."""
+
+    name: str
+    experiment_id: str
+    run_id: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """A trial as MLflow holds it; metrics are the last values."""
+
+    number: int
+    run_id: str
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    status: str
+    reason: str
+
+    @property
+    def aside(self) -> bool:
+        """Whether it only served to choose values for others, or to confirm others: no front or table shows it."""
+        return self.tags.get("stage") in ("choose", "confirm")
+
+
+# --- studies --------------------------------------------------------------------------------------------------
+
+
+def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object], tags: Mapping[str, str]) -> StudyRun:
+    """The run of a new study; what computes it (``provenance``) is among its tags.
+
+    A new experiment keeps files beside an SQLite database, else where the server says.
+
+    Raises:
+        ConfigError: the name cannot be a folder's, a study of that name exists, or a tag is too long.
+    """
+    check_study_name(name)
+    if has_study(client, name):
+        raise ConfigError(f"study {name!r} exists already; continue it with --resume, or choose another --study")
+    experiment_id = _experiment(client)
+    every = _safe_tags({**provenance(), **tags, _KIND: "study", "study": name})
+    if note := every.get(DATA_NOTE):
+        every[_NOTE] = note
+    run = client.create_run(experiment_id, run_name=name, tags=every)
+    _log_params(client, run.info.run_id, params)
+    return StudyRun(name=name, experiment_id=experiment_id, run_id=run.info.run_id, tags=every)
+
+
+def check_study_name(name: str) -> None:
+    """ConfigError if a study cannot be called so: its name is also that of a folder."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ConfigError(f"study {name!r}: use 1 to 100 letters, digits, '_', '-' and '.'; start with none of '-.'")
+
+
+def _experiment(client: MlflowClient) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        uri, location = client.tracking_uri, None
+        if uri.startswith("sqlite:///"):
+            location = (database_path(uri).parent / "mlartifacts").resolve().as_uri()
+        return client.create_experiment(EXPERIMENT, artifact_location=location)
+    if experiment.lifecycle_stage != "active":
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise ConfigError(f"MLflow's experiment {EXPERIMENT!r} has been deleted; bring it back with: {restore}")
+    return experiment.experiment_id
+
+
+def list_studies(client: MlflowClient) -> list[StudyRun]:
+    """All studies, the newest first."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return []
+    where = experiment.experiment_id
+    return [
+        StudyRun(
+            name=run.data.tags["study"],
+            experiment_id=where,
+            run_id=run.info.run_id,
+            tags=run.data.tags,
+            metrics=run.data.metrics,
+        )
+        for run in _search(client, where, f"tags.{_KIND} = 'study'")
+    ]
+
+
+def has_study(client: MlflowClient, name: str) -> bool:
+    """Whether there is a study of that name."""
+    return any(study.name == name for study in list_studies(client))
+
+
+def find_study(client: MlflowClient, name: str) -> StudyRun:
+    """A study by its name.
+
+    Raises:
+        ConfigError: there is none; the message lists those there are.
+    """
+    studies = list_studies(client)
+    for study in studies:
+        if study.name == name:
+            return study
+    known = ", ".join(sorted({study.name for study in studies})) or "none yet"
+    raise ConfigError(f"there is no study {name!r} here; known are: {known}")
+
+
+def end_study(client: MlflowClient, study: StudyRun, status: Status, metrics: Mapping[str, float]) -> None:
+    """Closes a study's run. The last of several ends counts, even if the clock was set back between them."""
+    ends = max((len(client.get_metric_history(study.run_id, name)) for name in metrics), default=0)
+    _log_metrics(client, study.run_id, metrics, ends)
+    client.set_terminated(study.run_id, status)
+
+
+# --- trials ---------------------------------------------------------------------------------------------------
+
+
+def start_trial(
+    client: MlflowClient, study: StudyRun, number: int, params: Mapping[str, object], tags: Mapping[str, str]
+) -> str:
+    """Opens the run of a trial under its study and returns its id."""
+    every = _safe_tags({**tags, _KIND: "trial", _NUMBER: str(number), "study": study.name, _PARENT: study.run_id})
+    run = client.create_run(study.experiment_id, run_name=f"{study.name}-{number:04d}", tags=every)
+    _log_params(client, run.info.run_id, params)
+    return run.info.run_id
+
+
+def start_seed(client: MlflowClient, study: StudyRun, trial_run: str, repeat: int, seed: int) -> str:
+    """Opens the run of one of a trial's seeds under the trial and returns its id; repeats count from 0."""
+    tags = _safe_tags({_KIND: "seed", _NUMBER: str(repeat), "study": study.name, _PARENT: trial_run})
+    run = client.create_run(study.experiment_id, run_name=f"seed-{seed}", tags=tags)
+    _log_params(client, run.info.run_id, {"training.seed": seed})
+    return run.info.run_id
+
+
+def seed_runs(client: MlflowClient, study: StudyRun, trial: "TrialRecord") -> list[str]:
+    """The runs of a trial's seeds, in order; of a seed that was run again, the last."""
+    runs = _search(client, study.experiment_id, f"tags.`{_PARENT}` = '{trial.run_id}'")
+    runs.sort(key=lambda run: run.info.start_time)
+    last = {int(run.data.tags[_NUMBER]): run.info.run_id for run in runs}
+    return [last[repeat] for repeat in sorted(last)]
+
+
+def log_epoch(client: MlflowClient, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+    """The metrics of an epoch, counted from 1."""
+    _log_metrics(client, run_id, metrics, epoch)
+
+
+def end_trial(
+    client: MlflowClient, run_id: str, status: Status, metrics: Mapping[str, float], reason: str | None = None
+) -> None:
+    """Closes a trial's run with its final metrics and, unless it finished as planned, the reason."""
+    _log_metrics(client, run_id, metrics, 0)
+    if reason is not None:
+        for key in (_REASON, _NOTE):
+            client.set_tag(run_id, key, without_secrets(reason)[:_LONGEST_TAG])
+    client.set_terminated(run_id, status)
+
+
+def read_trials(client: MlflowClient, study: StudyRun) -> list[TrialRecord]:
+    """All trials of a study, by number; one that was run again stands as often as it was run."""
+    runs = _search(client, study.experiment_id, f"tags.`{_PARENT}` = '{study.run_id}'")
+    records = [
+        TrialRecord(
+            number=int(run.data.tags[_NUMBER]),
+            run_id=run.info.run_id,
+            params=run.data.params,
+            metrics=run.data.metrics,
+            tags=run.data.tags,
+            status=run.info.status,
+            reason=run.data.tags.get(_REASON, ""),
+        )
+        for run in runs
+    ]
+    return sorted(records, key=lambda record: record.number)
+
+
+def _search(client: MlflowClient, experiment_id: str, query: str) -> list[MlflowRun]:
+    runs: list[MlflowRun] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, 1000, page_token=token or None)
+        runs, token = runs + page, page.token or None
+    return runs
+
+
+def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    now = int(time.time() * 1000)
+    client.log_batch(run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, object]) -> None:
+    values = {name: without_secrets(str(value))[:_LONGEST_PARAM] for name, value in params.items()}
+    client.log_batch(run_id, params=[Param(name, value) for name, value in values.items()])
+
+
+def _safe_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    for name, value in tags.items():
+        if len(value) > _LONGEST_TAG:  # cut short, one that is JSON could not be read again
+            raise ConfigError(f"the tag {name!r} takes {len(value)} characters; MLflow keeps {_LONGEST_TAG} at most")
+    return {name: without_secrets(value) for name, value in tags.items()}
+
+
+def attach(client: MlflowClient, run_id: str, path: Path, folder: str = "") -> None:
+    """Puts a file beside a run; one of that name is replaced."""
+    client.log_artifact(run_id, str(path), folder or None)
+
+
+def attach_text(client: MlflowClient, run_id: str, text: str, name: str) -> None:
+    """Puts a text beside a run under a name with folders."""
+    client.log_text(run_id, text, name)

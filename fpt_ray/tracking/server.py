@@ -1,0 +1,109 @@
+"""Where studies are tracked: a database or a server of MLflow's, how it is opened and how a person looks at it."""
+
+import contextlib
+import logging
+import os
+import shlex
+import ssl
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from fpt_ray.display.terminal import without_secrets
+from fpt_ray.errors import ConfigError
+from fpt_ray.storage.files import is_s3
+
+_SERVER = ("http://", "https://")
+
+
+def default_uri(workdir: str | Path) -> str:
+    """The database in a working directory.
+
+    Raises:
+        ConfigError: that is on S3, where no database can lie.
+    """
+    if is_s3(str(workdir)):
+        raise ConfigError(
+            f"--workdir is {workdir}, where no database can lie; give --tracking_uri or MLFLOW_TRACKING_URI: an MLflow "
+            "server's address, or sqlite:///PATH/mlflow.db"
+        )
+    return f"sqlite:///{Path(workdir).resolve()}/mlflow.db"
+
+
+def tracking_uri(given: str | None, workdir: str | Path) -> str:
+    """Where studies are tracked: as given, as MLflow's own variable says, or in the working directory."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(workdir)
+
+
+def ui_command(uri: str) -> str:
+    """The one command that opens MLflow's pages on a database, on this machine only; of a server, its address."""
+    shown = without_secrets(uri)
+    if uri.startswith(_SERVER):
+        return shown
+    return f"{shlex.quote(sys.executable)} -m mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(shown)}"
+
+
+def page_address(uri: str, experiment_id: str, run_id: str) -> str:
+    """Where a run's page is, once ``ui_command`` runs; among MLflow's pages for training, not those for agents."""
+    server = without_secrets(uri).rstrip("/") if uri.startswith(_SERVER) else "http://127.0.0.1:5000"
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def open_tracking(uri: str) -> MlflowClient:
+    """A client whose database exists with its schema. MLflow's own usage reports to its makers are switched off.
+
+    Raises:
+        ConfigError: the database or server cannot be reached.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in it
+    try:
+        if uri.startswith(_SERVER):
+            _answers(uri)
+        if uri.startswith("sqlite:///"):
+            database_path(uri).parent.mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:  # each kind of database has its own
+        reason = without_secrets(str(error)).strip().partition("\n")[0]
+        problem = f"--tracking_uri: {without_secrets(uri)} cannot be used ({type(error).__name__}: {reason})"
+        raise ConfigError(f"{problem}; give sqlite:///PATH/mlflow.db or an MLflow server's address") from None
+    return client
+
+
+def database_path(uri: str) -> Path:
+    """The file of an SQLite database."""
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def _answers(uri: str) -> None:
+    """Raises OSError if nothing is there; MLflow itself would try again for minutes before it says so."""
+    where = urllib.parse.urlsplit(uri)  # urllib takes no password in an address
+    server = where._replace(netloc=where.netloc.rpartition("@")[2]).geturl()
+    try:
+        urllib.request.urlopen(server.rstrip("/") + "/health", timeout=10).close()
+    except urllib.error.HTTPError as error:
+        error.close()  # it wants a login, which MLflow knows how to give
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # certificates are MLflow's own business
+            raise
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the log lines of a database's creation off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

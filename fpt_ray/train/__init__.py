@@ -1,0 +1,1 @@
+"""One trial: loop, seeds, checkpoint, Ray Train."""

@@ -1,0 +1,285 @@
+"""The training loop: ``fit()``, a generator of epochs, and ``evaluate()``. Plain PyTorch: no Ray, no MLflow, no files.
+
+Every random choice is keyed by (seed, epoch, row): order, augmentation and dropout of an image do not depend on how
+many workers share the batch or on whether training was interrupted, so 1 and 2 workers, or a resumed and an
+uninterrupted run, give the same numbers.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fpt_ray.config.trial import SIDE_METHODS, TrainingConfig, TrialConfig, reads_images
+from fpt_ray.images.augmentation import augment
+from fpt_ray.images.pixels import normalise
+from fpt_ray.metrics.scores import Scores, scores
+from fpt_ray.models.backbone import backbone_shape, uses_bfloat16
+from fpt_ray.models.methods import AdaLora, learnable_state, load_learnable_state
+from fpt_ray.models.side_network import side_width
+from fpt_ray.train.order import epoch_order
+
+Checkpoint = dict[str, Any]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message says when and what to try."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Some images of a split as the loop reads them; ``features.Batch`` is one."""
+
+    @property
+    def low_res(self) -> Tensor: ...
+    @property
+    def keys(self) -> Tensor | None: ...
+    @property
+    def values(self) -> Tensor | None: ...
+    @property
+    def labels(self) -> Tensor: ...
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A split, or one worker's share of it."""
+
+    row_ids: np.ndarray
+    labels: np.ndarray
+    window: int | None
+
+    def __len__(self) -> int: ...
+    def take(self, row_ids: Any) -> Batch: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is learnt, beside the configuration: classes, preprocessing, and this worker's part of the work."""
+
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_train: int
+    """Rows of the training split over all workers."""
+    device: torch.device
+    rank: int = 0
+    num_workers: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """One finished epoch. Epochs count from 1; seconds are this worker's."""
+
+    number: int
+    train_loss: float
+    val: Scores
+    best_epoch: int
+    best_val_auc: float
+    seconds: float
+    data_seconds: float
+    """Seconds spent waiting for rows, part of ``seconds``."""
+    measured_peak_bytes: int | None
+    """CUDA's own peak of allocated memory since the start; nothing on a CPU."""
+    checkpoint: Checkpoint
+    """All that is needed to go on from here, with the best weights so far; save it before asking for the next epoch."""
+
+
+def fit(
+    model: nn.Module, train: Rows, val: Rows, trial: TrialConfig, task: Task, resume: Checkpoint | None = None
+) -> Iterator[Epoch]:
+    """Trains and yields after every epoch (section 4.2.1: AdamW, cosine to 0 per step, cross-entropy).
+
+    ``model`` is on the task's device, perhaps wrapped for data-parallel training. The best epoch is the one of highest
+    validation AUC.
+
+    Raises:
+        NonFiniteLossError: the loss is not a number.
+    """
+    training = trial.training
+    steps = task.num_train // training.batch_size
+    if steps == 0:
+        raise ValueError(
+            f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images"
+        )
+    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps * training.epochs)
+    bare = getattr(model, "module", model)
+    if isinstance(bare, AdaLora):
+        bare.plan(steps * training.epochs)
+    best: Checkpoint = {"epoch": 0, "val_auc": -math.inf, "model": {}}
+    done = 0
+    if resume is not None:
+        load_learnable_state(bare, resume["model"])
+        optimizer.load_state_dict(resume["optimizer"])
+        schedule.load_state_dict(resume["schedule"])
+        best, done = resume["best"], resume["epoch"]
+    weights = class_weights(train, task, training)
+    if task.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(task.device)
+    for number in range(done + 1, training.epochs + 1):
+        started = time.perf_counter()
+        loss, waited = _train_epoch(model, train, (optimizer, schedule), (trial, task, weights), number)
+        val_scores = evaluate(bare, val, trial, task)
+        if val_scores.auc > best["val_auc"]:
+            best = {"epoch": number, "val_auc": val_scores.auc, "model": _copied(learnable_state(bare))}
+        checkpoint = {
+            "epoch": number,
+            "model": learnable_state(bare),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "best": best,
+        }
+        yield Epoch(
+            number=number,
+            train_loss=loss,
+            val=val_scores,
+            best_epoch=best["epoch"],
+            best_val_auc=best["val_auc"],
+            seconds=time.perf_counter() - started,
+            data_seconds=waited,
+            measured_peak_bytes=_measured_peak(task.device),
+            checkpoint=checkpoint,
+        )
+
+
+def _train_epoch(
+    model: nn.Module, train: Rows, moving: tuple[Any, Any], what: tuple[TrialConfig, Task, Tensor | None], epoch: int
+) -> tuple[float, float]:
+    """One pass over the training split; returns the mean loss over all workers and the seconds spent on reading."""
+    optimizer, schedule = moving
+    trial, task, weights = what
+    training = trial.training
+    order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch), train.window)
+    model.train()
+    total, waited = torch.zeros((), device=task.device), 0.0
+    share = training.batch_size // task.num_workers
+    adalora = bare if isinstance(bare := getattr(model, "module", model), AdaLora) else None
+    for step, row_ids in enumerate(order[:, task.rank * share : (task.rank + 1) * share], start=1):
+        started = time.perf_counter()
+        batch = train.take(row_ids)
+        waited += time.perf_counter() - started
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=uses_bfloat16(training.precision, task.device)):
+            logits = model(*_inputs(batch, row_ids, epoch, trial, task))
+        losses = F.cross_entropy(logits.float(), batch.labels.to(task.device), reduction="none")
+        loss = (losses if weights is None else losses * weights[batch.labels.to(task.device)]).mean()
+        optimizer.zero_grad(set_to_none=True)
+        (loss if adalora is None else loss + adalora.regulariser()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+        optimizer.step()
+        schedule.step()
+        if adalora is not None:
+            adalora.allocate((epoch - 1) * len(order) + step)
+        total += loss.detach()
+        if step % 16 == 0 or step == len(order):
+            _require_finite(total, epoch, step, training)
+    mean = total / len(order)
+    if task.num_workers > 1:
+        dist.all_reduce(mean)
+        mean /= task.num_workers
+    return float(mean), waited
+
+
+def evaluate(model: nn.Module, rows: Rows, trial: TrialConfig, task: Task) -> Scores:
+    """Scores on a split, gathered over all workers; each worker holds a share of its rows."""
+    probabilities, labels = predict(model, rows, trial, task)
+    if task.num_workers > 1:
+        gathered: list[Any] = [None] * task.num_workers
+        dist.all_gather_object(gathered, (rows.row_ids, probabilities, labels))
+        order = np.argsort(np.concatenate([part[0] for part in gathered]))
+        probabilities = np.concatenate([part[1] for part in gathered])[order]
+        labels = np.concatenate([part[2] for part in gathered])[order]
+    return scores(probabilities, labels, task.classes)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, rows: Rows, trial: TrialConfig, task: Task
+) -> tuple[Float[np.ndarray, "N C"], Int[np.ndarray, "N"]]:
+    """Class probabilities and labels of all rows, in the order of their ids."""
+    model.eval()
+    probabilities = []
+    for start in range(0, len(rows), trial.training.batch_size):
+        batch = rows.take(rows.row_ids[start : start + trial.training.batch_size])
+        with torch.autocast(
+            task.device.type, torch.bfloat16, enabled=uses_bfloat16(trial.training.precision, task.device)
+        ):
+            logits = model(*_inputs(batch, None, 0, trial, task))
+        probabilities.append(logits.float().softmax(-1).cpu())
+    if not probabilities:
+        return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
+    return torch.cat(probabilities).numpy(), rows.labels
+
+
+def _inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> tuple[Tensor | None, ...]:
+    """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
+    training, device = trial.training, task.device
+    images, masks = batch.low_res, None
+    if row_ids is not None:
+        if training.augment:
+            images = augment(images, seed=training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
+        masks = dropout_masks(trial, row_ids, epoch)
+    images = normalise(images.to(device), task.mean, task.std)
+    masks = None if masks is None else masks.to(device)
+    if trial.method not in SIDE_METHODS:
+        return (images,)
+    if reads_images(trial):
+        return images, masks
+    arithmetic = torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
+    keys, values = (
+        None if kind is None else kind.to(device, non_blocking=True).to(arithmetic)
+        for kind in (batch.keys, batch.values)
+    )
+    return images, keys, values, masks
+
+
+def dropout_masks(trial: TrialConfig, row_ids: Any, epoch: int) -> Float[Tensor, "L B P W"] | None:
+    """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself."""
+    side, training = trial.side, trial.training
+    if trial.method not in ("fpt+", "fpt") or not side.num_prompts or not side.prompt_dropout:
+        return None
+    width = side_width(trial, backbone_shape(trial.backbone.name))
+    masks = torch.empty(len(row_ids), side.depth, side.num_prompts, width)
+    for mask, row in zip(masks, row_ids, strict=True):
+        seed = int(np.random.SeedSequence((training.seed, epoch, int(row), 1)).generate_state(1, np.uint64)[0])
+        mask.bernoulli_(1 - side.prompt_dropout, generator=torch.Generator().manual_seed(seed))
+    return masks.transpose(0, 1).div_(1 - side.prompt_dropout)
+
+
+def class_weights(train: Rows, task: Task, training: TrainingConfig) -> Float[Tensor, "C"] | None:
+    """Inverse class frequencies of the training split, 1 on average over its images; None unless asked for."""
+    if not training.class_weights:
+        return None
+    counts = torch.bincount(torch.as_tensor(train.labels), minlength=len(task.classes)).to(task.device)
+    if task.num_workers > 1:
+        dist.all_reduce(counts)
+    return counts.sum() / (len(task.classes) * counts.float())
+
+
+def _require_finite(total: Tensor, epoch: int, step: int, training: TrainingConfig) -> None:
+    if not math.isfinite(float(total)):
+        raise NonFiniteLossError(
+            f"the loss is {float(total)} in epoch {epoch} by step {step} (training.learning_rate "
+            f"{training.learning_rate}); try a lower learning rate, and check the features for NaN"
+        )
+
+
+def _copied(state: Checkpoint) -> Checkpoint:
+    """A copy that stays as it is, off the device: on it, it would count as memory of training."""
+    return {
+        name: value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in state.items()
+    }
+
+
+def _measured_peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

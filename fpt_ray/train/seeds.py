@@ -1,0 +1,110 @@
+"""One trial on a feature store, without Ray: what it reads, what it costs, its checkpoint and its numbers."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fpt_ray.config.trial import TrialConfig
+from fpt_ray.features.store import Store
+from fpt_ray.metrics.scores import pme, ppe
+from fpt_ray.models.methods import make_model
+from fpt_ray.train.loop import Checkpoint, Epoch, Rows, Task, fit
+
+
+def trial_task(store: Store, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
+    """What is learnt from this store, by one of several workers."""
+    return Task(
+        classes=store.classes,
+        mean=store.spec.mean,
+        std=store.spec.std,
+        num_train=store.num_rows("train"),
+        device=device,
+        rank=rank,
+        num_workers=num_workers,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """An epoch of one of a trial's seeds."""
+
+    repeat: int
+    """Which seed, from 0; the trial's own is the first."""
+    epoch: Epoch
+    earlier: tuple[Checkpoint, ...]
+    """The best epochs of the seeds that are finished."""
+    fit_seconds: float
+    """Of all epochs of this process so far."""
+    data_seconds: float
+    """Of these, waiting for rows."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """All that is needed to go on from here."""
+        return {"finished": list(self.earlier), "current": self.epoch.checkpoint}
+
+
+def fit_seeds(
+    trial: TrialConfig,
+    seeds: int,
+    rows: Mapping[str, Rows],
+    task: Task,
+    *,
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
+    resume: Checkpoint | None = None,
+) -> Iterator[Progress]:
+    """Trains a trial with several seeds, one after the other, and yields after every epoch.
+
+    ``rows`` are the training and validation split; ``prepare`` wraps a model for data-parallel training.
+    """
+    finished: list[Checkpoint] = list(resume["finished"]) if resume else []
+    current = resume["current"] if resume else None
+    spent, waited = 0.0, 0.0
+    for repeat in range(len(finished), seeds):
+        training = replace(trial.training, seed=trial.training.seed + repeat)
+        seeded = replace(trial, training=training)
+        model = prepare(make_model(seeded, len(task.classes)).to(task.device))
+        best: Checkpoint = current["best"] if current else {}
+        for epoch in fit(model, rows["train"], rows["val"], seeded, task, current):
+            best = epoch.checkpoint["best"]
+            spent, waited = spent + epoch.seconds, waited + epoch.data_seconds
+            earlier = tuple(finished)
+            yield Progress(repeat=repeat, epoch=epoch, earlier=earlier, fit_seconds=spent, data_seconds=waited)
+        finished.append(best)
+        current = None
+
+
+def outcome(
+    progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float], started: float
+) -> dict[str, Any]:
+    """The numbers of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds."""
+    epoch = progress.epoch
+    best = [*(one["val_auc"] for one in progress.earlier), epoch.best_val_auc]
+    numbers = {
+        "epochs": progress.repeat * trial.training.epochs + epoch.number,
+        "repeat": progress.repeat,
+        "epoch_of_seed": epoch.number,
+        "train_loss": epoch.train_loss,
+        "val_auc_epoch": epoch.val.auc,
+        "val_auc_seed": epoch.best_val_auc,
+        "val_auc": statistics.fmean(best),
+        "best_epoch": epoch.best_epoch,
+        "ppe": ppe(statistics.fmean(best), costs["param_ratio"]),
+        "pme": pme(statistics.fmean(best), costs["memory_ratio"]),
+        "train_seconds": time.perf_counter() - started,
+        "fit_seconds": progress.fit_seconds,
+        "data_seconds": progress.data_seconds,
+        "epoch_seconds": epoch.seconds,
+        "finished": progress.repeat + 1 == seeds and epoch.number == trial.training.epochs,
+        **costs,
+    }
+    if len(best) > 1:
+        numbers["val_auc_std"] = statistics.stdev(best)
+    if epoch.measured_peak_bytes is not None:
+        numbers["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
+    return numbers

@@ -1,0 +1,1 @@
+"""A study: trials on Ray Tune, written to MLflow, scored once."""

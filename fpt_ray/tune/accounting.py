@@ -1,0 +1,44 @@
+"""What a study cost, and what its trials took of their machine: from their runs and its stores."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.trial import TrialConfig, reads_images
+from fpt_ray.cost.prediction import preload_flops, step_flops
+from fpt_ray.features.serving import feature_bytes, store_for
+from fpt_ray.features.store import Store
+from fpt_ray.report.ledger import Spent, ledger
+from fpt_ray.tracking.runs import TrialRecord
+
+
+def study_ledger(space: SearchSpace, stores: Sequence[Store], records: Sequence[TrialRecord]) -> dict[str, float]:
+    """The ledger of a study from its trials' runs and its stores."""
+    trained = [record for record in records if "fit_seconds" in record.metrics]
+    trials = [_spent(space.trial(json.loads(record.tags["proposal"])), stores, record.metrics) for record in trained]
+    wide = [trial for trial in space.stores() if not reads_images(trial)]
+    flops = sum(preload_flops(trial) * _images(store_for(trial, stores)) for trial in wide)
+    used = {store.uri: store for trial in space.stores() for store in (store_for(trial, stores),)}
+    return ledger(trials, sum(store.preload_seconds for store in used.values()), flops)
+
+
+def _images(store: Store) -> int:
+    return sum(store.num_rows(split) for split in ("train", "val", "test"))
+
+
+def _spent(trial: TrialConfig, stores: Sequence[Store], metrics: Mapping[str, float]) -> Spent:
+    store = store_for(trial, stores)
+    epochs, num_train = metrics["epochs"], store.num_rows("train")
+    steps = num_train // trial.training.batch_size
+    features, key = trial.features, ()
+    if not reads_images(trial):
+        key = (store.uri, features.resolution, features.token_ratio, trial.side.depth)
+    return Spent(
+        fit_seconds=metrics["fit_seconds"],
+        data_seconds=metrics["data_seconds"],
+        startup_seconds=metrics.get("startup_seconds", 0.0),
+        flops=step_flops(trial, len(store.classes)) * steps * epochs,
+        bytes_read=feature_bytes(trial, store) * (num_train + store.num_rows("val")) * epochs,
+        preload=key,
+        preload_seconds=store.preload_seconds,
+    )
