@@ -46,8 +46,8 @@ def table1(weights: Literal["supervised", "dino"]) -> list[dict[str, Any]]:
 def rows_of(name: str) -> dict[Hashable, Mapping[str, Any]]:
     """{what a row is of: its printed numbers} of any table or figure but Table 2.
 
-    Rows are of a method by its printed name, a rung, or a value of what the table goes over. Numbers have numbers.json's
-    names: average_auc, params_percent, memory_mb, ppe, pme; in Table 1 also auc, {data set: mean and std}.
+    Rows are of a method by its printed name, a rung, or a value of what the table goes over. Numbers have the names of
+    numbers.json: average_auc, params_percent, memory_mb, ppe, pme; in Table 1 also auc, {data set: mean and std}.
     """
     if name in ("table1", "table1_dino"):
         return {row["method"]: row for row in table1("dino" if name == "table1_dino" else "supervised")}
