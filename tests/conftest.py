@@ -1,23 +1,17 @@
-"""Shapes in signatures are checked (beartype) wherever the tests call; fakes that several files use live here."""
+"""Fakes and fixtures that several files use."""
 
-from beartype import BeartypeConf, beartype
-from jaxtyping import install_import_hook
+from dataclasses import dataclass
+from pathlib import Path
 
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
-install_import_hook("fpt_ray", "conftest.checked")
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
 
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from stores import draw_images  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from fpt_ray.config.space_yaml import load_space  # noqa: E402
-from fpt_ray.config.trial import BackboneConfig, SideConfig, TrainingConfig, TrialConfig  # noqa: E402
-from fpt_ray.models.backbone import BackboneShape, backbone_shape  # noqa: E402
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import BackboneConfig, SideConfig, TrainingConfig, TrialConfig
+from fpt_ray.models.backbone import BackboneShape, backbone_shape
+from tests.stores import draw_images
 
 SMALL = "vit_tiny_patch16_224"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"

@@ -9,11 +9,11 @@ import sys
 import time
 
 import optuna
-from conftest import SMOKE
 
 from fpt_ray.config.trial import TrialConfig, flatten
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
+from tests.conftest import SMOKE
 
 
 def study_of(journal, name):

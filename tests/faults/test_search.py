@@ -1,0 +1,198 @@
+"""The fault table, searches: killed drivers and workers, two drivers, a clock set back, features beyond Ray's memory.
+
+MLflow's runs are compared with Optuna's storage, features stored through a small object store with a large one's.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.store import open_store
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.report.command import report
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.command import Command as TuneCommand
+from fpt_ray.tune.command import run_study
+from tests.conftest import SMOKE
+from tests.searches import agree, driver, finished_in, study_of, tune_command, wait_for_trials
+from tests.stores import draw_images
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
+
+
+def kill_workers(times, killed):
+    """Kills so many workers, one after the other, that train a trial of this process's cluster."""
+    while len(killed) < times:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.pid not in killed and "ray::ImplicitFunc" in "".join(process.cmdline()):
+                    time.sleep(1)
+                    process.kill()
+                    killed.append(process.pid)
+                    break
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def killing_workers(times):
+    killed = []
+    killer = threading.Thread(target=kill_workers, args=(times, killed), daemon=True)
+    killer.start()
+    yield
+    assert len(killed) == times
+
+
+# --- killed ---------------------------------------------------------------------------------------------------
+
+
+def test_sigkill_of_tunes_driver_and_of_a_trials_worker(store, tmp_path):
+    """Driver killed in the middle, then a worker of the resumed search: every planned trial finishes once. While the
+    first driver lives, a second one of its study is refused and changes nothing."""
+    journal = tmp_path / "studies" / "k" / "optuna.log"
+    resumed = TuneCommand(
+        space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="k", num_trials=5, resume=True
+    )
+    with driver(tune_command(store, tmp_path, "k", 5), tmp_path / "said") as process:
+        wait_for_trials(process, journal, 1)
+        with pytest.raises(ConfigError, match=rf"another driver searches this study just now \(process {process.pid} "):
+            run_study(resumed)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert finished_in(journal) < 5
+    with killing_workers(1):
+        run_study(resumed)
+    agree(str(tmp_path), "k", 5)
+
+
+def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_path, capsys):
+    """The system kills the first trial's worker each time it is begun, as the kernel does where memory has run out."""
+    command = TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="o", num_trials=4, at_once=1)
+    with killing_workers(3):
+        run_study(command)
+    why = "its worker died 3 times: most likely the system killed it because the host's memory ran out"
+    first, *others = study_of(tmp_path / "studies" / "o" / "optuna.log", "o").get_trials()
+    assert first.state.name == "PRUNED"
+    assert first.user_attrs["reason"].startswith(why)
+    assert max(first.constraints.values()) > 0
+    assert [trial.state.name for trial in others] == ["COMPLETE"] * 3
+    assert first.params not in [trial.params for trial in others]
+    shown = capsys.readouterr()
+    assert f"trial 1/4: {why}" in shown.err
+    client = open_tracking(default_uri(tmp_path))
+    records = tracking.read_trials(client, tracking.find_study(client, "o"))
+    why = first.user_attrs["reason"]
+    assert [(record.status, record.reason) for record in records] == [("FAILED", why)] + [("FINISHED", "")] * 3
+    report("o", tracking_uri=default_uri(tmp_path), workdir=str(tmp_path))
+    assert f"trial 0 failed: {why}" in capsys.readouterr().out
+
+
+# --- the clock ------------------------------------------------------------------------------------------------
+
+CLOCK = """
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t id, struct timespec *at) {
+    long failed = syscall(SYS_clock_gettime, id, at);
+    const char *file = getenv("TESTS_CLOCK_BACK");
+    int real = id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE;
+    if (!failed && real && file && !syscall(SYS_access, file, F_OK)) at->tv_sec -= 3600;
+    return failed;
+}
+int gettimeofday(struct timeval *at, void *zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    at->tv_sec = now.tv_sec;
+    at->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+time_t time(time_t *at) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (at) *at = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+"""The C library's clocks for every process of a driver, its workers and Ray's: an hour back once a file is there."""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="the clock is set back by a library that a C compiler makes")
+def test_the_clock_goes_backwards_in_the_middle_of_a_search(store, tmp_path, monkeypatch):
+    """An hour back for all processes after the first trial, and for a second driver from its start: as if nothing had
+    been. (The kernel's own waits keep the old time, so that Ray as a whole cannot be started with the library.)"""
+    (tmp_path / "clock.c").write_text(CLOCK)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "clock.so", tmp_path / "clock.c"], check=True)
+    back, said = tmp_path / "back", tmp_path / "said"
+    clock = {"LD_PRELOAD": str(tmp_path / "clock.so"), "TESTS_CLOCK_BACK": str(back)}
+    with driver(tune_command(store, tmp_path, "t", 3), said, **clock) as process:
+        wait_for_trials(process, tmp_path / "studies" / "t" / "optuna.log", 1)
+        back.touch()
+        assert process.wait() == 0, said.read_text()
+    agree(str(tmp_path), "t", 3)
+    client = open_tracking(default_uri(tmp_path))
+    records = tracking.read_trials(client, tracking.find_study(client, "t"))
+    started = [client.get_run(record.run_id).info.start_time for record in records]
+    assert max(started) - min(started) > 3_000_000  # the clock did go back
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() - 7200)
+    run_study(
+        TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="t", num_trials=4, resume=True)
+    )
+    agree(str(tmp_path), "t", 4)
+    study = tracking.find_study(client, "t")
+    assert study.metrics["trials"] == 4  # the last number said, though the first has the later time
+    for record in tracking.read_trials(client, study):
+        for name in ("startup_seconds", "train_seconds", "fit_seconds", "data_seconds"):
+            assert 0 <= record.metrics[name] < 600
+
+
+# --- Ray's memory ---------------------------------------------------------------------------------------------
+
+LARGE = {
+    "features.resolution": 224,
+    "features.token_ratio": 1.0,
+    "features.dtype": "float32",
+    "side.depth": 12,
+    "side.resolution": 32,
+    "training.epochs": 1,
+}
+OBJECT_STORE_BYTES = 80 * 2**20
+
+
+def test_rays_object_store_full(cluster, tmp_path):
+    """Features larger than Ray's memory: preload spills and stores what it stores where memory is ample; the search
+    streams them from their files, and the user reads so."""
+    space, said = tmp_path / "large.yaml", tmp_path / "said"
+    fixed = SMOKE.read_text().partition("fixed:\n")[2].partition("objectives")[0]
+    lines = [line for line in fixed.splitlines() if line.partition(":")[0].strip() not in LARGE]
+    lines += [f"  {name}: {value}" for name, value in LARGE.items()]
+    space.write_text("space: {side.num_prompts: {choices: [2, 4]}}\nnum_trials: 1\nfixed:\n" + "\n".join(lines))
+    images = draw_images(tmp_path / "images", (8, 4, 1))
+    ample = preload(images, load_space(space).stores()[0], str(tmp_path / "ample"))
+    assert sum(shard.bytes for shard in ample.shards) > OBJECT_STORE_BYTES
+    command = [sys.executable, "-m", "fpt_ray.tune", "--space", str(space), "--images", images, "--local"]
+    command += ["--workdir", str(tmp_path), "--study", "l"]
+    with driver(command, said, RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=str(OBJECT_STORE_BYTES)) as process:
+        assert process.wait() == 0, said.read_text()
+    assert "features: 0.13 GB, streamed from Parquet by every trial" in said.read_text()
+    (manifest,) = (tmp_path / "features").glob("*/manifest.json")
+    small = open_store(str(manifest.parent))
+    assert [shard.sha256 for shard in small.shards] == [shard.sha256 for shard in ample.shards]
+    client = open_tracking(default_uri(tmp_path))
+    (record,) = tracking.read_trials(client, tracking.find_study(client, "l"))
+    assert record.status == "FINISHED"
+    assert 0 <= record.metrics["val_auc"] <= 1

@@ -1,0 +1,273 @@
+"""The fault table: what happens, what the user reads, what is kept. One test a row, named after it."""
+
+import dataclasses
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from fpt_ray.config.space_yaml import load_space, parse_space
+from fpt_ray.errors import ConfigError
+from fpt_ray.features import shards
+from fpt_ray.features.command import Verify, run_features
+from fpt_ray.features.rows import rows_from_files
+from fpt_ray.features.shards import read_shard, shard_table, write_shard
+from fpt_ray.features.spec import Slice, StoreError
+from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.search.journal import one_driver
+from fpt_ray.search.messages import FINISHED
+from fpt_ray.search.optuna_study import open_study
+from fpt_ray.search.queue import finished_trials
+from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.storage.errors import ExistsError
+from tests.stores import make_features, make_rows, make_spec, make_store
+
+TRIAL = load_space(Path(__file__).parents[2] / "search_spaces" / "smoke.yaml").stores()[0]
+
+
+# --- damaged shards -------------------------------------------------------------------------------------------
+
+
+def flip(uri):
+    """One bit of a byte in the last column of features."""
+    column = pq.ParquetFile(uri).metadata.row_group(0).column(30)
+    content = bytearray(Path(uri).read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 3] ^= 1
+    Path(uri).write_bytes(content)
+
+
+def read_train(store):
+    """As a trial does that streams, and as the task does that fills Ray's memory: the errors of both."""
+    cut, told = Slice(depth=4, num_kept=20), []
+    with pytest.raises(StoreError) as error:
+        rows_from_files(store, "train", cut, 8).take(list(range(11)))
+    told.append(str(error.value))
+    places = zip(store.shard_uris("train"), store.row_ranges("train"), strict=True)
+    with pytest.raises(StoreError) as error:
+        _ = [read_shard(uri, store.columns(cut), store.spec, rows) for uri, rows in places]
+    return [*told, str(error.value)]
+
+
+def verify(store, capsys):
+    """What ``features verify`` prints; it must find something."""
+    assert not run_features(Verify(uri=store.uri))
+    return capsys.readouterr().out
+
+
+def test_a_shard_with_one_flipped_byte(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    flip(store.shard_uris("train")[1])
+    for told in read_train(store):
+        assert "train/part-00001.parquet is damaged" in told
+    assert "train/part-00001.parquet was changed since it was written" in verify(store, capsys)
+
+
+def test_a_shard_with_any_flipped_byte_is_refused_or_read_as_it_was(tmp_path):
+    store, _ = make_store(tmp_path, make_spec(depth=1, num_kept=2, num_heads=1, low_resolution=2), rows=2)
+    uri, rows = store.shard_uris("train")[0], store.row_ranges("train")[0]
+    columns = store.columns(Slice(depth=1, num_kept=2))
+    whole, content, refused = read_shard(uri, columns, store.spec, rows), Path(uri).read_bytes(), 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        Path(uri).write_bytes(damaged)
+        try:
+            assert read_shard(uri, columns, store.spec, rows).equals(whole), place
+        except StoreError:
+            refused += 1
+    assert refused > len(content) / 3  # the others lie in what no reader looks at
+
+
+def test_a_shard_cut_short(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    path = store.shard_uris("train")[0]
+    os.truncate(path, os.path.getsize(path) - 10)
+    for told in read_train(store):
+        assert "train/part-00000.parquet is damaged" in told
+    with pytest.raises(StoreError, match=r"train/part-00000\.parquet has \d+ bytes, the manifest says \d+"):
+        open_store(store.uri)
+    assert "train/part-00000.parquet has" in verify(store, capsys)
+    os.remove(path)
+    with pytest.raises(StoreError, match=r"train/part-00000\.parquet is missing"):
+        open_store(store.uri)
+    assert "train/part-00000.parquet is missing" in verify(store, capsys)
+
+
+def test_a_shard_swapped_with_another_stores(tmp_path, capsys):
+    one, _ = make_store(tmp_path / "one", make_spec())
+    two, _ = make_store(tmp_path / "two", make_spec(weights_digest="2" * 64))
+    os.replace(two.shard_uris("train")[0], one.shard_uris("train")[0])
+    for told in read_train(one):
+        assert "train/part-00000.parquet belongs to another store" in told
+    with pytest.raises(StoreError, match="belongs to another store"):
+        open_store(one.uri)
+    assert "train/part-00000.parquet belongs to another store" in verify(one, capsys)
+
+
+def test_two_shards_of_a_store_swapped(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    first, second, _ = store.shard_uris("train")
+    os.rename(first, f"{tmp_path}/aside")
+    os.rename(second, first)
+    os.rename(f"{tmp_path}/aside", second)
+    for told in read_train(store):
+        assert "part-00000.parquet holds 4 rows (4 to 7), its place in the manifest is 4 rows (0 to 3)" in told
+    told = verify(store, capsys)
+    assert "part-00000.parquet holds 4 rows (4 to 7)" in told
+    assert "part-00001.parquet holds 4 rows (0 to 3)" in told
+
+
+def test_a_shard_from_a_newer_schema(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    path = store.shard_uris("train")[0]
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, shards.VERSION_KEY: "2"}), path)
+    for told in read_train(store):
+        assert "train/part-00000.parquet has schema_version 2, this program reads 1; update fpt_ray" in told
+    assert "has schema_version 2" in verify(store, capsys)
+
+
+def test_verify_lists_all_faults_of_a_store(tmp_path, capsys):
+    store, _ = make_store(tmp_path, make_spec())
+    flip(store.shard_uris("train")[1])
+    os.remove(store.shard_uris("val")[2])
+    os.truncate(store.shard_uris("test")[0], 100)
+    told = verify(store, capsys)
+    for path in ("train/part-00001", "val/part-00002", "test/part-00000"):
+        assert f"{store.uri}/{path}.parquet" in told
+    assert "9 shards, 6 faults" in told  # size, sum and content of what was cut; sum and pages of what was flipped
+
+
+# --- values ---------------------------------------------------------------------------------------------------
+
+
+def test_nan_in_features(tmp_path, capsys, monkeypatch):
+    spec, images = make_spec(), make_rows("train", 2)
+    features = make_features(spec, 2)
+    features.values[3, 1, 0, 7, 2] = float("nan")
+    low_res = np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(StoreError, match=r"train/c/1\.png: its features hold NaN or infinite values as float16"):
+        shard_table(images, 0, low_res, features, spec)
+    monkeypatch.setattr(shards, "_check_finite", lambda *given: None)
+    table = shard_table(images, 0, low_res, features, spec)
+    entry = write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, spec)
+    write_manifest(str(tmp_path), spec, ("a", "b"), [entry])
+    told = verify(open_store(str(tmp_path)), capsys)
+    assert "values_05_0006 holds NaN or infinite values in 1 rows (train/c/1.png)" in told
+    assert "1 shards, 1 faults" in told
+
+
+class Pickled:
+    """Something whose unpickling is seen."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    store, _ = make_store(tmp_path / "store", make_spec())
+    path = store.shard_uris("train")[0]
+    table, trace = pq.read_table(path), str(tmp_path / "trace")
+    cells = pa.array([pickle.dumps(Pickled(trace))] * table.num_rows, pa.large_binary())
+    for name in ("extra", "low_res"):
+        column = pa.ExtensionArray.from_storage(ArrowPythonObjectType(), cells)
+        hostile = table.drop_columns([name] if name in table.schema.names else []).append_column(name, column)
+        pq.write_table(hostile.replace_schema_metadata(table.schema.metadata), path)
+        entries = json.loads(Path(store.uri, "manifest.json").read_text())
+        entries["shards"][0]["bytes"] = os.path.getsize(path)
+        Path(store.uri, "manifest.json").write_text(json.dumps(entries))
+        with pytest.raises(StoreError, match=rf"other columns.*{name}: extension<ray.data.arrow_pickled_object"):
+            open_store(store.uri)
+        for told in (*read_train(store), verify(store, capsys)):
+            assert "train/part-00000.parquet has other columns" in told
+    assert not os.path.exists(trace)
+
+
+# --- two at once ---------------------------------------------------------------------------------------------
+
+
+def test_two_preloads_of_one_store(tmp_path):
+    """The shard that is there is taken, whoever wrote it; a manifest over other shards stops the second."""
+    from fpt_ray.preload.extraction import ShardPlan, _write_or_adopt
+
+    spec, images = make_spec(), make_rows("train", 2)
+    plan = ShardPlan(uri=f"{tmp_path}/train/part-00000.parquet", path="", split="train", first_row=0, images=images)
+    tables = [
+        shard_table(images, 0, np.zeros((2, 8, 8, 3), np.uint8), make_features(spec, 2, seed), spec) for seed in (0, 1)
+    ]
+    first = _write_or_adopt(plan, tables[0], spec)
+    assert _write_or_adopt(plan, tables[1], spec) == first
+    write_manifest(str(tmp_path), spec, ("a", "b"), [first])
+    write_manifest(str(tmp_path), spec, ("a", "b"), [dataclasses.replace(first, seconds=9.0)])
+    with pytest.raises(ExistsError, match="another preload finished this store first, with other shards"):
+        write_manifest(str(tmp_path), spec, ("a", "b"), [dataclasses.replace(first, sha256="0" * 64)])
+    assert torch.equal(
+        rows_from_files(open_store(str(tmp_path)), "train", Slice(depth=4, num_kept=20), 8).take([0, 1]).keys,
+        make_features(spec, 2, 0).keys,
+    )
+
+
+# --- a study's journal ----------------------------------------------------------------------------------------
+
+ROWS = """
+space: {side.num_prompts: {choices: [4, 16]}, features.token_ratio: {low: 0.1, high: 0.3, step: 0.1}}
+objectives: {val_auc: max, param_ratio: min}
+num_trials: 5
+"""
+
+
+def drive(space, journal, num_trials, *, resume):
+    """What ``tune`` does with a study, each trial ending with numbers that follow from its point."""
+    with one_driver(str(journal)):
+        search = StudySearcher(space, open_study(space, "s", str(journal), resume=resume))
+        while finished_trials(search.study) < num_trials:
+            values = search.suggest("a")
+            assert isinstance(values, dict), "the search ended too early"
+            auc = 0.5 + values["features.token_ratio"]
+            search.on_trial_complete("a", {"val_auc": auc, "param_ratio": 0.01, FINISHED: True})
+        return [trial for trial in search.study.get_trials() if trial.state == TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "tpe"])
+def test_sigkill_of_tunes_driver_after_any_entry_of_the_journal_or_within_it(sampler, tmp_path):
+    """From every part of an undisturbed search's journal, the resumed one ends with the same trials, each once."""
+    space = parse_space(f"{ROWS}\nsampler: {sampler}")
+    number = len(space.grid()) if sampler == "grid" else 5
+    whole = drive(space, tmp_path / "whole", number, resume=False)
+    points = sorted(map(str, (trial.params for trial in whole)))
+    assert len(set(points)) == number
+    entries = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    for last in range(1, len(entries), 1 if sampler == "grid" else 4):
+        journal = tmp_path / f"{last}"
+        journal.write_bytes(b"".join(entries[:last]) + entries[last][: last % 3 * 10])
+        ended = drive(space, journal, number, resume=True)
+        assert len(ended) == number
+        assert len({str(trial.params) for trial in ended}) == number
+        if sampler == "grid":
+            assert sorted(str(trial.params) for trial in ended) == points
+        else:
+            assert whole[0].params in [trial.params for trial in ended]  # the paper's point
+
+
+def test_two_studies_with_one_name(tmp_path):
+    """The second is refused, with what to do; nothing of the first is touched."""
+    space, journal = parse_space(ROWS), tmp_path / "optuna.log"
+    drive(space, journal, 2, resume=False)
+    before = journal.read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"study 's' exists \(.*\); continue it with --resume, or choose another --study"
+    ):
+        drive(space, journal, 2, resume=False)
+    assert journal.read_bytes() == before

@@ -1,0 +1,184 @@
+"""``preload`` and ``train`` as a user runs them, on a real one-node Ray cluster that all tests of this file share.
+
+Two workers are compared with this process alone, a killed preload with an uninterrupted one.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fpt_ray.cluster import require_resources
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import override, trial_from
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.rows import rows_from_files, rows_from_tables
+from fpt_ray.features.serving import trial_slice
+from fpt_ray.features.shards import open_shard
+from fpt_ray.features.spec import StoreError
+from fpt_ray.features.store import open_store
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.train.command import Command as TrainCommand
+from fpt_ray.train.command import run_training
+from fpt_ray.train.seeds import fit_seeds, trial_task
+from tests.conftest import SMOKE
+from tests.stores import draw_images
+
+TRIAL = load_space(SMOKE).stores()[0]
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def rows_of(store):
+    """{split: [(row, path, sha256)]} as the files hold them."""
+    found = {}
+    for split in ("train", "val", "test"):
+        tables = [open_shard(uri).read(columns=["row", "path", "sha256"]) for uri in store.shard_uris(split)]
+        found[split] = [tuple(row.values()) for table in tables for row in table.to_pylist()]
+    return found
+
+
+# --- preload --------------------------------------------------------------------------------------------------
+
+
+def test_preload_stores_every_image_once_and_is_reused(store, images, workdir, capsys):
+    rows = rows_of(store)
+    assert {split: len(found) for split, found in rows.items()} == {"train": 36, "val": 12, "test": 12}
+    for found in rows.values():
+        assert [row for row, _, _ in found] == list(range(len(found)))
+        assert len({path for _, path, _ in found}) == len(found)
+    before = os.stat(f"{store.uri}/manifest.json").st_mtime_ns
+    assert preload(images, TRIAL, workdir) == store
+    assert "reusing the finished store" in capsys.readouterr().err
+    assert os.stat(f"{store.uri}/manifest.json").st_mtime_ns == before
+
+
+def test_a_store_slice_equals_a_direct_extraction_bit_for_bit(store, images, workdir, tmp_path):
+    narrow = override(TRIAL, {"side.depth": 1, "features.token_ratio": 0.1})
+    direct = preload(images, narrow, str(tmp_path))
+    wide = rows_from_files(store, "train", trial_slice(narrow, store), 64)
+    small = rows_from_files(direct, "train", trial_slice(narrow, direct), 64)
+    assert direct.spec.depth == 1
+    ids = [0, 7, 35]
+    for kind in ("keys", "values", "low_res"):
+        assert torch.equal(getattr(wide.take(ids), kind), getattr(small.take(ids), kind))
+
+
+PRELOAD = "import sys; from fpt_ray.preload import pipeline as p; p.SHARD_BYTES = 100_000; "
+PRELOAD += "from fpt_ray.config.space_yaml import load_space; "
+PRELOAD += "p.preload(sys.argv[1], load_space(sys.argv[3]).stores()[0], sys.argv[2], local=True)"
+
+
+def test_a_killed_preload_goes_on_and_ends_with_the_same_rows(store, images, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", PRELOAD, images, str(tmp_path), str(SMOKE)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    shards = tmp_path / "features"
+    deadline = time.monotonic() + 300
+    while len(list(shards.glob("*/train/part-*.parquet"))) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in shards.glob("*/*/part-*.parquet")}
+    if not list(shards.glob("*/manifest.json")):
+        with pytest.raises(StoreError, match="no finished feature store"):
+            open_store(str(next(shards.iterdir())))
+    monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", 100_000)
+    resumed = preload(images, TRIAL, str(tmp_path))
+    assert rows_of(resumed) == rows_of(store)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
+    assert len(resumed.shards) > 5
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by mounting a tmpfs, which only root may do")
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_finished_shards_are_kept(images, tmp_path, monkeypatch):
+    trial = override(TRIAL, {"features.dtype": "float32"})
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(workdir)], check=True)
+    try:
+        with pytest.raises(ConfigError, match=r"part-\d+\.parquet cannot be written .*No space left.*free space"):
+            preload(images, trial, str(workdir))
+        left = [file for _, _, files in os.walk(workdir / "features") for file in files]
+        assert [file for file in left if not file.startswith("part-") or not file.endswith(".parquet")] == []
+        subprocess.run(["mount", "-o", "remount,size=64m", str(workdir)], check=True)
+        assert len(rows_of(preload(images, trial, str(workdir)))["train"]) == 36
+    finally:
+        subprocess.run(["umount", str(workdir)], check=True)
+
+
+def test_a_leak_between_splits_is_reported(tmp_path, capsys):
+    folder = tmp_path / "images"
+    draw_images(folder, (4, 3, 3))
+    (folder / "test" / "c1" / "copy.png").write_bytes((folder / "train" / "c1" / "0.png").read_bytes())
+    preload(str(folder), TRIAL, str(tmp_path))
+    said = capsys.readouterr().err
+    assert "1 images stand in several splits" in said
+    assert "c1/copy.png" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features.resolution": 100}, r"features\.resolution is 100; .* take 96 or 112"),
+        ({"side.depth": 13}, r"side\.depth is 13; .* has 12 blocks"),
+        ({"backbone.weights": "none.safetensors"}, "there is no file none.safetensors"),
+    ],
+)
+def test_preload_refuses_before_it_starts(change, message, images, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        preload(images, override(TRIAL, change), str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- train ----------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, capsys):
+    trial = override(TRIAL, {"side.depth": 2, "features.token_ratio": 0.2, "training.epochs": 3})
+    run_training(TrainCommand(features=store.uri, workdir=workdir, name="two", num_workers=2, trial=trial))
+    (path,) = Path(workdir, "runs", "two").rglob("checkpoint.pt")
+    found = load_checkpoint(str(path.parent))["current"]
+    cut = trial_slice(trial, store)
+    rows = {}
+    for split in ("train", "val"):
+        tables = [open_shard(uri).read(columns=store.columns(cut)) for uri in store.shard_uris(split)]
+        rows[split] = rows_from_tables(tables, store.spec, cut, trial.side.resolution)
+    *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")))
+    assert found["epoch"] == last.epoch.number == 3
+    assert found["best"]["val_auc"] == pytest.approx(last.epoch.best_val_auc, abs=1e-6)
+    for name, tensor in last.epoch.checkpoint["model"].items():
+        torch.testing.assert_close(found["model"][name], tensor, atol=1e-5, rtol=1e-4)
+    assert re.search(rf"val  AUC {last.epoch.best_val_auc:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(store, workdir):
+    trial = override(TRIAL, {"training.batch_size": 9})
+    with pytest.raises(ConfigError, match=r"training\.batch_size is 9; 2 workers cannot share it"):
+        run_training(TrainCommand(features=store.uri, workdir=workdir, num_workers=2, trial=trial))
+
+
+def test_a_machine_that_is_too_small_is_said():
+    with pytest.raises(ConfigError, match="a trial needs 64 CPUs and 0 GPUs at once; this cluster has 2 CPUs"):
+        require_resources("a trial", cpus=64, gpus=0)
+
+
+def test_user_errors_are_one_line(tmp_path):
+    command = [sys.executable, "-m", "fpt_ray.preload", "--images", str(tmp_path / "none"), "--local"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(tmp_path / "none") in done.stderr
+
+
+def test_defaults_of_a_trial_are_the_papers_on_the_command_line():
+    assert TrainCommand().trial == trial_from({})

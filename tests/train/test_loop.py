@@ -1,0 +1,160 @@
+"""Training is compared with itself: one worker against two real processes, resumed against uninterrupted, streamed
+order against plain; the loss and schedule with a by-hand loop."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from fpt_ray.config.trial import TrainingConfig
+from fpt_ray.models.methods import make_model
+from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, evaluate, fit
+from fpt_ray.train.order import epoch_order, worker_rows
+from tests.conftest import FakeRows
+
+CLASSES = ("a", "b", "c")
+
+
+def task(num_train=18, **options):
+    return Task(
+        device=torch.device("cpu"), classes=CLASSES, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, **options
+    )
+
+
+def run(trial, shape, resume=None, stop_after=None):
+    model = make_model(trial, 3)
+    epochs = []
+    for epoch in fit(model, FakeRows(18, trial, shape), FakeRows(9, trial, shape), trial, task(), resume):
+        epochs.append((epoch.number, epoch.train_loss, epoch.val.auc, epoch.best_epoch))
+        if epoch.number == stop_after:
+            return epochs, {name: _cloned(part) for name, part in epoch.checkpoint.items()}
+    return epochs, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _cloned(part):
+    return torch.load(_buffer(part), weights_only=True)
+
+
+def _buffer(part):
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(part, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(small_trial, small_shape):
+    first, weights = run(small_trial, small_shape)
+    second, again = run(small_trial, small_shape)
+    other, _ = run(
+        dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, seed=1)), small_shape
+    )
+    assert first == second
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert first != other
+
+
+def test_resumed_equals_uninterrupted(small_trial, small_shape):
+    whole, weights = run(small_trial, small_shape)
+    before, checkpoint = run(small_trial, small_shape, stop_after=1)
+    after, resumed = run(small_trial, small_shape, resume=checkpoint)
+    assert before + after == whole
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def worker(rank, port, trial, shape):
+    """Trains on one of two workers' rows; numbers and weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    rows = FakeRows(18, trial, shape, worker_rows(18, trial.training.batch_size, 2)[rank])
+    val = FakeRows(9, trial, shape, (range(0, 4), range(4, 9))[rank])
+    model = torch.nn.parallel.DistributedDataParallel(make_model(trial, 3))
+    numbers = [
+        (epoch.train_loss, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
+    ]
+    dist.destroy_process_group()
+    return numbers, model.module.state_dict()
+
+
+def test_two_workers_equal_one(small_trial, small_shape):
+    trial = dataclasses.replace(
+        small_trial, training=dataclasses.replace(small_trial.training, class_weights=True, batch_size=6)
+    )
+    alone, weights = run(trial, small_shape)
+    port = 20000 + os.getpid() % 20000
+    other = mp.get_context("spawn").Process(target=worker, args=(1, port, trial, small_shape))
+    other.start()
+    numbers, shared = worker(0, port, trial, small_shape)
+    other.join()
+    assert other.exitcode == 0
+    np.testing.assert_allclose(numbers, [(loss, auc) for _, loss, auc, _ in alone], atol=1e-5)
+    for name, tensor in weights.items():
+        np.testing.assert_allclose(shared[name].numpy(), tensor.numpy(), atol=1e-4)
+
+
+def test_first_step_equals_by_hand(small_trial, small_shape):
+    """AdamW's first step moves every parameter with a gradient by the learning rate (its sign), before decay."""
+    trial = dataclasses.replace(
+        small_trial,
+        training=dataclasses.replace(small_trial.training, epochs=1, batch_size=18, weight_decay=0.0, augment=False),
+    )
+    model = make_model(trial, 3)
+    before = model.head.bias.detach().clone()
+    rows = FakeRows(18, trial, small_shape)
+    list(fit(model, rows, FakeRows(9, trial, small_shape), trial, task()))
+    moved = (model.head.bias - before).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, trial.training.learning_rate), rtol=1e-2, atol=0)
+
+
+def test_it_learns(small_trial, small_shape):
+    trial = dataclasses.replace(small_trial, training=TrainingConfig(epochs=12, batch_size=4, learning_rate=3e-3))
+    epochs, _ = run(trial, small_shape)
+    assert epochs[-1][1] < epochs[0][1]
+    assert max(auc for _, _, auc, _ in epochs) > 0.9
+
+
+def test_best_epoch_is_kept(small_trial, small_shape):
+    trial = dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, epochs=6))
+    model = make_model(trial, 3)
+    val = FakeRows(9, trial, small_shape)
+    last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, task()))[-1]
+    best = last.checkpoint["best"]
+    model.load_state_dict(best["model"])
+    assert evaluate(model, val, trial, task()).auc == best["val_auc"] == last.best_val_auc
+
+
+def test_nan_ends_the_trial_with_a_reason(small_trial, small_shape):
+    rows = FakeRows(18, small_trial, small_shape)
+    rows.features[3] = torch.nan
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan in epoch 1 .*learning_rate"):
+        list(fit(make_model(small_trial, 3), rows, rows, small_trial, task()))
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_an_epoch_visits_rows_once_and_drops_the_remainder(window):
+    order = epoch_order(23, 4, (0, 1), window)
+    assert order.shape == (5, 4)
+    assert len(set(order.ravel())) == 20
+    assert set(order.ravel()) <= set(range(23))
+    assert not np.array_equal(order, epoch_order(23, 4, (0, 2), window))
+    assert np.array_equal(order, epoch_order(23, 4, (0, 1), window))
+
+
+def test_workers_hold_the_rows_of_their_lanes():
+    order = epoch_order(23, 4, (0, 1))
+    for rank, rows in enumerate(worker_rows(23, 4, 2)):
+        assert set(order[:, rank * 2 : rank * 2 + 2].ravel()) <= set(rows)
+    assert [len(rows) for rows in worker_rows(23, 4, 4)] == [5, 6, 6, 6]
+
+
+def test_class_weights_are_inverse_frequencies(small_trial, small_shape):
+    rows = FakeRows(18, small_trial, small_shape)
+    rows.labels = np.array([0] * 12 + [1] * 4 + [2] * 2)
+    weights = class_weights(rows, task(), TrainingConfig(class_weights=True))
+    torch.testing.assert_close(weights, torch.tensor([18 / 36, 18 / 12, 18 / 6]))
+    assert torch.isclose(weights[torch.as_tensor(rows.labels)].mean(), torch.tensor(1.0))

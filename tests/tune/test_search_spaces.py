@@ -1,0 +1,143 @@
+"""Every table and figure of the paper as it stands in search_spaces/, run small: a tiny ViT with random weights, the
+demonstration's images, one epoch, two seeds. The grids are compared with the paper's own rows (numbers.json)."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from fpt_ray.config.space import POINT
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import flatten, image_resolution, override, reads_images
+from fpt_ray.demo.command import write_images
+from fpt_ray.features.rows import rows_from_files
+from fpt_ray.features.serving import store_for, trial_slice
+from fpt_ray.features.shards import shard_table, write_shard
+from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.images.table import accept, inspect_image, read_images
+from fpt_ray.models.backbone import backbone_shape
+from fpt_ray.models.weights import load_backbone
+from fpt_ray.paper.numbers import METHOD_NAMES, numbers
+from fpt_ray.preload.extraction import extract_batches, read_image
+from fpt_ray.preload.pipeline import plan_shards, store_spec
+from fpt_ray.train.seeds import fit_seeds, trial_task
+
+FOLDER = Path(__file__).parents[2] / "search_spaces"
+TINY = {"backbone.name": "vit_tiny_patch16_224", "backbone.weights": "random", "side.reduction": 4}
+TINY |= {"training.epochs": 1, "training.batch_size": 6, "features.precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, count=30, size=128)
+    images = read_images(str(folder))
+    return accept(images, [inspect_image(images.root, row) for row in images.rows])
+
+
+@pytest.fixture(scope="module")
+def stores(table, tmp_path_factory):
+    """Makes the store a trial needs, once, as preload does, but in this process."""
+    known = []
+
+    def store(trial):
+        try:
+            return store_for(trial, known)
+        except ValueError:
+            known.append(write_store(table, trial, f"{tmp_path_factory.getbasetemp()}/store-{len(known)}"))
+            return known[-1]
+
+    return store
+
+
+def write_store(table, trial, uri):
+    spec = store_spec(trial, backbone_shape(trial.backbone.name), "", table)
+    model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
+    entries = []
+    for plan in plan_shards(table, spec, uri):
+        Path(plan.uri).parent.mkdir(parents=True, exist_ok=True)
+        images = [read_image(table.root, image, spec) for image in plan.images]
+        high, low = (torch.stack([torch.from_numpy(pair[at]) for pair in images]).numpy() for at in (0, 1))
+        features = None if model is None else extract_batches(model, high, spec)
+        entries.append(
+            write_shard(plan.uri, plan.split, shard_table(plan.images, plan.first_row, low, features, spec), spec)
+        )
+    write_manifest(uri, spec, table.classes, entries)
+    return open_store(uri)
+
+
+def tiny(trial):
+    """The same trial, an image a quarter as wide, a third of the layers."""
+    values = flatten(trial)
+    smaller = {name: max(16, round(values[name] / 64) * 16) for name in ("features.resolution", "side.resolution")}
+    return override(trial, {**TINY, **smaller, "side.depth": math.ceil(values["side.depth"] / 3)})
+
+
+def proposals(space):
+    """The rows of the table: chosen values are left at their first, of several resolutions the smallest is taken."""
+    first = {row.name: row.values()[0] for row in space.rows if row.name in space.choose}
+    smallest = {row.name: row.values()[0] for row in space.rows if row.name == "features.resolution"}
+    wanted = {**first, **smallest}
+    return [values for values in space.grid() if wanted.items() <= values.items()]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("table1", 10),
+        ("table1_dino", 10),
+        ("table2", 10),
+        ("table3", 4),
+        ("table4", 6),
+        ("figure6", 4),
+        ("figure7", 6),
+        ("figure8", 6),
+    ],
+)
+def test_every_row_of_the_paper_runs(name, rows, stores):
+    space = load_space(FOLDER / f"{name}.yaml")
+    assert space.repeats == numbers()["defaults"]["repeats"] == 5
+    trials = [tiny(space.trial(values)) for values in proposals(space)]
+    assert len(trials) == rows
+    for trial in trials:
+        trial_ends_with_two_seeds(trial, stores(trial))
+
+
+def trial_ends_with_two_seeds(trial, store):
+    rows = {
+        split: rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
+        for split in ("train", "val")
+    }
+    task = trial_task(store, torch.device("cpu"))
+    *_, last = fit_seeds(trial, 2, rows, task)
+    assert (last.repeat, last.epoch.number, len(last.earlier)) == (1, 1, 1)
+    assert math.isfinite(last.epoch.train_loss)
+    assert 0 <= last.epoch.best_val_auc <= 1
+    first, second = last.earlier[0]["model"], last.epoch.checkpoint["best"]["model"]
+    assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
+
+
+def test_the_grids_are_the_papers():
+    for name, weights in (("table1", "supervised"), ("table1_dino", "dino")):
+        space = load_space(FOLDER / f"{name}.yaml")
+        methods = [row["method"] for row in numbers()["table1"][weights]]
+        assert list(space.points) == methods == list(METHOD_NAMES.values())
+        assert [space.trial({POINT: point}).method for point in space.points] == list(METHOD_NAMES)
+    paper = {
+        "table3": ("side.resolution", [row["side_resolution"] for row in numbers()["table3"]]),
+        "table4": ("side.num_prompts", [row["num_prompts"] for row in numbers()["table4"]]),
+        "table2": ("features.resolution", [int(size) for size in numbers()["table2"]["FPT+"]["memory_mb"]]),
+    }
+    for name, (row_name, values) in paper.items():
+        (row,) = [row for row in load_space(FOLDER / f"{name}.yaml").rows if row.name == row_name]
+        assert list(row.values()) == values
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_space_can_be_read_and_says_its_command(file):
+    space = load_space(file)
+    assert f"search_spaces/{file.name}" in space.text or "make demo" in space.text
+    for wide in space.stores():
+        assert dataclasses.is_dataclass(wide)

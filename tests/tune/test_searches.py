@@ -1,0 +1,191 @@
+"""`tune` as a user runs it, on a real one-node Ray cluster that all tests of this file share.
+
+One worker is compared with two, MLflow's runs with Optuna's storage.
+"""
+
+import contextlib
+import io
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fpt_ray.bench.cores import Measured, measured_line, measured_text
+from fpt_ray.bench.recorded import recorded_spans, recorded_workload
+from fpt_ray.bench.scaling import Job
+from fpt_ray.errors import ConfigError
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.command import Command as TuneCommand
+from fpt_ray.tune.command import run_study
+from tests.conftest import SMOKE
+from tests.searches import agree
+
+BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def searched(store, workdir):
+    """What a search of three trials says (stderr) and prints (stdout)."""
+    said, printed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
+        run_study(TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="s", num_trials=3))
+    return said.getvalue(), printed.getvalue()
+
+
+def test_a_search_ends_with_a_front(searched):
+    said, printed = searched
+    assert "read once into shared memory" in said
+    assert "trial 3/3" in said
+    assert "test AUC" in printed
+
+
+def test_a_search_can_be_scaled_from_what_it_recorded(searched, store, workdir):
+    client = open_tracking(default_uri(workdir))
+    study = tracking.find_study(client, "s")
+    found = recorded_workload(client, study, gpu_bytes=2**40, per_gpu=2)
+    trials = tracking.read_trials(client, study)
+    assert [trial.fit_seconds for trial in found.trials] == [trial.metrics["fit_seconds"] for trial in trials]
+    assert [trial.share for trial in found.trials] == [50, 50, 50]
+    assert found.image_seconds * sum(found.shard_rows) == pytest.approx(store.preload_seconds)
+    starts, ends = zip(*recorded_spans(client, trials), strict=True)
+    longest = max(end - start for start, end in zip(starts, ends, strict=True))
+    assert 0 < found.startup_seconds <= found.startup_seconds + found.worker_seconds <= longest
+    assert 0 <= found.driver_seconds < max(ends) - min(starts)
+
+
+def test_what_two_processes_give_is_told_beside_what_the_model_expects():
+    """By hand: jobs of 4 and 6 s after 2 s; alone 12 s, two at once 8 s, with twice the work 14 s (4 4 beside 6 6)."""
+    jobs = (Job(seconds=4.0), Job(seconds=6.0))
+    one = Measured(what="a search", processes=1, seconds=12.0, jobs=jobs, ready=2.0, driver_seconds=0.0)
+    runs = [one, replace(one, processes=2, seconds=10.0), replace(one, processes=2, times=2, seconds=16.0)]
+    assert "added up, of which the model makes 8.0 s" in measured_line(runs[1])
+    measured, model = measured_text(runs).splitlines()
+    assert re.findall(r"[\d.]+(?= s|%)", measured) == ["12.0", "10.0", "60", "16.0", "75"]
+    assert re.findall(r"[\d.]+(?= s|%)", model) == ["12.0", "8.0", "75", "14.0", "86"]
+
+
+@pytest.mark.slow
+def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, store, workdir):
+    run_study(
+        TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="two", num_trials=1, workers_per_trial=2)
+    )
+    client = open_tracking(default_uri(workdir))
+    one, two = (tracking.read_trials(client, tracking.find_study(client, name))[0] for name in ("s", "two"))
+    assert one.params == two.params  # both studies begin with the paper's point
+    for name in ("val_auc", "best_epoch"):
+        assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-6)
+    assert 0 <= two.metrics["test_auc"] <= 1
+
+
+def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, capsys, monkeypatch):
+    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "s"}
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        run_study(TuneCommand(**command))
+    monkeypatch.setattr("fpt_ray.train.ray_train.SHARED_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("fpt_ray.tune.worker.fits_in_memory", lambda size: False)
+    run_study(TuneCommand(**command, num_trials=5, resume=True))
+    assert "streamed from Parquet" in capsys.readouterr().err
+    agree(workdir, "s", 5)
+
+
+def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):
+    """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
+    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "c", "num_trials": 3}
+    command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
+    run_study(TuneCommand(**command))
+    shown = capsys.readouterr()
+    assert "Confirmed with 2 new seeds" in shown.out
+    assert "no picture of importances: 3 trials" in shown.err
+    client = open_tracking(default_uri(workdir))
+    study = tracking.find_study(client, "c")
+    records = tracking.read_trials(client, study)
+    monkeypatch.setattr("fpt_ray.tune.command.report", lambda name, **places: None)  # shown above
+    run_study(TuneCommand(**command, resume=True))
+    assert [record.run_id for record in tracking.read_trials(client, study)] == [record.run_id for record in records]
+    confirmed = [record for record in records if "of" in record.tags]
+    assert len(records) - len(confirmed) == 3
+    assert 1 <= len(confirmed) <= 2  # the front may have one member
+    for record in records:
+        assert record.status == "FINISHED"
+        assert ("test_auc" in record.metrics) == (record in confirmed)
+    for record in confirmed:
+        seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record)]
+        assert [run.data.params["training.seed"] for run in seeds] == ["1", "2"]
+        scores = [run.data.metrics["test_auc"] for run in seeds]
+        assert record.metrics["test_auc"] == pytest.approx(np.mean(scores))
+        assert record.metrics["test_auc_std"] == pytest.approx(np.std(scores, ddof=1))
+        assert record.metrics["test_auc_low"] <= record.metrics["test_auc"] <= record.metrics["test_auc_high"]
+    assert sum("difference_low" in record.metrics for record in confirmed) == len(confirmed) - 1
+    files = {file.path for file in client.list_artifacts(study.run_id)}
+    assert {"history.html", "front.md"} <= files
+
+
+METHODS = """
+points:
+  LoRA: {method: lora}
+space: {training.learning_rate: {choices: [1.0e-3, 1.0e-2]}}
+choose: [training.learning_rate]
+sampler: grid
+repeats: 2
+fixed: {side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
+"""
+
+
+def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, capsys):
+    fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
+    space = tmp_path / "methods.yaml"
+    space.write_text(METHODS.replace("FIXED", fixed))
+    run_study(TuneCommand(space=space, images=images, workdir=workdir, set=("training.epochs=1",)))
+    said = capsys.readouterr().err
+    assert "rows: 1 of 3 trials" in said
+    client = open_tracking(default_uri(workdir))
+    study = tracking.find_study(client, "methods")
+    (final,) = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
+    assert final.status == "FINISHED"
+    seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, final)]
+    assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
+    for name in ("val_auc", "test_auc"):
+        values = [run.data.metrics[name] for run in seeds]
+        assert final.metrics[name] == pytest.approx(np.mean(values))
+        assert final.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):
+    space = tmp_path / "diverges.yaml"
+    rows = "space: {training.learning_rate: {choices: [1e-3, 1e+30]}}"
+    fixed = SMOKE.read_text().partition("fixed:")[2].partition("objectives")[0]
+    space.write_text(f"{rows}\nfixed:{fixed}  side.depth: 2\n  side.resolution: 64\nnum_trials: 2")
+    run_study(TuneCommand(space=space, features=(store.uri,), workdir=workdir))
+    assert "the loss is nan" in capsys.readouterr().err
+    client = open_tracking(default_uri(workdir))
+    records = tracking.read_trials(client, tracking.find_study(client, "diverges"))
+    statuses = {record.status for record in records}
+    assert statuses == {"FINISHED", "FAILED"}
+    assert all("learning_rate" in record.reason for record in records if record.status == "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: {side.depth: {low: 1, high: 13}}", r"side\.depth is 13; vit_tiny_patch16_224 has 12 blocks"),
+        ("space: {side.resolution: {choices: [64, 70]}}", r"side\.resolution is 70"),
+        ("space: {side.reduction: {choices: [4, 5]}}", r"side\.reduction is 5"),
+        (
+            "space: {side.depth: {low: 1, high: 6}}",
+            r"no feature store serves this trial: side\.depth asks for 6.*at most 2",
+        ),
+        ("space: {features.resolution: {choices: [96, 112]}}", r"features\.resolution is 112"),
+    ],
+)
+def test_a_space_that_does_not_fit_is_refused_before_anything_runs(text, message, store, tmp_path):
+    space = tmp_path / "x.yaml"
+    fixed = BACKBONE.format("side.reduction: 4, features.resolution: 96")
+    if "reduction" in text or "resolution: {choices: [96" in text:
+        fixed = BACKBONE.format("side.depth: 2, side.resolution: 64")
+    space.write_text(f"{text}\n{fixed}")
+    with pytest.raises(ConfigError, match=message):
+        run_study(TuneCommand(space=space, features=(store.uri,), workdir=str(tmp_path)))
+    assert not (tmp_path / "mlflow.db").exists()
