@@ -78,7 +78,7 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def load_checkpoint(path: str | Path, model: SideNetwork) -> list[str]:
+def load_authors_checkpoint(path: str | Path, model: SideNetwork) -> list[str]:
     """Loads a checkpoint saved by the authors' code into our side network.
 
     Returns:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fpt_ray.authors.checkpoints import load_checkpoint, translate_side, translate_vit, under
+from fpt_ray.authors.checkpoints import load_authors_checkpoint, translate_side, translate_vit, under
 from fpt_ray.config.trial import FeaturesConfig, Importance, SideConfig, TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import BackboneShape, backbone_shape, kept_tokens
@@ -198,7 +198,7 @@ def convert(
 ) -> None:
     """Write the authors' checkpoint as our side network's weights (.safetensors) and say which keys did not fit."""
     model = SideNetwork(trial, backbone_shape(trial.backbone.name), num_classes)
-    unfit = load_checkpoint(checkpoint, model)
+    unfit = load_authors_checkpoint(checkpoint, model)
     save_file(model.state_dict(), output)
     print(f"{output}: {sum(tensor.numel() for tensor in model.state_dict().values()):,} parameters")
     print(f"keys that did not fit: {', '.join(unfit) or 'none'}")

@@ -20,12 +20,12 @@ def recorded_spans(client: MlflowClient, records: Sequence[TrialRecord]) -> list
 
 
 def recorded_workload(client: MlflowClient, study: StudyRun, gpu_bytes: float, per_gpu: int) -> Workload:
-    """What the trials of a finished study and its stores took, those aside left out.
+    """What the trials of a finished study and its stores took, auxiliary ones left out.
 
     Raises:
         ConfigError: nothing was trained, or a store is gone.
     """
-    records = [one for one in read_trials(client, study) if "fit_seconds" in one.metrics and not one.aside]
+    records = [one for one in read_trials(client, study) if "fit_seconds" in one.metrics and not one.auxiliary]
     if not records:
         raise ConfigError(f"study {study.name!r} has no trial that was trained; there is nothing to scale")
     spans = recorded_spans(client, records)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from fpt_ray.features.shards import check_rows, check_schema, damage_told, open_shard
+from fpt_ray.features.shards import check_rows, check_schema, damage_as_error, open_shard
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, feature_columns
 from fpt_ray.features.store import Store
 from fpt_ray.images.pixels import resize
@@ -130,7 +130,7 @@ class FileSource:
         self.labels: dict[int, int] = {}
         for number, (file, uri, rows) in enumerate(zip(self.files, self.uris, store.row_ranges(split), strict=True)):
             check_schema(file.schema_arrow, store.spec, uri)
-            with damage_told(uri):
+            with damage_as_error(uri):
                 names = file.read(columns=["row", "label"])
             check_rows(names["row"].to_pylist(), rows, uri)
             self.labels |= dict(zip(rows, names["label"].to_pylist(), strict=True))
@@ -149,7 +149,7 @@ class FileSource:
         if key in self.held:
             self.held.move_to_end(key)
             return self.held[key]
-        with damage_told(self.uris[number]):
+        with damage_as_error(self.uris[number]):
             table = self.files[number].read_row_group(group, columns=self.columns)
         (batch,) = table.combine_chunks().to_batches()
         self.held[key] = Block(batch, self.widths)

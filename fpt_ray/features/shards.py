@@ -16,7 +16,7 @@ from fpt_ray.features.spec import SCHEMA_VERSION, Slice, StoreError, StoreSpec, 
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.importance import Extracted
 from fpt_ray.storage.files import exists, filesystem, read_bytes, write_once
-from fpt_ray.storage.s3 import told
+from fpt_ray.storage.s3 import failure_as_error
 
 _PLAIN = {"row": pa.int64(), "sha256": pa.string(), "path": pa.string(), "label": pa.int64()}
 DIGEST_KEY, VERSION_KEY = b"fpt_ray.spec", b"fpt_ray.schema_version"
@@ -159,7 +159,7 @@ def existing_shard(uri: str, split: str, planned: Sequence[tuple[int, str]], spe
         return None
     content = read_bytes(uri)
     try:
-        with damage_told(uri):
+        with damage_as_error(uri):
             file = parquet_file(pa.BufferReader(content))
             check_schema(file.schema_arrow, spec, uri)
             names = file.read(columns=["row", "sha256"])
@@ -173,10 +173,10 @@ def existing_shard(uri: str, split: str, planned: Sequence[tuple[int, str]], spe
 
 
 @contextmanager
-def damage_told(uri: str) -> Iterator[None]:
+def damage_as_error(uri: str) -> Iterator[None]:
     """What is wrong with a shard's bytes becomes a StoreError that names it; what S3 answers last, a StorageError."""
     try:
-        with told(uri):
+        with failure_as_error(uri):
             yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         gone = isinstance(error, FileNotFoundError)
@@ -192,13 +192,13 @@ def parquet_file(source: pa.NativeFile) -> pq.ParquetFile:
 def open_shard(uri: str) -> pq.ParquetFile:
     """A shard's file; StoreError if it is missing or no Parquet file."""
     system, path = filesystem(uri)
-    with damage_told(uri):
+    with damage_as_error(uri):
         return parquet_file(system.open_input_file(path))
 
 
 def read_shard(uri: str, columns: Sequence[str], spec: StoreSpec, rows: range) -> pa.Table:
     """Columns of a shard, ``row`` among them; StoreError if it is damaged or does not hold these rows of this store."""
-    with damage_told(uri):
+    with damage_as_error(uri):
         file = open_shard(uri)
         check_schema(file.schema_arrow, spec, uri)
         table = file.read(columns=list(columns))

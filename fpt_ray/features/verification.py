@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from fpt_ray.features.shards import ShardEntry, check_rows, check_schema, damage_told, open_shard, parquet_file
+from fpt_ray.features.shards import ShardEntry, check_rows, check_schema, damage_as_error, open_shard, parquet_file
 from fpt_ray.features.spec import SPLITS, StoreError, StoreSpec
 from fpt_ray.features.store import MANIFEST, Store, read_manifest
 from fpt_ray.storage.files import exists, is_s3, list_files, read_bytes, remove
@@ -49,7 +49,7 @@ def _shard_faults(store: Store, shard: ShardEntry, rows: range) -> list[str]:
     if sha256(content).hexdigest() != shard.sha256:
         faults.append(f"{uri} was changed since it was written: its SHA-256 is another than the manifest's")
     try:
-        with damage_told(uri):
+        with damage_as_error(uri):
             file = parquet_file(pa.BufferReader(content))
             check_schema(file.schema_arrow, store.spec, uri)
             faults += _row_faults(file.read(), store, rows, uri)

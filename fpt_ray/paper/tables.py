@@ -85,7 +85,7 @@ def grouped(layout: Layout, records: Iterable[Record]) -> dict[Hashable, list[Re
     groups: dict[Hashable, list[Record]] = {}
     for record in records:
         key = layout.key(record)
-        if key is not None and not record.aside:
+        if key is not None and not record.auxiliary:
             groups.setdefault(key, []).append(record)
     return groups
 

@@ -54,7 +54,7 @@ def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> 
     finished = [
         record
         for record in records
-        if record.status == "FINISHED" and set(objectives) <= set(record.metrics) and not record.aside
+        if record.status == "FINISHED" and set(objectives) <= set(record.metrics) and not record.auxiliary
     ]
     if not finished:
         return []
@@ -264,7 +264,7 @@ def _best(records: Sequence[TrialRecord], name: str, limit: float) -> TrialRecor
         record
         for record in records
         if record.status == "FINISHED"
-        and not record.aside
+        and not record.auxiliary
         and record.metrics.get("val_auc", -1.0) >= 0  # False for NaN
         and name in record.metrics
         and record.metrics[name] <= limit

@@ -20,7 +20,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage import s3
-from fpt_ray.storage.errors import full_told
+from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import list_files, read_bytes
 from fpt_ray.storage.local import append
 
@@ -44,7 +44,7 @@ class JournalFile(JournalFileBackend):
             FullError: the disk is full; nothing was added.
         """
         entries = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with full_told(self.path):
+        with disk_full_as_error(self.path):
             append(self.path, entries.encode())
 
 

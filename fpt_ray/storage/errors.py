@@ -18,7 +18,7 @@ class FullError(ConfigError):
 
 
 @contextmanager
-def full_told(what: str | Path) -> Iterator[None]:
+def disk_full_as_error(what: str | Path) -> Iterator[None]:
     """A full disk becomes a FullError, however deep the library that met it hides that; ``what`` was to be written."""
     try:
         yield

@@ -55,7 +55,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 def exists(uri: str) -> bool:
     """Whether there is a file at the URI."""
     system, path = filesystem(uri)
-    with s3.told(uri):
+    with s3.failure_as_error(uri):
         return system.get_file_info(path).type == pafs.FileType.File
 
 
@@ -70,7 +70,7 @@ def read_bytes(uri: str, at_most: int | None = None) -> bytes:
         with _local(uri).open("rb") as file:
             return file.read(-1 if at_most is None else at_most)
     system, path = filesystem(uri)
-    with s3.told(uri), system.open_input_file(path) as file:
+    with s3.failure_as_error(uri), system.open_input_file(path) as file:
         return file.read(at_most)
 
 

@@ -127,7 +127,7 @@ def _number(variable: str, default: int) -> int:
 
 
 @contextmanager
-def told(uri: str, request: str = "a request") -> Iterator[None]:
+def failure_as_error(uri: str, request: str = "a request") -> Iterator[None]:
     """What S3 answers last becomes a StorageError; what is wrong with the bytes or a local disk stays what it is.
 
     ``request`` is its name where no answer tells it.
@@ -185,7 +185,7 @@ def put_once(uri: str, content: pa.Buffer | bytes) -> bool:
     """
     bucket, key = split_uri(uri)
     for attempt in range(_max_attempts()):
-        with told(uri, "PutObject"):
+        with failure_as_error(uri, "PutObject"):
             refused = _put_if_none(bucket, key, content)
             if refused == "PreconditionFailed":
                 with filesystem().open_input_file(f"{bucket}/{key}") as file:
@@ -213,7 +213,7 @@ def _put_if_none(bucket: str, key: str, content: pa.Buffer | bytes) -> str:
 def put(uri: str, content: bytes) -> None:
     """Puts an object whole, in place of what was there."""
     bucket, key = split_uri(uri)
-    with told(uri, "PutObject"):
+    with failure_as_error(uri, "PutObject"):
         client().put_object(Bucket=bucket, Key=key, Body=content)
 
 
@@ -221,7 +221,7 @@ def listed(uri: str) -> Iterator[Object]:
     """All objects below a prefix, in the order of their keys, with their checksums."""
     bucket, key = split_uri(uri)
     prefix = f"{key}/" if key else ""
-    with told(uri, "ListObjectsV2"):
+    with failure_as_error(uri, "ListObjectsV2"):
         for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for found in page.get("Contents", ()):
                 if not found["Key"].endswith("/"):  # some servers list folders
@@ -235,7 +235,7 @@ def delete(uri: str, paths: Sequence[str]) -> None:
     prefix = f"{key}/" if key else ""
     for start in range(0, len(paths), _DELETED_AT_ONCE):
         names: Any = [{"Key": prefix + path} for path in paths[start : start + _DELETED_AT_ONCE]]
-        with told(uri, "DeleteObjects"):
+        with failure_as_error(uri, "DeleteObjects"):
             answer = client().delete_objects(Bucket=bucket, Delete={"Objects": names, "Quiet": True})
         for failed in answer.get("Errors", ()):
             refused = f"{SCHEME}{bucket}/{failed['Key']}"
@@ -246,7 +246,7 @@ def abort_uploads(uri: str) -> int:
     """Aborts the unfinished multipart uploads below a prefix, whose parts are paid for and never listed; how many."""
     bucket, key = split_uri(uri)
     aborted = 0
-    with told(uri, "ListMultipartUploads"):
+    with failure_as_error(uri, "ListMultipartUploads"):
         pages = client().get_paginator("list_multipart_uploads")
         for page in pages.paginate(Bucket=bucket, Prefix=f"{key}/" if key else ""):
             for found in page.get("Uploads", ()):

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage.errors import full_told
+from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.local import append
 
 _SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -111,7 +111,7 @@ class PatientClient(MlflowClient):
                 what = "server is away" if remote else "database cannot be written"
                 say(f"the MLflow {what}; from now on, what it lacks waits in {self.waiting}")
                 self.next_try = time.monotonic() + _PAUSE_SECONDS
-        with full_told(self.waiting):
+        with disk_full_as_error(self.waiting):
             self.waiting.parent.mkdir(parents=True, exist_ok=True)
             append(self.waiting, (json.dumps([name, run_id, values]) + "\n").encode())
         return None

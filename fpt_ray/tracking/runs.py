@@ -53,7 +53,7 @@ class TrialRecord:
     reason: str
 
     @property
-    def aside(self) -> bool:
+    def auxiliary(self) -> bool:
         """Whether it only served to choose values for others, or to confirm others: no front or table shows it."""
         return self.tags.get("stage") in ("choose", "confirm")
 

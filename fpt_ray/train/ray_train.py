@@ -23,7 +23,7 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import read_shard
 from fpt_ray.features.store import Store
 from fpt_ray.storage import s3
-from fpt_ray.storage.errors import full_told
+from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import Rows
 from fpt_ray.train.order import worker_rows
@@ -114,11 +114,11 @@ def train_worker(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
-                with full_told(f"a checkpoint in {folder}"):
+                with disk_full_as_error(f"a checkpoint in {folder}"):
                     save_checkpoint(progress.checkpoint, folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
                 say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
-            with full_told(f"a checkpoint in {job.run}"), s3.told(job.run):
+            with disk_full_as_error(f"a checkpoint in {job.run}"), s3.failure_as_error(job.run):
                 ray.train.report(numbers, checkpoint=checkpoint)
 
 

@@ -26,7 +26,7 @@ def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> N
     before."""
     records = tracking.read_trials(log.client, log.study)
     if space.sampler == "grid":
-        shown = [record for record in records if record.status == "FINISHED" and not record.aside]
+        shown = [record for record in records if record.status == "FINISHED" and not record.auxiliary]
     else:
         shown = front_of(records, space.objectives)
     for record in shown:

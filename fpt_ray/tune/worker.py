@@ -25,7 +25,7 @@ from fpt_ray.features.store import Store
 from fpt_ray.models.weights import anchored
 from fpt_ray.search.messages import HALT, NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
 from fpt_ray.storage import s3
-from fpt_ray.storage.errors import FullError, full_told
+from fpt_ray.storage.errors import FullError, disk_full_as_error
 from fpt_ray.storage.files import filesystem
 from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError, Rows
@@ -128,9 +128,9 @@ def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> 
     for progress in fit_seeds(trial, seeds, rows, trial_task(store, device), resume=resume):
         numbers = outcome(progress, trial, seeds, costs, started)
         with tempfile.TemporaryDirectory() as folder:
-            with full_told(f"a checkpoint in {folder}"):
+            with disk_full_as_error(f"a checkpoint in {folder}"):
                 save_checkpoint(progress.checkpoint, folder)
-            with full_told(f"a checkpoint in {shared.workdir}"), s3.told(shared.workdir):
+            with disk_full_as_error(f"a checkpoint in {shared.workdir}"), s3.failure_as_error(shared.workdir):
                 tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

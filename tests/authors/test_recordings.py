@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fpt_ray.authors.checkpoints import load_checkpoint
+from fpt_ray.authors.checkpoints import load_authors_checkpoint
 from fpt_ray.authors.command import _recorded_shape, _recorded_trial, compare, print_comparison
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.side_network import SideNetwork
@@ -52,7 +52,7 @@ def test_a_checkpoint_is_read_and_stray_keys_are_named(suffix, tmp_path):
     else:
         save_file(theirs, path)
     model = SideNetwork(_recorded_trial(settings), _recorded_shape(settings), 3)
-    assert load_checkpoint(path, model) == ["lpm.vit.layernorm.weight"]
+    assert load_authors_checkpoint(path, model) == ["lpm.vit.layernorm.weight"]
     assert torch.equal(model.fusion.prompts[:, None], theirs["fusion_module.prompts"])
     assert torch.equal(model.head.weight, theirs["side_encoder.classifier.weight"])
 
@@ -63,4 +63,4 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, small_trial, small_s
         {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}, tmp_path / "x.safetensors"
     )
     with pytest.raises(ConfigError, match="does not fit this side network"):
-        load_checkpoint(tmp_path / "x.safetensors", SideNetwork(small_trial, small_shape, 3))
+        load_authors_checkpoint(tmp_path / "x.safetensors", SideNetwork(small_trial, small_shape, 3))

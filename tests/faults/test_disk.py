@@ -18,7 +18,7 @@ import pytest
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.journal import JournalFile, one_driver
-from fpt_ray.storage.errors import FullError, full_told
+from fpt_ray.storage.errors import FullError, disk_full_as_error
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
@@ -105,7 +105,7 @@ def test_disk_full_in_the_middle_of_a_checkpoint(tmp_path, small_trial):
     """The one before stays whole."""
     save_checkpoint({"epoch": 1}, tmp_path)
     told = pytest.raises(FullError, match="the-folder cannot be written")
-    with file_size_limit(1000), told, full_told("the-folder"):
+    with file_size_limit(1000), told, disk_full_as_error("the-folder"):
         save_checkpoint({"epoch": 2, "rest": "x" * 5000}, tmp_path)
     assert load_checkpoint(tmp_path) == {"epoch": 1}
 
