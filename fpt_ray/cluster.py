@@ -65,8 +65,10 @@ def ray_session(
 
 
 def _await_first_worker() -> None:
-    """Where an autoscaling cluster has shrunk to a head that computes nothing, has it start a worker: what a cluster is
-    made of is read off its workers."""
+    """Has an autoscaling cluster that has shrunk to a head that computes nothing start a worker.
+
+    What a cluster is made of is read off its workers.
+    """
     if cluster_resources()[0] == 0:
         say("cluster: it has no worker; waiting until it has started one")
         ray.get(ray.remote(num_cpus=1)(lambda: None).remote())

@@ -42,6 +42,7 @@ class Difference:
 
     @property
     def ok(self) -> bool:
+        """Whether the difference is within what is allowed."""
         return self.largest <= self.allowed
 
 

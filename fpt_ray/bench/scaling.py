@@ -111,8 +111,11 @@ class Scaled:
 
 
 def schedule(jobs: Sequence[Job], ready: Sequence[float], driver_seconds: float = 0.0) -> list[Span]:
-    """List scheduling: each job in its turn starts on the first GPU with room for its share, once the driver, who
-    serves one job at a time, has asked for it. ``ready`` says from when on each GPU can be used."""
+    """List scheduling: each job in its turn starts on the first GPU with room for its share.
+
+    It does so once the driver, who serves one job at a time, has asked for it. ``ready`` says from when on each GPU can
+    be used.
+    """
     room = [0] * len(ready)
     released = [(seconds, gpu, WHOLE) for gpu, seconds in enumerate(ready)]
     heapq.heapify(released)

@@ -58,7 +58,7 @@ def unfuse_attention(model: nn.Module, *, scores_stay: bool) -> None:
 
 
 def eager_attention(
-    attention: Attention, tokens: Float[Tensor, "B N D"], *, scores_stay: bool = False, **unmasked: object
+    attention: Attention, tokens: Float[Tensor, "B N D"], *, scores_stay: bool = False, **_unmasked: object
 ) -> Float[Tensor, "B N D"]:
     """Attention of the paper's time: maps are kept, and scaled after the product, which takes one map more.
 
@@ -88,7 +88,7 @@ def fuse_at_once(model: nn.Module) -> None:
             return run_layers(images, fused, fused)
 
         model.forward = forward  # type: ignore[method-assign]
-        fusion.forward = lambda layer, fused, _values, _mask: fused.squeeze(1)  # type: ignore[method-assign]
+        fusion.forward = lambda _layer, fused, _values, _mask: fused.squeeze(1)  # type: ignore[method-assign]
 
 
 def _fused_prompts(

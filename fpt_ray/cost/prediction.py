@@ -53,7 +53,7 @@ def learnable_parameters(trial: TrialConfig, num_classes: int) -> int:
 
 
 def param_ratio(trial: TrialConfig, num_classes: int) -> float:
-    """r of Eq. 9, in 0..1: learnable over learnable and frozen.
+    """The ratio r of Eq. 9, in 0..1: learnable over learnable and frozen.
 
     As in Table 1, beside a side network the LPM counts with its published head; a method that changes the LPM counts it
     as it trains it, with a head for its own classes and the positions of its resolution.
@@ -77,9 +77,10 @@ def fine_tuning_memory(trial: TrialConfig, num_classes: int, *, precision: Arith
 
 
 def memory_ratio(trial: TrialConfig, num_classes: int, precision: Arithmetic) -> float:
-    """m of Eq. 10, in 0..1, relative to full fine-tuning on *this* system: fused attention, the trial's precision.
+    """The ratio m of Eq. 10, in 0..1, relative to full fine-tuning on *this* system.
 
-    The paper's m is relative to 23,128 MB, which is float16 autocast without fused attention.
+    This system has fused attention and the trial's precision. The paper's m is relative to 23,128 MB, which is float16
+    autocast without fused attention.
     """
     training = training_memory(trial, num_classes, precision=precision)
     return training.process_bytes / fine_tuning_memory(trial, num_classes, precision=precision).process_bytes

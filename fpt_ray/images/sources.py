@@ -36,7 +36,7 @@ def find_images(source: str) -> tuple[str, list[Labelled], int]:
         paths = list(_walk(Path(uri), ""))
         number = sum(len(names) for _, _, names in os.walk(uri))
     else:
-        number = 0
+        paths, number = [], 0
     if not number and not os.path.isdir(uri):
         raise ConfigError(f"images: {source} is neither a folder nor a .csv or .parquet file")
     found = _from_folder(uri, paths)

@@ -140,6 +140,7 @@ def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: 
     """The table with content hashes and without unreadable images.
 
     Args:
+        table: its rows are those that were inspected.
         findings: of ``inspect_image``, one for each row, in order.
         max_skipped: largest share of the rows that may be unreadable.
 

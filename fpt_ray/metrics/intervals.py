@@ -53,6 +53,8 @@ def bootstrap_aucs(
     Args:
         models: of each model, the class probabilities that each of its seeds gives to the N images.
         labels: every class has an image.
+        draws: the number R of resamples.
+        seed: of the resamples.
     """
     parts = []
     for counts in resamples(labels, draws, seed):

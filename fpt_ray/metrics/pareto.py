@@ -22,8 +22,10 @@ def pareto_front(points: Float[np.ndarray, "M K"], modes: Sequence[Literal["max"
 
 
 def hypervolume(gains: Float[np.ndarray, "M K"]) -> float:
-    """Volume of the union of the boxes from the origin to each of M points, none negative; by the cells between their
-    coordinates, exact and for tens of points."""
+    """Volume of the union of the boxes from the origin to each of M points, none negative.
+
+    It is summed over the cells between their coordinates: exact, and for tens of points.
+    """
     edges = [np.unique([0.0, *column]) for column in gains.T]
     cells = np.zeros([len(edge) - 1 for edge in edges], bool)
     for point in gains:

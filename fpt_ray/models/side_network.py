@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from typing_extensions import override
 
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
@@ -80,6 +81,7 @@ class TransferModule(nn.Module):
             for _ in range(trial.side.depth)
         )
 
+    @override
     def forward(
         self, layer: int, tokens: Float[Tensor, "B 1 N D"], values: Tensor, keep_mask: Tensor | None = None
     ) -> Float[Tensor, "B N W"]:

@@ -14,15 +14,29 @@ class Record(Protocol):
     """A trial, as ``tracking.TrialRecord`` holds it."""
 
     @property
-    def params(self) -> Mapping[str, str]: ...
+    def params(self) -> Mapping[str, str]:
+        """Its settings, {dotted name: value}."""
+        ...
+
     @property
-    def metrics(self) -> Mapping[str, float]: ...
+    def metrics(self) -> Mapping[str, float]:
+        """Its last numbers."""
+        ...
+
     @property
-    def tags(self) -> Mapping[str, str]: ...
+    def tags(self) -> Mapping[str, str]:
+        """What else its run says of it."""
+        ...
+
     @property
-    def status(self) -> str: ...
+    def status(self) -> str:
+        """``FINISHED``, ``FAILED``, ``RUNNING`` or ``KILLED``."""
+        ...
+
     @property
-    def auxiliary(self) -> bool: ...
+    def auxiliary(self) -> bool:
+        """Whether it only served to choose values for a row, or confirms another trial."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

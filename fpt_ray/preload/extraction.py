@@ -77,8 +77,10 @@ def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: s
 
 
 def lpm_actors() -> tuple[int, float, float]:
-    """(number, CPUs each, GPUs each) of the actors that run the LPM: one per GPU, else one per host, over all CPUs of
-    the smallest but one, which reads images."""
+    """(number, CPUs each, GPUs each) of the actors that run the LPM.
+
+    There is one per GPU, else one per host, over all CPUs of the smallest but one, which reads images.
+    """
     cpus, gpus = cluster_resources()
     if gpus:
         return gpus, max(0.5, cpus / gpus / 4), 1.0
@@ -87,6 +89,7 @@ def lpm_actors() -> tuple[int, float, float]:
 
 
 def lpm_device() -> torch.device:
+    """The device of this process that the LPM runs on: its GPU where it has one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -118,6 +121,7 @@ class ShardWriter:
         self.spec = spec
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """The manifest's entry of the shard of a batch's one row, as JSON, or what kept it from being written."""
         plan: ShardPlan = batch["plan"][0]
         if batch["error"][0]:
             return {"entry": [""], "error": [batch["error"][0]]}

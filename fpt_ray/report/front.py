@@ -49,8 +49,10 @@ class Report:
 
 
 def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> list[TrialRecord]:
-    """The finished trials that no other dominates in the study's objectives; those that only served to choose values
-    for a table's row, or confirm others, are left out."""
+    """The finished trials that no other dominates in the study's objectives.
+
+    Those that only served to choose values for a table's row, or confirm others, are left out.
+    """
     finished = [
         record
         for record in records
@@ -251,8 +253,11 @@ _PERCENT = (0.5, 1.0, 2.0)
 
 
 def what_if(records: Sequence[TrialRecord], searched: Sequence[str]) -> list[dict[str, object]]:
-    """One row a budget, of predicted memory (MB of 10^6 bytes) or of learnable parameters (% of all): the trial of the
-    highest validation AUC within it and its searched values; all are None where no finished trial fits."""
+    """One row a budget, of predicted memory (MB of 10^6 bytes) or of learnable parameters (% of all).
+
+    It is the trial of the highest validation AUC within the budget and its searched values; all are None where no
+    finished trial fits.
+    """
     limits = [(f"{limit} MB", "peak_memory_bytes", limit * 1e6) for limit in _MEGABYTES]
     limits += [(f"{limit:g} % parameters", "param_ratio", limit / 100) for limit in _PERCENT]
     return [{"at most": label, **_row(_best(records, name, limit), searched)} for label, name, limit in limits]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from typing_extensions import override
 
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.search.messages import STAGE
@@ -55,6 +56,7 @@ class FairStopping(FIFOScheduler):
             epoch: [] for epoch in rungs(self.kind, self.grace_epochs, self.epochs)
         }
 
+    @override
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stops a trial that falls behind at a rung."""
         others = self.seen.get(result.get("epochs", 0))

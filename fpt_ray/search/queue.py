@@ -110,8 +110,10 @@ def confirmations_waiting(study: optuna.Study) -> int:
 
 
 def finished_trials(study: optuna.Study) -> int:
-    """Trials that have ended with a result or a reason; what was refused before training, or confirms another trial,
-    does not count."""
+    """The number of trials that have ended with a result or a reason.
+
+    What was refused before training, or confirms another trial, does not count.
+    """
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return sum(INFEASIBLE not in trial.user_attrs and OF not in trial.user_attrs for trial in trials)
 

@@ -85,9 +85,12 @@ class StudySearcher(Searcher):
         self.trials: dict[str, optuna.Trial] = {}
         keep_alive(study, self.trials)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next proposal that was not made before and keeps to the constraints: dotted names and values, and the
-        trial's number in the study."""
+    # Ray's own annotation leaves out Searcher.FINISHED, a string.
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next proposal that was not made before and keeps to the constraints.
+
+        It is dotted names and values, and the trial's number in the study.
+        """
         exhausted = 0
         for _ in range(_REFUSALS):
             if self.space.sampler == "grid" and not self._waiting():
@@ -116,25 +119,30 @@ class StudySearcher(Searcher):
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _ask(self) -> tuple[optuna.Trial, dict[str, Any], int | None]:
-        """A proposal of a point that has not ended and does not run, unless the space is as good as used up: then also
-        the number of the earlier trial."""
-        for asked in range(_ASKS):
-            num_asked = len(self.study.get_trials(deepcopy=False))
+        """A proposal of a point that has not ended and does not run, unless the space is as good as used up.
+
+        Then it is one of a point that was there before, with the number of the earlier trial.
+        """
+        for asked in range(_ASKS - 1):
             # A sampler that insists on points it knows is left aside: draw at random for once.
-            known = asked >= _REPEATS
-            self.study.sampler = RandomSampler(seed=num_asked) if known else make_sampler(self.space, num_asked)
-            with warnings.catch_warnings():
-                # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws. It also warns
-                # that heartbeats are for its own loop; ``keep_alive`` sends them here.
-                warnings.simplefilter("ignore", UserWarning)
-                trial = self.study.ask()
-                proposal = propose(self.space, trial)
+            trial, proposal = self._draw(at_random=asked >= _REPEATS)
             earlier = self._same(trial)
-            if earlier is None or asked == _ASKS - 1:
-                break
+            if earlier is None:
+                return trial, proposal, None
             trial.set_user_attr(REASON, f"the same as trial {earlier}, not run")
             self.study.tell(trial, state=TrialState.FAIL)
-        return trial, proposal, earlier
+        trial, proposal = self._draw(at_random=True)
+        return trial, proposal, self._same(trial)
+
+    def _draw(self, *, at_random: bool) -> tuple[optuna.Trial, dict[str, Any]]:
+        num_asked = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = RandomSampler(seed=num_asked) if at_random else make_sampler(self.space, num_asked)
+        with warnings.catch_warnings():
+            # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws. It also warns that
+            # heartbeats are for its own loop; ``keep_alive`` sends them here.
+            warnings.simplefilter("ignore", UserWarning)
+            trial = self.study.ask()
+            return trial, propose(self.space, trial)
 
     def _same(self, trial: optuna.Trial) -> int | None:
         """An earlier trial of the same point and stage that has ended or runs."""
@@ -166,8 +174,11 @@ class StudySearcher(Searcher):
         return False
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells Optuna. Only a trial that ended as planned with finite objectives is complete; all others are pruned,
-        which TPE turns away from (it ignores failed ones). Their last numbers are kept as an attribute."""
+        """Tells Optuna.
+
+        Only a trial that ended as planned with finite objectives is complete; all others are pruned, which TPE turns
+        away from (it ignores failed ones). Their last numbers are kept as an attribute.
+        """
         trial = self.trials.pop(trial_id, None)
         if trial is None:
             return

@@ -28,8 +28,10 @@ def absolute(uri: str) -> str:
 
 
 def own_folder(uri: str) -> Path:
-    """The folder of this machine that goes with a location: a local one is its own; one on S3 has one in the user's
-    state directory (``XDG_STATE_HOME``), for what only the driver reads."""
+    """The folder of this machine that goes with a location, for what only the driver reads.
+
+    A local one is its own; one on S3 has one in the user's state directory (``XDG_STATE_HOME``).
+    """
     if not is_s3(uri):
         return _local(uri)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

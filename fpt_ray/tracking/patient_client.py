@@ -12,6 +12,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo
 from mlflow.exceptions import MlflowException
+from typing_extensions import override
 
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
@@ -62,17 +63,31 @@ class PatientClient(MlflowClient):
         info = RunInfo(local, experiment_id, "", "RUNNING", start_time, None, LifecycleStage.ACTIVE, run_name=run_name)
         return Run(info, RunData())
 
-    def log_batch(self, run_id: str, metrics: Any = (), params: Any = (), **others: Any) -> None:
-        """Metrics and parameters of a run."""
+    @override
+    def log_batch(
+        self, run_id: str, metrics: Any = (), params: Any = (), tags: Any = (), synchronous: bool | None = None
+    ) -> None:
+        """Metrics and parameters of a run; tags are not sent, ``set_tag`` does that."""
         values = [[one.key, one.value, one.timestamp, one.step] for one in metrics]
         self._write("log_batch", run_id, metrics=values, params=[[one.key, one.value] for one in params])
 
+    @override
     def log_metric(
-        self, run_id: str, key: str, value: float, timestamp: int | None = None, step: int | None = None, **others: Any
+        self,
+        run_id: str,
+        key: str,
+        value: float,
+        timestamp: int | None = None,
+        step: int | None = None,
+        synchronous: bool | None = None,
+        dataset_name: str | None = None,
+        dataset_digest: str | None = None,
+        model_id: str | None = None,
     ) -> None:
-        """One metric of a run."""
+        """One metric of a run, without a data set or a model that it belongs to."""
         self.log_batch(run_id, [Metric(key, value, timestamp or int(time.time() * 1000), step or 0)])
 
+    @override
     def set_tag(self, run_id: str, key: str, value: Any, synchronous: bool | None = None) -> None:
         """One tag of a run."""
         self._write("set_tag", run_id, key=key, value=value)
@@ -117,8 +132,10 @@ class PatientClient(MlflowClient):
         return None
 
     def _deliver(self) -> bool:
-        """Sends what waits, in order; whether all of it has arrived. The file stands until then: it tells which runs
-        stand for our own ids, and to send a line twice changes nothing."""
+        """Sends what waits, in order, and returns whether all of it has arrived.
+
+        The file stands until then: it tells which runs stand for our own ids, and to send a line twice changes nothing.
+        """
         if time.monotonic() < self.next_try:
             return False
         lines = self.waiting.read_text(encoding="utf-8").splitlines()

@@ -40,13 +40,24 @@ class Batch(Protocol):
     """Some images of a split as the loop reads them; ``features.Batch`` is one."""
 
     @property
-    def low_res(self) -> Tensor: ...
+    def low_res(self) -> Tensor:
+        """The images' pixels that the network itself reads, at the resolution it reads them."""
+        ...
+
     @property
-    def keys(self) -> Tensor | None: ...
+    def keys(self) -> Tensor | None:
+        """Keys of the LPM's features; None: the trial reads none."""
+        ...
+
     @property
-    def values(self) -> Tensor | None: ...
+    def values(self) -> Tensor | None:
+        """Values of the LPM's features; None: the trial reads none."""
+        ...
+
     @property
-    def labels(self) -> Tensor: ...
+    def labels(self) -> Tensor:
+        """The numbers of the images' classes."""
+        ...
 
 
 @runtime_checkable
@@ -58,7 +69,10 @@ class Rows(Protocol):
     window: int | None
 
     def __len__(self) -> int: ...
-    def take(self, row_ids: Any) -> Batch: ...
+
+    def take(self, row_ids: Any) -> Batch:
+        """The rows of these numbers, in this order."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ import ray.train.torch
 from pyarrow.fs import S3FileSystem
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayTaskError
+from typing_extensions import override
 
 from fpt_ray.cluster import cluster_resources, computing_hosts, require_resources
 from fpt_ray.config.trial import TrialConfig, image_resolution
@@ -55,6 +56,7 @@ class WorkerShards(ray.train.DataConfig):
         super().__init__()
         self.parts = parts
 
+    @override
     def configure(self, datasets: Any, world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
         """One {split: iterator} for each worker."""
         return [{split: parts[rank].iterator() for split, parts in self.parts.items()} for rank in range(world_size)]

@@ -188,8 +188,10 @@ def open_stores(command: Command, space: SearchSpace, workdir: str) -> tuple[Sto
 
 
 def storage_location(command: Command, workdir: str, study: str) -> str:
-    """Where a study is stored: the URL that was given, on the command line or, with its password, by the environment;
-    else its own journal file."""
+    """Where a study is stored: the URL that was given, else its own journal file.
+
+    The URL is given on the command line or, with its password, by the environment.
+    """
     return command.storage or os.environ.get("FPT_RAY_STORAGE") or f"{workdir}/studies/{study}/optuna.log"
 
 

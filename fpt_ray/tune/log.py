@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
+from typing_extensions import override
 
 from fpt_ray.config.space import POINT, SearchSpace
 from fpt_ray.config.trial import flatten
@@ -139,6 +140,7 @@ class StudyLog(tune.Callback):
         tracking.end_trial(self.client, run_id, "FAILED", costs, reason)
         say(f"trial {number}: {reason}")
 
+    @override
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Opens the trial's run."""
         if trial.trial_id in self.runs:
@@ -157,6 +159,7 @@ class StudyLog(tune.Callback):
             },
         )
 
+    @override
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -188,15 +191,18 @@ class StudyLog(tune.Callback):
             self.seeds[key] = tracking.start_seed(self.client, self.study, self.runs[trial.trial_id], repeat, seed)
         return self.seeds[key]
 
+    @override
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
         """Notes where the trial's weights are."""
         self.client.set_tag(self.runs[trial.trial_id], "checkpoint", located(checkpoint.path, self.workdir))
 
+    @override
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Closes the run of a trial that returned."""
         result = trial.last_result or {}
         self._end(trial, result, result.get(REASON) or why_not(result, False, self.space))
 
+    @override
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Closes the run of a trial that Tune gave up: what goes wrong within a trial, it tells itself."""
         self._end(trial, trial.last_result or {}, why_not({}, True, self.space))
@@ -231,8 +237,11 @@ class StudyLog(tune.Callback):
         tracking.end_study(self.client, self.study, status, {"trials": self.ended, **self.spent})
 
     def give_up(self, status: Status) -> None:
-        """Closes what is open as far as that goes: what ended the search may keep MLflow from being told, and is what
-        the user must read. What stays open is closed when the study is resumed."""
+        """Closes what is open as far as that goes.
+
+        What ended the search may keep MLflow from being told, and is what the user must read. What stays open is closed
+        when the study is resumed.
+        """
         try:
             self.end(status)
         except Exception as error:

@@ -22,8 +22,10 @@ from fpt_ray.tune.log import StudyLog
 
 
 def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
-    """Test scores, once, after the search: of the front's members, or of all rows of a grid. Nothing reads test data
-    before."""
+    """Test scores, once, after the search: of the front's members, or of all rows of a grid.
+
+    Nothing reads test data before.
+    """
     records = tracking.read_trials(log.client, log.study)
     if space.sampler == "grid":
         shown = [record for record in records if record.status == "FINISHED" and not record.auxiliary]
@@ -48,8 +50,11 @@ def score_front(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> N
 
 
 def score_confirmed(log: StudyLog, space: SearchSpace, stores: Sequence[Store]) -> None:
-    """Test scores of the trials that confirm others: mean over the new seeds, 95 % intervals of it and of the
-    difference from the best of them by validation AUC. Where nothing new was confirmed, nothing is read."""
+    """Test scores of the trials that confirm others.
+
+    They are the mean over the new seeds, and 95 % intervals of it and of the difference from the best of them by
+    validation AUC. Where nothing new was confirmed, nothing is read.
+    """
     records = confirming(tracking.read_trials(log.client, log.study))
     if all("test_auc" in record.metrics for record in records):
         return

@@ -53,10 +53,10 @@ def test_small_trials_share_a_gpu_and_large_ones_wait_for_all_of_it():
 
 def best_makespan(seconds, gpus):
     """Of all ways to give jobs to GPUs."""
-    found = []
-    for where in itertools.product(range(gpus), repeat=len(seconds)):
-        found.append(max(sum(np.array(seconds)[np.array(where) == gpu]) for gpu in range(gpus)))
-    return min(found)
+    return min(
+        max(sum(np.array(seconds)[np.array(where) == gpu]) for gpu in range(gpus))
+        for where in itertools.product(range(gpus), repeat=len(seconds))
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -72,7 +72,7 @@ def worker(rank, port, trial, shape):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     rows = FakeRows(18, trial, shape, worker_rows(18, trial.training.batch_size, 2)[rank])
-    val = FakeRows(9, trial, shape, (range(0, 4), range(4, 9))[rank])
+    val = FakeRows(9, trial, shape, (range(4), range(4, 9))[rank])
     model = torch.nn.parallel.DistributedDataParallel(make_model(trial, 3))
     numbers = [
         (epoch.train_loss, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
