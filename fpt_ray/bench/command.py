@@ -157,18 +157,18 @@ def bench_stopping(space: Path, study: str, workdir: str = ".", orders: int = 10
     """What early stopping would have saved and lost in a study that was searched without it; nothing is trained."""
     from fpt_ray.bench.stopping import (  # with Ray and MLflow, which the other benchmarks do without
         recorded_curves,
-        replay,
+        stop_early,
     )
     from fpt_ray.config.space_yaml import load_space
-    from fpt_ray.tracking.runs import find_study
+    from fpt_ray.report.result import read_result
     from fpt_ray.tracking.server import default_uri, open_tracking
 
     client = open_tracking(default_uri(workdir))
-    trials = recorded_curves(client, find_study(client, study))
+    trials = recorded_curves(client, read_result(client, study, default_uri(workdir), workdir))
     print(f"{len(trials)} trials, means over {orders} orders")
     for kind in ("asha", "median"):
         for fair, name in ((True, "among trials that cost no more"), (False, "on the validation AUC alone")):
-            found = replay(load_space(space), trials, kind, fair=fair, orders=orders)
+            found = stop_early(load_space(space), trials, kind, fair=fair, orders=orders)
             print(
                 f"{kind} {name}: {found.epochs:.1%} of the epochs, {found.front:.1%} of the front's members trained to "
                 f"their end, {found.volume:.1%} of its hyper-volume"
@@ -199,12 +199,12 @@ def bench_scaling(
 ) -> None:
     """Preloading and a finished study's search on 1 to 64 GPUs: a model, whose assumptions it prints."""
     from fpt_ray.bench.recorded import recorded_workload
-    from fpt_ray.tracking.runs import find_study
+    from fpt_ray.report.result import read_result
     from fpt_ray.tracking.server import default_uri, open_tracking
 
-    client = open_tracking(default_uri(workdir))
-    gpu_bytes = cluster.gpu_gib * 2**30
-    print(scaling_text(recorded_workload(client, find_study(client, study), gpu_bytes, cluster.per_gpu), cluster))
+    uri = default_uri(workdir)
+    result = read_result(open_tracking(uri), study, uri, workdir)
+    print(scaling_text(recorded_workload(result, cluster.gpu_gib * 2**30, cluster.per_gpu), cluster))
 
 
 def main() -> None:

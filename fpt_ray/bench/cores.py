@@ -3,8 +3,6 @@
 Preloading counts its actors as on GPUs: Ray is told of one or two that do not exist, and each actor takes a core.
 """
 
-import contextlib
-import io
 import itertools
 import os
 import statistics
@@ -24,9 +22,8 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.demo.command import write_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.preload.pipeline import preload
-from fpt_ray.tracking.runs import find_study, read_trials
-from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.command import Command, run_study
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.study import run_study
 
 _SPACE = """
 space:
@@ -113,13 +110,11 @@ def _preloading(trial: TrialConfig, images: Path, workdir: Path, processes: int)
 
 
 def _search(space: Path, store: Path, workdir: Path, processes: int) -> Measured:
-    command = Command(space=space, features=(str(store),), workdir=str(workdir), study="search", local=True)
-    with ray_session(local=True, num_cpus=processes), contextlib.redirect_stdout(io.StringIO()):
-        run_study(command)
-    client = open_tracking(default_uri(workdir))
-    study = find_study(client, "search")
-    spans = recorded_spans(client, read_trials(client, study))
-    workload = recorded_workload(client, study, gpu_bytes=2**40, per_gpu=1)
+    options = StudyOptions(space=str(space), features=(str(store),), workdir=str(workdir), study="search", local=True)
+    with ray_session(local=True, num_cpus=processes):
+        result = run_study(options)
+    spans = recorded_spans(result.trials)
+    workload = recorded_workload(result, gpu_bytes=2**40, per_gpu=1)
     return Measured(
         what="a search",
         processes=processes,

@@ -1,39 +1,36 @@
 """A finished study as a workload: what its trials and its preloading took, from what was stored."""
 
-import json
 from collections.abc import Sequence
-
-from mlflow import MlflowClient
 
 from fpt_ray.bench.scaling import WHOLE, Trial, Workload, recorded_driver_seconds, recorded_startup_seconds
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import Slice
 from fpt_ray.features.store import Store, read_manifest
-from fpt_ray.tracking.runs import StudyRun, TrialRecord, read_trials
+from fpt_ray.report.result import StudyResult
+from fpt_ray.tracking.runs import TrialRecord
 from fpt_ray.tune.resources import gpu_share
 
 
-def recorded_spans(client: MlflowClient, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
+def recorded_spans(records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
     """When these trials started and ended, in seconds; one that still runs has not ended later than it started."""
-    infos = [client.get_run(record.run_id).info for record in records]
-    return [(info.start_time / 1e3, (info.end_time or info.start_time) / 1e3) for info in infos]
+    return [(record.started_s, record.ended_s or record.started_s) for record in records]
 
 
-def recorded_workload(client: MlflowClient, study: StudyRun, gpu_bytes: float, per_gpu: int) -> Workload:
+def recorded_workload(result: StudyResult, gpu_bytes: float, per_gpu: int) -> Workload:
     """What the trials of a finished study and its stores took, auxiliary ones left out.
 
     Raises:
         ConfigError: nothing was trained, or a store is gone.
     """
-    records = [one for one in read_trials(client, study) if "fit_seconds" in one.metrics and not one.auxiliary]
+    records = [one for one in result.trials if "fit_seconds" in one.metrics and not one.auxiliary]
     if not records:
-        raise ConfigError(f"study {study.name!r} has no trial that was trained; there is nothing to scale")
-    spans = recorded_spans(client, records)
+        raise ConfigError(f"study {result.name!r} has no trial that was trained; there is nothing to scale")
+    spans = recorded_spans(records)
     fitted = [record.metrics["fit_seconds"] for record in records]
     startup, worker = recorded_startup_seconds([end - start for start, end in spans], fitted)
     needed = [gpu_share(record.metrics["peak_memory_bytes"], int(gpu_bytes)) for record in records]
     shares = [max(round(WHOLE * share), WHOLE // per_gpu) for share in needed]
-    stores = [read_manifest(uri) for uri in json.loads(study.tags["stores"])]
+    stores = [read_manifest(uri) for uri in result.places.stores]
     shards = [shard for store in stores for shard in store.shards]
     timed = [shard for shard in shards if shard.seconds]  # of an interrupted preload, some are not
     return Workload(

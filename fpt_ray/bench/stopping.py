@@ -2,21 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 from mlflow import MlflowClient
-from ray.tune.schedulers import TrialScheduler
 
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.metrics.pareto import hypervolume
 from fpt_ray.report.front import front_of
+from fpt_ray.report.result import StudyResult
 from fpt_ray.search.early_stopping import FairStopping
-from fpt_ray.search.messages import STAGE
-from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.runs import StudyRun, TrialRecord
-
-_TRIAL = SimpleNamespace(config={STAGE: "final"})
+from fpt_ray.search.messages import EpochReport
+from fpt_ray.tracking.runs import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +24,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Replayed:
+class Stopping:
     """Means over the orders."""
 
     epochs: float
@@ -39,10 +35,10 @@ class Replayed:
     """Hyper-volume of the front of what was trained to its end, as a share of the whole study's."""
 
 
-def recorded_curves(client: MlflowClient, study: StudyRun) -> list[tuple[TrialRecord, Curve]]:
+def recorded_curves(client: MlflowClient, result: StudyResult) -> list[tuple[TrialRecord, Curve]]:
     """The finished trials of a study that was searched without early stopping, in the order they were proposed."""
     found = []
-    for record in tracking.read_trials(client, study):
+    for record in result.trials:
         history = client.get_metric_history(record.run_id, "val_auc_epoch")
         if record.status == "FINISHED" and history:
             scores = [one.value for one in sorted(history, key=lambda one: one.step)]
@@ -57,17 +53,30 @@ def trained_to_the_end(space: SearchSpace, curves: Sequence[Curve]) -> tuple[lis
     for index, curve in enumerate(curves):
         for epoch, score in enumerate(curve.val_auc, start=1):
             epochs += 1
-            result = {**curve.costs, "epochs": epoch, "val_auc": score}
-            if scheduler.on_trial_result(None, _TRIAL, result) == TrialScheduler.STOP:
+            if scheduler.stops(_report(epoch, score, curve.costs)):
                 break
         else:
             finished.append(index)
     return finished, epochs
 
 
-def replay(
+def _report(epoch: int, score: float, costs: Mapping[str, float]) -> EpochReport:
+    return EpochReport(
+        epochs=epoch,
+        repeat=0,
+        epoch_of_seed=epoch,
+        train_loss=0.0,
+        val_auc_epoch=score,
+        val_auc_seed=score,
+        epoch_seconds=0.0,
+        finished=False,
+        metrics={**costs, "val_auc": score},
+    )
+
+
+def stop_early(
     space: SearchSpace, trials: Sequence[tuple[TrialRecord, Curve]], kind: str, *, fair: bool, orders: int
-) -> Replayed:
+) -> Stopping:
     """``trials`` with early stopping of that kind, in random orders. ``fair`` False: on the validation AUC alone."""
     objectives = space.objectives if fair else {"val_auc": space.objectives["val_auc"]}
     stopping = replace(space, early_stopping=kind, objectives=objectives)
@@ -83,4 +92,4 @@ def replay(
         ended = [order[i] for i in finished]
         kept = sum(trials[i][0].run_id in front for i in ended)
         shares.append((epochs / total, kept / len(front), hypervolume(gains[ended]) / hypervolume(gains)))
-    return Replayed(**dict(zip(("epochs", "front", "volume"), np.mean(shares, axis=0).tolist(), strict=True)))
+    return Stopping(**dict(zip(("epochs", "front", "volume"), np.mean(shares, axis=0).tolist(), strict=True)))

@@ -18,13 +18,12 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
 from fpt_ray.paper.tables import paper_table
-from fpt_ray.report.front import Format, Report, rendered, summarise
-from fpt_ray.report.ledger import ledger_text
-from fpt_ray.report.pictures import draw_html, draw_png
+from fpt_ray.report.publication import publish, report_text
+from fpt_ray.report.result import read_result
 from fpt_ray.storage.files import own_folder
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.runs import StudyRun
-from fpt_ray.tracking.server import open_tracking, page_address, tracking_uri, ui_command
+from fpt_ray.tracking.server import open_tracking, tracking_uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,41 +48,14 @@ class Command:
 # --- the front ------------------------------------------------------------------------------------------------
 
 
-def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text") -> None:
+def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -> None:
     """Prints the front's table, draws and attaches the pictures, and says how to see more.
 
     Raises:
         ConfigError: there is no such study.
     """
-    client = open_tracking(tracking_uri)
-    study = tracking.find_study(client, name)
-    found = summarise(study, tracking.read_trials(client, study))
-    print(rendered(found, form))
-    spent = {name.removeprefix("ledger."): value for name, value in study.metrics.items() if name.startswith("ledger.")}
-    if form == "text" and spent:
-        print(f"\n{ledger_text(spent)}")
-    files = save(found, own_folder(f"{workdir}/studies/{name}"))
-    for file in files:
-        tracking.attach(client, study.run_id, file)
-    if form != "text":
-        return
-    if len(files) > 1:
-        print(f"\npicture: {files[1]}  (interactive: {files[2]})")
-    print(f"MLflow:  {ui_command(tracking_uri)}")
-    print(f"         then open {page_address(tracking_uri, study.experiment_id, study.run_id)}")
-
-
-def save(found: Report, folder: Path) -> list[Path]:
-    """Writes the table and, if a trial finished, the pictures; what a report left there before is replaced."""
-    tracking.check_study_name(folder.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    table, png, page = (folder / f"front.{kind}" for kind in ("md", "png", "html"))
-    table.write_text(rendered(found, "markdown") + "\n", encoding="utf-8")
-    if not found.picture.trials:
-        return [table]
-    draw_png(found.picture, png)
-    draw_html(found.picture, page)
-    return [table, png, page]
+    result = read_result(open_tracking(tracking_uri), name, tracking_uri, workdir)
+    print(report_text(result, publish(result), form))
 
 
 # --- the paper's tables and figures ---------------------------------------------------------------------------
@@ -114,8 +86,7 @@ def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: s
 
 
 def _table(client: MlflowClient, name: As, studies: Sequence[StudyRun], paper: bool) -> Table:
-    told = [(study.name, study.tags.get(tracking.DATA_NOTE, "").strip().rstrip(".")) for study in studies]
-    notes = [f"Images of {study}: {note}." for study, note in told if note]
+    notes = [f"Images of {study.name}: {study.data_note}." for study in studies if study.data_note]
     trials = {study.name: tracking.read_trials(client, study) for study in studies}
     return paper_table(name, trials, notes, paper=paper)
 

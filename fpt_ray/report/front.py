@@ -7,19 +7,21 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from fpt_ray.display.typesetting import Form
 from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.report.confirmation import confirmed_table, most_seeds
 from fpt_ray.report.pictures import Picture, Point, paper_points
-from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.runs import StudyRun, TrialRecord
 
-Format = Literal["text", "markdown", "csv", "json"]
 Mode = Literal["max", "min"]
+if TYPE_CHECKING:
+    from fpt_ray.report.result import StudyResult
+
 _DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
 _MIB = 2**20
 _LISTED = 20
@@ -89,15 +91,13 @@ def front_table(front: Sequence[TrialRecord], searched: Sequence[str]) -> list[d
     return rows
 
 
-def summarise(study: StudyRun, records: Sequence[TrialRecord]) -> Report:
+def summarise(study: "StudyRun | StudyResult", records: Sequence[TrialRecord]) -> Report:
     """All that a report of these trials says."""
-    objectives: Mapping[str, Mode] = json.loads(study.tags["objectives"])
-    searched: list[str] = json.loads(study.tags["searched"])
+    objectives, searched, note = study.objectives, study.searched, study.data_note
     front = front_of(records, objectives)
     rows = front_table(front, searched)
     drawn = [record for record in records if record.status == "FINISHED" and _drawable(record)]
     paper, why = paper_points([record.params for record in drawn]) if drawn else ((), "")
-    note = study.tags.get(tracking.DATA_NOTE, "").strip().rstrip(".")
     aims = ", ".join(f"{name} ({mode})" for name, mode in objectives.items())
     trials = len({record.number for record in records if record.tags.get("stage") != "confirm"})
     title = f"Study {study.name}: {len(front)} of {trials} trials on the front of {aims}"
@@ -193,7 +193,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)}
 
 
-def rendered(report: Report, form: Format) -> str:
+def rendered(report: Report, form: Form) -> str:
     """The report as text or Markdown, or its table as CSV or JSON (full precision, each row with the data's note)."""
     if form in ("csv", "json"):
         note = {"data_note": report.data_note} if report.data_note else {}

@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.search.messages import STAGE
+from fpt_ray.search.messages import EpochReport, unpack_message, unpack_proposal
 
 REDUCTION = 3
 """Of ASHA: a rung lets one in so many go on, and the next is so many times as far."""
@@ -59,10 +59,17 @@ class FairStopping(FIFOScheduler):
     @override
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Stops a trial that falls behind at a rung."""
-        others = self.seen.get(result.get("epochs", 0))
-        if others is None or "val_auc" not in result or trial.config[STAGE] == "confirm":
+        report = unpack_message(result)
+        if not isinstance(report, EpochReport) or unpack_proposal(trial.config).stage == "confirm":
             return TrialScheduler.CONTINUE
-        score, costs = float(result["val_auc"]), [float(result[name]) for name in self.cost_names]
+        return TrialScheduler.STOP if self.stops(report) else TrialScheduler.CONTINUE
+
+    def stops(self, report: EpochReport) -> bool:
+        """Whether a trial that reports this falls behind at a rung; it is one to compare with from then on."""
+        others = self.seen.get(report.epochs)
+        if others is None:
+            return False
+        score, costs = float(report.metrics["val_auc"]), [float(report.metrics[name]) for name in self.cost_names]
         stop = falls_behind(self.kind, score, costs, others)
         others.append((score, costs))
-        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+        return stop

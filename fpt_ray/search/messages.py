@@ -1,36 +1,19 @@
-"""What the searcher and a trial's worker say to each other: a proposal, a result, why a trial came to nothing."""
+"""What the driver of a search and its workers say to each other: a proposal, an epoch's report, a failure.
 
+Tune carries plain dicts between them: one function packs each record, one unpacks it.
+"""
+
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeGuard
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeGuard
 
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
 
-STAGE = "stage"
-"""Attribute of a trial: "choose" while values are chosen on the validation split, "final" for what tables show,
-"confirm" for what is trained again with new seeds."""
-REPEATS, OF = "repeats", "of"
-"""Attributes of a trial that confirms another: how many new seeds it trains, and the number of the other one."""
-INFEASIBLE = "infeasible"
-"""Attribute of a trial that broke a constraint before it was trained."""
-RESULT = "result"
-"""Attribute of a trial: its last numbers, whether it is complete or not."""
-
-NUMBER = "number"
-"""Key beside the proposed values: the trial's number in the study."""
-SEEDS = "seeds"
-"""Key beside the proposed values: how many seeds the trial trains, one after the other."""
-FIRST_SEED = "first_seed"
-"""Key beside the proposed values: the first of these seeds, counted from the configuration's."""
-FINISHED = "finished"
-"""Key of a result: training has ended as planned, the result's values are final."""
-REASON = "reason"
-OUT_OF_MEMORY = "out_of_memory_bytes"
-"""Key of a result: a GPU's memory was not enough, and what had been allocated of it."""
-HALT = "halt"
-"""Key of a result: why the search cannot go on, which is no fault of the trial's."""
+Stage = Literal["choose", "final", "confirm"]
+"""Why a trial is run: to choose values on the validation split, for what tables show, or again with new seeds."""
 RESTARTS = 2
 """Times a trial is begun again after its worker died."""
 DIED = (
@@ -38,29 +21,6 @@ DIED = (
     "hosts were taken away"
 )
 """Why a trial came to nothing that Tune gave up: what goes wrong within a trial, the trial tells itself."""
-
-
-def plain_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A proposal without what stands beside its values."""
-    return {name: value for name, value in config.items() if name not in (NUMBER, SEEDS, FIRST_SEED, STAGE, OF)}
-
-
-def seeded_trial(space: SearchSpace, config: Mapping[str, Any]) -> TrialConfig:
-    """The trial that a proposal stands for, with the first seed it trains."""
-    trial = space.trial(plain_values(config))
-    return replace(trial, training=replace(trial.training, seed=trial.training.seed + config[FIRST_SEED]))
-
-
-def why_not(result: Mapping[str, Any], error: bool, space: SearchSpace) -> str | None:
-    """Why a trial's result does not count as complete; None if it does."""
-    if error:
-        return DIED
-    for name in space.objectives:
-        if not is_finite(result.get(name)):
-            return f"{name} is {result.get(name)}"
-    return None if result.get(FINISHED) else "stopped before its last epoch"
-
-
 _FINAL_METRICS = (
     "val_auc",
     "val_auc_std",
@@ -77,13 +37,124 @@ _FINAL_METRICS = (
     "fit_seconds",
     "data_seconds",
 )
+_MESSAGE = "message"
 
 
-def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a trial's last result that stay with it; what is missing or not finite is left out."""
-    return {name: float(value) for name in _FINAL_METRICS if is_finite(value := result.get(name))}
+# --- from the driver --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """What a trial is to try."""
+
+    number: int
+    """The trial's in its study."""
+    values: Mapping[str, Any]
+    """{dotted name: value}, and perhaps the name of a point."""
+    stage: Stage = "final"
+    seeds: int = 1
+    """How many seeds the trial trains, one after the other."""
+    first_seed: int = 0
+    """The first of these, counted from the configuration's."""
+    confirms: int | None = None
+    """The number of the trial that this one trains again with new seeds."""
+
+    def trial(self, space: SearchSpace) -> TrialConfig:
+        """The trial that the proposal stands for, with the first seed it trains."""
+        trial = space.trial(self.values)
+        return replace(trial, training=replace(trial.training, seed=trial.training.seed + self.first_seed))
+
+
+def pack_proposal(proposal: Proposal) -> dict[str, Any]:
+    """A proposal as the configuration of one of Tune's trials."""
+    return dataclasses.asdict(proposal)
+
+
+def unpack_proposal(config: Mapping[str, Any]) -> Proposal:
+    """The proposal that the configuration of one of Tune's trials holds."""
+    return Proposal(**config)
+
+
+# --- from a worker ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochReport:
+    """What a trial's worker says after an epoch."""
+
+    epochs: int
+    """Of all the trial's seeds so far."""
+    repeat: int
+    """Which of the trial's seeds this epoch is of, from 0."""
+    epoch_of_seed: int
+    """From 1."""
+    train_loss: float
+    val_auc_epoch: float
+    val_auc_seed: float
+    """Of this seed's best epoch so far."""
+    epoch_seconds: float
+    finished: bool
+    """Training has ended as planned: the metrics are final."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The trial's numbers so far, by the names that objectives, constraints and MLflow have for them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialFailure:
+    """What a trial's worker says when it cannot go on."""
+
+    reason: str
+    """In one line."""
+    out_of_memory_bytes: int | None = None
+    """What had been allocated of a GPU when its memory was not enough."""
+    halts_search: bool = False
+    """Whether it is no fault of the trial's, and no other trial would fare better."""
+
+
+Message = EpochReport | TrialFailure
+
+
+def pack_message(message: Message) -> dict[str, Any]:
+    """A message as one of Tune's or Ray Train's results."""
+    return {_MESSAGE: dataclasses.asdict(message)}
+
+
+def unpack_message(result: Mapping[str, Any] | None) -> Message | None:
+    """The message that a result of Tune's holds; None while a trial has said nothing."""
+    content = (result or {}).get(_MESSAGE)
+    if content is None:
+        return None
+    return TrialFailure(**content) if "reason" in content else EpochReport(**content)
+
+
+# --- what a message comes to --------------------------------------------------------------------------------------
+
+
+def metric(message: Message | None, name: str) -> float | None:
+    """A trial's number by its name, as far as it has said it."""
+    return message.metrics.get(name) if isinstance(message, EpochReport) else None
+
+
+def why_incomplete(message: Message | None, died: bool, space: SearchSpace) -> str | None:
+    """Why a trial's last message does not count as a result; None if it does. ``died``: Tune gave its worker up."""
+    if isinstance(message, TrialFailure):
+        return message.reason
+    if died:
+        return DIED
+    for name in space.objectives:
+        if not is_finite(metric(message, name)):
+            return f"{name} is {metric(message, name)}"
+    return None if message is not None and message.finished else "stopped before its last epoch"
+
+
+def final_metrics(message: Message | None) -> dict[str, float]:
+    """The numbers of a trial's last message that stay with it; what is missing or not finite is left out."""
+    if not isinstance(message, EpochReport):
+        return {}
+    found = {"epochs": message.epochs, **message.metrics}
+    return {name: float(value) for name in _FINAL_METRICS if is_finite(value := found.get(name))}
 
 
 def is_finite(value: Any) -> TypeGuard[float]:
-    """Whether a result holds a number that can be told."""
+    """Whether a value is a number that can be told."""
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -20,9 +20,9 @@ from optuna.trial import TrialState
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
+from fpt_ray.search.attributes import asked_values, purpose_of
 from fpt_ray.search.journal import JournalFile, S3Journal
-from fpt_ray.search.messages import OF, REPEATS, STAGE
-from fpt_ray.search.queue import _asked, _enqueue_grid, paper_point
+from fpt_ray.search.queue import enqueue_grid, paper_point
 from fpt_ray.storage.files import is_s3
 
 _HEARTBEAT_SECONDS = 30
@@ -78,7 +78,7 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     if resume:
         _ask_again(study, shared=_is_database(location))
     if space.sampler == "grid":
-        _enqueue_grid(space, study)
+        enqueue_grid(space, study)
     elif not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(paper_point(space)))
     return study
@@ -124,8 +124,7 @@ def _ask_again(study: optuna.Study, *, shared: bool) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         if trial.number not in before:
-            kept = {name: trial.user_attrs[name] for name in (STAGE, REPEATS, OF) if name in trial.user_attrs}
-            study.enqueue_trial(_asked(trial), user_attrs={STAGE: "final", **kept})
+            study.enqueue_trial(asked_values(trial), user_attrs=purpose_of(trial))
 
 
 def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:

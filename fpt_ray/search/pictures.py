@@ -1,4 +1,4 @@
-"""How a search came along and what mattered in it: Optuna's own pictures, on the study's run in MLflow.
+"""How a search came along and what mattered in it: Optuna's own pictures.
 
 They are pages, not PNG: Optuna's matplotlib versions are experimental and draw in pyplot's global state.
 """
@@ -10,26 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from mlflow import MlflowClient
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import say
-from fpt_ray.search.messages import STAGE
-from fpt_ray.search.queue import val_auc
-from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.runs import StudyRun
+from fpt_ray.search.attributes import stage_of, val_auc
 
 _FEWEST = 5
 """Completed trials from which the importance of parameters is estimated."""
 
 
-def attach_study_pictures(
-    client: MlflowClient, run: StudyRun, study: optuna.Study, space: SearchSpace, folder: Path
-) -> None:
-    """Draws what can be drawn into the folder and attaches it; says in a line what cannot be and why."""
+def draw_study_pictures(study: optuna.Study, space: SearchSpace, folder: Path) -> Iterator[Path]:
+    """Draws what can be drawn into the folder, a page each; says in a line what cannot be and why."""
     folder.mkdir(parents=True, exist_ok=True)
     searched = _searched(study)
     with warnings.catch_warnings():
@@ -40,14 +34,14 @@ def attach_study_pictures(
                 continue
             page = folder / f"{name}.html"
             drawn.write_html(page, include_plotlyjs=True, full_html=True, div_id=name)
-            tracking.attach(client, run.run_id, page)
+            yield page
 
 
 def _searched(study: optuna.Study) -> optuna.Study:
     """A copy in memory of the completed trials of the search itself, without those that confirm or only choose."""
     copy = optuna.create_study(directions=study.directions)
     trials = study.get_trials(states=(TrialState.COMPLETE,))
-    copy.add_trials([trial for trial in trials if trial.user_attrs.get(STAGE, "final") == "final"])
+    copy.add_trials([trial for trial in trials if stage_of(trial) == "final"])
     return copy
 
 

@@ -12,25 +12,15 @@ from optuna.trial import TrialState
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
 from fpt_ray.config.trial import TrialConfig, flatten
 from fpt_ray.metrics.pareto import pareto_front
-from fpt_ray.search.messages import INFEASIBLE, OF, REPEATS, RESULT, STAGE
+from fpt_ray.search.attributes import asked_values, confirms, purpose, stage_of, val_auc
 
 
-def _enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
+def enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
     """Enqueues the points of a grid that are not there: all, or those that a driver lost as it died."""
-    known = [_asked(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    known = [asked_values(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
     for proposal in space.grid():
         if proposal not in known:
-            study.enqueue_trial(proposal, user_attrs={STAGE: "choose" if space.choose else "final"})
-
-
-def _asked(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    """The values of a trial; of one that was enqueued, those, though it may have died before it took them all."""
-    return trial.system_attrs.get("fixed_params", trial.params)
-
-
-def val_auc(trial: optuna.trial.FrozenTrial) -> float:
-    """The validation AUC of a trial's last result; minus infinity where it has none."""
-    return trial.user_attrs.get(RESULT, {}).get("val_auc", -math.inf)
+            study.enqueue_trial(proposal, user_attrs=purpose("choose" if space.choose else "final"))
 
 
 def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) -> int:
@@ -56,19 +46,19 @@ def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
         return 0
     best: dict[str, optuna.trial.FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        if trial.user_attrs.get(STAGE) == "choose":
+        if stage_of(trial) == "choose":
             key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
             best[key] = max(best.get(key, trial), trial, key=val_auc)
-    known = [_asked(trial) for trial in _final(study)]
+    known = [asked_values(trial) for trial in _final(study)]
     for trial in best.values():
         if trial.params not in known:
-            study.enqueue_trial(trial.params, user_attrs={STAGE: "final"})
+            study.enqueue_trial(trial.params, user_attrs=purpose("final"))
     return len(best)
 
 
 def _final(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.user_attrs.get(STAGE) == "final" and trial.state != TrialState.FAIL]
+    return [trial for trial in trials if stage_of(trial) == "final" and trial.state != TrialState.FAIL]
 
 
 def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeats: int) -> list[int]:
@@ -80,7 +70,7 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
     trials = [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if trial.user_attrs.get(STAGE, "final") == "final"
+        if stage_of(trial) == "final"
         and all(excess <= 0 for excess in trial.constraints.values())
         and math.isfinite(val_auc(trial))
     ]
@@ -93,29 +83,14 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
     for trial in trials:
         best.setdefault(json.dumps(trial.params, sort_keys=True), trial)
     known = [
-        _asked(trial)
+        asked_values(trial)
         for trial in study.get_trials(deepcopy=False)
-        if OF in trial.user_attrs and trial.state != TrialState.FAIL
+        if confirms(trial) is not None and trial.state != TrialState.FAIL
     ]
     new = [trial for trial in list(best.values())[:most] if trial.params not in known]
     for trial in new:
-        study.enqueue_trial(trial.params, user_attrs={STAGE: "confirm", REPEATS: repeats, OF: trial.number})
+        study.enqueue_trial(trial.params, user_attrs=purpose("confirm", repeats=repeats, confirms=trial.number))
     return [trial.number for trial in new]
-
-
-def confirmations_waiting(study: optuna.Study) -> int:
-    """Trials that are enqueued to confirm others."""
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    return sum(OF in trial.user_attrs for trial in waiting)
-
-
-def finished_trials(study: optuna.Study) -> int:
-    """The number of trials that have ended with a result or a reason.
-
-    What was refused before training, or confirms another trial, does not count.
-    """
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return sum(INFEASIBLE not in trial.user_attrs and OF not in trial.user_attrs for trial in trials)
 
 
 def paper_point(space: SearchSpace) -> Mapping[str, Any]:

@@ -18,21 +18,26 @@ from ray.tune.search import Searcher
 from fpt_ray.config.space import KNOWN_BEFORE, POINT, SearchRow, SearchSpace
 from fpt_ray.config.trial import TrialConfig, flatten
 from fpt_ray.display.terminal import say
+from fpt_ray.search.attributes import (
+    confirms,
+    is_infeasible,
+    remember_infeasible,
+    remember_reason,
+    remember_result,
+    repeats_of,
+    stage_of,
+)
 from fpt_ray.search.messages import (
-    FIRST_SEED,
-    INFEASIBLE,
-    NUMBER,
-    OF,
-    OUT_OF_MEMORY,
-    REASON,
-    REPEATS,
     RESTARTS,
-    RESULT,
-    SEEDS,
-    STAGE,
+    Message,
+    Proposal,
+    TrialFailure,
     final_metrics,
     is_finite,
-    why_not,
+    metric,
+    pack_proposal,
+    unpack_message,
+    why_incomplete,
 )
 from fpt_ray.search.optuna_study import keep_alive, make_sampler
 
@@ -96,7 +101,7 @@ class StudySearcher(Searcher):
             if self.space.sampler == "grid" and not self._waiting():
                 return Searcher.FINISHED
             trial, proposal, earlier = self._ask()
-            if earlier is not None and INFEASIBLE in self.study.get_trials(deepcopy=False)[earlier].user_attrs:
+            if earlier is not None and is_infeasible(self.study.get_trials(deepcopy=False)[earlier]):
                 self.study.tell(trial, state=TrialState.FAIL)
                 exhausted += 1
                 if exhausted == _EXHAUSTED:
@@ -104,16 +109,24 @@ class StudySearcher(Searcher):
                 continue
             if self._keeps_to_constraints(trial, proposal):
                 self.trials[trial_id] = trial
-                return {**proposal, NUMBER: trial.number, **self._beside(trial.user_attrs)}
+                return pack_proposal(self._proposal(trial, proposal))
         say("search: no further point keeps to the constraints; loosen the constraints, or widen the space")
         return Searcher.FINISHED
 
-    def _beside(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """Stage and seeds of a trial; one that confirms another takes seeds that the search has not used."""
-        stage = attributes.get(STAGE, "final")
-        if stage == "confirm":
-            return {STAGE: stage, SEEDS: attributes[REPEATS], FIRST_SEED: self.space.repeats, OF: attributes[OF]}
-        return {STAGE: stage, SEEDS: 1 if stage == "choose" else self.space.repeats, FIRST_SEED: 0}
+    def _proposal(self, trial: optuna.Trial, values: dict[str, Any]) -> Proposal:
+        """A trial's values with its stage and seeds; one that confirms another takes seeds the search has not used."""
+        stage, number = stage_of(trial), trial.number
+        if stage != "confirm":
+            seeds = 1 if stage == "choose" else self.space.repeats
+            return Proposal(number=number, values=values, stage=stage, seeds=seeds)
+        return Proposal(
+            number=number,
+            values=values,
+            stage=stage,
+            seeds=repeats_of(trial),
+            first_seed=self.space.repeats,
+            confirms=confirms(trial),
+        )
 
     def _waiting(self) -> bool:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -129,7 +142,7 @@ class StudySearcher(Searcher):
             earlier = self._same(trial)
             if earlier is None:
                 return trial, proposal, None
-            trial.set_user_attr(REASON, f"the same as trial {earlier}, not run")
+            remember_reason(trial, f"the same as trial {earlier}, not run")
             self.study.tell(trial, state=TrialState.FAIL)
         trial, proposal = self._draw(at_random=True)
         return trial, proposal, self._same(trial)
@@ -146,10 +159,10 @@ class StudySearcher(Searcher):
 
     def _same(self, trial: optuna.Trial) -> int | None:
         """An earlier trial of the same point and stage that has ended or runs."""
-        stage = trial.user_attrs.get(STAGE, "final")
+        stage = stage_of(trial)
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         for other in self.study.get_trials(deepcopy=False, states=states):
-            same = other.params == trial.params and other.user_attrs.get(STAGE, "final") == stage
+            same = other.params == trial.params and stage_of(other) == stage
             if other.number < trial.number and same:
                 return other.number
         return None
@@ -166,8 +179,8 @@ class StudySearcher(Searcher):
         if not broken:
             return True
         reason = f"infeasible before training: {', '.join(broken)}"
-        trial.set_user_attr(REASON, reason)
-        trial.set_user_attr(INFEASIBLE, dict(costs))
+        remember_reason(trial, reason)
+        remember_infeasible(trial, costs)
         self.study.tell(trial, state=TrialState.PRUNED)
         if self.refused is not None:
             self.refused(trial.number, proposal, costs, reason)
@@ -182,24 +195,25 @@ class StudySearcher(Searcher):
         trial = self.trials.pop(trial_id, None)
         if trial is None:
             return
-        result = result or {}
-        self._tell_constraints(trial, result, error)
-        values: list[Any] = [result.get(name) for name in self.space.objectives]
-        reason = result.get(REASON) or why_not(result, error, self.space)
-        trial.set_user_attr(RESULT, final_metrics(result))
+        message = unpack_message(result)
+        self._tell_constraints(trial, message, error)
+        reason = why_incomplete(message, error, self.space)
+        remember_result(trial, final_metrics(message))
         if reason is None:
+            values: list[Any] = [metric(message, name) for name in self.space.objectives]
             self.study.tell(trial, values)
             return
-        trial.set_user_attr(REASON, reason)
+        remember_reason(trial, reason)
         self.study.tell(trial, state=TrialState.PRUNED)
 
-    def _tell_constraints(self, trial: optuna.Trial, result: Mapping[str, Any], error: bool) -> None:
+    def _tell_constraints(self, trial: optuna.Trial, message: Message | None, error: bool) -> None:
         """Limits of what only training shows; memory that ran out is a broken limit, whatever the space says."""
         for name, limit in self.space.constraints.items():
-            if name not in KNOWN_BEFORE and is_finite(result.get(name)):
-                trial.set_constraint(name, limit.excess(result[name]))
-        if OUT_OF_MEMORY in result:
-            trial.set_constraint(OUT_OF_MEMORY, max(1.0, float(result[OUT_OF_MEMORY])))
+            value = metric(message, name)
+            if name not in KNOWN_BEFORE and is_finite(value):
+                trial.set_constraint(name, limit.excess(value))
+        if isinstance(message, TrialFailure) and message.out_of_memory_bytes is not None:
+            trial.set_constraint("out_of_memory_bytes", max(1.0, float(message.out_of_memory_bytes)))
         if error:
             trial.set_constraint("deaths", float(RESTARTS + 1))
 

@@ -4,6 +4,7 @@
 The numbers do not depend on the number of workers.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +20,10 @@ from fpt_ray.features.store import Store, open_store
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored
 from fpt_ray.preload.pipeline import preload
+from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, filesystem
 from fpt_ray.train.checkpoint import load_checkpoint, scores_of_best
-from fpt_ray.train.ray_train import train
+from fpt_ray.train.ray_train import TrainWork, train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +63,16 @@ def run_training(command: Command) -> None:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=1),
         )
-        result = train(trial, store, run_config, command.num_workers)
+        result = train(TrainWork(trial=trial, store=store), run_config, command.num_workers)
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as folder:
             checkpoint = load_checkpoint(folder)
-        _print_result(trial, store, checkpoint, result.metrics or {})
+        report = unpack_message(result.metrics)
+        assert isinstance(report, EpochReport)
+        _print_result(trial, store, checkpoint, report.metrics)
 
 
-def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], numbers: dict[str, Any]) -> None:
+def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], numbers: Mapping[str, float]) -> None:
     print(f"{trial.method} on {store.uri}")
     for split in ("val", "test"):
         (found,) = scores_of_best(trial, store, split, checkpoint)

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
+from fpt_ray.search.messages import EpochReport
 from fpt_ray.train.loop import Checkpoint, Epoch, Rows, Task, fit
 
 
@@ -79,19 +79,16 @@ def fit_seeds(
         current = None
 
 
-def outcome(
+def epoch_report(
     progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float], started: float
-) -> dict[str, Any]:
-    """The numbers of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds."""
+) -> EpochReport:
+    """What is said of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds.
+
+    ``started`` is the ``time.perf_counter()`` at which the trial began.
+    """
     epoch = progress.epoch
     best = [*(one["val_auc"] for one in progress.earlier), epoch.best_val_auc]
-    numbers = {
-        "epochs": progress.repeat * trial.training.epochs + epoch.number,
-        "repeat": progress.repeat,
-        "epoch_of_seed": epoch.number,
-        "train_loss": epoch.train_loss,
-        "val_auc_epoch": epoch.val.auc,
-        "val_auc_seed": epoch.best_val_auc,
+    metrics = {
         "val_auc": statistics.fmean(best),
         "best_epoch": epoch.best_epoch,
         "ppe": ppe(statistics.fmean(best), costs["param_ratio"]),
@@ -99,12 +96,20 @@ def outcome(
         "train_seconds": time.perf_counter() - started,
         "fit_seconds": progress.fit_seconds,
         "data_seconds": progress.data_seconds,
-        "epoch_seconds": epoch.seconds,
-        "finished": progress.repeat + 1 == seeds and epoch.number == trial.training.epochs,
         **costs,
     }
     if len(best) > 1:
-        numbers["val_auc_std"] = statistics.stdev(best)
+        metrics["val_auc_std"] = statistics.stdev(best)
     if epoch.measured_peak_bytes is not None:
-        numbers["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
-    return numbers
+        metrics["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
+    return EpochReport(
+        epochs=progress.repeat * trial.training.epochs + epoch.number,
+        repeat=progress.repeat,
+        epoch_of_seed=epoch.number,
+        train_loss=epoch.train_loss,
+        val_auc_epoch=epoch.val.auc,
+        val_auc_seed=epoch.best_val_auc,
+        epoch_seconds=epoch.seconds,
+        finished=progress.repeat + 1 == seeds and epoch.number == trial.training.epochs,
+        metrics=metrics,
+    )

@@ -1,6 +1,5 @@
 """What a study cost, and what its trials took of their machine: from their runs and its stores."""
 
-import json
 from collections.abc import Mapping, Sequence
 
 from fpt_ray.config.space import SearchSpace
@@ -15,7 +14,7 @@ from fpt_ray.tracking.runs import TrialRecord
 def study_ledger(space: SearchSpace, stores: Sequence[Store], records: Sequence[TrialRecord]) -> dict[str, float]:
     """The ledger of a study from its trials' runs and its stores."""
     trained = [record for record in records if "fit_seconds" in record.metrics]
-    trials = [_spent(space.trial(json.loads(record.tags["proposal"])), stores, record.metrics) for record in trained]
+    trials = [_spent(space.trial(record.values), stores, record.metrics) for record in trained]
     wide = [trial for trial in space.stores() if not reads_images(trial)]
     flops = sum(preload_flops(trial) * _images(store_for(trial, stores)) for trial in wide)
     used = {store.uri: store for trial in space.stores() for store in (store_for(trial, stores),)}

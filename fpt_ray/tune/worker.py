@@ -1,36 +1,33 @@
 """What runs in a Tune worker: one trial, here or through Ray Train, over features that all trials of a host share."""
 
-import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from torch import nn
 
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.config.trial import TrialConfig, image_resolution
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
-from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import rows_from_files, rows_from_tables
-from fpt_ray.features.serving import feature_bytes, store_for, trial_slice
+from fpt_ray.features.serving import feature_bytes, store_for
 from fpt_ray.features.store import Store
 from fpt_ray.models.weights import anchored
-from fpt_ray.search.messages import HALT, NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
+from fpt_ray.reading.places import Blocks, trial_rows
+from fpt_ray.search.messages import EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
 from fpt_ray.storage import s3
-from fpt_ray.storage.errors import FullError, disk_full_as_error
+from fpt_ray.storage.errors import FullError
 from fpt_ray.storage.files import filesystem
-from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import NonFiniteLossError, Rows
-from fpt_ray.train.ray_train import Blocks, fits_in_memory, read_split, train
-from fpt_ray.train.seeds import fit_seeds, outcome, trial_task
+from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.train.loop import Checkpoint, NonFiniteLossError
+from fpt_ray.train.ray_train import TrainWork, train
+from fpt_ray.train.reporting import train_and_report
 from fpt_ray.tune.resources import Packing
 
 
@@ -40,13 +37,13 @@ class Shared:
 
     space: SearchSpace
     stores: tuple[Store, ...]
-    blocks: dict[str, Blocks]
-    """{store's uri: {split: references to Arrow tables}}; empty where the features are streamed."""
+    blocks: Mapping[str, Blocks]
+    """{store's URI: its blocks}; empty where the features are streamed."""
     packing: Packing
-    workdir: str
-    """The study's: s3://bucket/prefix, or a folder that all hosts see."""
-    folder: str
-    """The driver's; relative paths of weights are found from there."""
+    study_uri: str
+    """Where the study's runs go: s3://bucket/prefix, or a folder that all hosts see."""
+    weights_root: str
+    """The driver's folder; relative paths of weights are found from there."""
 
     def costs(self, trial: TrialConfig) -> dict[str, float]:
         """What a trial costs, known before it is trained."""
@@ -54,116 +51,92 @@ class Shared:
         device = torch.device("cuda" if self.packing.gpu_bytes else "cpu")
         return {**trial_costs(trial, len(store.classes), device), "feature_bytes": float(feature_bytes(trial, store))}
 
-    def resources(self, values: dict[str, Any]) -> dict[str, float]:
-        """What a proposal's trial asks of Ray."""
-        trial = self.space.trial(plain_values(values))
+    def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
+        """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
+        trial = self.space.trial(unpack_proposal(config).values)
         return self.packing.trial(trial, self.costs(trial)["peak_memory_bytes"])
 
 
-def run_trial(values: dict[str, Any], shared: Shared) -> None:
+class TuneSession:
+    """A Tune worker's surroundings: one process, which reports to Tune itself."""
+
+    rank, num_workers, says_epochs = 0, 1, False
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.started = time.perf_counter()
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model itself: there is no other worker."""
+        return model
+
+    def saved(self) -> Checkpoint | None:
+        """What an earlier worker of this trial reported last."""
+        if (saved := tune.get_checkpoint()) is None:
+            return None
+        with saved.as_directory() as folder:
+            return load_checkpoint(folder)
+
+    def report(self, report: EpochReport, folder: str | None) -> None:
+        """To Tune's loop in the driver."""
+        checkpoint = None if folder is None else tune.Checkpoint.from_directory(folder)
+        tune.report(pack_message(report), checkpoint=checkpoint)
+
+
+def run_trial(config: dict[str, Any], shared: Shared) -> None:
     """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
-    number, seeds = values[NUMBER], values[SEEDS]
-    trial = seeded_trial(shared.space, values)
-    trial = replace(trial, backbone=anchored(trial.backbone, shared.folder))
-    store = store_for(trial, shared.stores)
+    proposal = unpack_proposal(config)
+    trial = proposal.trial(shared.space)
+    trial = replace(trial, backbone=anchored(trial.backbone, shared.weights_root))
     try:
         if shared.packing.workers > 1:
-            _train_in_workers(trial, (number, seeds), store, shared)
+            train_in_workers(trial, proposal, shared)
         else:
-            train_here(trial, seeds, store, shared)
-    except (FullError, s3.StorageError) as error:
-        tune.report({"epochs": 0, HALT: str(error)})
-    except Exception as error:  # whatever it is, it belongs to this trial and must not end the search
-        traceback.print_exc()
-        tune.report({"epochs": 0, REASON: reason_of(error), **_memory_that_ran_out(error)})
+            train_here(trial, proposal.seeds, shared)
+    except Exception as error:  # whatever it is, it belongs to this trial and must not end the search by itself
+        failure = failure_of(error)
+        if not failure.halts_search:
+            traceback.print_exc()
+        tune.report(pack_message(failure))
 
 
-def _memory_that_ran_out(error: Exception) -> dict[str, int]:
-    """What had been allocated of a GPU when its memory was not enough."""
-    if not isinstance(error, torch.cuda.OutOfMemoryError):
-        return {}
-    return {OUT_OF_MEMORY: torch.cuda.max_memory_allocated()}
+def failure_of(error: Exception) -> TrialFailure:
+    """Why a trial came to no result, in one line; the whole of it is in the worker's log.
 
-
-def reason_of(error: Exception) -> str:
-    """Why a trial came to no result, in one line; the whole of it is in the worker's log."""
+    A full disk and storage that fails halt the search. Of a GPU whose memory was not enough, what had been allocated
+    is said.
+    """
+    if isinstance(error, FullError | s3.StorageError):
+        return TrialFailure(reason=str(error), halts_search=True)
     lines = str(error).strip().splitlines() or [""]
-    expected = isinstance(error, (ConfigError, NonFiniteLossError))
-    return lines[-1] if expected else f"{type(error).__name__}: {lines[-1]}"
+    expected = isinstance(error, ConfigError | NonFiniteLossError)
+    reason = lines[-1] if expected else f"{type(error).__name__}: {lines[-1]}"
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return TrialFailure(reason=reason, out_of_memory_bytes=torch.cuda.max_memory_allocated())
+    return TrialFailure(reason=reason)
 
 
-def _train_in_workers(trial: TrialConfig, which: tuple[int, int], store: Store, shared: Shared) -> None:
-    number, seeds = which
-    system, runs = filesystem(f"{shared.workdir}/runs")
-    run_config = ray.train.RunConfig(
-        name=f"trial-{number:04d}",
-        storage_path=runs,
-        storage_filesystem=system,
-        callbacks=[TuneReportCallback()],
-    )
+def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> None:
+    """Trains through Ray Train, whose reports go on to Tune."""
+    store = store_for(trial, shared.stores)
     blocks = shared.blocks.get(store.uri)
+    system, runs = filesystem(f"{shared.study_uri}/runs")
     train(
-        trial,
-        store,
-        run_config,
+        TrainWork(trial=trial, seeds=proposal.seeds, store=store, blocks=blocks, streamed=blocks is None),
+        ray.train.RunConfig(
+            name=f"trial-{proposal.number:04d}",
+            storage_path=runs,
+            storage_filesystem=system,
+            callbacks=[TuneReportCallback()],
+        ),
         shared.packing.workers,
-        seeds=seeds,
-        resources=shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"]),
-        blocks=blocks,
-        streamed=blocks is None,
+        shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"]),
     )
 
 
-def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> None:
-    """Trains in this process and reports every epoch, with a checkpoint, to Tune."""
+def train_here(trial: TrialConfig, seeds: int, shared: Shared) -> None:
+    """Trains in this process."""
     torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    started = time.perf_counter()
-    costs = trial_costs(trial, len(store.classes), device)
-    rows = {split: trial_rows(trial, store, split, shared) for split in ("train", "val")}
-    resume = None
-    if (saved := tune.get_checkpoint()) is not None:
-        with saved.as_directory() as folder:
-            resume = load_checkpoint(folder)
-    for progress in fit_seeds(trial, seeds, rows, trial_task(store, device), resume=resume):
-        numbers = outcome(progress, trial, seeds, costs, started)
-        with tempfile.TemporaryDirectory() as folder:
-            with disk_full_as_error(f"a checkpoint in {folder}"):
-                save_checkpoint(progress.checkpoint, folder)
-            with disk_full_as_error(f"a checkpoint in {shared.workdir}"), s3.failure_as_error(shared.workdir):
-                tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
-
-
-def trial_rows(trial: TrialConfig, store: Store, split: str, shared: Shared) -> Rows:
-    """A split as this trial sees it: views of the host's shared blocks, or streamed."""
-    cut = trial_slice(trial, store)
-    if store.uri not in shared.blocks:
-        return rows_from_files(store, split, cut, image_resolution(trial))
-    return rows_from_tables(ray.get(shared.blocks[store.uri][split]), store.spec, cut, image_resolution(trial))
-
-
-def shared_features(space: SearchSpace, stores: Sequence[Store], packing: Packing, workdir: str) -> Shared:
-    """Reads what the trials need once, if it fits into Ray's shared memory."""
-    columns: dict[str, list[str]] = {}
-    for wide in space.stores():
-        store = store_for(wide, stores)
-        wanted = store.columns(trial_slice(wide, store))
-        columns[store.uri] = list(dict.fromkeys([*columns.get(store.uri, []), *wanted]))
-    used = [store for store in stores if store.uri in columns]
-    size = sum(store.column_bytes(columns[store.uri], ("train", "val")) for store in used)
-    blocks: dict[str, dict[str, list[Any]]] = {}
-    fits = fits_in_memory(size)
-    if fits:
-        for store in used:
-            splits = {split: read_split(store, split, columns[store.uri]) for split in ("train", "val")}
-            blocks[store.uri] = {split: dataset.to_arrow_refs() for split, dataset in splits.items()}
-    how = "read once into shared memory" if fits else "streamed from Parquet by every trial"
-    say(f"features: {size / 1e9:.2f} GB, {how}")
-    return Shared(
-        space=space,
-        stores=tuple(stores),
-        blocks=blocks,
-        packing=packing,
-        workdir=workdir,
-        folder=str(Path.cwd()),
-    )
+    session, store = TuneSession(), store_for(trial, shared.stores)
+    rows = {split: trial_rows(trial, store, split, shared.blocks.get(store.uri)) for split in ("train", "val")}
+    train_and_report(trial, seeds, store, rows, session, run=shared.study_uri)

@@ -23,8 +23,8 @@ from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
-from fpt_ray.tune.command import Command as TuneCommand
-from fpt_ray.tune.command import run_study
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
 from tests.searches import agree, driver, study_of, trial_options, tune_command
 
@@ -145,8 +145,8 @@ def last_words(command, said):
 
 
 def resume(store, workdir, name, num_trials, **more):
-    given = {"space": SMOKE, "features": (store.uri,), "workdir": str(workdir), "study": name, **more}
-    run_study(TuneCommand(**given, num_trials=num_trials, resume=True))
+    given = {"space": str(SMOKE), "features": (store.uri,), "workdir": str(workdir), "study": name, **more}
+    run_study(StudyOptions(**given, num_trials=num_trials, resume=True))
 
 
 def records_of(workdir, name):

@@ -19,8 +19,8 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.command import Command as TuneCommand
-from fpt_ray.tune.command import run_study
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
 from tests.s3_server import free_ports
 from tests.searches import agree, finished_in
@@ -87,7 +87,7 @@ def seen(uri, name):
 
 def test_sigkill_of_the_mlflow_server_that_is_away_for_60_s_during_a_search(store, server, tmp_path, capsys):
     journal = tmp_path / "studies" / "m" / "optuna.log"
-    command = {"space": SMOKE, "features": (store.uri,), "study": "m", "num_trials": TRIALS, "at_once": 1}
+    command = {"space": str(SMOKE), "features": (store.uri,), "study": "m", "num_trials": TRIALS, "at_once": 1}
     during = []
 
     def disturb():
@@ -101,7 +101,7 @@ def test_sigkill_of_the_mlflow_server_that_is_away_for_60_s_during_a_search(stor
 
     disturber = threading.Thread(target=disturb, daemon=True)
     disturber.start()
-    run_study(TuneCommand(**command, workdir=str(tmp_path), tracking_uri=server.uri))
+    run_study(StudyOptions(**command, workdir=str(tmp_path), tracking_uri=server.uri))
     disturber.join()
     said = capsys.readouterr().err
     assert during[0] >= 2  # trials went on
@@ -110,14 +110,14 @@ def test_sigkill_of_the_mlflow_server_that_is_away_for_60_s_during_a_search(stor
     assert not (journal.parent / "mlflow_waiting.jsonl").exists()
     agree(str(tmp_path), "m", TRIALS, uri=server.uri)
     calm = str(tmp_path / "calm")
-    run_study(TuneCommand(**command, workdir=calm))
+    run_study(StudyOptions(**command, workdir=calm))
     assert seen(server.uri, "m") == seen(default_uri(calm), "m")
 
 
 def test_sigkill_of_the_mlflow_server_that_does_not_come_back(store, server, tmp_path, capsys, monkeypatch):
     """The search ends and keeps all; the user reads what to do; with the server there again, the study is completed."""
     journal = tmp_path / "studies" / "g" / "optuna.log"
-    command = {"space": SMOKE, "features": (store.uri,), "study": "g", "num_trials": 3, "workdir": str(tmp_path)}
+    command = {"space": str(SMOKE), "features": (store.uri,), "study": "g", "num_trials": 3, "workdir": str(tmp_path)}
     command |= {"tracking_uri": server.uri}
     settle = PatientClient.settle
     monkeypatch.setattr(PatientClient, "settle", lambda self: settle(self, 2))
@@ -129,7 +129,7 @@ def test_sigkill_of_the_mlflow_server_that_does_not_come_back(store, server, tmp
 
     threading.Thread(target=disturb, daemon=True).start()
     with pytest.raises(SystemExit) as ended:
-        run_command(lambda: run_study(TuneCommand(**command)))
+        run_command(lambda: run_study(StudyOptions(**command)))
     assert ended.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     waiting = journal.parent / "mlflow_waiting.jsonl"
@@ -139,7 +139,7 @@ def test_sigkill_of_the_mlflow_server_that_does_not_come_back(store, server, tmp
     )
     assert finished_in(journal) == 3
     with pytest.raises(ConfigError, match=f"--tracking_uri: {server.uri} cannot be used"):
-        run_study(TuneCommand(**command, resume=True))
+        run_study(StudyOptions(**command, resume=True))
     server.start()
-    run_study(TuneCommand(**command, resume=True))
+    run_study(StudyOptions(**command, resume=True))
     agree(str(tmp_path), "g", 3, uri=server.uri)

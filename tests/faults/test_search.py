@@ -22,8 +22,8 @@ from fpt_ray.preload.pipeline import preload
 from fpt_ray.report.command import report
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.command import Command as TuneCommand
-from fpt_ray.tune.command import run_study
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
 from tests.searches import agree, driver, finished_in, study_of, tune_command, wait_for_trials
 from tests.stores import draw_images
@@ -60,8 +60,8 @@ def test_sigkill_of_tunes_driver_and_of_a_trials_worker(store, tmp_path):
     """Driver killed in the middle, then a worker of the resumed search: every planned trial finishes once. While the
     first driver lives, a second one of its study is refused and changes nothing."""
     journal = tmp_path / "studies" / "k" / "optuna.log"
-    resumed = TuneCommand(
-        space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="k", num_trials=5, resume=True
+    resumed = StudyOptions(
+        space=str(SMOKE), features=(store.uri,), workdir=str(tmp_path), study="k", num_trials=5, resume=True
     )
     with driver(tune_command(store, tmp_path, "k", 5), tmp_path / "said") as process:
         wait_for_trials(process, journal, 1)
@@ -77,7 +77,9 @@ def test_sigkill_of_tunes_driver_and_of_a_trials_worker(store, tmp_path):
 
 def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_path, capsys):
     """The system kills the first trial's worker each time it is begun, as the kernel does where memory has run out."""
-    command = TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="o", num_trials=4, at_once=1)
+    command = StudyOptions(
+        space=str(SMOKE), features=(store.uri,), workdir=str(tmp_path), study="o", num_trials=4, at_once=1
+    )
     with killing_workers(3):
         run_study(command)
     why = "its worker died 3 times: most likely the system killed it because the host's memory ran out"
@@ -150,7 +152,9 @@ def test_the_clock_goes_backwards_in_the_middle_of_a_search(store, tmp_path, mon
     now = time.time
     monkeypatch.setattr("time.time", lambda: now() - 7200)
     run_study(
-        TuneCommand(space=SMOKE, features=(store.uri,), workdir=str(tmp_path), study="t", num_trials=4, resume=True)
+        StudyOptions(
+            space=str(SMOKE), features=(store.uri,), workdir=str(tmp_path), study="t", num_trials=4, resume=True
+        )
     )
     agree(str(tmp_path), "t", 4)
     study = tracking.find_study(client, "t")

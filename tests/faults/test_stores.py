@@ -22,11 +22,11 @@ from fpt_ray.features.shards import read_shard, shard_table, write_shard
 from fpt_ray.features.spec import Slice, StoreError
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.search.journal import one_driver
-from fpt_ray.search.messages import FINISHED
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.queue import finished_trials
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.storage.errors import ExistsError
+from tests.messages import report
 from tests.stores import make_features, make_rows, make_spec, make_store
 
 TRIAL = load_space(Path(__file__).parents[2] / "search_spaces" / "smoke.yaml").stores()[0]
@@ -236,7 +236,7 @@ def drive(space, journal, num_trials, *, resume):
             values = search.suggest("a")
             assert isinstance(values, dict), "the search ended too early"
             auc = 0.5 + values["features.token_ratio"]
-            search.on_trial_complete("a", {"val_auc": auc, "param_ratio": 0.01, FINISHED: True})
+            search.on_trial_complete("a", report(val_auc=auc, param_ratio=0.01))
         return [trial for trial in search.study.get_trials() if trial.state == TrialState.COMPLETE]
 
 

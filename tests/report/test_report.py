@@ -77,7 +77,7 @@ def tracked(tmp_path_factory):
     for status, reason in (("KILLED", "its driver died"), ("FAILED", "the loss is nan\nTraceback of many lines")):
         trial = tracking.start_trial(client, study, 5, flatten(TrialConfig()), {})
         tracking.end_trial(client, trial, status, {}, reason)
-    tracking.end_study(client, study, "FINISHED", {})
+    tracking.end_study(client, study, "FINISHED", 0)
     return workdir, uri
 
 

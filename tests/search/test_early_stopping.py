@@ -11,6 +11,8 @@ from fpt_ray.bench.stopping import Curve, trained_to_the_end
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.metrics.pareto import hypervolume
 from fpt_ray.search.early_stopping import FairStopping, falls_behind, rungs
+from fpt_ray.search.messages import Proposal, pack_proposal
+from tests.messages import report
 
 SPACE = """
 space: {{side.depth: {{low: 1, high: 8}}}}
@@ -44,8 +46,8 @@ def test_falls_behind_by_hand(kind, score, costs, stops):
     assert falls_behind(kind, score, costs, others) == stops
 
 
-TRIAL = SimpleNamespace(config={"stage": "final"})
-CONFIRMING = SimpleNamespace(config={"stage": "confirm"})
+TRIAL = SimpleNamespace(config=pack_proposal(Proposal(number=0, values={})))
+CONFIRMING = SimpleNamespace(config=pack_proposal(Proposal(number=1, values={}, stage="confirm")))
 
 
 def curve(size, epoch):
@@ -75,11 +77,11 @@ def test_small_networks_are_not_stopped_for_being_small(kind):
 def test_what_is_worse_at_the_same_cost_is_stopped():
     scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max, param_ratio: min}", "asha")))
     for score in (0.8, 0.81, 0.82):
-        scheduler.on_trial_result(None, TRIAL, {"epochs": 2, "val_auc": score, "param_ratio": 0.01})
-    worse = {"epochs": 2, "val_auc": 0.6, "param_ratio": 0.01}
+        scheduler.on_trial_result(None, TRIAL, report(epochs=2, val_auc=score, param_ratio=0.01))
+    worse = report(epochs=2, val_auc=0.6, param_ratio=0.01)
     assert scheduler.on_trial_result(None, CONFIRMING, worse) == TrialScheduler.CONTINUE
     assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
-    smaller = {"epochs": 2, "val_auc": 0.6, "param_ratio": 0.009}
+    smaller = report(epochs=2, val_auc=0.6, param_ratio=0.009)
     assert scheduler.on_trial_result(None, TRIAL, smaller) == TrialScheduler.CONTINUE
 
 

@@ -5,10 +5,10 @@ from optuna.trial import TrialState
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.messages import FINISHED
 from fpt_ray.search.optuna_study import load_study, open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.storage import s3
+from tests.messages import report
 from tests.s3_server import BUCKET, served
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}\nnum_trials: 6")
@@ -32,7 +32,7 @@ def told(study, finished):
     search = StudySearcher(SPACE, study)
     for number in range(finished):
         search.suggest(str(number))
-        search.on_trial_complete(str(number), {"val_auc": 0.5 + number / 100, FINISHED: True})
+        search.on_trial_complete(str(number), report(val_auc=0.5 + number / 100))
     search.suggest("running")
     return search
 

@@ -4,9 +4,7 @@ import optuna
 import pytest
 
 from fpt_ray.config.space_yaml import parse_space
-from fpt_ray.search.pictures import attach_study_pictures, history, importances, reference_point
-from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.search.pictures import draw_study_pictures, history, importances, reference_point
 
 ROWS = "space: {side.depth: {low: 1, high: 12}, side.num_prompts: {choices: [4, 16]}}\n"
 TWO = "objectives: {val_auc: max, param_ratio: min}\n"
@@ -27,11 +25,8 @@ def study_of(values, stages=(), directions=("maximize", "minimize")):
     return study
 
 
-def attached(tmp_path, study, space):
-    client = open_tracking(default_uri(tmp_path))
-    run = tracking.start_study(client, "s", params={}, tags={})
-    attach_study_pictures(client, run, study, space, tmp_path / "studies" / "s")
-    return {file.path for file in client.list_artifacts(run.run_id)}
+def drawn(tmp_path, study, space):
+    return {page.name for page in draw_study_pictures(study, space, tmp_path / "studies" / "s")}
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -44,10 +39,10 @@ def test_the_hypervolume_is_the_one_by_hand():
     assert "val_auc 0.5, param_ratio 4" in figure.layout.title.text
 
 
-def test_pictures_are_attached_and_confirmations_are_not_in_them(tmp_path, capsys):
+def test_pictures_are_drawn_and_confirmations_are_not_in_them(tmp_path, capsys):
     values = [(0.5 + number / 20, 1.0 + number) for number in range(6)]
     study = study_of([*values, (0.99, 0.1)], ["final"] * 6 + ["confirm"])
-    assert attached(tmp_path, study, parse_space(ROWS + TWO)) == {"history.html", "importances.html"}
+    assert drawn(tmp_path, study, parse_space(ROWS + TWO)) == {"history.html", "importances.html"}
     assert capsys.readouterr().err == ""
     page = (tmp_path / "studies" / "s" / "history.html").read_text()
     assert "val_auc 0.5, param_ratio 6" in page
@@ -69,7 +64,7 @@ def test_one_objective_has_its_best_value_over_trials():
     ],
 )
 def test_too_little_to_draw_is_said(tmp_path, values, reason, capsys):
-    attached(tmp_path, study_of(values), parse_space(ROWS + TWO))
+    drawn(tmp_path, study_of(values), parse_space(ROWS + TWO))
     assert reason in capsys.readouterr().err
 
 

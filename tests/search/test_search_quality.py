@@ -13,10 +13,11 @@ import optuna
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.metrics.pareto import pareto_front
-from fpt_ray.search.messages import FINISHED, plain_values
+from fpt_ray.search.messages import unpack_proposal
 from fpt_ray.search.optuna_study import make_sampler
 from fpt_ray.search.queue import paper_point
 from fpt_ray.search.searcher import StudySearcher
+from tests.messages import report
 
 SPACE = """
 space:
@@ -76,10 +77,10 @@ def share_found(sampler, seed):
     study.enqueue_trial(dict(paper_point(space)))
     search = StudySearcher(space, study, costs_of)
     for number in range(TRIALS):
-        trial = space.trial(plain_values(search.suggest(str(number))))
+        trial = unpack_proposal(search.suggest(str(number))).trial(space)
         costs = costs_of(trial)
         assert costs["peak_memory_bytes"] <= 1e9
-        search.on_trial_complete(str(number), {"val_auc": auc_of(trial), **costs, FINISHED: True})
+        search.on_trial_complete(str(number), report(val_auc=auc_of(trial), **costs))
     return hypervolume([trial.values for trial in study.best_trials]) / hypervolume(known_front(space))
 
 

@@ -1,7 +1,6 @@
 """The searcher is driven by hand, as Tune drives it, against Optuna's own view of the study; no cluster."""
 
 import math
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
@@ -11,30 +10,19 @@ from ray.tune.search import Searcher
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.messages import (
-    DIED,
-    FINISHED,
-    FIRST_SEED,
-    NUMBER,
-    OF,
-    OUT_OF_MEMORY,
-    SEEDS,
-    STAGE,
-    plain_values,
-    seeded_trial,
-    why_not,
-)
+from fpt_ray.search.attributes import confirmations_waiting, finished_trials
+from fpt_ray.search.messages import DIED, TrialFailure, pack_message, unpack_message, unpack_proposal, why_incomplete
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.queue import (
-    confirmations_waiting,
     enqueue_chosen,
     enqueue_confirmed,
     enqueue_front,
-    finished_trials,
     paper_point,
 )
 from fpt_ray.search.searcher import StudySearcher
-from fpt_ray.tune.command import Command, storage_location
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.study import storage_location
+from tests.messages import report
 
 SPACE = """
 space:
@@ -52,17 +40,22 @@ def searcher(tmp_path, text=SPACE, resume=False):
     return StudySearcher(space, open_study(space, "s", str(tmp_path / "optuna.log"), resume=resume))
 
 
-def result(auc, ratio=0.01, **more):
-    return {"val_auc": auc, "param_ratio": ratio, FINISHED: True, **more}
+def result(auc, ratio=0.01):
+    return report(val_auc=auc, param_ratio=ratio)
+
+
+def suggested(search, trial_id):
+    """The proposal that Tune is given for a trial."""
+    return unpack_proposal(search.suggest(trial_id))
 
 
 def test_the_first_trial_is_the_papers(tmp_path):
-    first = searcher(tmp_path).suggest("a")
+    first = suggested(searcher(tmp_path), "a")
     paper = TrialConfig()
-    assert first["side.num_prompts"] == paper.side.num_prompts
-    assert first["features.token_ratio"] == pytest.approx(paper.features.token_ratio)
-    assert first["side.prompt_dropout"] == paper.side.prompt_dropout
-    assert first[NUMBER] == 0
+    assert first.values["side.num_prompts"] == paper.side.num_prompts
+    assert first.values["features.token_ratio"] == pytest.approx(paper.features.token_ratio)
+    assert first.values["side.prompt_dropout"] == paper.side.prompt_dropout
+    assert first.number == 0
 
 
 def test_what_the_paper_has_outside_the_space_moves_to_the_nearest():
@@ -72,7 +65,7 @@ def test_what_the_paper_has_outside_the_space_moves_to_the_nearest():
 
 def test_conditional_rows_are_left_out_where_they_do_not_hold(tmp_path):
     search = searcher(tmp_path)
-    proposals = [search.suggest(str(number)) for number in range(12)]
+    proposals = [suggested(search, str(number)).values for number in range(12)]
     for proposal in proposals:
         assert ("side.prompt_dropout" in proposal) == (proposal["side.num_prompts"] != 4)
     assert {proposal["side.num_prompts"] for proposal in proposals} == {4, 16, 64}
@@ -83,9 +76,9 @@ def test_what_became_of_trials(tmp_path):
     outcomes = {
         "good": (result(0.9), False),
         "nan": (result(math.nan), False),
-        "missing": ({"param_ratio": 0.1, FINISHED: True}, False),
+        "missing": (report(param_ratio=0.1), False),
         "crashed": (None, True),
-        "stopped": ({"val_auc": 0.8, "param_ratio": 0.02, FINISHED: False}, False),
+        "stopped": (report(val_auc=0.8, param_ratio=0.02, finished=False), False),
     }
     for name, (last, error) in outcomes.items():
         search.suggest(name)
@@ -105,11 +98,10 @@ def test_a_dead_drivers_trials_are_asked_again_and_nothing_else(tmp_path):
     search = searcher(tmp_path)
     search.suggest("done")
     search.on_trial_complete("done", result(0.9))
-    lost = search.suggest("lost")
+    lost = suggested(search, "lost")
     again = searcher(tmp_path, resume=True)
     assert finished_trials(again.study) == 1
-    proposal = again.suggest("new")
-    assert plain_values(proposal) == plain_values(lost)
+    assert suggested(again, "new").values == lost.values
     states = [trial.state for trial in again.study.get_trials()]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
 
@@ -136,7 +128,7 @@ def crashes_of(search, told_as_failed):
     """Crashes among 40 trials of a space of which half crashes, and whose best points stand beside the edge."""
     crashes = 0
     for number in range(40):
-        depth = search.suggest(str(number))["side.depth"]
+        depth = suggested(search, str(number)).values["side.depth"]
         crashes += depth > 6
         if depth > 6 and told_as_failed:
             search.study.tell(search.trials.pop(str(number)), state=TrialState.FAIL)
@@ -161,7 +153,7 @@ def test_no_point_is_run_twice_until_the_space_is_used_up(tmp_path):
     search = searcher(tmp_path, text)
     points = []
     for number in range(14):
-        proposal = search.suggest(str(number))
+        proposal = suggested(search, str(number)).values
         points.append((proposal["side.depth"], proposal["side.reduction"]))
         search.on_trial_complete(str(number), result(0.5 + 0.01 * proposal["side.depth"]))
     assert len(set(points[:12])) == 12
@@ -185,19 +177,20 @@ def test_a_grid_is_run_once_and_its_best_are_repeated(tmp_path):
     assert search.space.num_trials == 12
     seen = []
     for number in range(12):
-        proposal = search.suggest(str(number))
-        assert (proposal[SEEDS], proposal[STAGE]) == (1, "choose")
-        seen.append(tuple(plain_values(proposal).values()))
+        proposal = suggested(search, str(number))
+        assert (proposal.seeds, proposal.stage) == (1, "choose")
+        seen.append(tuple(proposal.values.values()))
         crashed = seen[-1][:2] == ("A", 4)
         auc = {1e-4: 0.6, 1e-3: 0.9, 1e-2: 0.5}[seen[-1][2]]
-        search.on_trial_complete(str(number), None if crashed else {"val_auc": auc, FINISHED: True}, crashed)
+        search.on_trial_complete(str(number), None if crashed else report(val_auc=auc), crashed)
     assert sorted(seen) == sorted((p, d, rate) for p in "AB" for d in (2, 4) for rate in (1e-4, 1e-3, 1e-2))
     assert enqueue_chosen(search.space, search.study) == 4
     assert enqueue_chosen(search.space, search.study) == 4  # nothing is enqueued twice
     again = searcher(tmp_path, GRID, resume=True)
-    chosen = [again.suggest(f"r{number}") for number in range(4)]
-    assert all((one[SEEDS], one[STAGE]) == (3, "final") for one in chosen)
-    rates = {(one["point"], one["side.depth"]): one["training.learning_rate"] for one in chosen}
+    chosen = [suggested(again, f"r{number}") for number in range(4)]
+    assert all((one.seeds, one.stage) == (3, "final") for one in chosen)
+    points = [one.values for one in chosen]
+    rates = {(one["point"], one["side.depth"]): one["training.learning_rate"] for one in points}
     assert rates == {("A", 2): 1e-3, ("A", 4): 1e-4, ("B", 2): 1e-3, ("B", 4): 1e-3}
 
 
@@ -219,7 +212,7 @@ def test_what_breaks_a_constraint_is_not_trained_but_told(tmp_path):
         space, study, lambda trial: {"param_ratio": trial.side.depth / 12}, lambda *told: refused.append(told)
     )
     for number in range(8):
-        proposal = search.suggest(str(number))
+        proposal = suggested(search, str(number)).values
         assert proposal["side.depth"] <= 6
         search.on_trial_complete(str(number), result(0.1 if number == 3 else 0.8, proposal["side.depth"] / 12))
     assert finished_trials(study) == 8
@@ -237,10 +230,11 @@ def test_what_breaks_a_constraint_is_not_trained_but_told(tmp_path):
 
 def test_memory_that_ran_out_is_a_broken_limit(tmp_path):
     search = searcher(tmp_path)
-    number = search.suggest("a")[NUMBER]
-    search.on_trial_complete("a", {"reason": "OutOfMemoryError", OUT_OF_MEMORY: 5e9})
+    number = suggested(search, "a").number
+    failure = TrialFailure(reason="OutOfMemoryError", out_of_memory_bytes=5_000_000_000)
+    search.on_trial_complete("a", pack_message(failure))
     trial = search.study.get_trials()[number]
-    assert (trial.state, trial.constraints) == (TrialState.PRUNED, {OUT_OF_MEMORY: 5e9})
+    assert (trial.state, trial.constraints) == (TrialState.PRUNED, {"out_of_memory_bytes": 5e9})
 
 
 def test_a_search_without_a_feasible_point_ends(tmp_path, capsys):
@@ -271,7 +265,7 @@ def test_two_drivers_on_one_database_do_not_repeat_each_other(tmp_path):
     points = []
     for number in range(6):
         for at, driver in enumerate(drivers):
-            points.append(tuple(sorted(plain_values(driver.suggest(f"{at}-{number}")).items())))
+            points.append(tuple(sorted(suggested(driver, f"{at}-{number}").values.items())))
         for at, driver in enumerate(drivers):
             driver.on_trial_complete(f"{at}-{number}", result(0.5 + 0.01 * len(points)))
     assert len(set(points)) == len(points) == 12
@@ -298,7 +292,7 @@ def test_a_front_is_tried_first_by_a_later_study(tmp_path):
     front = [trial.params for trial in search.study.best_trials if "side.prompt_dropout" in trial.params]
     assert enqueue_front(space, other, search.study) == len(front) > 0
     later = StudySearcher(space, other)
-    first = [plain_values(later.suggest(str(number))) for number in range(1 + len(front))]
+    first = [suggested(later, str(number)).values for number in range(1 + len(front))]
     assert all(point in first for point in front)
 
 
@@ -308,11 +302,12 @@ def test_storages_that_cannot_be_opened_are_said_without_their_password(tmp_path
     assert "secret" not in str(error.value)
 
 
-def test_why_not():
+def test_why_incomplete():
     space = parse_space(SPACE)
-    assert why_not(result(0.9), False, space) is None
-    assert why_not(result(0.9), True, space) == DIED
-    assert why_not(result(math.inf), False, space) == "val_auc is inf"
+    good, infinite = (unpack_message(result(auc)) for auc in (0.9, math.inf))
+    assert why_incomplete(good, False, space) is None
+    assert why_incomplete(good, True, space) == DIED
+    assert why_incomplete(infinite, False, space) == "val_auc is inf"
 
 
 # --- confirming ---------------------------------------------------------------------------------------------------
@@ -323,24 +318,24 @@ def test_the_best_of_the_front_are_confirmed_once_with_new_seeds(tmp_path):
     text = SPACE + "repeats: 2\n"
     search = searcher(tmp_path, text)
     points = [(0.6, 0.01), (0.7, 0.02), (0.9, 0.03), (0.8, 0.025), (0.85, 0.04)]
-    proposals = [search.suggest(str(number)) for number in range(5)]
+    proposals = [suggested(search, str(number)) for number in range(5)]
     for number, (auc, ratio) in enumerate(points):
         search.on_trial_complete(str(number), result(auc, ratio))
-    assert [(one[SEEDS], one[FIRST_SEED], OF in one) for one in proposals] == [(2, 0, False)] * 5
+    assert [(one.seeds, one.first_seed, one.confirms) for one in proposals] == [(2, 0, None)] * 5
     assert enqueue_confirmed(search.space, search.study, 2, 4) == [2, 3]
     assert enqueue_confirmed(search.space, search.study, 2, 4) == []
     assert confirmations_waiting(search.study) == 2
-    first = search.suggest("c0")
-    assert (first[STAGE], first[SEEDS], first[FIRST_SEED], first[OF]) == ("confirm", 4, 2, 2)
-    assert plain_values(first) == plain_values(proposals[2])
-    assert seeded_trial(search.space, first).training.seed == search.space.base().training.seed + 2
+    first = suggested(search, "c0")
+    assert (first.stage, first.seeds, first.first_seed, first.confirms) == ("confirm", 4, 2, 2)
+    assert first.values == proposals[2].values
+    assert first.trial(search.space).training.seed == search.space.base().training.seed + 2
     search.on_trial_complete("c0", result(0.95, 0.001))
     search.suggest("lost")
     again = searcher(tmp_path, text, resume=True)  # the driver died while the second was confirmed
     assert enqueue_confirmed(again.space, again.study, 2, 4) == []
     assert (confirmations_waiting(again.study), finished_trials(again.study)) == (1, 5)
-    second = again.suggest("c1")
-    assert (second[STAGE], second[SEEDS], second[OF]) == ("confirm", 4, 3)
+    second = suggested(again, "c1")
+    assert (second.stage, second.seeds, second.confirms) == ("confirm", 4, 3)
     again.on_trial_complete("c1", result(0.5, 0.1))
     assert enqueue_confirmed(again.space, again.study, 3, 4) == [1]
     assert finished_trials(again.study) == 5
@@ -358,9 +353,9 @@ def test_a_storages_password_comes_from_the_environment_and_stays_out_of_snapsho
     """Tune pickles its searcher into the study's folder."""
     url = f"sqlite:///{tmp_path}/s.db"
     monkeypatch.setenv("FPT_RAY_STORAGE", url)
-    location = storage_location(Command(space=Path("s.yaml")), str(tmp_path), "s")
+    location = storage_location(StudyOptions(space="s.yaml"), str(tmp_path), "s")
     assert location == url
-    assert storage_location(Command(space=Path("s.yaml"), storage="other"), str(tmp_path), "s") == "other"
+    assert storage_location(StudyOptions(space="s.yaml", storage="other"), str(tmp_path), "s") == "other"
     space = parse_space(SPACE)
     search = StudySearcher(space, open_study(space, "s", location, resume=False))
     assert b"sqlite" not in cloudpickle.dumps(search)

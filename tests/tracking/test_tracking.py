@@ -34,7 +34,7 @@ def tracked(tmp_path_factory):
     tracking.end_trial(client, finished, "FINISHED", {"val_auc": 0.8, "best_epoch": 2})
     failed = tracking.start_trial(client, study, 1, params, {})
     tracking.end_trial(client, failed, "FAILED", {}, "the loss is nan in epoch 1")
-    tracking.end_study(client, study, "FINISHED", {"trials": 2})
+    tracking.end_study(client, study, "FINISHED", 2)
     return workdir, study, finished, failed
 
 

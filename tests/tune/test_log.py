@@ -8,13 +8,14 @@ from optuna.trial import TrialState
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.messages import FINISHED, SEEDS
+from fpt_ray.search.messages import Proposal, pack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.log import StudyLog, start_or_find
+from tests.messages import report
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}")
 
@@ -25,14 +26,14 @@ def dead(tmp_path):
     open_tracking(default_uri(tmp_path))
     client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
     study = open_study(SPACE, "s", str(tmp_path / "optuna.log"), resume=False)
-    run = start_or_find(client, "s", SPACE, (), study, resume=False)
+    run, _ = start_or_find(client, "s", SPACE, (), study, resume=False)
     search = StudySearcher(SPACE, study)
     for name in "abc":
         search.suggest(name)
         trial = tracking.start_trial(client, run, study.trials[-1].number, {}, {"proposal": "{}"})
         tracking.start_seed(client, run, trial, 0, 0)
-    search.on_trial_complete("a", {"val_auc": 0.8, "param_ratio": 0.01, FINISHED: True})
-    search.on_trial_complete("b", {"val_auc": 0.7, FINISHED: False})
+    search.on_trial_complete("a", report(val_auc=0.8, param_ratio=0.01, epochs=3))
+    search.on_trial_complete("b", report(val_auc=0.7, finished=False, epochs=2))
     return client, run, str(tmp_path / "optuna.log")
 
 
@@ -41,9 +42,9 @@ def test_what_optuna_was_told_stands_in_mlflow_after_resuming(dead):
     study = open_study(SPACE, "s", journal, resume=True)
     start_or_find(client, "s", SPACE, (), study, resume=True)
     complete, stopped, running = tracking.read_trials(client, run)
-    assert (complete.status, complete.metrics) == ("FINISHED", {"val_auc": 0.8, "param_ratio": 0.01})
+    assert (complete.status, complete.metrics) == ("FINISHED", {"val_auc": 0.8, "param_ratio": 0.01, "epochs": 3})
     assert (stopped.status, stopped.reason) == ("FAILED", "stopped before its last epoch")
-    assert stopped.metrics == {"val_auc": 0.7}
+    assert stopped.metrics == {"val_auc": 0.7, "epochs": 2}
     assert (running.status, running.reason) == ("KILLED", "its driver died; the trial was run again")
     for record in (complete, stopped, running):
         (seed,) = tracking.seed_runs(client, run, record)
@@ -62,7 +63,7 @@ def test_a_trial_that_another_driver_runs_is_let_be(dead, tmp_path):
     backend = optuna.storages.journal.JournalFileBackend(journal)
     study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
     start_or_find(client, "s", SPACE, (), study, resume=True)
-    StudyLog(client, run, SPACE, 3, str(tmp_path)).end("FINISHED")
+    StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path)).end("FINISHED")
     assert tracking.read_trials(client, run)[2].status == "RUNNING"
 
 
@@ -74,7 +75,7 @@ def test_sigkill_of_tunes_driver_before_it_has_told_mlflow_of_its_study(tmp_path
     open_study(SPACE, "s", journal, resume=False)
     study = open_study(SPACE, "s", journal, resume=True)
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
-    assert start_or_find(client, "s", SPACE, (), study, resume=True).name == "s"
+    assert start_or_find(client, "s", SPACE, (), study, resume=True)[0].name == "s"
     open_study(SPACE, "t", str(tmp_path / "t"), resume=False).ask()
     other = open_study(SPACE, "t", str(tmp_path / "t"), resume=True)
     with pytest.raises(ConfigError, match="there is no study 't' here; known are: s"):
@@ -84,9 +85,9 @@ def test_sigkill_of_tunes_driver_before_it_has_told_mlflow_of_its_study(tmp_path
 def test_the_clock_goes_backwards_between_two_ends_of_a_study(dead, monkeypatch):
     """MLflow shows the value of the latest time; what the later driver says counts all the same."""
     client, run, _ = dead
-    tracking.end_study(client, run, "FAILED", {"trials": 3})
+    tracking.end_study(client, run, "FAILED", 3)
     monkeypatch.setattr("time.time", lambda: 1e9)
-    tracking.end_study(client, run, "FINISHED", {"trials": 5})
+    tracking.end_study(client, run, "FINISHED", 5)
     assert tracking.find_study(client, "s").metrics["trials"] == 5
 
 
@@ -94,10 +95,10 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
     """As when a worker dies after its epoch was told and before the epoch's checkpoint was known."""
     client, run, _ = dead
     running = tracking.read_trials(client, run)[2].run_id
-    log = StudyLog(client, run, SPACE, 3, str(tmp_path))
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
     log.runs["c"] = running
-    trial = SimpleNamespace(trial_id="c", config={SEEDS: 1})
+    trial = SimpleNamespace(trial_id="c", config=pack_proposal(Proposal(number=2, values={})))
     for epoch in (1, 2, 2, 3):
-        log.on_trial_result(0, [], trial, {"epochs": epoch, "val_auc_epoch": epoch / 10, "epoch_seconds": 0.1})
+        log.on_trial_result(0, [], trial, report(epochs=epoch, val_auc_epoch=epoch / 10, finished=False))
     points = client.get_metric_history(running, "val_auc_epoch")
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]

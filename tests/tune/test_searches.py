@@ -15,10 +15,12 @@ from fpt_ray.bench.cores import Measured, measured_line, measured_text
 from fpt_ray.bench.recorded import recorded_spans, recorded_workload
 from fpt_ray.bench.scaling import Job
 from fpt_ray.errors import ConfigError
+from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.command import Command as TuneCommand
-from fpt_ray.tune.command import run_study
+from fpt_ray.tune.command import run
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
 from tests.searches import agree
 
@@ -31,7 +33,7 @@ def searched(store, workdir):
     """What a search of three trials says (stderr) and prints (stdout)."""
     said, printed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-        run_study(TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="s", num_trials=3))
+        run(StudyOptions(space=str(SMOKE), features=(store.uri,), workdir=workdir, study="s", num_trials=3))
     return said.getvalue(), printed.getvalue()
 
 
@@ -43,14 +45,13 @@ def test_a_search_ends_with_a_front(searched):
 
 
 def test_a_search_can_be_scaled_from_what_it_recorded(searched, store, workdir):
-    client = open_tracking(default_uri(workdir))
-    study = tracking.find_study(client, "s")
-    found = recorded_workload(client, study, gpu_bytes=2**40, per_gpu=2)
-    trials = tracking.read_trials(client, study)
+    result = read_result(open_tracking(default_uri(workdir)), "s", default_uri(workdir), workdir)
+    found = recorded_workload(result, gpu_bytes=2**40, per_gpu=2)
+    trials = result.trials
     assert [trial.fit_seconds for trial in found.trials] == [trial.metrics["fit_seconds"] for trial in trials]
     assert [trial.share for trial in found.trials] == [50, 50, 50]
     assert found.image_seconds * sum(found.shard_rows) == pytest.approx(store.preload_seconds)
-    starts, ends = zip(*recorded_spans(client, trials), strict=True)
+    starts, ends = zip(*recorded_spans(trials), strict=True)
     longest = max(end - start for start, end in zip(starts, ends, strict=True))
     assert 0 < found.startup_seconds <= found.startup_seconds + found.worker_seconds <= longest
     assert 0 <= found.driver_seconds < max(ends) - min(starts)
@@ -70,7 +71,9 @@ def test_what_two_processes_give_is_told_beside_what_the_model_expects():
 @pytest.mark.slow
 def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, store, workdir):
     run_study(
-        TuneCommand(space=SMOKE, features=(store.uri,), workdir=workdir, study="two", num_trials=1, workers_per_trial=2)
+        StudyOptions(
+            space=str(SMOKE), features=(store.uri,), workdir=workdir, study="two", num_trials=1, workers_per_trial=2
+        )
     )
     client = open_tracking(default_uri(workdir))
     one, two = (tracking.read_trials(client, tracking.find_study(client, name))[0] for name in ("s", "two"))
@@ -81,29 +84,27 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, 
 
 
 def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, capsys, monkeypatch):
-    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "s"}
+    command = {"space": str(SMOKE), "features": (store.uri,), "workdir": workdir, "study": "s"}
     with pytest.raises(ConfigError, match="continue it with --resume"):
-        run_study(TuneCommand(**command))
-    monkeypatch.setattr("fpt_ray.train.ray_train.SHARED_MEMORY_SHARE", 0.0)
-    monkeypatch.setattr("fpt_ray.tune.worker.fits_in_memory", lambda size: False)
-    run_study(TuneCommand(**command, num_trials=5, resume=True))
+        run_study(StudyOptions(**command))
+    monkeypatch.setattr("fpt_ray.reading.places.SHARED_MEMORY_SHARE", 0.0)
+    run_study(StudyOptions(**command, num_trials=5, resume=True))
     assert "streamed from Parquet" in capsys.readouterr().err
     agree(workdir, "s", 5)
 
 
 def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):
     """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
-    command = {"space": SMOKE, "features": (store.uri,), "workdir": workdir, "study": "c", "num_trials": 3}
+    command = {"space": str(SMOKE), "features": (store.uri,), "workdir": workdir, "study": "c", "num_trials": 3}
     command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
-    run_study(TuneCommand(**command))
+    run(StudyOptions(**command))
     shown = capsys.readouterr()
     assert "Confirmed with 2 new seeds" in shown.out
     assert "no picture of importances: 3 trials" in shown.err
     client = open_tracking(default_uri(workdir))
     study = tracking.find_study(client, "c")
     records = tracking.read_trials(client, study)
-    monkeypatch.setattr("fpt_ray.tune.command.report", lambda name, **places: None)  # shown above
-    run_study(TuneCommand(**command, resume=True))
+    run_study(StudyOptions(**command, resume=True))
     assert [record.run_id for record in tracking.read_trials(client, study)] == [record.run_id for record in records]
     confirmed = [record for record in records if "of" in record.tags]
     assert len(records) - len(confirmed) == 3
@@ -138,7 +139,7 @@ def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, cap
     fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
     space = tmp_path / "methods.yaml"
     space.write_text(METHODS.replace("FIXED", fixed))
-    run_study(TuneCommand(space=space, images=images, workdir=workdir, set=("training.epochs=1",)))
+    run_study(StudyOptions(space=str(space), images=images, workdir=workdir, set=("training.epochs=1",)))
     said = capsys.readouterr().err
     assert "rows: 1 of 3 trials" in said
     client = open_tracking(default_uri(workdir))
@@ -158,7 +159,7 @@ def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdi
     rows = "space: {training.learning_rate: {choices: [1e-3, 1e+30]}}"
     fixed = SMOKE.read_text().partition("fixed:")[2].partition("objectives")[0]
     space.write_text(f"{rows}\nfixed:{fixed}  side.depth: 2\n  side.resolution: 64\nnum_trials: 2")
-    run_study(TuneCommand(space=space, features=(store.uri,), workdir=workdir))
+    run_study(StudyOptions(space=str(space), features=(store.uri,), workdir=workdir))
     assert "the loss is nan" in capsys.readouterr().err
     client = open_tracking(default_uri(workdir))
     records = tracking.read_trials(client, tracking.find_study(client, "diverges"))
@@ -187,5 +188,5 @@ def test_a_space_that_does_not_fit_is_refused_before_anything_runs(text, message
         fixed = BACKBONE.format("side.depth: 2, side.resolution: 64")
     space.write_text(f"{text}\n{fixed}")
     with pytest.raises(ConfigError, match=message):
-        run_study(TuneCommand(space=space, features=(store.uri,), workdir=str(tmp_path)))
+        run_study(StudyOptions(space=str(space), features=(store.uri,), workdir=str(tmp_path)))
     assert not (tmp_path / "mlflow.db").exists()

@@ -1,0 +1,108 @@
+"""What came of a study, as a value: its trials, its front, what was confirmed, what it cost, where things are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow import MlflowClient
+
+from fpt_ray.config.space import Mode
+from fpt_ray.report.confirmation import confirming
+from fpt_ray.report.front import front_of
+from fpt_ray.storage.files import own_folder
+from fpt_ray.tracking.runs import StudyRun, TrialRecord, find_study, read_trials
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyPlaces:
+    """Where the things of a study are."""
+
+    tracking_uri: str
+    """MLflow's tracking server or database."""
+    experiment_id: str
+    run_id: str
+    """The study's run in MLflow."""
+    folder: Path
+    """The folder of this machine with its tables and pictures."""
+    stores: tuple[str, ...]
+    """URIs of the feature stores it reads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyResult:
+    """What came of a study, as it was stored."""
+
+    name: str
+    objectives: Mapping[str, Mode]
+    searched: tuple[str, ...]
+    """The dotted names that the study varies."""
+    data_note: str
+    """What must be said about the images wherever their numbers stand."""
+    trials: tuple[TrialRecord, ...]
+    """By number; one that was run again stands as often as it was run."""
+    ledger: Mapping[str, float]
+    """What the study cost (see ``report.ledger``); empty until it has ended."""
+    places: StudyPlaces
+
+    @property
+    def front(self) -> tuple[TrialRecord, ...]:
+        """The finished trials that no other dominates in the study's objectives."""
+        return tuple(front_of(self.trials, self.objectives))
+
+    @property
+    def confirmed(self) -> tuple[TrialRecord, ...]:
+        """The finished trials that confirm others with new seeds, best validation AUC first."""
+        return tuple(confirming(self.trials))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a trial: its number, status, stage, whether it is on the front, searched values and metrics."""
+        import pandas as pd
+
+        on_front = {record.run_id for record in self.front}
+        rows = [
+            {
+                "trial": record.number,
+                "status": record.status,
+                "stage": record.stage,
+                "on_front": record.run_id in on_front,
+                **{name: record.params.get(name) for name in self.searched},
+                **record.metrics,
+            }
+            for record in self.trials
+        ]
+        return pd.DataFrame(rows)
+
+
+def result_of(
+    study: StudyRun, trials: Sequence[TrialRecord], ledger: Mapping[str, float], tracking_uri: str, study_uri: str
+) -> StudyResult:
+    """The result of a study from its run and its trials."""
+    return StudyResult(
+        name=study.name,
+        objectives=study.objectives,
+        searched=study.searched,
+        data_note=study.data_note,
+        trials=tuple(trials),
+        ledger=ledger,
+        places=StudyPlaces(
+            tracking_uri=tracking_uri,
+            experiment_id=study.experiment_id,
+            run_id=study.run_id,
+            folder=own_folder(study_uri),
+            stores=study.stores,
+        ),
+    )
+
+
+def read_result(client: MlflowClient, name: str, tracking_uri: str, workdir: str) -> StudyResult:
+    """The result of a study by its name.
+
+    Raises:
+        ConfigError: there is no such study.
+    """
+    study = find_study(client, name)
+    return result_of(study, read_trials(client, study), study.ledger, tracking_uri, f"{workdir}/studies/{name}")

@@ -1,0 +1,47 @@
+"""What a study is run with, as a value: the options of ``fpt-ray tune``."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyOptions:
+    """Search side networks over the preloaded features of some images."""
+
+    space: str
+    """The search space: a YAML file, or the name of one that comes with the package."""
+    images: str | None = None
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]."""
+    features: tuple[str, ...] = ()
+    """Finished feature stores instead of images, one for each high resolution in the space."""
+    set: tuple[str, ...] = ()
+    """Other fixed values for the space, such as training.epochs=5."""
+    num_trials: int | None = None
+    """Trials of the study in all. Default: the space's number."""
+    study: str | None = None
+    """The study's name. Default: the name of the space."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+    workdir: str = "."
+    """Where feature stores, checkpoints, studies and mlflow.db live: a folder, or s3://bucket/prefix (then MLflow is
+    elsewhere: --tracking_uri)."""
+    resume: bool = False
+    """Go on with a study of that name."""
+    local: bool = False
+    """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
+    workers_per_trial: int = 1
+    """Workers of one trial; more than one train it through Ray Train."""
+    cpus_per_worker: float | None = None
+    """CPUs of a worker. Default: one, or all of a machine for methods that run the LPM on CPUs in every step."""
+    gpus_per_worker: float | None = None
+    """Share of a GPU that a worker takes. Default: what its predicted memory needs, so that small trials share one."""
+    at_once: int | None = None
+    """Trials that run or wait for room at once. Default: what the cluster holds now. With more, one that can, grows."""
+    storage: str | None = None
+    """Optuna's storage: a database's URL, which several drivers may share. Default: FPT_RAY_STORAGE, else a journal in
+    workdir."""
+    warm_start: str | None = None
+    """An earlier study in the same storage, or of the same workdir, whose front is tried first."""
+    confirm: int | None = None
+    """Train so many of the best trials again with new seeds, and read the test split for them alone. Default: none."""
+    repeats: int = 5
+    """With --confirm: new seeds of each."""

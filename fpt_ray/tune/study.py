@@ -1,0 +1,222 @@
+"""A study from start to result: what is missing is preloaded, trials are run, the test split is read once."""
+
+import os
+import uuid
+from pathlib import Path
+
+import optuna
+from ray import tune
+from ray.tune.error import TuneError
+from ray.tune.execution import class_cache
+
+from fpt_ray.cluster import ray_session
+from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.space_yaml import load_space, with_fixed
+from fpt_ray.display.terminal import say
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.serving import store_for
+from fpt_ray.features.store import Store, open_store
+from fpt_ray.models.methods import check_trial
+from fpt_ray.preload.pipeline import preload
+from fpt_ray.reading.places import share_features
+from fpt_ray.report.result import StudyResult, result_of
+from fpt_ray.search.attributes import confirmations_waiting, finished_trials
+from fpt_ray.search.early_stopping import FairStopping
+from fpt_ray.search.journal import one_driver
+from fpt_ray.search.messages import RESTARTS
+from fpt_ray.search.optuna_study import load_study, open_study
+from fpt_ray.search.pictures import draw_study_pictures
+from fpt_ray.search.queue import enqueue_chosen, enqueue_confirmed, enqueue_front, paper_point
+from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.storage import s3
+from fpt_ray.storage.errors import disk_full_as_error
+from fpt_ray.storage.files import absolute, filesystem, own_folder
+from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.patient_client import PatientClient
+from fpt_ray.tracking.runs import TrialRecord
+from fpt_ray.tracking.server import open_tracking, tracking_uri
+from fpt_ray.tune.accounting import study_ledger
+from fpt_ray.tune.log import StudyLog, start_or_find
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.resources import plan_packing
+from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
+from fpt_ray.tune.worker import Shared, run_trial
+
+_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
+
+
+def run_study(options: StudyOptions) -> StudyResult:
+    """Preloads what is missing, searches, scores the front on the test split; returns what came of it.
+
+    Raises:
+        ConfigError: the space, the images, the stores or the machine do not fit; before anything is trained.
+    """
+    space = with_fixed(load_space(Path(options.space)), options.set)
+    check_options(options)
+    check_points(space)
+    name = options.study or Path(options.space).stem
+    tracking.check_study_name(name)
+    workdir = absolute(options.workdir)
+    study_uri = f"{workdir}/studies/{name}"
+    uri = tracking_uri(options.tracking_uri, workdir)
+    location = storage_location(options, workdir, name)
+    with ray_session(local=options.local, dashboard=options.workers_per_trial > 1), one_driver(location):
+        packing, room = plan_packing(options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker)
+        stores = open_stores(options, space, workdir)
+        study = open_study(space, name, location, resume=options.resume)
+        warm_start(options, space, study, workdir)
+        open_tracking(uri)
+        client = PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")
+        client.settle()
+        run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
+        log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
+        try:
+            shared = Shared(
+                space=space,
+                stores=stores,
+                blocks=share_features(space, stores),
+                packing=packing,
+                study_uri=study_uri,
+                weights_root=str(Path.cwd()),
+            )
+            search_all(options, study, log, shared, options.at_once or room)
+            records = score(log, shared, front=options.confirm is None)
+            for page in draw_study_pictures(study, space, own_folder(study_uri)):
+                tracking.attach(client, run.run_id, page)
+            ledger = study_ledger(space, stores, records)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            log.give_up("KILLED" if stopped else "FAILED")
+            if stopped:
+                say(f"study {name}: stopped after {log.ended} of {log.num_trials} trials; go on with --resume")
+            raise
+        log.end("FINISHED", ledger)
+    return result_of(run, records, ledger, uri, study_uri)
+
+
+# --- before it ------------------------------------------------------------------------------------------------
+
+
+def check_options(options: StudyOptions) -> None:
+    """ConfigError if nothing could be searched, confirmed or run with these options."""
+    if (options.images is None) == (not options.features):
+        raise ConfigError("give either --images or --features")
+    for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name} is {number}; give 1 or more")
+
+
+def check_points(space: SearchSpace) -> None:
+    """ConfigError if some value of the space cannot be built on its backbone."""
+    if space.sampler == "grid":
+        for proposal in space.grid():
+            check_trial(space.trial(proposal))
+        return
+    middle = paper_point(space)
+    for row in space.rows:
+        for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
+            check_trial(space.trial({**middle, row.name: value}))
+
+
+def open_stores(options: StudyOptions, space: SearchSpace, workdir: str) -> tuple[Store, ...]:
+    """The feature stores of the space: those given, or those of the images, preloaded where they are missing."""
+    if options.features:
+        stores = tuple(open_store(uri) for uri in options.features)
+    else:
+        stores = tuple(preload(str(options.images), wide, workdir) for wide in space.stores())
+    for wide in space.stores():
+        store_for(wide, stores)
+    return stores
+
+
+def storage_location(options: StudyOptions, workdir: str, study: str) -> str:
+    """Where a study is stored: a database's URL, or its own journal.
+
+    The URL comes from the command line or, with its password, from the environment.
+    """
+    return options.storage or os.environ.get("FPT_RAY_STORAGE") or f"{workdir}/studies/{study}/optuna.log"
+
+
+def warm_start(options: StudyOptions, space: SearchSpace, study: optuna.Study, workdir: str) -> None:
+    """Enqueues the front of an earlier study, once, when this one is new."""
+    if options.warm_start is None or options.resume:
+        return
+    other = load_study(options.warm_start, storage_location(options, workdir, options.warm_start))
+    taken = enqueue_front(space, study, other)
+    say(
+        f"warm start: {taken} of {len(other.best_trials)} points of the front of {options.warm_start} lie in this space"
+    )
+
+
+# --- the search -----------------------------------------------------------------------------------------------
+
+
+def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int) -> None:
+    """Searches, repeats what was chosen, and trains again what is to be confirmed."""
+    num_trials = log.num_trials
+    search(study, log, shared, num_trials, at_once)
+    num_trials += enqueue_chosen(shared.space, study)
+    search(study, log, shared, num_trials, at_once)
+    if options.confirm is not None:
+        enqueue_confirmed(shared.space, study, options.confirm, options.repeats)
+        search(study, log, shared, num_trials, at_once)
+
+
+def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int) -> None:
+    """Runs trials until the study has its number of ended ones, and those that wait to confirm others."""
+    log.num_trials = num_trials
+    missing = max(0, num_trials - finished_trials(study)) + confirmations_waiting(study)
+    if missing == 0:
+        return
+    space = shared.space
+    # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= _KEYS
+    trainable = tune.with_parameters(run_trial, shared=shared)
+    system, path = filesystem(shared.study_uri)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([shared.resources(config)])),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(space, study, shared.costs, log.refused),
+            scheduler=None if space.early_stopping == "none" else FairStopping(space),
+            num_samples=missing,
+            max_concurrent_trials=at_once,
+            reuse_actors=shared.packing.workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{uuid.uuid4().hex[:12]}",  # a clock that is set back gives a time twice
+            storage_path=path,
+            storage_filesystem=system,
+            callbacks=[log],
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            # A trial tells its own errors; what Tune sees is a worker that died, and goes on from its checkpoint.
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            verbose=0,
+        ),
+    )
+    try:
+        with disk_full_as_error(shared.study_uri):
+            tuner.fit()
+    except TuneError as error:  # its text is the traceback of what a callback, the searcher or the storage raised
+        with s3.failure_as_error(shared.study_uri):
+            raise error.__context__ if isinstance(error.__context__, ConfigError | OSError) else error from None
+    log.client.settle()
+
+
+# --- after it -------------------------------------------------------------------------------------------------
+
+
+def score(log: StudyLog, shared: Shared, *, front: bool) -> list[TrialRecord]:
+    """Reads the study's trials and the test split: for the front's members, and for what confirms others.
+
+    Returns all trials with their scores. Without ``front``, only what was confirmed is scored.
+    """
+    space, stores = shared.space, shared.stores
+    records = tracking.read_trials(log.client, log.study)
+    if front:
+        records = log.scored(score_shown(records, space, stores), records)
+        kind = "rows" if space.sampler == "grid" else "front"
+        say(f"{kind}: {len(shown_trials(records, space))} of {log.ended} trials, test scores computed once")
+    if confirmed := score_confirmed(records, space, stores):
+        records = log.scored(confirmed, records)
+        say(f"confirmed: {len(confirmed)} of {log.ended} trials, test split read for these alone")
+    return records
