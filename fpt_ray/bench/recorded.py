@@ -7,7 +7,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import Slice
 from fpt_ray.features.store import Store, read_manifest
 from fpt_ray.report.result import StudyResult
-from fpt_ray.tracking.runs import TrialRecord
+from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tune.resources import gpu_share
 
 

@@ -12,7 +12,7 @@ from fpt_ray.report.front import front_of
 from fpt_ray.report.result import StudyResult
 from fpt_ray.search.early_stopping import FairStopping
 from fpt_ray.search.messages import EpochReport
-from fpt_ray.tracking.runs import TrialRecord
+from fpt_ray.tracking.records import TrialRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

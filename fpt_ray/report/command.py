@@ -22,7 +22,7 @@ from fpt_ray.report.publication import publish, report_text
 from fpt_ray.report.result import read_result
 from fpt_ray.storage.files import own_folder
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.runs import StudyRun
+from fpt_ray.tracking.records import StudyRun
 from fpt_ray.tracking.server import open_tracking, tracking_uri
 
 

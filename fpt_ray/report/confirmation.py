@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fpt_ray.tracking.runs import TrialRecord
+from fpt_ray.tracking.records import TrialRecord
 
 
 def confirming(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -16,7 +16,7 @@ from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.report.confirmation import confirmed_table, most_seeds
 from fpt_ray.report.pictures import Picture, Point, paper_points
-from fpt_ray.tracking.runs import StudyRun, TrialRecord
+from fpt_ray.tracking.records import StudyRun, TrialRecord
 
 Mode = Literal["max", "min"]
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from fpt_ray.config.space import Mode
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
 from fpt_ray.storage.files import own_folder
-from fpt_ray.tracking.runs import StudyRun, TrialRecord, find_study, read_trials
+from fpt_ray.tracking.records import StudyRun, TrialRecord
+from fpt_ray.tracking.runs import find_study, read_trials
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,6 +4,7 @@ Tune carries plain dicts between them: one function packs each record, one unpac
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -115,15 +116,15 @@ Message = EpochReport | TrialFailure
 
 
 def pack_message(message: Message) -> dict[str, Any]:
-    """A message as one of Tune's or Ray Train's results."""
-    return {_MESSAGE: dataclasses.asdict(message)}
+    """A message as one of Tune's or Ray Train's results; a text, because Tune flattens dicts for its searchers."""
+    return {_MESSAGE: json.dumps(dataclasses.asdict(message), default=float)}
 
 
 def unpack_message(result: Mapping[str, Any] | None) -> Message | None:
     """The message that a result of Tune's holds; None while a trial has said nothing."""
-    content = (result or {}).get(_MESSAGE)
-    if content is None:
+    if result is None or _MESSAGE not in result:
         return None
+    content = json.loads(result[_MESSAGE])
     return TrialFailure(**content) if "reason" in content else EpochReport(**content)
 
 

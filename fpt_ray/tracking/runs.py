@@ -4,11 +4,9 @@ Only the driver of a search uses this module; workers report numbers to Tune. Wh
 stand in URIs.
 """
 
-import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,136 +14,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, ViewType
 from mlflow.entities import Run as MlflowRun
 
-from fpt_ray.config.space import Mode
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking.provenance import provenance
+from fpt_ray.tracking.records import CHECKPOINT, DATA_NOTE, LEDGER, StudyRun, TrialRecord
 from fpt_ray.tracking.server import database_path
 
 EXPERIMENT = "fpt_ray"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
 _KIND, _NUMBER, _REASON = "kind", "number", "reason"
-_OBJECTIVES, _SEARCHED, _STORES = "objectives", "searched", "stores"
-_PROPOSAL, _LABEL, _STAGE, _CONFIRMS, _SEEDS, _CHECKPOINT = "proposal", "label", "stage", "of", "seeds", "checkpoint"
-_LEDGER = "ledger."
-DATA_NOTE = "data_note"
-"""Tag of a study: what must be said about its images wherever its numbers stand."""
 _LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudyRun:
-    """A study's run."""
-
-    name: str
-    experiment_id: str
-    run_id: str
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def objectives(self) -> Mapping[str, Mode]:
-        """{name: whether more or less is better}."""
-        return json.loads(self.tags[_OBJECTIVES])
-
-    @property
-    def searched(self) -> tuple[str, ...]:
-        """The dotted names that the study varies."""
-        return tuple(json.loads(self.tags[_SEARCHED]))
-
-    @property
-    def stores(self) -> tuple[str, ...]:
-        """The URIs of the feature stores it reads."""
-        return tuple(json.loads(self.tags.get(_STORES, "[]")))
-
-    @property
-    def data_note(self) -> str:
-        """What must be said about the images wherever their numbers stand, without a full stop."""
-        return self.tags.get(DATA_NOTE, "").strip().rstrip(".")
-
-    @property
-    def ledger(self) -> Mapping[str, float]:
-        """What it cost, once it has ended."""
-        return {name.removeprefix(_LEDGER): value for name, value in self.metrics.items() if name.startswith(_LEDGER)}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRecord:
-    """A trial as MLflow holds it; metrics are the last values."""
-
-    number: int
-    run_id: str
-    params: Mapping[str, str]
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-    status: str
-    reason: str
-    started_s: float = 0.0
-    """When its run began, in seconds since 1970."""
-    ended_s: float | None = None
-    """When its run ended; None while it goes on."""
-
-    @property
-    def values(self) -> Mapping[str, object]:
-        """What it was asked to try: {dotted name: value}, and perhaps the name of a point."""
-        return json.loads(self.tags[_PROPOSAL])
-
-    @property
-    def stage(self) -> str:
-        """Why it was run: "choose", "final" or "confirm"; "" where it was refused before."""
-        return self.tags.get(_STAGE, "")
-
-    @property
-    def confirms(self) -> int | None:
-        """The number of the trial that it trained again with new seeds; None where it confirms none."""
-        return int(self.tags[_CONFIRMS]) if _CONFIRMS in self.tags else None
-
-    @property
-    def seeds(self) -> int:
-        """How many seeds it trained."""
-        return int(self.tags[_SEEDS])
-
-    @property
-    def checkpoint(self) -> str:
-        """The URI of the folder with its weights."""
-        return self.tags[_CHECKPOINT]
-
-    @property
-    def auxiliary(self) -> bool:
-        """Whether it only served to choose values for others, or to confirm others: no front or table shows it."""
-        return self.stage in ("choose", "confirm")
-
-
-def with_metrics(record: TrialRecord, metrics: Mapping[str, float]) -> TrialRecord:
-    """A record with further numbers."""
-    return replace(record, metrics={**record.metrics, **metrics})
-
-
-def study_tags(
-    objectives: Mapping[str, Mode], searched: Sequence[str], stores: Sequence[str], data_note: str
-) -> dict[str, str]:
-    """What ``StudyRun`` reads of a study."""
-    return {
-        _OBJECTIVES: json.dumps(dict(objectives)),
-        _SEARCHED: json.dumps(list(searched)),
-        DATA_NOTE: data_note,
-        _STORES: json.dumps(list(stores)),
-    }
-
-
-def trial_tags(
-    values: Mapping[str, object],
-    label: str,
-    *,
-    stage: str | None = None,
-    seeds: int | None = None,
-    confirms: int | None = None,
-) -> dict[str, str]:
-    """What ``TrialRecord`` reads of a trial; ``label`` is the name of its point, if it has one."""
-    beside = {_STAGE: stage, _SEEDS: seeds, _CONFIRMS: confirms}
-    told = {name: str(value) for name, value in beside.items() if value is not None}
-    return {_PROPOSAL: json.dumps(dict(values)), _LABEL: label, **told}
 
 
 # --- studies --------------------------------------------------------------------------------------------------
@@ -231,7 +110,7 @@ def end_study(
     client: MlflowClient, study: StudyRun, status: Status, trials: int, ledger: Mapping[str, float] | None = None
 ) -> None:
     """Closes a study's run. The last of several ends counts, even if the clock was set back between them."""
-    metrics = {"trials": trials, **{f"{_LEDGER}{name}": value for name, value in (ledger or {}).items()}}
+    metrics = {"trials": trials, **{f"{LEDGER}{name}": value for name, value in (ledger or {}).items()}}
     ends = max((len(client.get_metric_history(study.run_id, name)) for name in metrics), default=0)
     _log_metrics(client, study.run_id, metrics, ends)
     client.set_terminated(study.run_id, status)
@@ -268,7 +147,7 @@ def seed_runs(client: MlflowClient, study: StudyRun, trial: "TrialRecord") -> li
 
 def note_checkpoint(client: MlflowClient, run_id: str, uri: str) -> None:
     """Keeps where a trial's weights are."""
-    client.set_tag(run_id, _CHECKPOINT, uri)
+    client.set_tag(run_id, CHECKPOINT, uri)
 
 
 def log_epoch(client: MlflowClient, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:

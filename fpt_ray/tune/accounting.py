@@ -8,7 +8,7 @@ from fpt_ray.cost.prediction import preload_flops, step_flops
 from fpt_ray.features.serving import feature_bytes, store_for
 from fpt_ray.features.store import Store
 from fpt_ray.report.ledger import Spent, ledger
-from fpt_ray.tracking.runs import TrialRecord
+from fpt_ray.tracking.records import TrialRecord
 
 
 def study_ledger(space: SearchSpace, stores: Sequence[Store], records: Sequence[TrialRecord]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """What the driver of a search writes down in MLflow: every trial as it goes."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -29,7 +30,8 @@ from fpt_ray.search.messages import (
 from fpt_ray.storage.files import located
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
-from fpt_ray.tracking.runs import Status, StudyRun, TrialRecord
+from fpt_ray.tracking.records import StudyRun, TrialRecord, study_tags, trial_tags, with_metrics
+from fpt_ray.tracking.runs import Status
 from fpt_ray.tune.scoring import TrialScores
 
 
@@ -60,7 +62,7 @@ def start_or_find(
         client,
         name,
         params=flatten(space.base()),
-        tags=tracking.study_tags(
+        tags=study_tags(
             space.objectives,
             [row.name for row in space.rows],
             [store.uri for store in stores],
@@ -139,7 +141,7 @@ class StudyLog(tune.Callback):
 
     def refused(self, number: int, values: dict[str, Any], costs: Mapping[str, float], reason: str) -> None:
         """Records a proposal that broke a constraint and was not trained."""
-        parameters, tags = flatten(self.space.trial(values)), tracking.trial_tags(values, values.get(POINT, ""))
+        parameters, tags = flatten(self.space.trial(values)), trial_tags(values, values.get(POINT, ""))
         run_id = tracking.start_trial(self.client, self.study, number, parameters, tags)
         tracking.end_trial(self.client, run_id, "FAILED", costs, reason)
         say(f"trial {number}: {reason}")
@@ -156,7 +158,7 @@ class StudyLog(tune.Callback):
             return
         self.began[trial.trial_id] = time.monotonic()
         proposal = unpack_proposal(trial.config)
-        tags = tracking.trial_tags(
+        tags = trial_tags(
             proposal.values,
             proposal.values.get(POINT, ""),
             stage=proposal.stage,
@@ -261,9 +263,7 @@ class StudyLog(tune.Callback):
                 runs = tracking.seed_runs(self.client, self.study, record)
                 for run_id, score in zip(runs, one.seed_aucs, strict=True):
                     self.client.log_metric(run_id, "test_auc", score)
-        return [
-            tracking.with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records
-        ]
+        return [with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records]
 
     def end(self, status: Status, ledger: Mapping[str, float] | None = None) -> None:
         """Closes the study's run, and those of this driver's trials that are still open as killed."""
@@ -271,13 +271,21 @@ class StudyLog(tune.Callback):
             self._close(trial_id, "KILLED", {}, "the study ended before the trial did")
         tracking.end_study(self.client, self.study, status, self.ended, ledger)
 
-    def give_up(self, status: Status) -> None:
-        """Closes what is open as far as that goes.
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Closes what is open where the search ends otherwise than planned, as far as that goes.
 
         What ended the search may keep MLflow from being told, and is what the user must read. What stays open is closed
         when the study is resumed.
         """
         try:
-            self.end(status)
-        except Exception as error:
-            say(f"study {self.study.name}: MLflow could not be told of the end ({type(error).__name__})")
+            yield
+        except BaseException as error:
+            stopped, name = isinstance(error, KeyboardInterrupt), self.study.name
+            try:
+                self.end("KILLED" if stopped else "FAILED")
+            except Exception as failure:
+                say(f"study {name}: MLflow could not be told of the end ({type(failure).__name__})")
+            if stopped:
+                say(f"study {name}: stopped after {self.ended} of {self.num_trials} trials; go on with --resume")
+            raise

@@ -33,7 +33,7 @@ from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import absolute, filesystem, own_folder
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
-from fpt_ray.tracking.runs import TrialRecord
+from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import open_tracking, tracking_uri
 from fpt_ray.tune.accounting import study_ledger
 from fpt_ray.tune.log import StudyLog, start_or_find
@@ -65,12 +65,10 @@ def run_study(options: StudyOptions) -> StudyResult:
         stores = open_stores(options, space, workdir)
         study = open_study(space, name, location, resume=options.resume)
         warm_start(options, space, study, workdir)
-        open_tracking(uri)
-        client = PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")
-        client.settle()
+        client = patient_client(uri, study_uri)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
-        try:
+        with log.closing():
             shared = Shared(
                 space=space,
                 stores=stores,
@@ -84,12 +82,6 @@ def run_study(options: StudyOptions) -> StudyResult:
             for page in draw_study_pictures(study, space, own_folder(study_uri)):
                 tracking.attach(client, run.run_id, page)
             ledger = study_ledger(space, stores, records)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            log.give_up("KILLED" if stopped else "FAILED")
-            if stopped:
-                say(f"study {name}: stopped after {log.ended} of {log.num_trials} trials; go on with --resume")
-            raise
         log.end("FINISHED", ledger)
     return result_of(run, records, ledger, uri, study_uri)
 
@@ -146,6 +138,14 @@ def warm_start(options: StudyOptions, space: SearchSpace, study: optuna.Study, w
     say(
         f"warm start: {taken} of {len(other.best_trials)} points of the front of {options.warm_start} lie in this space"
     )
+
+
+def patient_client(uri: str, study_uri: str) -> PatientClient:
+    """A client for a study that has delivered what an earlier driver could not."""
+    open_tracking(uri)
+    client = PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")
+    client.settle()
+    return client
 
 
 # --- the search -----------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from fpt_ray.images.table import accept, inspect_image
 from fpt_ray.preload import command as preloading
 from fpt_ray.preload.extraction import extract_batches, read_image
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.records import StudyRun, TrialRecord
 from tests.hosts.namespaces import wait_until
 from tests.s3_server import free_ports
 from tests.searches import study_of
@@ -67,7 +68,7 @@ class Cluster:
         command += ["--features", self.features, "--workdir", str(self.folder / "work")]
         return self.job("submit", *options, *where, "--", *command, *(["--resume"] if resume else []))
 
-    def runs(self) -> tuple[tracking.StudyRun, list[tracking.TrialRecord], str]:
+    def runs(self) -> tuple[StudyRun, list[TrialRecord], str]:
         """The study, its trials and its status as MLflow has them."""
         client = MlflowClient(self.mlflow)
         study = tracking.find_study(client, "s")

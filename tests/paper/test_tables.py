@@ -15,7 +15,7 @@ from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png, panels
 from fpt_ray.paper.numbers import METHOD_NAMES, RUNGS, rows_of, table1
 from fpt_ray.paper.tables import averaged, cells, measured, paper_table
-from fpt_ray.tracking.runs import TrialRecord
+from fpt_ray.tracking.records import TrialRecord
 
 BY_NAME = {name: method for method, name in METHOD_NAMES.items()}
 SUPERVISED = "supervised Attention-tuning"  # numbers.json: its printed average is not that of its cells

@@ -20,7 +20,7 @@ from fpt_ray.report.command import Command, main, report, run_report
 from fpt_ray.report.front import front_of, front_table, printed, rendered, short_names, summarise
 from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.runs import StudyRun, TrialRecord
+from fpt_ray.tracking.records import StudyRun, TrialRecord
 from fpt_ray.tracking.server import default_uri, open_tracking
 
 SEARCHED = ["side.num_prompts", "features.token_ratio"]
