@@ -11,8 +11,9 @@ import pyarrow as pa
 import torch
 
 from fpt_ray.features.shards import ShardEntry, check_rows, check_schema, damage_as_error, open_shard, parquet_file
-from fpt_ray.features.spec import SPLITS, StoreError, StoreSpec
+from fpt_ray.features.spec import StoreError, StoreSpec
 from fpt_ray.features.store import MANIFEST, Store, read_manifest
+from fpt_ray.images.sources import SPLITS
 from fpt_ray.storage.files import exists, is_s3, list_files, read_bytes, remove
 from fpt_ray.storage.local import File
 from fpt_ray.storage.s3 import abort_uploads
