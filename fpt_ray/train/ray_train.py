@@ -9,7 +9,6 @@ import ray
 import ray.data
 import ray.train
 import ray.train.torch
-from pyarrow.fs import S3FileSystem
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayTaskError
 from typing_extensions import override
@@ -23,8 +22,8 @@ from fpt_ray.features.rows import rows_from_files, rows_from_tables
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import read_shard
 from fpt_ray.features.store import Store
-from fpt_ray.storage import s3
 from fpt_ray.storage.errors import disk_full_as_error
+from fpt_ray.storage.files import failure_as_error, located_in
 from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import Rows
 from fpt_ray.train.order import worker_rows
@@ -120,7 +119,7 @@ def train_worker(config: dict[str, Any]) -> None:
                     save_checkpoint(progress.checkpoint, folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
                 say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
-            with disk_full_as_error(f"a checkpoint in {job.run}"), s3.failure_as_error(job.run):
+            with disk_full_as_error(f"a checkpoint in {job.run}"), failure_as_error(job.run):
                 ray.train.report(numbers, checkpoint=checkpoint)
 
 
@@ -197,7 +196,7 @@ def train(
 
 def _where(run_config: ray.train.RunConfig) -> str:
     path = f"{run_config.storage_path}/{run_config.name}"
-    return f"{s3.SCHEME}{path}" if isinstance(run_config.storage_filesystem, S3FileSystem) else path
+    return located_in(run_config.storage_filesystem, path)
 
 
 def _shards(trial: TrialConfig, store: Store, columns: list[str], num_workers: int) -> dict[str, list[Any]]:

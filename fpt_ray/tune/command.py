@@ -38,9 +38,8 @@ from fpt_ray.search.queue import (
     paper_point,
 )
 from fpt_ray.search.searcher import StudySearcher
-from fpt_ray.storage import s3
 from fpt_ray.storage.errors import disk_full_as_error
-from fpt_ray.storage.files import absolute, filesystem, own_folder
+from fpt_ray.storage.files import absolute, failure_as_error, filesystem, own_folder
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.runs import check_study_name
 from fpt_ray.tracking.server import open_tracking, tracking_uri
@@ -241,7 +240,7 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
         with disk_full_as_error(shared.workdir):
             tuner.fit()
     except TuneError as error:  # its text is the traceback of what a callback, the searcher or the storage raised
-        with s3.failure_as_error(shared.workdir):
+        with failure_as_error(shared.workdir):
             raise error.__context__ if isinstance(error.__context__, ConfigError | OSError) else error from None
     log.client.settle()
 

@@ -24,9 +24,8 @@ from fpt_ray.features.serving import feature_bytes, store_for, trial_slice
 from fpt_ray.features.store import Store
 from fpt_ray.models.weights import anchored
 from fpt_ray.search.messages import HALT, NUMBER, OUT_OF_MEMORY, REASON, SEEDS, plain_values, seeded_trial
-from fpt_ray.storage import s3
-from fpt_ray.storage.errors import FullError, disk_full_as_error
-from fpt_ray.storage.files import filesystem
+from fpt_ray.storage.errors import FullError, StorageError, disk_full_as_error
+from fpt_ray.storage.files import failure_as_error, filesystem
 from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError, Rows
 from fpt_ray.train.ray_train import Blocks, fits_in_memory, read_split, train
@@ -71,7 +70,7 @@ def run_trial(values: dict[str, Any], shared: Shared) -> None:
             _train_in_workers(trial, (number, seeds), store, shared)
         else:
             train_here(trial, seeds, store, shared)
-    except (FullError, s3.StorageError) as error:
+    except (FullError, StorageError) as error:
         tune.report({"epochs": 0, HALT: str(error)})
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search
         traceback.print_exc()
@@ -130,7 +129,7 @@ def train_here(trial: TrialConfig, seeds: int, store: Store, shared: Shared) -> 
         with tempfile.TemporaryDirectory() as folder:
             with disk_full_as_error(f"a checkpoint in {folder}"):
                 save_checkpoint(progress.checkpoint, folder)
-            with disk_full_as_error(f"a checkpoint in {shared.workdir}"), s3.failure_as_error(shared.workdir):
+            with disk_full_as_error(f"a checkpoint in {shared.workdir}"), failure_as_error(shared.workdir):
                 tune.report(numbers, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
