@@ -55,7 +55,7 @@ def own_folder(uri: str) -> Path:
     if (path := local_path(uri)) is not None:
         return path
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state, "fpt_ray", *(part for part in absolute(uri).partition("://")[2].split("/") if part))
+    return Path(state, "fpt_ray", *absolute(uri).partition("://")[2].split("/"))
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

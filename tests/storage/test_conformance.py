@@ -2,6 +2,7 @@
 
 import ast
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,10 @@ def test_an_absolute_location_stays_and_has_no_slash_at_its_end(root):
     assert is_location(root)
 
 
+def test_a_whole_bucket_is_a_location():
+    assert absolute(f"s3://{BUCKET}") == absolute(f"s3://{BUCKET}/") == f"s3://{BUCKET}"
+
+
 def test_a_path_of_the_file_system_leads_to_the_same_file_and_back(root):
     write(f"{root}/a/b.bin", b"0123")
     system, path = filesystem(f"{root}/a/b.bin")
@@ -199,6 +204,7 @@ def test_a_stamp_changes_with_the_content_and_only_then(root):
     assert first == stamps(root, ["d/y", "none", "x"])
     assert [stamp.partition("|")[0] for stamp in first] == ["d/y", "none", "x"]
     assert first[1] == "none|gone"
+    time.sleep(0.05)  # a disk's clock may stand still for some milliseconds, and the size stays
     write(f"{root}/x", b"2")
     second = stamps(root, ["d/y", "none", "x"])
     assert second[:2] == first[:2]
