@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from fpt_ray.storage import s3
+from fpt_ray.storage import s3_client
 
 HOST = "127.0.0.1"
 KEY, SECRET, BUCKET = "tests-key", "tests-planted-secret", "tests-bucket"
@@ -93,15 +93,15 @@ def served(folder: Path, patch: pytest.MonkeyPatch, host: str = HOST) -> Iterato
         for name, value in settings.items():
             patch.setenv(name, value)
         forget_clients()
-        s3.client().create_bucket(Bucket=BUCKET)
+        s3_client.client().create_bucket(Bucket=BUCKET)
         yield faults
         forget_clients()
 
 
 def forget_clients() -> None:
     """The next request is made by clients that read the environment anew."""
-    s3.client.cache_clear()
-    s3.filesystem.cache_clear()
+    s3_client.client.cache_clear()
+    s3_client.filesystem.cache_clear()
 
 
 # --- the proxy ------------------------------------------------------------------------------------------------

@@ -15,8 +15,7 @@ import torch
 from fpt_ray.features.spec import SCHEMA_VERSION, Slice, StoreError, StoreSpec, column_widths, feature_columns
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.importance import Extracted
-from fpt_ray.storage.files import exists, filesystem, read_bytes, write_once
-from fpt_ray.storage.s3 import failure_as_error
+from fpt_ray.storage.files import exists, failure_as_error, filesystem, read_bytes, write_once
 
 _PLAIN = {"row": pa.int64(), "sha256": pa.string(), "path": pa.string(), "label": pa.int64()}
 DIGEST_KEY, VERSION_KEY = b"fpt_ray.spec", b"fpt_ray.schema_version"

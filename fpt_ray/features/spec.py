@@ -16,7 +16,6 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 
 SCHEMA_VERSION = 1
-SPLITS = ("train", "val", "test")
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4}
 _BANDS = 8
 

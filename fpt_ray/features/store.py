@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from fpt_ray import __version__
 from fpt_ray.features.shards import ShardEntry, check_schema, open_shard
-from fpt_ray.features.spec import SCHEMA_VERSION, SPLITS, Slice, StoreError, StoreSpec, column_widths, feature_columns
+from fpt_ray.features.spec import SCHEMA_VERSION, Slice, StoreError, StoreSpec, column_widths, feature_columns
+from fpt_ray.images.sources import SPLITS
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import absolute, exists, list_files, read_bytes, write_once
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import torch
 
 from fpt_ray.features.shards import ShardEntry, check_rows, check_schema, damage_as_error, open_shard, parquet_file
-from fpt_ray.features.spec import SPLITS, StoreError, StoreSpec
+from fpt_ray.features.spec import StoreError, StoreSpec
 from fpt_ray.features.store import MANIFEST, Store, read_manifest
-from fpt_ray.storage.files import exists, is_s3, list_files, read_bytes, remove
-from fpt_ray.storage.local import File
-from fpt_ray.storage.s3 import abort_uploads
+from fpt_ray.images.sources import SPLITS
+from fpt_ray.storage.files import abort_uploads, exists, list_files, read_bytes, remove
+from fpt_ray.storage.protocol import File
 
 _THREADS = 4
 _SPLIT = f"({'|'.join(SPLITS)})"
@@ -149,7 +149,7 @@ def remove_store(uri: str) -> tuple[int, int, int]:
     foreign = [file.path for file in files if not _belongs(file.path)]
     if foreign:
         raise StoreError(f"{uri} is no feature store: it holds {foreign[0]}; nothing was removed")
-    uploads = abort_uploads(uri) if is_s3(uri) else 0
+    uploads = abort_uploads(uri)
     if not files and not uploads:
         raise StoreError(f"{uri} is no feature store: there is nothing; see python -m fpt_ray.features ls")
     remove(uri, [MANIFEST])
@@ -158,9 +158,8 @@ def remove_store(uri: str) -> tuple[int, int, int]:
 
 
 def remove_temporaries(uri: str) -> None:
-    """Removes from a finished local store what killed writers left of files that they had not finished."""
-    if not is_s3(uri):
-        remove(uri, [file.path for file in list_files(uri) if _TEMPORARY.fullmatch(file.path)])
+    """Removes from a finished store what killed writers left of files that they had not finished."""
+    remove(uri, [file.path for file in list_files(uri) if _TEMPORARY.fullmatch(file.path)])
 
 
 def _belongs(path: str) -> bool:

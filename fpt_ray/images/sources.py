@@ -2,14 +2,13 @@
 
 import csv
 import io
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage.files import absolute, exists, is_s3, list_files, read_bytes
+from fpt_ray.storage.files import absolute, exists, is_within, read_bytes, walk
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
@@ -29,18 +28,16 @@ def find_images(source: str) -> tuple[str, list[Labelled], int]:
     uri = absolute(source)
     if uri.endswith((".csv", ".parquet")) and exists(uri):
         return uri.rpartition("/")[0], _from_table(uri), 0
-    if is_s3(uri):
-        files = [file.path for file in list_files(uri)]
-        paths, number = [path for path in files if not _hidden(path)], len(files)
-    elif os.path.isdir(uri):
-        paths = list(_walk(Path(uri), ""))
-        number = sum(len(names) for _, _, names in os.walk(uri))
-    else:
-        paths, number = [], 0
-    if not number and not os.path.isdir(uri):
-        raise ConfigError(f"images: {source} is neither a folder nor a .csv or .parquet file")
-    found = _from_folder(uri, paths)
-    return uri, found, number - len(found)
+    try:
+        entries = walk(uri)
+    except FileNotFoundError:
+        raise ConfigError(f"images: {source} is neither a folder nor a .csv or .parquet file") from None
+    visible = [entry for entry in entries if not _hidden(entry.path)]
+    for entry in visible:
+        if entry.fault:
+            raise ConfigError(f"images: {f'{uri}/{entry.path}'.rstrip('/')} {entry.fault}")
+    found = _from_folder(uri, [entry.path for entry in visible])
+    return uri, found, sum(not entry.path.endswith("/") for entry in entries) - len(found)
 
 
 # --- folders --------------------------------------------------------------------------------------------------
@@ -77,31 +74,14 @@ def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 
 
-def _walk(root: Path, below: str) -> Iterator[str]:
-    """What a folder holds, folders with a slash, but for hidden names."""
-    try:
-        with os.scandir(root / below) as found:
-            entries = sorted((entry for entry in found if not _hidden(entry.name)), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ConfigError(f"images: the folder {root / below} cannot be read ({error.strerror})") from None
-    for entry in entries:
-        if not entry.is_dir():
-            yield below + entry.name
-        elif entry.is_symlink():
-            raise ConfigError(f"images: {entry.path} is a link to a folder; put the folder itself in its place")
-        else:
-            yield f"{below}{entry.name}/"
-            yield from _walk(root, f"{below}{entry.name}/")
-
-
 def _inside(root: str, path: str) -> str:
-    """A relative path in its plain form; ConfigError where it, or what it links to, leaves the (resolved) root."""
+    """A relative path in its plain form; ConfigError where it, or what it links to, leaves the absolute root."""
     plain = PurePosixPath(path)
     if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in path):
         raise ConfigError(f"images: the name {path!r} is not UTF-8; rename the file")
     if plain.is_absolute() or ".." in plain.parts:
         raise ConfigError(f"images: the path {path!r} leaves {root}; give paths relative to it, without '..'")
-    if not is_s3(root) and not Path(os.path.realpath(Path(root) / plain)).is_relative_to(root):
+    if not is_within(root, plain.as_posix()):
         raise ConfigError(f"images: {path!r} is a link that leaves {root}; copy the file into it")
     return plain.as_posix()
 

@@ -6,14 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode
 from fpt_ray.images.sources import IMAGE_SUFFIXES, SPLITS, Labelled, find_images
-from fpt_ray.storage.files import is_s3, read_bytes
+from fpt_ray.storage.files import read_bytes
 
 NOTE_FILE = "DATA_NOTE.txt"
 """Beside the images: its first line is said wherever results on them are shown."""
@@ -123,8 +122,6 @@ def inspect_image(root: str, row: ImageRow) -> tuple[str, str]:
     """
     uri = f"{root}/{row.path}"
     try:
-        if not is_s3(root) and not Path(uri).is_file():
-            return "", "there is no such file"
         data = read_bytes(uri, MAX_BYTES + 1)
         decode(data, row.path)
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import _create, backbone_shape, check_resolution
-from fpt_ray.storage.files import exists, is_s3, local_copy
+from fpt_ray.storage.files import exists, local_copy, local_path
 
 RANDOM_WEIGHTS = "random"
 
@@ -49,9 +49,9 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
 
 def anchored(config: BackboneConfig, folder: str) -> BackboneConfig:
     """The same backbone, its weights' path found from this folder if it is relative: workers run in other folders."""
-    if config.weights in (None, RANDOM_WEIGHTS) or is_s3(str(config.weights)):
+    if config.weights is None or config.weights == RANDOM_WEIGHTS or (path := local_path(config.weights)) is None:
         return config
-    return replace(config, weights=str(Path(folder, str(config.weights))))
+    return replace(config, weights=str(Path(folder, path)))
 
 
 def unloaded_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from fpt_ray.cluster import ray_session
 from fpt_ray.images.table import ImageRow, ImageTable, accept, inspect_image
+from fpt_ray.storage.errors import StorageError
 from fpt_ray.storage.files import exists, read_bytes, stamps, write
-from fpt_ray.storage.s3 import StorageError
 
 _CHUNK = 32
 

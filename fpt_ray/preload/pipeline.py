@@ -10,9 +10,10 @@ from fpt_ray.cluster import ray_session
 from fpt_ray.config.trial import TrialConfig, image_resolution, reads_images
 from fpt_ray.display.terminal import say
 from fpt_ray.features.shards import ShardEntry, existing_shard
-from fpt_ray.features.spec import SPLITS, StoreSpec, bytes_per_row
+from fpt_ray.features.spec import StoreSpec, bytes_per_row
 from fpt_ray.features.store import MANIFEST, Store, open_store, write_manifest
 from fpt_ray.features.verification import remove_temporaries
+from fpt_ray.images.sources import SPLITS
 from fpt_ray.images.table import NOTE_FILE, ImageTable, leaks, read_images
 from fpt_ray.models.backbone import BackboneShape, backbone_shape, kept_tokens, resolve_precision
 from fpt_ray.models.methods import check_trial

@@ -19,12 +19,25 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage import s3
-from fpt_ray.storage.errors import disk_full_as_error
-from fpt_ray.storage.files import list_files, read_bytes
+from fpt_ray.storage.errors import ExistsError, disk_full_as_error
+from fpt_ray.storage.files import is_location, list_files, local_path, read_bytes, write_once
 from fpt_ray.storage.local import append
 
 _READ_AT_ONCE = 16
+
+
+def open_journal(location: str) -> BaseJournalBackend:
+    """The journal at a path or an s3:// location; where there is none, it begins."""
+    path = journal_file(location)
+    if path is None:
+        return S3Journal(location)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalFile(str(path))
+
+
+def journal_file(location: str) -> Path | None:
+    """The local file of a study's journal; None: the study lies on S3 or in a database."""
+    return local_path(location) if is_location(location) else None
 
 
 # --- in a file ------------------------------------------------------------------------------------------------
@@ -57,10 +70,11 @@ def one_driver(location: str) -> Iterator[None]:
     Raises:
         ConfigError: another driver holds it.
     """
-    if "://" in location:
+    journal = journal_file(location)
+    if journal is None:
         yield
         return
-    path = Path(f"{location}.driver")
+    path = journal.with_name(f"{journal.name}.driver")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         try:
@@ -73,7 +87,7 @@ def one_driver(location: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # on a full disk there is no room for what only informs
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        _drop_half_an_entry(Path(location))
+        _drop_half_an_entry(journal)
         yield
 
 
@@ -121,8 +135,10 @@ class S3Journal(BaseJournalBackend):
         """
         assert self.logs is not None, "Optuna reads before it writes"
         content = json.dumps({"driver": self.driver, "logs": logs}).encode()
-        if not s3.put_once(f"{self.uri}/{_name(self.objects)}", content):
-            raise ConfigError(f"another driver goes on with the study at {self.uri}; this one stops")
+        try:
+            write_once(f"{self.uri}/{_name(self.objects)}", content)
+        except ExistsError:
+            raise ConfigError(f"another driver goes on with the study at {self.uri}; this one stops") from None
         self.objects += 1
         self.logs.extend(json.loads(content)["logs"])
 

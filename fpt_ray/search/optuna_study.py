@@ -8,7 +8,6 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,9 +20,9 @@ from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.attributes import asked_values, purpose_of
-from fpt_ray.search.journal import JournalFile, S3Journal
+from fpt_ray.search.journal import journal_file, open_journal
 from fpt_ray.search.queue import enqueue_grid, paper_point
-from fpt_ray.storage.files import is_s3
+from fpt_ray.storage.files import is_location
 
 _HEARTBEAT_SECONDS = 30
 
@@ -34,11 +33,8 @@ def open_storage(location: str) -> BaseStorage:
     Raises:
         ConfigError: the database cannot be reached; the message leaves its password out.
     """
-    if is_s3(location):
-        return JournalStorage(S3Journal(location))
-    if not _is_database(location):
-        Path(location).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFile(location))
+    if is_location(location):
+        return JournalStorage(open_journal(location))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are marked so since Optuna 3
@@ -48,8 +44,10 @@ def open_storage(location: str) -> BaseStorage:
         raise ConfigError(f"--storage or FPT_RAY_STORAGE: {problem}") from None
 
 
-def _is_database(location: str) -> bool:
-    return "://" in location and not is_s3(location)
+def _may_be_there(location: str) -> bool:
+    """Whether to look for a study: a file would be made by looking, and what lies elsewhere answers for itself."""
+    file = journal_file(location)
+    return file is None or file.exists()
 
 
 def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) -> optuna.Study:
@@ -62,8 +60,7 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
         ConfigError: the study exists and is not to be resumed, or the other way round.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    there = "://" in location or Path(location).exists()
-    storage = open_storage(location) if there or not resume else None
+    storage = open_storage(location) if _may_be_there(location) or not resume else None
     found = storage is not None and name in optuna.get_all_study_names(storage)
     if found != resume:
         state, remedy = ("exists", "continue it with --resume") if found else ("is not there", "leave out --resume")
@@ -76,7 +73,7 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
         load_if_exists=resume,
     )
     if resume:
-        _ask_again(study, shared=_is_database(location))
+        _ask_again(study, shared=not is_location(location))
     if space.sampler == "grid":
         enqueue_grid(space, study)
     elif not study.get_trials(deepcopy=False):
@@ -105,7 +102,7 @@ def keep_alive(study: optuna.Study, trials: Mapping[str, optuna.Trial]) -> None:
 
 def load_study(name: str, location: str) -> optuna.Study:
     """A finished or running study, to read from; ConfigError where there is none."""
-    if "://" in location or Path(location).exists():
+    if _may_be_there(location):
         storage = open_storage(location)
         if name in optuna.get_all_study_names(storage):
             return optuna.load_study(study_name=name, storage=storage)

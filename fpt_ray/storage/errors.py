@@ -1,4 +1,4 @@
-"""What storing files may end with that a user can mend: it exists already, the disk is full."""
+"""What storing files may end with that a user can mend: it exists already, the disk is full, S3 fails."""
 
 import errno
 import os
@@ -15,6 +15,10 @@ class ExistsError(ConfigError):
 
 class FullError(ConfigError):
     """A disk is full."""
+
+
+class StorageError(ConfigError):
+    """A request to S3 failed for good; the message names bucket, key, request and the remedy."""
 
 
 @contextmanager

@@ -1,63 +1,94 @@
-"""A local path or s3://bucket/prefix: read, list, write whole or not at all, remove."""
+"""A local path or s3://bucket/prefix: read, list, write whole or not at all, remove.
+
+This is the one place that asks which of the two a URI is.
+"""
 
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from fpt_ray.storage import s3
+from fpt_ray.errors import ConfigError
+from fpt_ray.storage import local, s3
 from fpt_ray.storage.errors import ExistsError
-from fpt_ray.storage.local import File, _file, _link_once, _local, _written_beside
+from fpt_ray.storage.protocol import Entry, File, Storage
 
 
-def is_s3(uri: str) -> bool:
-    """Whether a URI names a place on S3."""
-    return uri.startswith(s3.SCHEME)
+def is_location(uri: str) -> bool:
+    """Whether a URI names a local path or a place on S3, not a database, for instance."""
+    return "://" not in uri or uri.startswith((local.SCHEME, s3.SCHEME))
+
+
+def _storage_at(uri: str) -> Storage:
+    """The kind of storage of a URI.
+
+    Raises:
+        ConfigError: there is none of its scheme.
+    """
+    if not is_location(uri):
+        raise ConfigError(f"{uri.partition('://')[0]}:// is no location; give a local path or s3://bucket/prefix")
+    return s3 if uri.startswith(s3.SCHEME) else local
+
+
+# --- places ---------------------------------------------------------------------------------------------------
 
 
 def absolute(uri: str) -> str:
     """The URI that other processes, in other folders, may use; a bare path is local."""
-    if is_s3(uri):
-        bucket, key = s3.split_uri(uri)
-        return f"{s3.SCHEME}{bucket}/{key}".rstrip("/")
-    return str(_local(uri).resolve())
+    return _storage_at(uri).absolute(uri)
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a location on this machine's file system; None: it lies elsewhere."""
+    return _storage_at(uri).local_path(uri)
 
 
 def own_folder(uri: str) -> Path:
     """The folder of this machine that goes with a location, for what only the driver reads.
 
-    A local one is its own; one on S3 has one in the user's state directory (``XDG_STATE_HOME``).
+    A local location is its own; any other has one in the user's state directory (``XDG_STATE_HOME``).
     """
-    if not is_s3(uri):
-        return _local(uri)
+    if (path := local_path(uri)) is not None:
+        return path
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state, "fpt_ray", *(part for part in s3.split_uri(uri) if part))
-
-
-def located(path: str, beside: str) -> str:
-    """The URI of a path in the file system of another URI."""
-    return f"{s3.SCHEME}{path}" if is_s3(beside) else path
+    return Path(state, "fpt_ray", *absolute(uri).partition("://")[2].split("/"))
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI and the path in it."""
-    if is_s3(uri):
-        bucket, key = s3.split_uri(uri)
-        return s3.filesystem(), f"{bucket}/{key}"
-    return pafs.LocalFileSystem(), os.path.abspath(_local(uri))
+    return _storage_at(uri).filesystem(uri)
+
+
+def located(path: str, beside: str) -> str:
+    """The URI of a path in the file system of another URI."""
+    return _storage_at(beside).uri_of(path)
+
+
+def located_in(system: pafs.FileSystem | None, path: str) -> str:
+    """The URI of a path in a file system of pyarrow's; None stands for the local one."""
+    return (s3 if isinstance(system, pafs.S3FileSystem) else local).uri_of(path)
+
+
+def failure_as_error(uri: str) -> AbstractContextManager[None]:
+    """What S3 answers last, if the location is there, becomes a StorageError; any other error stays what it is."""
+    return _storage_at(uri).failure_as_error(uri)
 
 
 # --- reading --------------------------------------------------------------------------------------------------
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file at the URI."""
+    """Whether there is a file at the URI; a folder is none.
+
+    Raises:
+        StorageError: S3 fails.
+    """
     system, path = filesystem(uri)
-    with s3.failure_as_error(uri):
+    with failure_as_error(uri):
         return system.get_file_info(path).type == pafs.FileType.File
 
 
@@ -65,22 +96,22 @@ def read_bytes(uri: str, at_most: int | None = None) -> bytes:
     """The whole content of a file, or its first bytes.
 
     Raises:
-        OSError: it is missing, or a local one cannot be read.
+        FileNotFoundError: there is no file; a folder or a pipe is none.
+        OSError: a local one cannot be read.
         StorageError: S3 fails.
     """
-    if not is_s3(uri):
-        with _local(uri).open("rb") as file:
-            return file.read(-1 if at_most is None else at_most)
-    system, path = filesystem(uri)
-    with s3.failure_as_error(uri), system.open_input_file(path) as file:
-        return file.read(at_most)
+    return _storage_at(uri).read_bytes(uri, at_most)
 
 
 @contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
-    """A file as a local path: itself, or for a while a copy of what lies on S3."""
-    if not is_s3(uri):
-        yield _local(uri)
+    """A file as a local path: itself, or for a while a copy of what lies elsewhere.
+
+    Raises:
+        FileNotFoundError, StorageError: as ``read_bytes``, of what lies elsewhere.
+    """
+    if (path := local_path(uri)) is not None:
+        yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, uri.rpartition("/")[2])
@@ -89,21 +120,37 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def list_files(uri: str) -> list[File]:
-    """All files below a folder, by path; none if there is no such folder."""
-    if is_s3(uri):
-        found = [File(path=file.path, bytes=file.bytes, stamp=f"{file.bytes}|{file.etag}") for file in s3.listed(uri)]
-    else:
-        root = _local(uri)
-        paths = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
-        found = [file for path in paths if (file := _file(root, path.as_posix()))]
-    return sorted(found, key=lambda file: file.path)
+    """All files below a folder, by path; none if there is no such folder.
+
+    Raises:
+        StorageError: S3 fails.
+    """
+    return sorted(_storage_at(uri).list_files(uri), key=lambda file: file.path)
+
+
+def walk(uri: str) -> list[Entry]:
+    """All names below a folder, also of what cannot be read; no file is looked at.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        StorageError: S3 fails.
+    """
+    return _storage_at(uri).walk(uri)
 
 
 def stamps(uri: str, paths: Sequence[str]) -> list[str]:
-    """The path and stamp of each of these files below a folder; of one that is missing, that it is."""
-    listed = {file.path: file for file in list_files(uri)} if is_s3(uri) else {}
-    found = [listed.get(path) if is_s3(uri) else _file(_local(uri), path) for path in paths]
+    """The path and stamp of each of these files below a folder; of one that is missing, that it is.
+
+    Raises:
+        StorageError: S3 fails.
+    """
+    found = _storage_at(uri).find(uri, paths)
     return [f"{path}|{file.stamp if file else 'gone'}" for path, file in zip(paths, found, strict=True)]
+
+
+def is_within(root: str, path: str) -> bool:
+    """Whether a path below an absolute root stays there when links are followed; it holds no '..' itself."""
+    return _storage_at(root).is_within(root, path)
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -115,31 +162,35 @@ def write_once(uri: str, content: pa.Buffer | bytes) -> None:
     Raises:
         ExistsError: there is one, of another content.
         OSError: the disk is full, for instance; nothing is left under the name.
-        StorageError: S3 fails; nothing is left under the name.
+        StorageError: S3 fails; nothing is left under the name, or all where only the answer was lost.
     """
-    ours = s3.put_once(uri, content) if is_s3(uri) else _link_once(uri, content)
-    if not ours:
+    if not _storage_at(uri).write_once(uri, content):
         raise ExistsError(f"{uri} exists already with another content and was left as it is")
 
 
 def write(uri: str, content: bytes) -> None:
-    """Writes a file whole, in place of what was there."""
-    if is_s3(uri):
-        s3.put(uri, content)
-        return
-    final = _local(uri)
-    with _written_beside(final, content) as temporary:
-        os.replace(temporary, final)
+    """Writes a file whole, in place of what was there.
+
+    Raises:
+        OSError: the disk is full, for instance; what was there is left as it is.
+        StorageError: S3 fails; so it is then, or all is written where only the answer was lost.
+    """
+    _storage_at(uri).write(uri, content)
 
 
 def remove(uri: str, paths: Sequence[str]) -> None:
-    """Removes these files below a folder, in this order on a disk, and local folders that are empty then."""
-    if is_s3(uri):
-        s3.delete(uri, paths)
-        return
-    root = _local(uri)
-    for path in paths:
-        (root / path).unlink(missing_ok=True)
-    for folder, _, _ in os.walk(root, topdown=False):
-        if not os.listdir(folder):
-            os.rmdir(folder)
+    """Removes these files below a folder, in this order on a disk, and local folders that are empty then.
+
+    Raises:
+        StorageError: S3 fails.
+    """
+    _storage_at(uri).remove(uri, paths)
+
+
+def abort_uploads(uri: str) -> int:
+    """Aborts what killed writers left of uploads below a folder, which no listing shows; returns how many.
+
+    Raises:
+        StorageError: S3 fails.
+    """
+    return _storage_at(uri).abort_uploads(uri)

@@ -1,32 +1,70 @@
 """Files on a disk, written whole or not at all."""
 
+import errno
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
-from fpt_ray.errors import ConfigError
+from fpt_ray.storage.protocol import Entry, File
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class File:
-    """What a listing says of a file."""
-
-    path: str
-    """Below the listed folder, with forward slashes."""
-    bytes: int
-    stamp: str
-    """Changes with the content: S3's checksum, or size and time of change."""
+SCHEME = "file://"
 
 
-def _local(uri: str) -> Path:
-    if "://" in uri and not uri.startswith("file://"):
-        raise ConfigError(f"{uri.partition('://')[0]}:// is no location; give a local path or s3://bucket/prefix")
-    return Path(uri.removeprefix("file://"))
+# --- places ---------------------------------------------------------------------------------------------------
+
+
+def local_path(uri: str) -> Path:
+    """The path of a bare path or of ``file://PATH``."""
+    return Path(uri.removeprefix(SCHEME))
+
+
+def absolute(uri: str) -> str:
+    """The path from the root of the file system, links resolved."""
+    return str(local_path(uri).resolve())
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The local file system of pyarrow's and the path from its root."""
+    return pafs.LocalFileSystem(), os.path.abspath(local_path(uri))
+
+
+def uri_of(path: str) -> str:
+    """The path itself."""
+    return path
+
+
+def failure_as_error(_uri: str) -> AbstractContextManager[None]:
+    """An error of a disk stays what it is."""
+    return nullcontext()
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def read_bytes(uri: str, at_most: int | None) -> bytes:
+    """The whole content of a file, or its first bytes; what is no regular file may never end, and is none."""
+    path = local_path(uri)
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with path.open("rb") as file:
+        return file.read(-1 if at_most is None else at_most)
+
+
+def list_files(uri: str) -> list[File]:
+    """All files below a folder; links to folders are not followed."""
+    root = local_path(uri)
+    paths = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
+    return [file for path in paths if (file := _file(root, path.as_posix()))]
+
+
+def find(uri: str, paths: Sequence[str]) -> list[File | None]:
+    """Each of these files below a folder; None: it is missing."""
+    return [_file(local_path(uri), path) for path in paths]
 
 
 def _file(root: Path, path: str) -> File | None:
@@ -37,8 +75,44 @@ def _file(root: Path, path: str) -> File | None:
     return File(path=path, bytes=stat.st_size, stamp=f"{stat.st_size}|{stat.st_mtime_ns}")
 
 
-def _link_once(uri: str, content: pa.Buffer | bytes) -> bool:
-    final = _local(uri)
+def walk(uri: str) -> list[Entry]:
+    """All names below a folder, folder by folder."""
+    root = local_path(uri)
+    if not root.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
+    return list(_entries(root, ""))
+
+
+def _entries(root: Path, below: str) -> Iterator[Entry]:
+    try:
+        with os.scandir(root / below) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        yield Entry(path=below, fault=f"is a folder that cannot be read ({error.strerror})")
+        return
+    if below:
+        yield Entry(path=below)
+    for entry in entries:
+        path = below + entry.name
+        if entry.is_dir(follow_symlinks=False):
+            yield from _entries(root, f"{path}/")
+        elif os.path.isdir(entry.path):
+            yield Entry(path=f"{path}/", fault="is a link to a folder; put the folder itself in its place")
+        else:
+            yield Entry(path=path)
+
+
+def is_within(root: str, path: str) -> bool:
+    """Whether a path below a root, itself without links (see ``absolute``), stays there when links are followed."""
+    return Path(os.path.realpath(local_path(root) / path)).is_relative_to(local_path(root))
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def write_once(uri: str, content: pa.Buffer | bytes) -> bool:
+    """Writes a file whole and durably if there is none; returns whether it has this content now."""
+    final = local_path(uri)
     with _written_beside(final, content) as temporary:
         try:
             os.link(temporary, final)  # unlike a rename, a link never replaces
@@ -48,6 +122,13 @@ def _link_once(uri: str, content: pa.Buffer | bytes) -> bool:
             # Somebody was first; whoever finished the whole store may have removed ours already.
             return final.read_bytes() == pa.py_buffer(content)
     return True
+
+
+def write(uri: str, content: bytes) -> None:
+    """Writes a file whole and durably, in place of what was there."""
+    final = local_path(uri)
+    with _written_beside(final, content) as temporary:
+        os.replace(temporary, final)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -66,6 +147,21 @@ def append(path: Path, content: bytes) -> None:
         except OSError:
             file.truncate(before)
             raise
+
+
+def remove(uri: str, paths: Sequence[str]) -> None:
+    """Removes these files below a folder, in this order, and the folders that are empty then."""
+    root = local_path(uri)
+    for path in paths:
+        (root / path).unlink(missing_ok=True)
+    for folder, _, _ in os.walk(root, topdown=False):
+        if not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def abort_uploads(_uri: str) -> int:
+    """A disk has no uploads."""
+    return 0
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage.files import is_s3
+from fpt_ray.storage.files import local_path
 
 _SERVER = ("http://", "https://")
 
@@ -27,12 +27,13 @@ def default_uri(workdir: str | Path) -> str:
     Raises:
         ConfigError: that is on S3, where no database can lie.
     """
-    if is_s3(str(workdir)):
+    folder = local_path(str(workdir))
+    if folder is None:
         raise ConfigError(
             f"--workdir is {workdir}, where no database can lie; give --tracking_uri or MLFLOW_TRACKING_URI: an MLflow "
             "server's address, or sqlite:///PATH/mlflow.db"
         )
-    return f"sqlite:///{Path(workdir).resolve()}/mlflow.db"
+    return f"sqlite:///{folder.resolve()}/mlflow.db"
 
 
 def tracking_uri(given: str | None, workdir: str | Path) -> str:

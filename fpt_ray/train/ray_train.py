@@ -9,7 +9,6 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-from pyarrow.fs import S3FileSystem
 from torch import nn
 from typing_extensions import override
 
@@ -22,7 +21,7 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import Store
 from fpt_ray.reading.places import Blocks, fits_in_memory, read_split, trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
-from fpt_ray.storage import s3
+from fpt_ray.storage.files import located_in
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.loop import Checkpoint, Rows
 from fpt_ray.train.order import worker_rows
@@ -160,7 +159,7 @@ def train(
 
 def _where(run_config: ray.train.RunConfig) -> str:
     path = f"{run_config.storage_path}/{run_config.name}"
-    return f"{s3.SCHEME}{path}" if isinstance(run_config.storage_filesystem, S3FileSystem) else path
+    return located_in(run_config.storage_filesystem, path)
 
 
 def _shards(work: TrainWork, columns: list[str], num_workers: int) -> dict[str, list[Any]]:

@@ -12,8 +12,8 @@ from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.features.store import Store
 from fpt_ray.search.messages import EpochReport
-from fpt_ray.storage import s3
 from fpt_ray.storage.errors import disk_full_as_error
+from fpt_ray.storage.files import failure_as_error
 from fpt_ray.train.checkpoint import save_checkpoint
 from fpt_ray.train.loop import Checkpoint, Rows
 from fpt_ray.train.seeds import epoch_report, fit_seeds, trial_task
@@ -67,5 +67,5 @@ def train_and_report(
                 if session.says_epochs:
                     epoch = progress.epoch
                     say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
-            with disk_full_as_error(f"a checkpoint in {run}"), s3.failure_as_error(run):
+            with disk_full_as_error(f"a checkpoint in {run}"), failure_as_error(run):
                 session.report(report, folder if session.rank == 0 else None)

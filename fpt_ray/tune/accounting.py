@@ -7,6 +7,7 @@ from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.prediction import preload_flops, step_flops
 from fpt_ray.features.serving import feature_bytes, store_for
 from fpt_ray.features.store import Store
+from fpt_ray.images.sources import SPLITS
 from fpt_ray.report.ledger import Spent, ledger
 from fpt_ray.tracking.records import TrialRecord
 
@@ -22,7 +23,7 @@ def study_ledger(space: SearchSpace, stores: Sequence[Store], records: Sequence[
 
 
 def _images(store: Store) -> int:
-    return sum(store.num_rows(split) for split in ("train", "val", "test"))
+    return sum(store.num_rows(split) for split in SPLITS)
 
 
 def _spent(trial: TrialConfig, stores: Sequence[Store], metrics: Mapping[str, float]) -> Spent:

@@ -28,9 +28,8 @@ from fpt_ray.search.optuna_study import load_study, open_study
 from fpt_ray.search.pictures import draw_study_pictures
 from fpt_ray.search.queue import enqueue_chosen, enqueue_confirmed, enqueue_front, paper_point
 from fpt_ray.search.searcher import StudySearcher
-from fpt_ray.storage import s3
 from fpt_ray.storage.errors import disk_full_as_error
-from fpt_ray.storage.files import absolute, filesystem, own_folder
+from fpt_ray.storage.files import absolute, failure_as_error, filesystem, own_folder
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import TrialRecord
@@ -197,7 +196,7 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
         with disk_full_as_error(shared.study_uri):
             tuner.fit()
     except TuneError as error:  # its text is the traceback of what a callback, the searcher or the storage raised
-        with s3.failure_as_error(shared.study_uri):
+        with failure_as_error(shared.study_uri):
             raise error.__context__ if isinstance(error.__context__, ConfigError | OSError) else error from None
     log.client.settle()
 

@@ -21,8 +21,7 @@ from fpt_ray.features.store import Store
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import Blocks, trial_rows
 from fpt_ray.search.messages import EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
-from fpt_ray.storage import s3
-from fpt_ray.storage.errors import FullError
+from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.loop import Checkpoint, NonFiniteLossError
@@ -106,7 +105,7 @@ def failure_of(error: Exception) -> TrialFailure:
     A full disk and storage that fails halt the search. Of a GPU whose memory was not enough, what had been allocated
     is said.
     """
-    if isinstance(error, FullError | s3.StorageError):
+    if isinstance(error, FullError | StorageError):
         return TrialFailure(reason=str(error), halts_search=True)
     lines = str(error).strip().splitlines() or [""]
     expected = isinstance(error, ConfigError | NonFiniteLossError)

@@ -16,7 +16,6 @@ from fpt_ray.features.shards import existing_shard, open_shard, shard_table, wri
 from fpt_ray.features.spec import Slice, StoreError, bytes_per_row, column_widths
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.images.table import ImageRow
-from fpt_ray.storage import files as storage
 from fpt_ray.storage.errors import ExistsError
 from tests.stores import make_features, make_rows, make_spec, make_store
 
@@ -220,16 +219,6 @@ def test_a_manifest_is_written_once(tmp_path):
     with pytest.raises(ExistsError, match="exists already"):
         write_manifest(store.uri, store.spec, ("a", "b"), store.shards[1:])
     assert open_store(store.uri) == store
-
-
-def test_write_once_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    def fail(path):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        storage.write_once(f"{tmp_path}/m.json", b"{}")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_of_the_same_name_in_different_folders_do_not_collide(tmp_path):

@@ -7,7 +7,7 @@ from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.optuna_study import load_study, open_study
 from fpt_ray.search.searcher import StudySearcher
-from fpt_ray.storage import s3
+from fpt_ray.storage.files import remove
 from tests.messages import report
 from tests.s3_server import BUCKET, served
 
@@ -76,6 +76,6 @@ def test_a_second_study_of_the_name_is_refused(location):
 
 def test_an_entry_that_is_missing_is_noticed(location):
     told(open_study(SPACE, "s", location, resume=False), 1)
-    s3.delete(location, ["00000003.json"])
+    remove(location, ["00000003.json"])
     with pytest.raises(ConfigError, match=r"optuna\.log/00000003\.json is missing"):
         load_study("s", location)

@@ -20,32 +20,17 @@ from fpt_ray.features.store import open_store
 from fpt_ray.images.table import read_images
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.storage import files as storage
-from fpt_ray.storage import s3
-from fpt_ray.storage.errors import ExistsError
-from fpt_ray.storage.s3 import StorageError
+from fpt_ray.storage import s3, s3_client
+from fpt_ray.storage.errors import StorageError
 from fpt_ray.train.command import Command as TrainCommand
 from fpt_ray.train.command import run_training
 from fpt_ray.train.seeds import fit_seeds, trial_task
-from tests.s3_server import BUCKET, SECRET, forget_clients, served
+from tests.s3_server import BUCKET, SECRET, forget_clients
 from tests.stores import draw_images, make_spec, make_store
 
 ROOT = f"s3://{BUCKET}"
 KINDS = ("500", "503", "reset", "cut", "hang")
 TRIAL = load_space(Path(__file__).parents[2] / "search_spaces" / "smoke.yaml").stores()[0]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch, served(tmp_path_factory.mktemp("s3"), patch) as faults:
-        yield faults
-
-
-@pytest.fixture
-def faults(server):
-    """The proxy's faults, none until a test asks for some."""
-    server.__init__()
-    yield server
-    server.__init__()
 
 
 # --- single requests ------------------------------------------------------------------------------------------
@@ -67,27 +52,6 @@ def test_every_kind_of_fault_is_passed_over(faults):
             assert faults.made[kind] == 3  # PUT, HEAD, GET
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
-def test_of_many_writers_one_wins_and_the_others_are_told(where, faults, tmp_path):
-    uri = f"{ROOT}/race/m.json" if where == "s3" else f"{tmp_path}/race/m.json"
-
-    def write(number):
-        try:
-            storage.write_once(uri, b"%d" % number)
-        except ExistsError as error:
-            return str(error)
-        return number
-
-    with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(write, range(8)))
-    (winner,) = (one for one in told if isinstance(one, int))
-    assert {one for one in told if one != winner} == {
-        f"{uri} exists already with another content and was left as it is"
-    }
-    assert storage.read_bytes(uri) == b"%d" % winner
-    storage.write_once(uri, b"%d" % winner)  # the same again is no error
-
-
 @pytest.mark.parametrize(
     ("request_made", "ask"),
     [
@@ -96,7 +60,7 @@ def test_of_many_writers_one_wins_and_the_others_are_told(where, faults, tmp_pat
         ("HeadObject", storage.exists),
         ("ListObjectsV2", storage.list_files),
         ("DeleteObjects", lambda uri: storage.remove(uri, ["x"])),
-        ("ListMultipartUploads", s3.abort_uploads),
+        ("ListMultipartUploads", storage.abort_uploads),
     ],
 )
 def test_the_last_error_names_bucket_key_and_request(request_made, ask, faults, monkeypatch):
@@ -111,19 +75,6 @@ def test_the_last_error_names_bucket_key_and_request(request_made, ask, faults, 
         assert part in message
     assert "\n" not in message
     assert SECRET not in message
-
-
-@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "s3://key:word@bucket/x", "gs://bucket/x"])
-def test_what_is_no_location_is_refused_and_passwords_are_not_repeated(uri):
-    with pytest.raises(ConfigError, match="give") as caught:
-        storage.exists(uri)
-    assert "word" not in str(caught.value)
-
-
-def test_what_only_the_driver_reads_of_a_place_on_s3_lies_in_the_users_state(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert storage.own_folder("s3://bucket/work/studies/s") == tmp_path / "fpt_ray/bucket/work/studies/s"
-    assert storage.own_folder("work/studies/s") == Path("work/studies/s")
 
 
 def test_a_wrong_number_of_attempts_is_refused(monkeypatch, faults):
@@ -170,7 +121,9 @@ def test_stores_are_listed_verified_and_removed(where, faults, tmp_path, capsys)
     uploads = 0
     if where == "s3":
         uploads = 1
-        s3.client().create_multipart_upload(Bucket=BUCKET, Key=f"work-{where}/features/two/train/part-00009.parquet")
+        s3_client.client().create_multipart_upload(
+            Bucket=BUCKET, Key=f"work-{where}/features/two/train/part-00009.parquet"
+        )
     for store, files, aborted in ((finished, 10, 0), (half, 8, uploads)):
         assert run_features(Rm(uri=store.uri))
         told = capsys.readouterr().out
@@ -183,14 +136,14 @@ def test_stores_are_listed_verified_and_removed(where, faults, tmp_path, capsys)
 
 def test_a_killed_removal_leaves_an_unfinished_store(faults, monkeypatch):
     store, _ = make_store(f"{ROOT}/killed", make_spec())
-    delete = s3.delete
+    remove = s3.remove
 
     def killed(uri, paths):
         if paths != ["manifest.json"]:
             raise KeyboardInterrupt
-        delete(uri, paths)
+        remove(uri, paths)
 
-    monkeypatch.setattr(s3, "delete", killed)
+    monkeypatch.setattr(s3, "remove", killed)
     with pytest.raises(KeyboardInterrupt):
         run_features(Rm(uri=store.uri))
     with pytest.raises(ConfigError, match="no finished feature store"):
