@@ -21,9 +21,9 @@ from fpt_ray.features.rows import rows_from_files
 from fpt_ray.features.shards import read_shard, shard_table, write_shard
 from fpt_ray.features.spec import Slice, StoreError
 from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.search.attributes import finished_trials
 from fpt_ray.search.journal import one_driver
 from fpt_ray.search.optuna_study import open_study
-from fpt_ray.search.queue import finished_trials
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.storage.errors import ExistsError
 from tests.messages import report
