@@ -22,7 +22,6 @@ from tqdm import tqdm
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import TrialConfig, reads_images
-from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.measurement import Measured, gpu_execution, measure, require_gpu
 from fpt_ray.cost.paper_rows import NOTES, Table, paper_record, paper_rows
@@ -36,6 +35,7 @@ from fpt_ray.cost.prediction import (
     step_flops,
 )
 from fpt_ray.cost.trace import Kind, Memory
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import bytes_per_row, store_spec
 from fpt_ray.models.methods import check_trial

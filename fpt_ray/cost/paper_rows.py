@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fpt_ray.config.trial import TrialConfig, trial_from
-from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.execution import PAPER_BASELINES, PAPER_FPT, Execution
 from fpt_ray.cost.prediction import network_memory, our_execution, param_ratio
+from fpt_ray.display.units import MIB
 from fpt_ray.paper.numbers import FPT_AS_RUN, METHOD_NAMES, numbers
 
 Table = Literal["table1", "table2", "table3", "table4"]

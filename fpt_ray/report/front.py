@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from fpt_ray.config.space import Mode
+from fpt_ray.display.units import MIB
 from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.report.confirmation import confirmed_table, most_seeds
@@ -19,9 +21,7 @@ from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.runs import StudyRun, TrialRecord
 
 Format = Literal["text", "markdown", "csv", "json"]
-Mode = Literal["max", "min"]
 _DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
-_MIB = 2**20
 _LISTED = 20
 
 
@@ -143,7 +143,7 @@ def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Poin
     return Point(
         name=f"trial {record.number}",
         auc=metrics["val_auc"],
-        memory_mib=metrics["peak_memory_bytes"] / _MIB,
+        memory_mib=metrics["peak_memory_bytes"] / MIB,
         param_percent=100 * metrics["param_ratio"],
         details=(
             *(f"{name} = {printed(name, record.params[name])}" for name in searched),
@@ -178,7 +178,7 @@ def printed(name: str, value: object) -> str:
     if value is None:
         return "-"
     if name in ("peak_memory_bytes", "measured_peak_memory_bytes"):
-        return f"{float(str(value)) / _MIB:.0f}"
+        return f"{float(str(value)) / MIB:.0f}"
     if name in _HEADINGS:
         return f"{100 * float(str(value)):.2f}"
     try:

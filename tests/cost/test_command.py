@@ -7,12 +7,12 @@ import torch
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import override, trial_from
-from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.command import Command, cost_of, measured_cost, paper_text, print_costs, trials_of
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.measurement import two_steps
 from fpt_ray.cost.paper_rows import NOTES, paper_rows
 from fpt_ray.cost.prediction import network_memory, param_ratio, preload_flops, step_flops
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.methods import make_model
 

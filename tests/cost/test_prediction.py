@@ -7,7 +7,6 @@ import timm
 import torch
 
 from fpt_ray.config.trial import TrialConfig, trial_from
-from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.execution import PAPER_FPT, Execution
 from fpt_ray.cost.prediction import (
     count_parameters,
@@ -19,6 +18,7 @@ from fpt_ray.cost.prediction import (
     published_parameters,
     training_memory,
 )
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.paper.numbers import FPT_AS_RUN
 
