@@ -18,9 +18,9 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
 from fpt_ray.paper.tables import paper_table
-from fpt_ray.report.front import Format, Report, rendered, summarise
 from fpt_ray.report.ledger import ledger_text
 from fpt_ray.report.pictures import draw_html, draw_png
+from fpt_ray.report.summary import Summary, rendered, summarise
 from fpt_ray.storage.files import own_folder
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.runs import StudyRun
@@ -34,13 +34,13 @@ class Command:
     study: tuple[str, ...]
     """One study; with --as several, each of one data set."""
     as_: Annotated[As | None, tyro.conf.arg(name="as")] = None
-    """The paper's table or figure to print or draw; nothing: the study's front."""
+    """The paper's table or figure to print or draw. Default: the study's front."""
     paper: bool = False
     """With --as: the paper's numbers stand beside."""
     workdir: str = "."
     """Where mlflow.db and the study's pictures live; of one on S3, the pictures go to ~/.local/state/fpt_ray."""
     tracking_uri: str | None = None
-    """MLflow's tracking server or database; nothing: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+    """MLflow's tracking server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     format: Form = "text"
     """How the table is printed. Of the front, csv and json hold full precision, ratios and scores in 0..1; with --as
     they hold plain numbers in the units of the paper's columns."""
@@ -49,7 +49,7 @@ class Command:
 # --- the front ------------------------------------------------------------------------------------------------
 
 
-def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text") -> None:
+def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -> None:
     """Prints the front's table, draws and attaches the pictures, and says how to see more.
 
     Raises:
@@ -73,7 +73,7 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Format = "text")
     print(f"         then open {page_address(tracking_uri, study.experiment_id, study.run_id)}")
 
 
-def save(found: Report, folder: Path) -> list[Path]:
+def save(found: Summary, folder: Path) -> list[Path]:
     """Writes the table and, if a trial finished, the pictures; what a report left there before is replaced."""
     tracking.check_study_name(folder.name)
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from fpt_ray.report.confirmation import confirmed_table, confirming, reference, verdict
-from fpt_ray.report.front import front_of, rendered, summarise, what_if
+from fpt_ray.report.front import front_of
+from fpt_ray.report.summary import rendered, summarise
+from fpt_ray.report.what_if import what_if
 from tests.report.test_report import SEARCHED, metrics_of, record, study_of
 
 

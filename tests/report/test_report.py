@@ -17,8 +17,9 @@ from fpt_ray.display.terminal import run_command
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.report.command import Command, main, report, run_report
-from fpt_ray.report.front import front_of, front_table, printed, rendered, short_names, summarise
+from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
+from fpt_ray.report.summary import rendered, short_names, summarise, value_text
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.runs import StudyRun, TrialRecord
 from fpt_ray.tracking.server import default_uri, open_tracking
@@ -141,8 +142,8 @@ def test_the_heading_says_which_auc_ppe_and_pme_are_of(records):
         ("features.importance", "class_token", "class_token"),
     ],
 )
-def test_printed(name, value, text):
-    assert printed(name, value) == text
+def test_values_as_people_read_them(name, value, text):
+    assert value_text(name, value) == text
 
 
 def test_names_are_short_only_where_they_stay_different():
