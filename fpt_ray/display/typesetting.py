@@ -5,7 +5,7 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,6 +74,11 @@ class Table:
     labels: Sequence[str] = ()
     """Of the rows, before the first column; empty: the rows have none."""
     columns: Sequence[Column] = ()
+
+
+def text_column(title: str, texts: Iterable[str], *, left: bool = False) -> Column:
+    """A column of texts; CSV and JSON hold the same."""
+    return Column(title=title, cells=[Cell(text=text, plain=text) for text in texts], left=left)
 
 
 def ranks(column: Column) -> list[Rank | None]:

@@ -18,7 +18,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
 from fpt_ray.paper.tables import paper_table
-from fpt_ray.report.ledger import ledger_text
+from fpt_ray.report.ledger import ledger_table
 from fpt_ray.report.pictures import draw_html, draw_png
 from fpt_ray.report.summary import Summary, rendered, summarise
 from fpt_ray.storage.files import own_folder
@@ -59,9 +59,10 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -
     study = tracking.find_study(client, name)
     found = summarise(study, tracking.read_trials(client, study))
     print(rendered(found, form))
-    spent = {name.removeprefix("ledger."): value for name, value in study.metrics.items() if name.startswith("ledger.")}
-    if form == "text" and spent:
-        print(f"\n{ledger_text(spent)}")
+    paid = {name: value for name, value in study.metrics.items() if name.startswith("ledger.")}
+    spent = ledger_table({name.removeprefix("ledger."): value for name, value in paid.items()})
+    if form == "text" and spent.labels:
+        print(f"\n{typeset(spent, form)}")
     files = save(found, own_folder(f"{workdir}/studies/{name}"))
     for file in files:
         tracking.attach(client, study.run_id, file)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fpt_ray.config.space import Mode
-from fpt_ray.display.typesetting import Cell, Column, Form, Table, typeset
+from fpt_ray.display.typesetting import Cell, Column, Form, Table, text_column, typeset
 from fpt_ray.display.units import MIB
 from fpt_ray.report.confirmation import confirmed_table, most_seeds
 from fpt_ray.report.front import front_of, front_table
@@ -150,8 +150,7 @@ def rendered(summary: Summary, form: Form) -> str:
     """
     front = _columns(summary.rows)
     if form in ("csv", "json"):
-        notes = [Cell(text=summary.data_note, plain=summary.data_note)] * len(summary.rows)
-        noted = [Column(title="data_note", cells=notes)] if summary.data_note else []
+        noted = [text_column("data_note", [note] * len(summary.rows))] if (note := summary.data_note) else []
         return typeset(Table(columns=[*front, *noted]), form)
     title, *notes = summary.heading
     none = () if front else ("no trial has finished",)
