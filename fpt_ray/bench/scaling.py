@@ -23,6 +23,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fpt_ray.display.typesetting import Column, Table, text_column, typeset
+
 WHOLE = 100
 """A GPU, in the hundredths that trials take of it."""
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -198,31 +200,47 @@ def _scaled(jobs: Sequence[Job], ready: Sequence[float], alone: Sequence[float],
     )
 
 
+# --- what is printed ------------------------------------------------------------------------------------------
+
+
 def scaling_text(workload: Workload, cluster: Cluster, counts: Sequence[int] = COUNTS) -> str:
     """A table of both over numbers of GPUs, below what it assumes."""
+    assumptions = (__doc__ or "").partition("\n\n")[2].strip()
+    preloaded = [preloading(workload, cluster, gpus) for gpus in counts]
+    searched = [search(workload, cluster, gpus) for gpus in counts]
+    known = [f"{informed(found.spans, cluster.startup_trials):.0%}" for found in searched]
+    columns = [
+        text_column("GPUs", map(str, counts)),
+        *_scaled_columns("preloading", "shard", preloaded),
+        *_scaled_columns("search", "trial", searched),
+        text_column("informed trials", known),
+    ]
+    return f"{assumptions}\n\n{typeset(Table(notes=_given(workload, cluster), columns=columns), 'text')}"
+
+
+def _given(workload: Workload, cluster: Cluster) -> tuple[str, str]:
+    """What was recorded and what is assumed."""
+    fits = [trial.fit_seconds for trial in workload.trials]
     at_once = WHOLE // max(trial.share for trial in workload.trials)
-    lines = [
-        (__doc__ or "").partition("\n\n")[2].strip(),
-        "",
-        f"recorded: {len(workload.trials)} trials, {sum(trial.fit_seconds for trial in workload.trials):,.0f} s of "
-        f"training (longest {max(trial.fit_seconds for trial in workload.trials):.1f} s); "
+    recorded = (
+        f"recorded: {len(fits)} trials, {sum(fits):,.0f} s of training (longest {max(fits):.1f} s); "
         f"{workload.startup_seconds:.2f} s beside it each, {workload.worker_seconds:.1f} s more in a new worker, "
         f"{workload.driver_seconds:.2f} s of the driver; {sum(workload.shard_rows)} images in "
         f"{len(workload.shard_rows)} shards, {workload.image_seconds:.3f} s each; "
-        f"{workload.feature_bytes / 1e9:.2f} GB of features",
-        f"assumed: {cluster}, {at_once} trials to a GPU",
-        "",
-        "      |  preloading                            |  search",
-        " GPUs |  seconds  strong    weak  limit        |  seconds  strong    weak  limit          informed trials",
+        f"{workload.feature_bytes / 1e9:.2f} GB of features"
+    )
+    return recorded, f"assumed: {cluster}, {at_once} trials to a GPU"
+
+
+def _scaled_columns(name: str, part: str, found: Sequence[Scaled]) -> list[Column]:
+    """Columns of preloading or of the search, whose parts are shards or trials."""
+    limits = [f"longest {part}" if one.limit == "longest" else one.limit for one in found]
+    return [
+        text_column(f"{name}, s", (f"{one.seconds:,.1f}" for one in found)),
+        text_column("strong", (f"{one.strong:.1%}" for one in found)),
+        text_column("weak", (f"{one.weak:.1%}" for one in found)),
+        text_column("limit", limits, left=True),
     ]
-    for gpus in counts:
-        cells = []
-        for found, part in ((preloading(workload, cluster, gpus), "shard"), (search(workload, cluster, gpus), "trial")):
-            limit = f"longest {part}" if found.limit == "longest" else found.limit
-            cells.append(f"{found.seconds:9,.1f}{found.strong:8.1%}{found.weak:8.1%}  {limit:<13}")
-        known = informed(found.spans, cluster.startup_trials)
-        lines.append(f"{gpus:5} |{cells[0]}|{cells[1]}  {known:15.0%}")
-    return "\n".join(lines)
 
 
 # --- what was recorded ----------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MIB = 2**20
+from fpt_ray.display.units import MIB
+
 ROUNDING_BYTES = 512
 SMALL_REQUEST_BYTES = 1 * MIB
 """Up to here requests share segments of their own."""

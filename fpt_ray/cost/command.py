@@ -22,10 +22,9 @@ from tqdm import tqdm
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import TrialConfig, reads_images
-from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.execution import Execution
-from fpt_ray.cost.measurement import Measured, gpu_execution, measure, require_gpu
-from fpt_ray.cost.paper_rows import NOTES, Table, paper_record, paper_rows
+from fpt_ray.cost.measurement import MeasuredMemory, gpu_execution, measure, require_gpu
+from fpt_ray.cost.paper_rows import NOTES, MemoryTable, paper_record, paper_rows
 from fpt_ray.cost.prediction import (
     learnable_parameters,
     memory_key,
@@ -36,6 +35,8 @@ from fpt_ray.cost.prediction import (
     step_flops,
 )
 from fpt_ray.cost.trace import Kind, Memory
+from fpt_ray.display.typesetting import Table, text_column, typeset
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import bytes_per_row, store_spec
 from fpt_ray.models.methods import check_trial
@@ -51,7 +52,6 @@ Result = TypeVar("Result")
 class Cost:
     """What a trial costs."""
 
-    name: str
     learnable_parameters: int
     param_ratio: float
     memory_ratio: float
@@ -62,22 +62,20 @@ class Cost:
     step_flops: int
     preload_flops: int | None
     """Of one image; None where the LPM runs in every step."""
-    measured: Measured | None = None
+    measured: MeasuredMemory | None = None
 
 
-def cost_of(named: tuple[str, TrialConfig], num_classes: int, execution: Execution | None = None) -> Cost:
-    """The predicted cost of a trial with its name, as this project runs it on a GPU unless told otherwise.
+def cost_of(trial: TrialConfig, num_classes: int, execution: Execution | None = None) -> Cost:
+    """The predicted cost of a trial, as this project runs it on a GPU unless told otherwise.
 
     Raises:
         ConfigError: the trial cannot be built.
     """
-    name, trial = named
     check_trial(trial)
     execution = execution or our_execution(trial)
     memory = network_memory(trial, num_classes, execution)
     reference = network_memory(dataclasses.replace(trial, method="full_fine_tuning"), num_classes, execution)
     return Cost(
-        name=name,
         learnable_parameters=learnable_parameters(trial, num_classes),
         param_ratio=param_ratio(trial, num_classes),
         memory_ratio=memory.process_bytes / reference.process_bytes,
@@ -88,19 +86,19 @@ def cost_of(named: tuple[str, TrialConfig], num_classes: int, execution: Executi
     )
 
 
-def measured_cost(named: tuple[str, TrialConfig], num_classes: int) -> Cost:
+def measured_cost(trial: TrialConfig, num_classes: int) -> Cost:
     """The same for the GPU that is here, and what two steps really take on it; ConfigError without one."""
     device = require_gpu()
-    execution = gpu_execution(named[1], device)
-    cost = cost_of(named, num_classes, execution)
-    return dataclasses.replace(cost, measured=measure(named[1], num_classes, execution, device))
+    execution = gpu_execution(trial, device)
+    cost = cost_of(trial, num_classes, execution)
+    return dataclasses.replace(cost, measured=measure(trial, num_classes, execution, device))
 
 
 # --- a space --------------------------------------------------------------------------------------------------
 
 
-def trials_of(space: SearchSpace) -> list[tuple[str, TrialConfig]]:
-    """The points of a space with their names, those that cost the same once."""
+def trials_of(space: SearchSpace) -> dict[str, TrialConfig]:
+    """{name: point} of a space; of those that cost the same the first."""
     try:
         proposals = {_name(values): values for values in space.grid()}
     except ConfigError:  # a row is continuous
@@ -114,11 +112,11 @@ def trials_of(space: SearchSpace) -> list[tuple[str, TrialConfig]]:
             for point in space.points or ("",)
             for end, values in ends.items()
         }
-    trials: dict[TrialConfig, tuple[str, TrialConfig]] = {}
-    for name, values in proposals.items():
-        trial = space.trial(values)
-        trials.setdefault(memory_key(trial), (name, trial))
-    return list(trials.values())
+    names: dict[TrialConfig, str] = {}
+    trials = {name: space.trial(values) for name, values in proposals.items()}
+    for name, trial in trials.items():
+        names.setdefault(memory_key(trial), name)
+    return {name: trials[name] for name in names.values()}
 
 
 def _name(values: Mapping[str, Any]) -> str:
@@ -137,26 +135,35 @@ def _narrowest(row: SearchRow) -> Any:
 # --- the paper's tables ---------------------------------------------------------------------------------------
 
 
-def paper_text(table: Table, records: Sequence[Mapping[str, Any]]) -> str:
-    """The table as text; * marks a share that differs at the printed digits and memory that differs by over 3 %."""
-    lines = [("row", "Params %", "paper", "Mem. as the paper ran it", "paper", "off %", "Mem. as this project runs it")]
-    for record in records:
-        share, printed = record["params_percent"], record["paper_params_percent"]
-        memory, paper_mb = record["paper_setting_memory_mb"], record["paper_memory_mb"]
-        off = None if paper_mb is None else 100 * (memory / paper_mb - 1)
-        lines.append(
-            (
-                record["row"],
-                f"{share:.2f}" + ("*" if printed is not None and f"{printed:.2f}" != f"{share:.2f}" else " "),
-                "-" if printed is None else f"{printed:g}",
-                f"{memory:,.0f}",
-                "-" if paper_mb is None else f"{paper_mb:,.0f}",
-                "-" if off is None else f"{off:+.1f}" + ("*" if abs(off) > 3 else " "),
-                f"{record['memory_mb']:,.0f}",
-            )
-        )
-    notes = [f"* {name}: {note}" for name, note in NOTES[table].items()]
-    return "\n".join([_aligned(lines), "Memory in MiB of a process, predicted; - where the paper prints none.", *notes])
+def memory_table(name: MemoryTable, records: Sequence[Mapping[str, Any]]) -> Table:
+    """The paper's table beside the prediction.
+
+    An asterisk marks a share that differs at the printed digits, and memory that differs by over 3 %.
+    """
+    titles = ("Params %", "paper", "Mem. as the paper ran it", "paper", "off %", "Mem. as this project runs it")
+    texts = zip(*map(_beside_the_paper, records), strict=True)
+    explained = [f"* {row}: {note}" for row, note in NOTES[name].items()]
+    return Table(
+        heading="row",
+        labels=[record["row"] for record in records],
+        columns=[text_column(title, column) for title, column in zip(titles, texts, strict=True)],
+        footnotes=["Memory in MiB of a process, predicted; - where the paper prints none.", *explained],
+    )
+
+
+def _beside_the_paper(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What stands in the columns of ``memory_table``."""
+    share, printed = record["params_percent"], record["paper_params_percent"]
+    memory, paper_mb = record["paper_setting_memory_mb"], record["paper_memory_mb"]
+    off = None if paper_mb is None else 100 * (memory / paper_mb - 1)
+    return (
+        f"{share:.2f}" + ("*" if printed is not None and f"{printed:.2f}" != f"{share:.2f}" else " "),
+        "-" if printed is None else f"{printed:g}",
+        f"{memory:,.0f}",
+        "-" if paper_mb is None else f"{paper_mb:,.0f}",
+        "-" if off is None else f"{off:+.1f}" + ("*" if abs(off) > 3 else " "),
+        f"{record['memory_mb']:,.0f}",
+    )
 
 
 # --- printing -------------------------------------------------------------------------------------------------
@@ -198,21 +205,14 @@ def _quantities(cost: Cost) -> dict[str, str]:
     return found
 
 
-def _text(costs: Sequence[Cost]) -> str:
-    """One trial as a list, several as a table."""
-    if len(costs) == 1:
-        return _aligned([(name, value) for name, value in _quantities(costs[0]).items()])
-    return _aligned([("", *_quantities(costs[0])), *((cost.name, *_quantities(cost).values()) for cost in costs)])
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
+def cost_table(costs: Mapping[str, Cost]) -> Table:
+    """A column of one trial's quantities, or a row for each of several by name."""
+    found = {name: _quantities(cost) for name, cost in costs.items()}
+    first, *others = found.values()
+    if not others:
+        return Table(labels=list(first), columns=[text_column("", first.values())])
+    columns = [text_column(title, [quantities[title] for quantities in found.values()]) for title in first]
+    return Table(labels=list(found), columns=columns)
 
 
 def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
@@ -230,7 +230,7 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable
 class Command:
     """Print what configurations cost, before anything runs."""
 
-    as_: Annotated[Table | None, tyro.conf.arg(name="as")] = None
+    as_: Annotated[MemoryTable | None, tyro.conf.arg(name="as")] = None
     """A memory table of the paper beside the prediction, instead of a trial."""
     space: Path | None = None
     """A search space: all its points, instead of a trial."""
@@ -248,15 +248,22 @@ def print_costs(command: Command) -> None:
         if command.space is not None or command.measure:
             raise ConfigError("--as prints a table of the paper; leave --space and --measure out")
         records = list(_each(paper_record, paper_rows(command.as_)))
-        print(json.dumps(records, indent=1) if command.json else paper_text(command.as_, records))
-        return
-    trials = [("", command.trial)] if command.space is None else trials_of(load_space(command.space))
+        table = memory_table(command.as_, records)
+    else:
+        costs = _costs(command)
+        records = [{"name": name, **_record(cost)} for name, cost in costs.items()]
+        table = cost_table(costs)
+    print(json.dumps(records, indent=1) if command.json else typeset(table, "text"))
+
+
+def _costs(command: Command) -> dict[str, Cost]:
+    """{name: cost} of the trial, or of the space's points."""
+    trials = {"": command.trial} if command.space is None else trials_of(load_space(command.space))
     if command.measure:
         require_gpu()
-        costs = [measured_cost(named, command.num_classes) for named in trials]
-    else:
-        costs = list(_each(partial(cost_of, num_classes=command.num_classes), trials))
-    print(json.dumps([_record(cost) for cost in costs], indent=1) if command.json else _text(costs))
+        return {name: measured_cost(trial, command.num_classes) for name, trial in trials.items()}
+    costs = _each(partial(cost_of, num_classes=command.num_classes), list(trials.values()))
+    return dict(zip(trials, costs, strict=True))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from timm.layers.attention import Attention
 from torch import Tensor, nn
 
-from fpt_ray.cost.allocator import MIB
+from fpt_ray.display.units import MIB
 from fpt_ray.models.side_network import FusionModule, SideNetwork
 
 CONTEXT_BYTES = 348 * MIB

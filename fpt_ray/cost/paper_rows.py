@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fpt_ray.config.trial import TrialConfig, trial_from
-from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.execution import PAPER_BASELINES, PAPER_FPT, Execution
 from fpt_ray.cost.prediction import network_memory, our_execution, param_ratio
+from fpt_ray.display.units import MIB
 from fpt_ray.paper.numbers import FPT_AS_RUN, METHOD_NAMES, numbers
 
-Table = Literal["table1", "table2", "table3", "table4"]
+MemoryTable = Literal["table1", "table2", "table3", "table4"]
 VIT_L = "vit_large_patch16_384.augreg_in21k_ft_in1k"
 NUM_CLASSES = 5
 """Of the learnable shares that the paper prints."""
 _METHODS = {name: method for method, name in METHOD_NAMES.items()} | {"Full FT": "full_fine_tuning"}
 
-NOTES: Mapping[Table, Mapping[str, str]] = {
+NOTES: Mapping[MemoryTable, Mapping[str, str]] = {
     "table1": {
         "Linear probing": "its share is 0.004 %; no way of counting a head of 5 classes gives 0.01.",
         "Attention-tuning": "its share is 32.80 %; the 33.8 looks like a slip of one digit.",
@@ -44,7 +44,7 @@ class PaperRow:
     params_percent: float | None
 
 
-def paper_rows(table: Table) -> list[PaperRow]:
+def paper_rows(table: MemoryTable) -> list[PaperRow]:
     """The rows of a memory table in the paper's order; Table 2's are named by method and resolution."""
     printed: Any = numbers()[table]
     match table:

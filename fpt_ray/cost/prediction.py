@@ -76,16 +76,6 @@ def fine_tuning_memory(trial: TrialConfig, num_classes: int, *, precision: Arith
     return network_memory(replace(trial, method="full_fine_tuning"), num_classes, Execution(precision=precision))
 
 
-def memory_ratio(trial: TrialConfig, num_classes: int, precision: Arithmetic) -> float:
-    """The ratio m of Eq. 10, in 0..1, relative to full fine-tuning on *this* system.
-
-    This system has fused attention and the trial's precision. The paper's m is relative to 23,128 MB, which is float16
-    autocast without fused attention.
-    """
-    training = training_memory(trial, num_classes, precision=precision)
-    return training.process_bytes / fine_tuning_memory(trial, num_classes, precision=precision).process_bytes
-
-
 def our_execution(trial: TrialConfig) -> Execution:
     """How this project executes the trial on a GPU that has bfloat16."""
     return Execution(precision="float32" if trial.training.precision == "float32" else "bfloat16")
@@ -155,8 +145,9 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], tuple[
 def trial_costs(trial: TrialConfig, num_classes: int, device: torch.device) -> dict[str, float]:
     """Known before training: learnable parameters, predicted peak memory, and both as ratios (section 4.2.2).
 
-    ``memory_ratio`` is against full fine-tuning of the same backbone at the same resolution, batch and precision, both
-    sides predicted by the same estimator.
+    ``memory_ratio``, m of Eq. 10, is against full fine-tuning of the same backbone at the same resolution, batch and
+    precision on *this* system, both sides predicted by the same estimator. The paper's m is relative to 23,128 MB,
+    which is float16 autocast without fused attention.
     """
     precision = "bfloat16" if uses_bfloat16(trial.training.precision, device) else "float32"
     memory = training_memory(trial, num_classes, precision=precision)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fpt_ray.display.typesetting import Cell, Column, Table
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.paper.layouts import LAYOUTS, As, Layout, Record
 from fpt_ray.paper.numbers import rows_of, table2
 
-_MIB = 2**20
 _STYLES = {  # field, named as in numbers.json: title, digits, whether higher is better
     "params_percent": ("Params (%)", 2, False),
     "memory_mb": ("Mem. (MB)", 0, False),
@@ -144,7 +144,7 @@ def cells(found: Measured | None) -> dict[str, Cell]:
     r, m = found.param_ratio, found.memory_ratio
     return {
         "params_percent": cell(r, 100, score=False),
-        "memory_mb": cell(found.memory_bytes, 1 / _MIB, score=False),
+        "memory_mb": cell(found.memory_bytes, 1 / MIB, score=False),
         "average_auc": cell(auc, 100, std=found.auc_std),
         "ppe": cell(None if auc is None or r is None else ppe(auc, r), 100),
         "pme": cell(None if auc is None or m is None else pme(auc, m), 100),

@@ -6,6 +6,8 @@ The authors' code preloads once for every token ratio and depth; here one store 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fpt_ray.display.typesetting import Table, text_column
+
 _LINES = (
     ("preloading", "preload_seconds", "{:,.0f} s"),
     ("  of it for each trial", "preload_seconds_per_trial", "{:,.1f} s"),
@@ -62,10 +64,8 @@ def ledger(trials: Sequence[Spent], preload_seconds: float, preload_flops: float
     }
 
 
-def ledger_text(numbers: Mapping[str, float]) -> str:
-    """The ledger as lines; nothing where there is none."""
-    known = [(name, form.format(numbers[key])) for name, key, form in _LINES if key in numbers]
-    if not known:
-        return ""
-    width = max(len(name) for name, _ in known)
-    return "\n".join(["What the study cost", *(f"  {name:<{width}}  {value}" for name, value in known)])
+def ledger_table(numbers: Mapping[str, float]) -> Table:
+    """The ledger's numbers that there are, each with what it is and its unit."""
+    known = [(label, form.format(numbers[key])) for label, key, form in _LINES if key in numbers]
+    values = text_column("", [text for _, text in known], left=True)
+    return Table(title="What the study cost", labels=[label for label, _ in known], columns=[values])

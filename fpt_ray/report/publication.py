@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpt_ray.display.typesetting import Form
-from fpt_ray.report.front import rendered, summarise
-from fpt_ray.report.ledger import ledger_text
+from fpt_ray.display.typesetting import Form, typeset
+from fpt_ray.report.ledger import ledger_table
 from fpt_ray.report.pictures import draw_html, draw_png
 from fpt_ray.report.result import StudyResult
+from fpt_ray.report.summary import rendered, summarise
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import open_tracking, page_address, ui_command
 
@@ -17,7 +17,7 @@ def publish(result: StudyResult) -> list[Path]:
 
     What a report left there before is replaced.
     """
-    found = summarise(result, result.trials)
+    found = summarise(result)
     tracking.check_study_name(result.name)
     folder = result.places.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,12 +36,12 @@ def publish(result: StudyResult) -> list[Path]:
 
 def report_text(result: StudyResult, files: Sequence[Path], form: Form = "text") -> str:
     """The front's table; as text also what the study cost, where its pictures are, and how to see more."""
-    table = rendered(summarise(result, result.trials), form)
+    table = rendered(summarise(result), form)
     if form != "text":
         return table
     parts = [table]
     if result.ledger:
-        parts += ["", ledger_text(result.ledger)]
+        parts += ["", typeset(ledger_table(result.ledger), form)]
     if len(files) > 1:
         parts += ["", f"picture: {files[1]}  (interactive: {files[2]})"]
     places = result.places

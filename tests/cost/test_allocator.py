@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from fpt_ray.cost.allocator import MIB, CachingAllocator, Event, replay
+from fpt_ray.cost.allocator import CachingAllocator, Event, replay
+from fpt_ray.display.units import MIB
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import torch
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import override, trial_from
-from fpt_ray.cost.allocator import MIB
-from fpt_ray.cost.command import Command, cost_of, measured_cost, paper_text, print_costs, trials_of
+from fpt_ray.cost.command import Command, cost_of, measured_cost, memory_table, print_costs, trials_of
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.measurement import two_steps
 from fpt_ray.cost.paper_rows import NOTES, paper_rows
 from fpt_ray.cost.prediction import network_memory, param_ratio, preload_flops, step_flops
+from fpt_ray.display.typesetting import typeset
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.methods import make_model
 
@@ -73,7 +74,7 @@ def test_a_table_marks_shares_that_differ_and_explains_them():
         record = {"row": row.name, "paper_setting_memory_mb": row.memory_mb, "memory_mb": 1.0}
         record |= {"paper_params_percent": row.params_percent, "paper_memory_mb": row.memory_mb}
         shares[row.name] = {**record, "params_percent": 100 * param_ratio(row.trial, 5)}
-    text = paper_text("table1", list(shares.values()))
+    text = typeset(memory_table("table1", list(shares.values())), "text")
     marked = {line.split("  ")[0] for line in text.splitlines() if line[:1] != "*" and "*" in line}
     assert marked == {"Linear probing", "Attention-tuning", "AdaLoRA"}
     assert "\n* Attention-tuning: its share is 32.80 %" in text
@@ -124,7 +125,7 @@ def test_a_trial_costs_what_its_parts_say(capsys):
 
 
 def test_methods_that_read_images_store_them_and_preload_nothing():
-    cost = cost_of(("", trial_from({**TINY, "method": "bitfit"})), 3)
+    cost = cost_of(trial_from({**TINY, "method": "bitfit"}), 3)
     assert cost.row_bytes == 3 * 96**2
     assert cost.preload_flops is None
 
@@ -137,12 +138,12 @@ def space(rows, **others):
 def test_a_finite_space_is_all_its_points_and_those_of_equal_cost_once():
     rows = "training.seed: {choices: [1, 2]}, side.prompt_dropout: {choices: [0.0, 0.5]}"
     found = trials_of(parse_space(space(rows)))
-    assert [name for name, _ in found] == ["side.prompt_dropout=0", "side.prompt_dropout=0.5"]
+    assert list(found) == ["side.prompt_dropout=0", "side.prompt_dropout=0.5"]
 
 
 def test_a_continuous_space_is_its_defaults_and_its_ends():
     rows = "features.token_ratio: {low: 0.1, high: 0.5}"
-    found = dict(trials_of(parse_space(space(rows))))
+    found = trials_of(parse_space(space(rows)))
     ratios = {name: trial.features.token_ratio for name, trial in found.items()}
     assert ratios == {"defaults": 0.2, "narrowest": 0.1, "widest": 0.5}
 
@@ -178,5 +179,5 @@ def test_the_steps_that_are_measured_change_what_is_learnt(method):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("method", ["fpt+", "bitfit", "full_fine_tuning"])
 def test_the_prediction_is_within_a_tenth_of_what_is_allocated(method):
-    cost = measured_cost(("", trial_from({"method": method})), 5)
+    cost = measured_cost(trial_from({"method": method}), 5)
     assert cost.memory.allocated_bytes == pytest.approx(cost.measured.allocated_bytes, rel=0.1)

@@ -6,19 +6,19 @@ import pytest
 import timm
 import torch
 
-from fpt_ray.config.trial import TrialConfig, trial_from
-from fpt_ray.cost.allocator import MIB
+from fpt_ray.config.trial import TrialConfig, override, trial_from
 from fpt_ray.cost.execution import PAPER_FPT, Execution
 from fpt_ray.cost.prediction import (
     count_parameters,
     fine_tuning_memory,
     learnable_parameters,
-    memory_ratio,
     network_memory,
     param_ratio,
     published_parameters,
     training_memory,
+    trial_costs,
 )
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.paper.numbers import FPT_AS_RUN
 
@@ -109,7 +109,9 @@ def test_the_ratio_is_of_the_same_system_on_both_sides():
     training, fine_tuning = (
         predict(trial, 5, precision="bfloat16") for predict in (training_memory, fine_tuning_memory)
     )
-    ratio = memory_ratio(trial, 5, "bfloat16")
+    costs = trial_costs(override(trial, {"training.precision": "bfloat16"}), 5, torch.device("cpu"))
+    ratio = costs["memory_ratio"]
+    assert costs["peak_memory_bytes"] == training.process_bytes
     assert ratio == training.process_bytes / fine_tuning.process_bytes
     assert 0.06 < ratio < 0.08
 

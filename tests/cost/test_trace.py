@@ -7,9 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES, Execution
 from fpt_ray.cost.trace import adamw_step, trace_training
+from fpt_ray.display.units import MIB
 
 FLOAT32 = Execution(precision="float32")
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from fpt_ray.report.confirmation import confirmed_table, confirming, reference, verdict
-from fpt_ray.report.front import front_of, rendered, summarise, what_if
-from tests.report.test_report import SEARCHED, metrics_of, record, study_of
+from fpt_ray.report.front import front_of
+from fpt_ray.report.summary import rendered, summarise
+from fpt_ray.report.what_if import what_if
+from tests.report.test_report import SEARCHED, metrics_of, record, result
 
 
 def confirmation(number, of, auc, difference=None, status="FINISHED"):
@@ -55,7 +57,7 @@ def test_confirmed_trials_stand_under_the_number_of_the_one_they_confirm(records
 def test_the_report_has_both_tables_and_confirmations_are_not_of_the_front(records):
     objectives = {"val_auc": "max", "memory_ratio": "min"}
     assert [one.number for one in front_of(records, objectives)] == [0, 1, 2, 3]
-    found = summarise(study_of(objectives), records)
+    found = summarise(result(records, objectives))
     assert [point.name for point in found.picture.trials] == [f"trial {number}" for number in range(4)]
     assert found.heading[0].startswith("Study s: 4 of 4 trials")
     for form in ("text", "markdown"):
@@ -69,7 +71,7 @@ def test_the_report_has_both_tables_and_confirmations_are_not_of_the_front(recor
             assert part in text
         assert len({line.count("|") for line in text.splitlines() if "|" in line}) <= 3
     assert "Confirmed" not in rendered(found, "csv") + rendered(found, "json")
-    assert "Confirmed" not in rendered(summarise(study_of(objectives), records[:4]), "text")
+    assert "Confirmed" not in rendered(summarise(result(records[:4], objectives)), "text")
 
 
 def test_what_if_is_the_best_within_each_budget():

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from fpt_ray.report.ledger import Spent, ledger, ledger_text
+from fpt_ray.display.typesetting import typeset
+from fpt_ray.report.ledger import Spent, ledger, ledger_table
 
 
 def spent(preload, **changed):
@@ -39,7 +40,10 @@ def test_methods_that_read_images_need_no_preload():
 
 
 def test_the_text_says_every_number_once():
-    text = ledger_text(ledger([spent(("s", 0.2, 6))], 90.0, 5e13))
+    text = typeset(ledger_table(ledger([spent(("s", 0.2, 6))], 90.0, 5e13)), "text")
     assert text.splitlines()[0] == "What the study cost"
     assert re.search(r"waiting, share of training +5.0%", text)
-    assert ledger_text({}) == ""
+    assert len(text.splitlines()) == 2 + 12
+    assert ledger_table({}).labels == []
+    one = ledger_table({"fit_seconds": 40.0})
+    assert (one.labels, one.columns[0].cells[0].text) == (["training, all trials"], "40 s")

@@ -17,10 +17,12 @@ from fpt_ray.display.terminal import run_command
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.report.command import Command, main, report, run_report
-from fpt_ray.report.front import front_of, front_table, printed, rendered, short_names, summarise
+from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
+from fpt_ray.report.result import result_of
+from fpt_ray.report.summary import rendered, short_names, summarise, value_text
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.records import StudyRun, TrialRecord
+from fpt_ray.tracking.records import StudyRun, TrialRecord, study_tags
 from fpt_ray.tracking.server import default_uri, open_tracking
 
 SEARCHED = ["side.num_prompts", "features.token_ratio"]
@@ -52,9 +54,14 @@ def record(number, status="FINISHED", params=None, reason="", **metrics):
     )
 
 
-def study_of(objectives=OBJECTIVES, note=""):
-    tags = {"objectives": json.dumps(objectives), "searched": json.dumps(SEARCHED), "data_note": note}
-    return StudyRun(name="s", experiment_id="1", run_id="r", tags=tags)
+def tags_of(note=""):
+    return study_tags(OBJECTIVES, SEARCHED, [], note)
+
+
+def result(records, objectives=OBJECTIVES, note=""):
+    tags = study_tags(objectives, SEARCHED, [], note)
+    study = StudyRun(name="s", experiment_id="1", run_id="r", tags=tags)
+    return result_of(study, records, {}, "sqlite:///s.db", "studies/s")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +75,7 @@ def tracked(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
     uri = default_uri(workdir)
     client = open_tracking(uri)
-    study = tracking.start_study(client, "s", params={}, tags=dict(study_of(note=NOTE).tags))
+    study = tracking.start_study(client, "s", params={}, tags=tags_of(NOTE))
     for number, (prompts, auc, memory, on_front) in enumerate(TRIALS):
         params = flatten(trial_from({"side.num_prompts": prompts, "features.token_ratio": 0.1 * 3}))
         trial = tracking.start_trial(client, study, number, params, {})
@@ -123,7 +130,7 @@ def test_the_heading_says_which_auc_ppe_and_pme_are_of(records):
     }
     for words, trials in heading.items():
         objectives = {"val_auc": "max", "param_ratio": "min"} if len(trials) == 1 else {"param_ratio": "min"}
-        assert f"PPE and PME are {words}" in rendered(summarise(study_of(objectives), trials), "markdown")
+        assert f"PPE and PME are {words}" in rendered(summarise(result(trials, objectives)), "markdown")
 
 
 @pytest.mark.parametrize(
@@ -141,8 +148,8 @@ def test_the_heading_says_which_auc_ppe_and_pme_are_of(records):
         ("features.importance", "class_token", "class_token"),
     ],
 )
-def test_printed(name, value, text):
-    assert printed(name, value) == text
+def test_values_as_people_read_them(name, value, text):
+    assert value_text(name, value) == text
 
 
 def test_names_are_short_only_where_they_stay_different():
@@ -151,7 +158,7 @@ def test_names_are_short_only_where_they_stay_different():
 
 
 def test_the_table_in_every_form(records):
-    found = summarise(study_of(note=NOTE), records)
+    found = summarise(result(records, note=NOTE))
     rows = json.loads(rendered(found, "json"))
     assert [{name: row[name] for name in row if name != "data_note"} for row in rows] == list(found.rows)
     read = list(csv.DictReader(io.StringIO(rendered(found, "csv"))))
@@ -170,7 +177,7 @@ def test_the_table_in_every_form(records):
 
 
 def test_a_study_without_a_finished_trial_says_so():
-    found = summarise(study_of(), [record(0, status="FAILED", reason="x")])
+    found = summarise(result([record(0, status="FAILED", reason="x")]))
     assert rendered(found, "json") == "[]"
     assert rendered(found, "csv") == ""
     for form in ("text", "markdown"):
@@ -180,7 +187,7 @@ def test_a_study_without_a_finished_trial_says_so():
 
 def test_of_many_failures_the_first_are_listed():
     failed = [record(number, status="FAILED", reason=f"reason {number}") for number in range(23)]
-    text = rendered(summarise(study_of(), failed), "text")
+    text = rendered(summarise(result(failed)), "text")
     assert text.count("failed: reason") == 20
     assert "and 3 more" in text
 
@@ -229,7 +236,7 @@ def test_the_papers_points_are_left_out_with_a_reason_where_something_differs(ch
 
 def test_every_finished_trial_is_drawn_and_trial_0_marked(records):
     broken = [record(8, **metrics_of(float("nan"), 0.1)), record(9, status="FAILED", **metrics_of(0.9, 0.1))]
-    picture = summarise(study_of(note=NOTE), [*records, *broken]).picture
+    picture = summarise(result([*records, *broken], note=NOTE)).picture
     assert [point.name for point in picture.trials] == [f"trial {number}" for number in range(5)]
     assert [point.on_front for point in picture.trials] == [trial[3] for trial in TRIALS]
     assert [point.is_first for point in picture.trials] == [True, False, False, False, False]
@@ -251,7 +258,7 @@ def test_the_png_shows_each_group_in_its_colour(tmp_path, number):
 
 
 def test_the_page_holds_every_trial_and_needs_no_network(tmp_path, records):
-    picture = summarise(study_of(note="</script><b>"), records).picture
+    picture = summarise(result(records, note="</script><b>")).picture
     draw_html(picture, tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
     for prompts in (4, 8, 16, 32, 64):
@@ -325,7 +332,7 @@ def compared(tmp_path_factory):
     uri = default_uri(workdir)
     client = open_tracking(uri)
     for name, lower in (("DDR", 0.0), ("CMMD", 0.1)):
-        study = tracking.start_study(client, name, params={}, tags=dict(study_of(note=NOTE).tags))
+        study = tracking.start_study(client, name, params={}, tags=tags_of(NOTE))
         for number, (label, over, auc) in enumerate(ROWS):
             params = flatten(trial_from({"backbone.name": "vit_base_patch16_224.dino", **over}))
             for stage, score in (("choose", 0.99), ("final", auc - lower)):
@@ -335,7 +342,7 @@ def compared(tmp_path_factory):
                     tracking.end_trial(client, of_seed, "FINISHED", {"val_auc": 0.999, "test_auc": 0.999})
                 tested = {"test_auc": score, "test_auc_std": 0.01}
                 tracking.end_trial(client, run, "FINISHED", metrics_of(score, 0.03) | tested)
-    tracking.start_study(client, "empty", params={}, tags=dict(study_of().tags))
+    tracking.start_study(client, "empty", params={}, tags=tags_of())
     return workdir, uri
 
 

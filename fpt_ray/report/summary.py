@@ -1,0 +1,182 @@
+"""What a report says of a study, from what MLflow holds of its trials: its tables, and what its pictures show."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fpt_ray.display.typesetting import Cell, Column, Form, Table, text_column, typeset
+from fpt_ray.display.units import MIB
+from fpt_ray.report.confirmation import confirmed_table, most_seeds
+from fpt_ray.report.front import front_table
+from fpt_ray.report.pictures import Picture, Point, paper_points
+from fpt_ray.report.result import StudyResult
+from fpt_ray.report.what_if import what_if
+from fpt_ray.tracking.records import TrialRecord
+
+_DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
+_LISTED = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """A study's front and what must be known to read it."""
+
+    heading: tuple[str, ...]
+    rows: tuple[Mapping[str, object], ...]
+    """One a member of the front, by predicted memory."""
+    confirmed: tuple[Mapping[str, object], ...]
+    """One a trial that was confirmed with new seeds, best validation AUC first."""
+    num_seeds: int
+    """New seeds of a confirmed trial, the most."""
+    what_if: tuple[Mapping[str, object], ...]
+    """One a budget; empty while no trial has finished."""
+    failed: tuple[str, ...]
+    """One line for each trial that did not finish, with its reason."""
+    picture: Picture
+    data_note: str
+    """What must be said about the images wherever their numbers stand."""
+
+
+def summarise(result: StudyResult) -> Summary:
+    """All that a report of a study says."""
+    records, searched, note, front = result.trials, result.searched, result.data_note, result.front
+    rows = front_table(front, searched)
+    drawn = [record for record in records if record.status == "FINISHED" and _drawable(record)]
+    paper, why = paper_points([record.params for record in drawn]) if drawn else ((), "")
+    aims = ", ".join(f"{name} ({mode})" for name, mode in result.objectives.items())
+    trials = len({record.number for record in records if record.stage != "confirm"})
+    title = f"Study {result.name}: {len(front)} of {trials} trials on the front of {aims}"
+    on_front = {record.run_id for record in front}
+    predicted = "Memory is the peak of the training process, predicted, and relative to full fine-tuning of the same"
+    predicted += " backbone, predicted likewise"
+    return Summary(
+        heading=(title, *([f"Images: {note}"] if note else []), _legend(rows, predicted)),
+        rows=tuple(rows),
+        confirmed=tuple(confirmed_table(records, searched)),
+        num_seeds=most_seeds(records),
+        what_if=tuple(what_if(records, searched)) if rows else (),
+        failed=tuple(_failure(record) for record in records if record.reason),
+        picture=Picture(
+            title=title,
+            caption=". ".join(part for part in (note and f"Images: {note}", predicted, why) if part) + ".",
+            trials=[_point(record, searched, record.run_id in on_front) for record in drawn],
+            paper=paper,
+        ),
+        data_note=note,
+    )
+
+
+def _legend(rows: Sequence[Mapping[str, object]], memory: str) -> str:
+    untested = [str(row["trial"]) for row in rows if row["test_auc"] is None]
+    of = "test AUC" if len(untested) < len(rows) else "validation AUC"
+    but = f" (of the validation AUC for trial {', '.join(untested)})" if 0 < len(untested) < len(rows) else ""
+    return f"AUC, PPE and PME are x 100; PPE and PME are of the {of}{but}. {memory}."
+
+
+def _drawable(record: TrialRecord) -> bool:
+    numbers = all(math.isfinite(record.metrics.get(name, math.nan)) for name in _DRAWN)
+    return numbers and record.stage != "confirm"
+
+
+def _failure(record: TrialRecord) -> str:
+    return f"trial {record.number} {record.status.lower()}: {record.reason.partition(chr(10))[0][:200]}"
+
+
+def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Point:
+    metrics = record.metrics
+    test = [f"test AUC x 100: {100 * metrics['test_auc']:.2f}"] if "test_auc" in metrics else []
+    return Point(
+        name=f"trial {record.number}",
+        auc=metrics["val_auc"],
+        memory_mib=metrics["peak_memory_bytes"] / MIB,
+        param_percent=100 * metrics["param_ratio"],
+        details=(
+            *(f"{name} = {value_text(name, record.params[name])}" for name in searched),
+            *test,
+            f"{metrics['learnable_parameters']:,.0f} learnable parameters",
+            f"{100 * metrics['memory_ratio']:.2f} % of full fine-tuning's memory",
+        ),
+        on_front=on_front,
+        is_first=record.number == 0,
+    )
+
+
+# --- its tables -----------------------------------------------------------------------------------------------
+
+_TITLES = {
+    "val_auc": "val AUC",
+    "test_auc": "test AUC",
+    "test_auc_std": "std",
+    "test_auc_low": "95 % from",
+    "test_auc_high": "to",
+    "param_ratio": "params %",
+    "memory_ratio": "memory %",
+    "ppe": "PPE",
+    "pme": "PME",
+    "peak_memory_bytes": "MiB predicted",
+    "measured_peak_memory_bytes": "MiB CUDA allocated",
+}
+
+
+def value_text(name: str, value: object) -> str:
+    """A value as people read it: AUC, PPE and PME times 100 like the paper's, ratios in percent, memory in MiB."""
+    if value is None:
+        return "-"
+    if name in ("peak_memory_bytes", "measured_peak_memory_bytes"):
+        return f"{float(str(value)) / MIB:.0f}"
+    if name in _TITLES:
+        return f"{100 * float(str(value)):.2f}"
+    try:
+        return f"{float(str(value)):g}"
+    except ValueError:
+        return str(value)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """{dotted name: its last part}, where no other of the names ends in the same."""
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: end if last.count(end) == 1 else name for name, end in zip(names, last, strict=True)}
+
+
+def rendered(summary: Summary, form: Form) -> str:
+    """All tables for people to read, or the front's alone as CSV or JSON.
+
+    CSV and JSON hold full precision, and in each row what must be said about the images.
+    """
+    front = _columns(summary.rows)
+    if form in ("csv", "json"):
+        noted = [text_column("data_note", [note] * len(summary.rows))] if (note := summary.data_note) else []
+        return typeset(Table(columns=[*front, *noted]), form)
+    title, *notes = summary.heading
+    none = () if front else ("no trial has finished",)
+    failed = summary.failed[:_LISTED]
+    if len(summary.failed) > _LISTED:
+        failed += (f"and {len(summary.failed) - _LISTED} more, see MLflow",)
+    tables = [Table(title=title, notes=notes, columns=front), *_further(summary), Table(footnotes=(*none, *failed))]
+    return "\n\n".join(text for table in tables if (text := typeset(table, form)))
+
+
+def _further(summary: Summary) -> list[Table]:
+    """The tables below the front's."""
+    confirmed = (
+        f"Confirmed with {summary.num_seeds} new seeds. AUC x 100 is the mean over them, std their spread; the "
+        "interval is of that mean over resampled test images, and does not tell how other seeds would have come "
+        "out. Differences are paired: of both trials on the same resamples."
+    )
+    within = "With a smaller budget: the best validation AUC of a finished trial within it."
+    titled = ((confirmed, summary.confirmed), (within, summary.what_if))
+    return [Table(title=title, columns=_columns(rows)) for title, rows in titled if rows]
+
+
+def _columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
+    """The columns of rows by dotted names; none where there is no row."""
+    names = list(rows[0]) if rows else []
+    titles = _TITLES | short_names([name for name in names if name not in _TITLES])
+    return [
+        Column(
+            title=titles[name],
+            name=name,
+            cells=[Cell(text=value_text(name, row[name]), plain=row[name]) for row in rows],
+        )
+        for name in names
+    ]
