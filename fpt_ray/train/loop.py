@@ -10,12 +10,12 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -23,9 +23,10 @@ from fpt_ray.config.trial import SIDE_METHODS, TrainingConfig, TrialConfig, read
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
 from fpt_ray.metrics.scores import Scores, scores
-from fpt_ray.models.backbone import backbone_shape, uses_bfloat16
-from fpt_ray.models.methods import AdaLora, learnable_state, load_learnable_state
+from fpt_ray.models.backbone import backbone_shape
+from fpt_ray.models.methods import learnable_state, load_learnable_state
 from fpt_ray.models.side_network import side_width
+from fpt_ray.models.step import Inputs, Learner, arithmetic_type, autocast, make_learner, take_step, unwrapped
 from fpt_ray.train.order import epoch_order
 
 Checkpoint = dict[str, Any]
@@ -124,33 +125,29 @@ def fit(
         raise ValueError(
             f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images"
         )
-    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps * training.epochs)
-    bare = getattr(model, "module", model)
-    if isinstance(bare, AdaLora):
-        bare.plan(steps * training.epochs)
+    weights, arithmetic = class_weights(train, task, training), arithmetic_type(training, task.device)
+    learner = make_learner(model, training, steps * training.epochs, arithmetic, weights)
+    bare = unwrapped(model)
     best: Checkpoint = {"epoch": 0, "val_auc": -math.inf, "model": {}}
     done = 0
     if resume is not None:
         load_learnable_state(bare, resume["model"])
-        optimizer.load_state_dict(resume["optimizer"])
-        schedule.load_state_dict(resume["schedule"])
+        learner.optimizer.load_state_dict(resume["optimizer"])
+        learner.schedule.load_state_dict(resume["schedule"])
         best, done = resume["best"], resume["epoch"]
-    weights = class_weights(train, task, training)
     if task.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(task.device)
     for number in range(done + 1, training.epochs + 1):
         started = time.perf_counter()
-        loss, waited = _train_epoch(model, train, (optimizer, schedule), (trial, task, weights), number)
+        loss, waited = _train_epoch(learner, train, trial, task, number)
         val_scores = evaluate(bare, val, trial, task)
         if val_scores.auc > best["val_auc"]:
             best = {"epoch": number, "val_auc": val_scores.auc, "model": _copied(learnable_state(bare))}
         checkpoint = {
             "epoch": number,
             "model": learnable_state(bare),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "schedule": learner.schedule.state_dict(),
             "best": best,
         }
         yield Epoch(
@@ -166,34 +163,23 @@ def fit(
         )
 
 
-def _train_epoch(
-    model: nn.Module, train: Rows, moving: tuple[Any, Any], what: tuple[TrialConfig, Task, Tensor | None], epoch: int
-) -> tuple[float, float]:
+def _train_epoch(learner: Learner, train: Rows, trial: TrialConfig, task: Task, epoch: int) -> tuple[float, float]:
     """One pass over the training split; returns the mean loss over all workers and the seconds spent on reading."""
-    optimizer, schedule = moving
-    trial, task, weights = what
     training = trial.training
     order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch), train.window)
-    model.train()
+    learner.model.train()
     total, waited = torch.zeros((), device=task.device), 0.0
     share = training.batch_size // task.num_workers
-    adalora = bare if isinstance(bare := getattr(model, "module", model), AdaLora) else None
     for step, row_ids in enumerate(order[:, task.rank * share : (task.rank + 1) * share], start=1):
         started = time.perf_counter()
         batch = train.take(row_ids)
         waited += time.perf_counter() - started
-        with torch.autocast(task.device.type, torch.bfloat16, enabled=uses_bfloat16(training.precision, task.device)):
-            logits = model(*_inputs(batch, row_ids, epoch, trial, task))
-        losses = F.cross_entropy(logits.float(), batch.labels.to(task.device), reduction="none")
-        loss = (losses if weights is None else losses * weights[batch.labels.to(task.device)]).mean()
-        optimizer.zero_grad(set_to_none=True)
-        (loss if adalora is None else loss + adalora.regulariser()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-        optimizer.step()
-        schedule.step()
-        if adalora is not None:
-            adalora.allocate((epoch - 1) * len(order) + step)
-        total += loss.detach()
+        total += take_step(
+            learner,
+            (epoch - 1) * len(order) + step,
+            partial(network_inputs, batch, row_ids, epoch, trial, task),
+            lambda logits, labels=batch.labels: labels.to(logits.device),
+        )
         if step % 16 == 0 or step == len(order):
             _require_finite(total, epoch, step, training)
     mean = total / len(order)
@@ -224,17 +210,15 @@ def predict(
     probabilities = []
     for start in range(0, len(rows), trial.training.batch_size):
         batch = rows.take(rows.row_ids[start : start + trial.training.batch_size])
-        with torch.autocast(
-            task.device.type, torch.bfloat16, enabled=uses_bfloat16(trial.training.precision, task.device)
-        ):
-            logits = model(*_inputs(batch, None, 0, trial, task))
+        with autocast(model, arithmetic_type(trial.training, task.device)):
+            logits = model(*network_inputs(batch, None, 0, trial, task))
         probabilities.append(logits.float().softmax(-1).cpu())
     if not probabilities:
         return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
     return torch.cat(probabilities).numpy(), rows.labels
 
 
-def _inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> tuple[Tensor | None, ...]:
+def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
     """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
     training, device = trial.training, task.device
     images, masks = batch.low_res, None
@@ -248,7 +232,7 @@ def _inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Ta
         return (images,)
     if reads_images(trial):
         return images, masks
-    arithmetic = torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
+    arithmetic = arithmetic_type(training, device)
     keys, values = (
         None if kind is None else kind.to(device, non_blocking=True).to(arithmetic)
         for kind in (batch.keys, batch.values)
