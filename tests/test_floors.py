@@ -6,7 +6,7 @@ import sys
 import pytest
 
 CORE = "errors display.terminal config.trial config.space config.space_yaml metrics.scores metrics.pareto metrics.intervals images.sources images.table images.decoding images.pixels images.augmentation models.backbone models.weights models.onnx_weights models.importance models.side_network models.online models.methods cost.allocator cost.execution cost.trace cost.prediction cost.measurement cost.paper_rows train.order train.loop paper.numbers"  # noqa: E501
-STORE = "storage.files storage.s3 features.spec features.shards features.store features.rows features.serving features.verification train.seeds train.checkpoint"  # noqa: E501
+STORE = "storage.files storage.s3 features.spec features.shards features.store features.rows features.serving features.verification train.checkpoint train.seeds train.best"  # noqa: E501
 TRACKING = "report.confirmation report.front report.pictures tracking.provenance tracking.runs tracking.server"
 TABLES = "display.typesetting display.charts paper.layouts paper.tables paper.figures report.ledger bench.scaling"
 

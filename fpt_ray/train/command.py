@@ -20,7 +20,8 @@ from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.storage.files import absolute, filesystem
-from fpt_ray.train.checkpoint import load_checkpoint, scores_of_best
+from fpt_ray.train.best import scores_of_best
+from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.ray_train import train
 
 
@@ -68,7 +69,7 @@ def run_training(command: Command) -> None:
         _print_result(trial, store, checkpoint, result.metrics or {})
 
 
-def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], numbers: dict[str, Any]) -> None:
+def _print_result(trial: TrialConfig, store: Store, checkpoint: Checkpoint, numbers: dict[str, Any]) -> None:
     print(f"{trial.method} on {store.uri}")
     for split in ("val", "test"):
         (found,) = scores_of_best(trial, store, split, checkpoint)
@@ -76,7 +77,7 @@ def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], 
             f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  "
             f"kappa {found.kappa:.4f}"
         )
-    print(f"best epoch {checkpoint['current']['best']['epoch']} of {trial.training.epochs}")
+    print(f"best epoch {checkpoint.current.best.epoch} of {trial.training.epochs}")
     print(
         f"learnable parameters {numbers['learnable_parameters']:,.0f} ({numbers['param_ratio']:.2%}), peak memory "
         f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB predicted ({numbers['memory_ratio']:.2%} of full "

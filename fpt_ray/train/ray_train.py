@@ -19,14 +19,13 @@ from fpt_ray.config.trial import TrialConfig, image_resolution
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import rows_from_files, rows_from_tables
+from fpt_ray.features.rows import Rows, rows_from_files, rows_from_tables
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import read_shard
 from fpt_ray.features.store import Store
 from fpt_ray.storage import s3
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import Rows
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.seeds import fit_seeds, outcome, trial_task
 
@@ -50,7 +49,7 @@ class Job:
 
 
 class WorkerShards(ray.train.DataConfig):
-    """Gives worker r the r-th of the parts a split was cut into, so that it holds the rows of its own lanes."""
+    """Gives worker r the r-th of the parts a split was cut into, so that it holds the rows of its own strands."""
 
     def __init__(self, parts: dict[str, list[Any]]) -> None:
         super().__init__()

@@ -17,7 +17,8 @@ from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.runs import TrialRecord
-from fpt_ray.train.checkpoint import load_checkpoint, predictions_of_best, scores_of_best
+from fpt_ray.train.best import predictions_of_best, scores_of_best
+from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.tune.log import StudyLog
 
 

@@ -19,7 +19,7 @@ from fpt_ray.config.trial import TrialConfig, image_resolution
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import rows_from_files, rows_from_tables
+from fpt_ray.features.rows import Rows, rows_from_files, rows_from_tables
 from fpt_ray.features.serving import feature_bytes, store_for, trial_slice
 from fpt_ray.features.store import Store
 from fpt_ray.models.weights import anchored
@@ -28,7 +28,7 @@ from fpt_ray.storage import s3
 from fpt_ray.storage.errors import FullError, disk_full_as_error
 from fpt_ray.storage.files import filesystem
 from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import NonFiniteLossError, Rows
+from fpt_ray.train.loop import NonFiniteLossError
 from fpt_ray.train.ray_train import Blocks, fits_in_memory, read_split, train
 from fpt_ray.train.seeds import fit_seeds, outcome, trial_task
 from fpt_ray.tune.resources import Packing

@@ -115,7 +115,7 @@ def trial_ends_with_two_seeds(trial, store):
     assert (last.repeat, last.epoch.number, len(last.earlier)) == (1, 1, 1)
     assert math.isfinite(last.epoch.train_loss)
     assert 0 <= last.epoch.best_val_auc <= 1
-    first, second = last.earlier[0]["model"], last.epoch.checkpoint["best"]["model"]
+    first, second = last.earlier[0].model, last.epoch.snapshot.best.model
     assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
 
 
