@@ -24,7 +24,7 @@ from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.allocator import MIB
 from fpt_ray.cost.execution import Execution
-from fpt_ray.cost.measurement import Measured, gpu_execution, measure, require_gpu
+from fpt_ray.cost.measurement import MeasuredMemory, gpu_execution, measure, require_gpu
 from fpt_ray.cost.paper_rows import NOTES, Table, paper_record, paper_rows
 from fpt_ray.cost.prediction import (
     learnable_parameters,
@@ -62,7 +62,7 @@ class Cost:
     step_flops: int
     preload_flops: int | None
     """Of one image; None where the LPM runs in every step."""
-    measured: Measured | None = None
+    measured: MeasuredMemory | None = None
 
 
 def cost_of(named: tuple[str, TrialConfig], num_classes: int, execution: Execution | None = None) -> Cost:

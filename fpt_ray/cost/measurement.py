@@ -16,7 +16,7 @@ from fpt_ray.models.step import Inputs, make_learner, take_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class MeasuredMemory:
     """Peak memory of two training steps, in bytes."""
 
     allocated_bytes: int
@@ -44,7 +44,7 @@ def gpu_execution(trial: TrialConfig, device: torch.device) -> Execution:
     )
 
 
-def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: torch.device) -> Measured:
+def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: torch.device) -> MeasuredMemory:
     """Runs two steps as the loop takes them and reads CUDA's counters.
 
     What an earlier measurement in this process has cached is given back first.
@@ -57,7 +57,7 @@ def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: 
     two_steps(model, trial, execution, device)
     torch.cuda.synchronize(device)
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-    return Measured(
+    return MeasuredMemory(
         allocated_bytes=torch.cuda.max_memory_allocated(device),
         reserved_bytes=torch.cuda.max_memory_reserved(device),
         device_used_bytes=total_bytes - free_bytes,
