@@ -1,28 +1,19 @@
 """Fakes and fixtures that several files use."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import BackboneConfig, SideConfig, TrainingConfig, TrialConfig
+from fpt_ray.features.rows import Batch
 from fpt_ray.models.backbone import BackboneShape, backbone_shape
 from tests.stores import draw_images
 
 SMALL = "vit_tiny_patch16_224"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
-
-
-@dataclass
-class FakeBatch:
-    low_res: Tensor
-    keys: Tensor | None
-    values: Tensor | None
-    labels: Tensor
 
 
 class FakeRows:
@@ -45,11 +36,12 @@ class FakeRows:
     def __len__(self) -> int:
         return len(self.row_ids)
 
-    def take(self, row_ids) -> FakeBatch:
+    def take(self, row_ids) -> Batch:
         assert set(row_ids) <= set(self.row_ids), "a worker asked for a row of another worker"
         at = torch.as_tensor(np.asarray(row_ids))
         features = self.features[at].transpose(0, 1).contiguous().half()
-        return FakeBatch(self.low_res[at], features, -features, torch.as_tensor(self.all_labels[np.asarray(row_ids)]))
+        labels = torch.as_tensor(self.all_labels[np.asarray(row_ids)])
+        return Batch(low_res=self.low_res[at], keys=features, values=-features, labels=labels)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 Machines are noisy: compare figures of one run, not of two.
 """
 
+import itertools
 import resource
 import statistics
 import subprocess
@@ -29,6 +30,7 @@ from fpt_ray.images.table import ImageRow
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.importance import Extracted, extract
 from fpt_ray.models.methods import make_model
+from fpt_ray.models.step import Inputs, arithmetic_type, make_learner, take_step
 from fpt_ray.models.weights import load_backbone
 
 _PAPER, _CLUSTER = TrialConfig(), Cluster()
@@ -64,25 +66,24 @@ def bench_extract(resolution: int = 512, depth: int = 6, runs: int = 3, batch: i
 
 
 def bench_step(trial: TrialConfig = _PAPER, runs: int = 5) -> None:
-    """Seconds of one training step on features that are in memory."""
+    """Seconds of one training step, as the loop takes it, on features that are in memory."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = backbone_shape(trial.backbone.name)
-    model = make_model(trial, 5).to(device)
-    optimizer = torch.optim.AdamW(model.parameters())
+    arithmetic = arithmetic_type(trial.training, device)
+    model = make_model(trial, 5).to(device).train()
+    learner = make_learner(model, trial.training, runs + 1, arithmetic)
     kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
     batch, side = trial.training.batch_size, trial.side
     keys = torch.randn(side.depth, batch, shape.num_heads, kept, shape.head_width).half()
     images = torch.randn(batch, 3, side.resolution, side.resolution, device=device)
     labels = torch.arange(batch, device=device) % 5
 
-    def step() -> None:
-        features = keys.to(device).float()
-        loss = torch.nn.functional.cross_entropy(model(images, features, features), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def inputs() -> Inputs:
+        features = keys.to(device).to(arithmetic)
+        return images, features, features
 
-    seconds = _median_seconds(step, runs)
+    numbers = itertools.count(1)
+    seconds = _median_seconds(lambda: take_step(learner, next(numbers), inputs, lambda _: labels), runs)
     print(f"one step of {batch} images on {device}, {torch.get_num_threads()} threads: {seconds:.3f} s")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fpt_ray.display.units import MIB
 from fpt_ray.models.side_network import FusionModule, SideNetwork
+from fpt_ray.models.step import Inputs
 
 CONTEXT_BYTES = 348 * MIB
 """What a process holds on a GPU beside the allocator's segments. Inferred from the paper's float32 figures (FPT, FPT+;
@@ -112,11 +113,11 @@ def _fused_prompts(
     return torch.native_dropout(fused, fusion.dropout.p, True)[0]
 
 
-def kept_until_next(inputs: Callable[[], tuple[Tensor | None, ...]]) -> Callable[[], tuple[Tensor | None, ...]]:
+def kept_until_next(inputs: Callable[[], Inputs]) -> Callable[[], Inputs]:
     """``inputs`` whose batches live until the next one is made, as those do that variables of a loop name."""
-    held: list[tuple[Tensor | None, ...]] = []
+    held: list[Inputs] = []
 
-    def make() -> tuple[Tensor | None, ...]:
+    def make() -> Inputs:
         held[:] = [inputs()]
         return held[0]
 

@@ -4,7 +4,6 @@ import gc
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fpt_ray.config.trial import TrialConfig
@@ -12,7 +11,8 @@ from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES, HOPPER_WORKSPACE_BYTE
 from fpt_ray.cost.prediction import batch_maker
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import uses_bfloat16
-from fpt_ray.models.methods import AdaLora, make_model
+from fpt_ray.models.methods import make_model
+from fpt_ray.models.step import Inputs, make_learner, take_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +36,7 @@ def require_gpu() -> torch.device:
 
 
 def gpu_execution(trial: TrialConfig, device: torch.device) -> Execution:
-    """How ``loop.py`` executes the trial on this GPU, for the prediction to stand beside the measurement."""
+    """How the loop executes the trial on this GPU, for the prediction to stand beside the measurement."""
     hopper = torch.cuda.get_device_capability(device)[0] >= 9
     return Execution(
         precision="bfloat16" if uses_bfloat16(trial.training.precision, device) else "float32",
@@ -45,7 +45,7 @@ def gpu_execution(trial: TrialConfig, device: torch.device) -> Execution:
 
 
 def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: torch.device) -> MeasuredMemory:
-    """Runs two steps as ``loop.py`` takes them and reads CUDA's counters.
+    """Runs two steps as the loop takes them and reads CUDA's counters.
 
     What an earlier measurement in this process has cached is given back first.
     """
@@ -66,26 +66,13 @@ def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: 
 
 
 def two_steps(model: nn.Module, trial: TrialConfig, execution: Execution, device: torch.device) -> None:
-    """Two steps as ``loop.py`` takes them, on any device; the optimizer's moments exist from the end of the first."""
-    training = trial.training
-    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay)
-    adalora = model if isinstance(model, AdaLora) else None
-    if adalora is not None:
-        adalora.plan(20)
+    """Two steps as the loop takes them, on any device; the optimizer's moments exist from the end of the first."""
+    learner = make_learner(model, trial.training, 20, getattr(torch, execution.precision))
     make_batch = batch_maker(trial, execution)
+
+    def inputs() -> Inputs:
+        with device:  # the maker's tensors appear there
+            return make_batch()
+
     for step in (1, 2):
-        labels = torch.zeros(training.batch_size, dtype=torch.int64, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bfloat16"):
-            with device:  # the maker's tensors appear there
-                batch = make_batch()
-            logits = model(*batch)
-        del batch
-        losses = F.cross_entropy(logits.float(), labels, reduction="none")
-        loss = losses.mean()
-        optimizer.zero_grad(set_to_none=True)
-        (loss if adalora is None else loss + adalora.regulariser()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-        optimizer.step()
-        if adalora is not None:
-            adalora.allocate(step)
+        take_step(learner, step, inputs, lambda logits: torch.zeros(len(logits), dtype=torch.int64, device=device))

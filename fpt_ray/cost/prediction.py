@@ -29,6 +29,7 @@ from fpt_ray.models.backbone import backbone_shape, kept_tokens, uses_bfloat16
 from fpt_ray.models.importance import extract
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.side_network import side_width
+from fpt_ray.models.step import Inputs
 from fpt_ray.models.weights import unloaded_backbone
 
 Arithmetic = Literal["bfloat16", "float32"]
@@ -102,8 +103,8 @@ def _network_memory(trial: TrialConfig, num_classes: int, execution: Execution) 
     return trace_training(model, batch_maker(trial, execution), execution)
 
 
-def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], tuple[Tensor | None, ...]]:
-    """Makes a batch of the trial's shapes on the current device, as ``loop._inputs`` moves it there; values unset."""
+def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs]:
+    """Makes a batch of the trial's shapes on the current device, as ``loop.network_inputs`` does; values are unset."""
     shape, side, batch_size = backbone_shape(trial.backbone.name), trial.side, trial.training.batch_size
     resolution = image_resolution(trial)
     num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
@@ -120,7 +121,7 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], tuple[
             return None
         return torch.empty(side.depth, batch_size, side.num_prompts, side_width(trial, shape))
 
-    def batch() -> tuple[Tensor | None, ...]:
+    def batch() -> Inputs:
         if trial.method not in SIDE_METHODS:
             return (images(),)
         if reads_images(trial):

@@ -2,8 +2,9 @@
 
 Fake tensors have shapes and no bytes, so any machine can trace any configuration. They are CPU tensors here, because
 fake CUDA tensors cannot go backward without a GPU; what CUDA has and they do not is added: its autocast's float32 layer
-norm and softmax, cuBLAS's workspaces, and temporaries of kernels. Steps are taken as ``loop.py`` takes them.
-Not modelled: cuDNN's workspaces, ``torch.compile``, the buckets of data-parallel training, expandable segments.
+norm and softmax, cuBLAS's workspaces, and temporaries of kernels. Steps are those of ``models/step.py``.
+Not modelled: cuDNN's workspaces, ``torch.compile``, the buckets of data-parallel training, expandable segments, and
+what AdaLoRA adds to a step (its regulariser, the allocation of its ranks).
 """
 
 import math
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
 from fpt_ray.cost.allocator import Event, replay
 from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES, Execution, fuse_at_once, kept_until_next, unfuse_attention
+from fpt_ray.models.step import Inputs, Learner, loss_then_gradients, update
 
 Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
 
@@ -55,7 +58,7 @@ class Memory:
         return self.reserved_bytes + self.context_bytes
 
 
-def trace_training(model: nn.Module, inputs: Callable[[], tuple[Tensor | None, ...]], execution: Execution) -> Memory:
+def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution) -> Memory:
     """Peak memory of training a model that is on ``meta``; parameters that require no gradient stay frozen.
 
     ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up.
@@ -68,16 +71,11 @@ def trace_training(model: nn.Module, inputs: Callable[[], tuple[Tensor | None, .
     with FakeTensorMode(allow_non_fake_inputs=True), StorageLog(execution.workspace_bytes) as log, _CudaAutocast():
         model.train().to_empty(device="cpu")
         log.label((*model.parameters(), *model.buffers()), "weights")
-        learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        moments: list[Tensor] = []
+        learner = _traced_learner(model, execution, log)
         for step in (1, 2):  # the optimizer's moments exist from the end of the first
-            _forward_backward(model, inputs, execution.precision, log)
-            log.label([parameter.grad for parameter in learnable if parameter.grad is not None], "gradients")
-            nn.utils.clip_grad_norm_(learnable, 1.0)
-            if not moments:
-                moments = [torch.zeros_like(parameter) for parameter in learnable for _ in range(2)]
-                log.label(moments, "optimizer")
-            adamw_step(learnable, moments, step, copies=execution.optimizer_copies)
+            _trace_gradients(learner, inputs, log)
+            log.label(_gradients(model), "gradients")
+            update(learner, step)
     peak = replay(log.events, log.kinds)
     return Memory(
         **{kind: peak.parts.get(kind, 0) for kind in get_args(Kind)},
@@ -87,23 +85,54 @@ def trace_training(model: nn.Module, inputs: Callable[[], tuple[Tensor | None, .
     )
 
 
-def _forward_backward(
-    model: nn.Module, inputs: Callable[[], tuple[Tensor | None, ...]], precision: str, log: "StorageLog"
-) -> None:
-    """A step of ``loop.py`` up to the gradients. Those of the step before live until the backward pass begins."""
-    arithmetic = getattr(torch, precision)
-    log.backward, log.kind = False, "batch"
-    batch = inputs()
-    log.kind = "transient"
-    with torch.autocast("cpu", arithmetic, enabled=arithmetic != torch.float32):
-        logits = model(*batch)
-    del batch
-    losses = F.cross_entropy(logits.float(), torch.zeros(len(logits), dtype=torch.int64), reduction="none")
-    loss = losses.mean()
-    log.relabel_transient("activations")
-    model.zero_grad(set_to_none=True)
-    log.backward = True
-    loss.backward()
+def _traced_learner(model: nn.Module, execution: Execution, log: "StorageLog") -> Learner:
+    """What ``make_learner`` makes, with an optimizer for fake tensors and without AdaLoRA's additions."""
+    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _TracedAdamW(learnable, log, execution.optimizer_copies)
+    return Learner(
+        model=model,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2),
+        arithmetic=getattr(torch, execution.precision),
+        clip_norm=1.0,
+    )
+
+
+def _trace_gradients(learner: Learner, inputs: Callable[[], Inputs], log: "StorageLog") -> None:
+    """Follows the first half of a step and says of what kind the storages are that it makes."""
+
+    def batch() -> Inputs:
+        log.backward, log.kind = False, "batch"
+        made = inputs()
+        log.kind = "transient"
+        return made
+
+    for _ in loss_then_gradients(learner, batch, lambda logits: torch.zeros(len(logits), dtype=torch.int64)):
+        log.relabel_transient("activations")
+        log.backward = True
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+class _TracedAdamW(torch.optim.Optimizer):
+    """``adamw_step`` as an optimizer, whose moments appear in its first step."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], log: "StorageLog", copies: int) -> None:
+        super().__init__(parameters, {"lr": 1e-3})
+        self.parameters, self.log, self.copies = parameters, log, copies
+        self.moments: list[Tensor] = []
+        self.steps = 0
+
+    @override
+    def step(self, closure: Any = None) -> Any:
+        """One update; no closure is called."""
+        if not self.moments:
+            self.moments = [torch.zeros_like(parameter) for parameter in self.parameters for _ in range(2)]
+            self.log.label(self.moments, "optimizer")
+        self.steps += 1
+        adamw_step(self.parameters, self.moments, self.steps, copies=self.copies)
 
 
 def adamw_step(parameters: Sequence[nn.Parameter], moments: Sequence[Tensor], step: int, *, copies: int = 1) -> None:

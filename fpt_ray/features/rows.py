@@ -3,6 +3,7 @@
 Both give the same batches bit for bit. Cells are raw bytes; ``take`` copies only what is asked for, layer first.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ class Batch:
     labels: Tensor
 
 
-class Block:
-    """A run of rows in memory: each column of raw bytes as a zero-copy view [rows, bytes]."""
+class RowGroup:
+    """Neighbouring rows in memory: each column of raw bytes as a zero-copy view [rows, bytes]."""
 
     def __init__(self, table: pa.Table | pa.RecordBatch, widths: dict[str, int]) -> None:
         self.row_ids = table.column("row").to_numpy()
@@ -44,7 +45,7 @@ class Block:
 
 def _view(column: pa.Array | pa.ChunkedArray, width: int) -> UInt8[np.ndarray, "rows bytes"]:
     if isinstance(column, pa.ChunkedArray):
-        (column,) = column.chunks  # blocks are made of single record batches
+        (column,) = column.chunks  # row groups are made of single record batches
     if column.type != pa.binary(width) or column.null_count:
         raise StoreError(f"a column is {column.type} with {column.null_count} gaps, not {width} bytes; preload again")
     raw = np.frombuffer(column.buffers()[1], np.uint8)
@@ -58,7 +59,7 @@ class Rows:
         if cut.depth > spec.depth or cut.num_kept > spec.num_kept:
             raise StoreError(f"{cut} is wider than the store's {spec.depth} layers and {spec.num_kept} tokens")
         self.source, self.spec, self.cut, self.resolution = source, spec, cut, resolution
-        self.parts = feature_columns(spec, cut)
+        self.columns = feature_columns(spec, cut)
         self.row_ids = np.array(sorted(source.labels), np.int64)
         self.labels = np.array([source.labels[int(row)] for row in self.row_ids], np.int64)
         self.window = source.window
@@ -68,33 +69,36 @@ class Rows:
         return len(self.row_ids)
 
     def within(self, share: range) -> "Rows":
-        """The same rows, less those outside a worker's share; only ``row_ids`` and ``labels`` are restricted."""
+        """Those of these rows that lie in a worker's share, from the same source."""
         inside = (self.row_ids >= share.start) & (self.row_ids < share.stop)
-        self.row_ids, self.labels = self.row_ids[inside], self.labels[inside]
-        return self
+        part = copy.copy(self)
+        part.row_ids, part.labels = self.row_ids[inside], self.labels[inside]
+        return part
 
     def take(self, row_ids: Sequence[int] | Int[np.ndarray, "B"]) -> Batch:
         """A copy of these rows."""
         found = [self.source.find(int(row_id)) for row_id in row_ids]
-        labels = torch.tensor([int(block.labels[at]) for block, at in found])
-        low_res = torch.from_numpy(np.stack([self._low_res(block, at) for block, at in found]))
+        labels = torch.tensor([int(group.labels[at]) for group, at in found])
+        low_res = torch.from_numpy(np.stack([self._low_res(group, at) for group, at in found]))
         if not self.cut.depth:
             return Batch(low_res=low_res, keys=None, values=None, labels=labels)
         spec, kept = self.spec, self.cut.num_kept
         shape = (self.cut.depth, len(found), spec.num_heads, kept, spec.head_width)
         arrays = {kind: np.empty(shape, _NUMPY[spec.dtype]) for kind in ("keys", "values")}
         first = spec.layers.stop - self.cut.depth
-        for name, (kind, layer, band) in self.parts:
-            ranks = slice(band.start, min(band.stop, kept))
-            for at, (block, row) in enumerate(found):
-                cell = block.cells[name][row].view(_NUMPY[spec.dtype]).reshape(spec.num_heads, len(band), -1)
-                arrays[kind][layer - first, at, :, ranks] = cell[:, : len(range(*ranks.indices(kept)))]
+        for column in self.columns:
+            ranks = slice(column.ranks.start, min(column.ranks.stop, kept))
+            name, out = column.name, arrays[column.kind][column.layer - first]
+            for at, (group, row) in enumerate(found):
+                cell = group.cells[name][row].view(_NUMPY[spec.dtype])
+                cell = cell.reshape(spec.num_heads, len(column.ranks), -1)
+                out[at, :, ranks] = cell[:, : ranks.stop - ranks.start]
         keys, values = (_tensor(arrays[kind], spec) for kind in ("keys", "values"))
         return Batch(low_res=low_res, keys=keys, values=values, labels=labels)
 
-    def _low_res(self, block: Block, at: int) -> UInt8[np.ndarray, "R R 3"]:
+    def _low_res(self, group: RowGroup, at: int) -> UInt8[np.ndarray, "R R 3"]:
         size = self.spec.low_resolution
-        image = block.cells["low_res"][at].reshape(size, size, 3)
+        image = group.cells["low_res"][at].reshape(size, size, 3)
         return image if size == self.resolution else resize(image, self.resolution)
 
 
@@ -109,12 +113,12 @@ class MemorySource:
     window = None
 
     def __init__(self, tables: Sequence[pa.Table], widths: dict[str, int]) -> None:
-        blocks = [Block(batch, widths) for table in tables for batch in table.to_batches()]
-        self.places = {int(row): (block, at) for block in blocks for at, row in enumerate(block.row_ids)}
-        self.labels = {row: int(block.labels[at]) for row, (block, at) in self.places.items()}
+        groups = [RowGroup(batch, widths) for table in tables for batch in table.to_batches()]
+        self.places = {int(row): (group, at) for group in groups for at, row in enumerate(group.row_ids)}
+        self.labels = {row: int(group.labels[at]) for row, (group, at) in self.places.items()}
 
-    def find(self, row_id: int) -> tuple[Block, int]:
-        """A row's block and its place there."""
+    def find(self, row_id: int) -> tuple[RowGroup, int]:
+        """A row's group and its place there."""
         return self.places[row_id]
 
 
@@ -125,7 +129,7 @@ class FileSource:
         self.columns, self.widths = columns, column_widths(store.spec)
         self.uris = store.shard_uris(split)
         self.files = [open_shard(uri) for uri in self.uris]
-        self.held: OrderedDict[tuple[int, int], Block] = OrderedDict()
+        self.held: OrderedDict[tuple[int, int], RowGroup] = OrderedDict()
         self.places: dict[int, tuple[int, int, int]] = {}
         self.labels: dict[int, int] = {}
         for number, (file, uri, rows) in enumerate(zip(self.files, self.uris, store.row_ranges(split), strict=True)):
@@ -139,12 +143,12 @@ class FileSource:
             self.places |= dict(zip(rows, places, strict=True))
         self.window = _KEPT_GROUPS * max((file.metadata.row_group(0).num_rows for file in self.files), default=1)
 
-    def find(self, row_id: int) -> tuple[Block, int]:
-        """A row's block and its place there."""
+    def find(self, row_id: int) -> tuple[RowGroup, int]:
+        """A row's group and its place there."""
         number, group, at = self.places[row_id]
         return self._group(number, group), at
 
-    def _group(self, number: int, group: int) -> Block:
+    def _group(self, number: int, group: int) -> RowGroup:
         key = (number, group)
         if key in self.held:
             self.held.move_to_end(key)
@@ -152,7 +156,7 @@ class FileSource:
         with damage_as_error(self.uris[number]):
             table = self.files[number].read_row_group(group, columns=self.columns)
         (batch,) = table.combine_chunks().to_batches()
-        self.held[key] = Block(batch, self.widths)
+        self.held[key] = RowGroup(batch, self.widths)
         # One more than the window spans, since it need not begin with a row group.
         while len(self.held) > _KEPT_GROUPS + 2:
             self.held.popitem(last=False)

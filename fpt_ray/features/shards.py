@@ -103,9 +103,9 @@ def _feature_cells(features: Extracted, spec: StoreSpec) -> dict[str, pa.Array]:
     tokens = features.tokens.numpy().astype(np.uint16)
     columns = {f"tokens_{layer:02d}": _cells(tokens[at]) for at, layer in enumerate(spec.layers)}
     kinds = {"keys": _raw(features.keys, spec), "values": _raw(features.values, spec)}
-    for name, (kind, layer, band) in feature_columns(spec, Slice(depth=spec.depth, num_kept=spec.num_kept)):
-        part = kinds[kind][layer - spec.layers.start, :, :, band.start : band.stop]
-        columns[name] = _cells(np.ascontiguousarray(part))
+    for column in feature_columns(spec, Slice(depth=spec.depth, num_kept=spec.num_kept)):
+        part = kinds[column.kind][column.layer - spec.layers.start, :, :, column.ranks.start : column.ranks.stop]
+        columns[column.name] = _cells(np.ascontiguousarray(part))
     return columns
 
 

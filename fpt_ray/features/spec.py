@@ -87,16 +87,26 @@ class Slice:
     num_kept: int
 
 
-def column_name(kind: str, layer: int, start: int) -> str:
-    """Kind (keys, values), LPM block from 0, first token rank of the band."""
-    return f"{kind}_{layer:02d}_{start:04d}"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureColumn:
+    """A column of keys or values: one band of token ranks of one LPM block."""
+
+    kind: str
+    layer: int
+    """LPM block, from 0."""
+    ranks: range
+
+    @property
+    def name(self) -> str:
+        """Its kind, block and first rank."""
+        return f"{self.kind}_{self.layer:02d}_{self.ranks.start:04d}"
 
 
-def feature_columns(spec: StoreSpec, cut: Slice) -> list[tuple[str, tuple[str, int, range]]]:
-    """(column, (kind, layer, token ranks)) of a slice; the last band may hold more ranks than the slice wants."""
+def feature_columns(spec: StoreSpec, cut: Slice) -> list[FeatureColumn]:
+    """The columns of a slice; the last band may hold more ranks than the slice wants."""
     layers = list(spec.layers)[len(spec.layers) - cut.depth :]
     return [
-        (column_name(kind, layer, band.start), (kind, layer, band))
+        FeatureColumn(kind=kind, layer=layer, ranks=band)
         for kind in ("keys", "values")
         for layer in layers
         for band in spec.bands
@@ -110,7 +120,7 @@ def column_widths(spec: StoreSpec) -> dict[str, int]:
     widths = {"low_res": 3 * spec.low_resolution**2}
     widths |= {f"tokens_{layer:02d}": 2 * spec.num_heads * spec.num_kept for layer in spec.layers}
     everything = Slice(depth=spec.depth, num_kept=spec.num_kept)
-    return widths | {name: len(band) * token_bytes for name, (_, _, band) in feature_columns(spec, everything)}
+    return widths | {column.name: len(column.ranks) * token_bytes for column in feature_columns(spec, everything)}
 
 
 def bytes_per_row(spec: StoreSpec) -> int:
@@ -118,23 +128,29 @@ def bytes_per_row(spec: StoreSpec) -> int:
     return sum(column_widths(spec).values())
 
 
-def store_spec(trial: TrialConfig) -> StoreSpec:
-    """The store that serves the trial, of images and weights that are not known."""
+def store_spec(
+    trial: TrialConfig, *, weights_digest: str = "", images_digest: str = "", precision: str = "float32"
+) -> StoreSpec:
+    """What determines the store that serves this trial and all narrower ones, or the images of trials that read them.
+
+    Digests may be left empty where only the size of the store matters; ``precision`` is the LPM's, resolved. Images
+    do not depend on the LPM: of those alone, what configures its features is always the same.
+    """
     features, shape, images_alone = trial.features, backbone_shape(trial.backbone.name), reads_images(trial)
     num_tokens = shape.num_tokens(features.resolution)
     return StoreSpec(
         backbone=shape.name,
-        weights_digest="",
+        weights_digest=weights_digest,
         resolution=features.resolution,
         mean=features.mean or shape.mean,
         std=features.std or shape.std,
-        importance=features.importance,
-        dtype=features.dtype,
-        precision="float32",
+        importance="global" if images_alone else features.importance,
+        dtype="float16" if images_alone else features.dtype,
+        precision="float32" if images_alone else precision,
         depth=0 if images_alone else trial.side.depth,
         num_kept=0 if images_alone else kept_tokens(num_tokens, features.token_ratio),
         low_resolution=image_resolution(trial),
-        images_digest="",
+        images_digest=images_digest,
         backbone_depth=shape.depth,
         num_heads=shape.num_heads,
         head_width=shape.head_width,

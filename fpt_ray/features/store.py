@@ -49,7 +49,7 @@ class Store:
 
     def columns(self, cut: Slice) -> list[str]:
         """The columns a trial reads."""
-        return ["row", "label", "low_res", *(name for name, _ in feature_columns(self.spec, cut))]
+        return ["row", "label", "low_res", *(column.name for column in feature_columns(self.spec, cut))]
 
     def column_bytes(self, columns: Sequence[str], splits: Sequence[str]) -> int:
         """Bytes of these columns over these splits."""

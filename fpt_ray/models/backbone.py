@@ -44,7 +44,7 @@ def backbone_shape(name: str) -> BackboneShape:
         ConfigError: timm does not know the name, or the architecture has no plain attention blocks.
     """
     with torch.device("meta"):
-        model = _create(name, pretrained=False)
+        model = create_vit(name, pretrained=False)
     attention = _attentions(model, name)
     data: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     patch_height, patch_width = model.patch_embed.patch_size
@@ -95,7 +95,12 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     return torch.bfloat16 if fast else torch.float32
 
 
-def _create(name: str, pretrained: bool) -> VisionTransformer:
+def create_vit(name: str, pretrained: bool) -> VisionTransformer:
+    """The ViT that timm knows by a name, with its head.
+
+    Raises:
+        ConfigError: timm does not know the name, or the architecture has no plain attention blocks.
+    """
     try:
         model = timm.create_model(name, pretrained=pretrained)
     except RuntimeError as error:

@@ -75,14 +75,14 @@ def _important(
     queries, keys = attention.q_norm(queries), attention.k_norm(keys)
     if importance == "class_token":
         queries = queries[:, :, :1]
-    scores = _mean_attention(queries, keys, attention.scale)
+    scores = mean_attention(queries, keys, attention.scale)
     # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
     tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
     at = tokens.unsqueeze(-1).expand(-1, -1, -1, attention.head_dim)
     return keys.gather(2, at), values.gather(2, at), tokens
 
 
-def _mean_attention(
+def mean_attention(
     queries: Float[Tensor, "B H Q E"], keys: Float[Tensor, "B H N E"], scale: float
 ) -> Float[Tensor, "B H N"]:
     """Mean over the queries of the softmaxed attention, per head, in chunks of queries (section 3.5)."""

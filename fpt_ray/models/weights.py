@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.models.backbone import _create, backbone_shape, check_resolution
+from fpt_ray.models.backbone import backbone_shape, check_resolution, create_vit
 from fpt_ray.storage.files import exists, local_copy, local_path
 
 RANDOM_WEIGHTS = "random"
@@ -35,7 +35,7 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = _create(config.name, pretrained=False)
+            model = create_vit(config.name, pretrained=False)
         if config.weights != RANDOM_WEIGHTS:
             _check_there(config.weights)
             with local_copy(config.weights) as path:
@@ -76,7 +76,7 @@ def _digest(model: nn.Module) -> str:
 
 def _from_timm(name: str) -> VisionTransformer:
     try:
-        return _create(name, pretrained=True)
+        return create_vit(name, pretrained=True)
     except ConfigError:
         raise
     except Exception as error:  # timm raises what its hub's client, the network and the file system raise

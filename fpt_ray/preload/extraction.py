@@ -17,12 +17,14 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from fpt_ray.cluster import cluster_resources, computing_hosts
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.shards import ShardEntry, existing_shard, shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec
 from fpt_ray.images.decoding import decode
 from fpt_ray.images.pixels import normalise, resize
 from fpt_ray.images.table import ImageRow
+from fpt_ray.models.backbone import resolve_precision
 from fpt_ray.models.importance import Extracted, extract
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import read_bytes
@@ -93,6 +95,11 @@ def lpm_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def lpm_precision(trial: TrialConfig) -> str:
+    """The type that the LPM computes in there, as a trial asks for it."""
+    return str(resolve_precision(trial.features.precision, lpm_device())).removeprefix("torch.")
+
+
 def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray, np.ndarray]:
     """I_h and, down-sampled from it (section 3.3), I_l."""
     uri = f"{root}/{image.path}"
@@ -129,7 +136,7 @@ class ShardWriter:
         try:
             features = None if self.model is None else extract_batches(self.model, batch["high_res"][0], self.spec)
             table = shard_table(plan.images, plan.first_row, batch["low_res"][0], features, self.spec)
-            entry = _write_or_adopt(plan, table, self.spec)
+            entry = write_or_adopt(plan, table, self.spec)
         except ConfigError as error:
             return {"entry": [""], "error": [str(error)]}
         except OSError as error:
@@ -139,7 +146,7 @@ class ShardWriter:
         return {"entry": [json.dumps(dataclasses.asdict(entry))], "error": [""]}
 
 
-def _write_or_adopt(plan: ShardPlan, table: pa.Table, spec: StoreSpec) -> ShardEntry:
+def write_or_adopt(plan: ShardPlan, table: pa.Table, spec: StoreSpec) -> ShardEntry:
     """Writes a shard, or takes the one that another preload of the same store wrote first."""
     try:
         return write_shard(plan.uri, plan.split, table, spec)

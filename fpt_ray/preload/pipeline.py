@@ -7,18 +7,25 @@ from typing import Any
 import torch
 
 from fpt_ray.cluster import ray_session
-from fpt_ray.config.trial import TrialConfig, image_resolution, reads_images
+from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.display.terminal import say
 from fpt_ray.features.shards import ShardEntry, existing_shard
-from fpt_ray.features.spec import StoreSpec, bytes_per_row
+from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
 from fpt_ray.features.store import MANIFEST, Store, open_store, write_manifest
 from fpt_ray.features.verification import remove_temporaries
 from fpt_ray.images.sources import SPLITS
 from fpt_ray.images.table import NOTE_FILE, ImageTable, leaks, read_images
-from fpt_ray.models.backbone import BackboneShape, backbone_shape, kept_tokens, resolve_precision
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import load_backbone, weights_digest
-from fpt_ray.preload.extraction import ShardPlan, extract_batches, lpm_actors, lpm_device, read_image, write_shards
+from fpt_ray.preload.extraction import (
+    ShardPlan,
+    extract_batches,
+    lpm_actors,
+    lpm_device,
+    lpm_precision,
+    read_image,
+    write_shards,
+)
 from fpt_ray.preload.inspection import inspected
 from fpt_ray.storage.files import absolute, exists, read_bytes, remove
 
@@ -27,34 +34,6 @@ SHARD_BYTES = 96 * 2**20
 
 
 # --- what is to be done (pure) --------------------------------------------------------------------------------
-
-
-def store_spec(trial: TrialConfig, shape: BackboneShape, digest: str, table: ImageTable) -> StoreSpec:
-    """What determines the store that serves this trial and all narrower ones, or the images of trials that read them.
-
-    ``digest`` is that of the LPM's weights; images do not depend on them.
-    """
-    features, images_alone = trial.features, reads_images(trial)
-    num_tokens = shape.num_tokens(features.resolution)
-    precision = str(resolve_precision(features.precision, lpm_device())).removeprefix("torch.")
-    return StoreSpec(
-        backbone=shape.name,
-        weights_digest=digest,
-        resolution=features.resolution,
-        mean=features.mean or shape.mean,
-        std=features.std or shape.std,
-        importance="global" if images_alone else features.importance,
-        dtype="float16" if images_alone else features.dtype,
-        precision="float32" if images_alone else precision,
-        depth=0 if images_alone else trial.side.depth,
-        num_kept=0 if images_alone else kept_tokens(num_tokens, features.token_ratio),
-        low_resolution=image_resolution(trial),
-        images_digest=table.digest(),
-        backbone_depth=shape.depth,
-        num_heads=shape.num_heads,
-        head_width=shape.head_width,
-        num_tokens=num_tokens,
-    )
 
 
 def plan_shards(table: ImageTable, spec: StoreSpec, uri: str) -> list[ShardPlan]:
@@ -87,8 +66,12 @@ def preload(images: str, trial: TrialConfig, workdir: str, *, local: bool = Fals
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     table = inspected(table, workdir, local=local)
     _report_table(table)
-    digest = "" if model is None else weights_digest(model)
-    spec = store_spec(trial, backbone_shape(trial.backbone.name), digest, table)
+    spec = store_spec(
+        trial,
+        weights_digest="" if model is None else weights_digest(model),
+        images_digest=table.digest(),
+        precision=lpm_precision(trial),
+    )
     uri = f"{workdir}/features/{spec.name}"
     if exists(f"{uri}/{MANIFEST}"):
         say(f"{'features' if spec.depth else 'images'}: reusing the finished store {uri}")

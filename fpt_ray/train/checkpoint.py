@@ -1,27 +1,58 @@
-"""A trial's checkpoint: saved, loaded, predicted from."""
+"""A trial's checkpoint: what of its training must be kept to go on from there, in memory and as a file.
+
+The file holds plain dictionaries, since PyTorch reads nothing else without running pickled code.
+"""
 
 import io
+import math
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 
-from fpt_ray.config.trial import TrialConfig, image_resolution
-from fpt_ray.features.rows import rows_from_files
-from fpt_ray.features.serving import trial_slice
-from fpt_ray.features.store import Store
-from fpt_ray.metrics.scores import Scores, scores
-from fpt_ray.models.methods import load_learnable_state, make_model
 from fpt_ray.storage.files import read_bytes
-from fpt_ray.train.loop import Checkpoint, predict
-from fpt_ray.train.seeds import trial_task
 
 CHECKPOINT_FILE = "checkpoint.pt"
+State = dict[str, Any]
+"""A state dict of PyTorch's."""
 
 
-# --- checkpoints ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Best:
+    """The epoch of highest validation AUC so far; number 0, before the first, is worse than any."""
+
+    epoch: int = 0
+    val_auc: float = -math.inf
+    model: State = field(default_factory=dict)
+    """What is learnt, off the device."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """Where the training of one seed stands at the end of an epoch."""
+
+    epoch: int
+    model: State
+    """What is learnt, as it lies on the device: the next epoch changes it."""
+    optimizer: State
+    schedule: State
+    best: Best
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """Where a trial stands at the end of an epoch."""
+
+    finished: tuple[Best, ...]
+    """Of the seeds that are trained to their end."""
+    current: Snapshot
+
+    @property
+    def best(self) -> tuple[Best, ...]:
+        """The best epoch of every seed so far."""
+        return (*self.finished, self.current.best)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
@@ -29,31 +60,39 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     final = Path(folder) / CHECKPOINT_FILE
     temporary = final.with_suffix(".tmp")
     with temporary.open("wb") as file:  # opened here, so that a full disk is an OSError
-        torch.save(checkpoint, file)
+        torch.save(packed(checkpoint), file)
     os.replace(temporary, final)
 
 
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Reads a checkpoint from a local folder or one on S3; tensors and plain values only, never pickled code."""
     content = io.BytesIO(read_bytes(f"{folder}/{CHECKPOINT_FILE}"))
-    return torch.load(content, map_location="cpu", weights_only=True)
+    return unpacked(torch.load(content, map_location="cpu", weights_only=True))
 
 
-def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> list[Scores]:
-    """Scores of the best epoch's weights of every seed on a split, read from the store's files."""
-    found, labels = predictions_of_best(trial, store, split, checkpoint)
-    return [scores(probabilities, labels, store.classes) for probabilities in found]
+def packed(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The plain dictionary that a checkpoint's file holds; tensors are not copied."""
+    current = checkpoint.current
+    return {
+        "finished": [_packed_best(best) for best in checkpoint.finished],
+        "current": {
+            "epoch": current.epoch,
+            "model": current.model,
+            "optimizer": current.optimizer,
+            "schedule": current.schedule,
+            "best": _packed_best(current.best),
+        },
+    }
 
 
-def predictions_of_best(
-    trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint
-) -> tuple[list[Float[np.ndarray, "N C"]], Int[np.ndarray, " N"]]:
-    """Class probabilities by the best epoch's weights of every seed on a split, and its labels; read from files."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = make_model(trial, len(store.classes)).to(device)
-    rows = rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
-    found = []
-    for best in (*checkpoint["finished"], checkpoint["current"]["best"]):
-        load_learnable_state(model, best["model"])
-        found.append(predict(model, rows, trial, trial_task(store, device))[0])
-    return found, rows.labels
+def unpacked(plain: dict[str, Any]) -> Checkpoint:
+    """The checkpoint that ``packed`` made plain."""
+    current = plain["current"]
+    return Checkpoint(
+        finished=tuple(Best(**best) for best in plain["finished"]),
+        current=Snapshot(**{**current, "best": Best(**current["best"])}),
+    )
+
+
+def _packed_best(best: Best) -> dict[str, Any]:
+    return {"epoch": best.epoch, "val_auc": best.val_auc, "model": best.model}

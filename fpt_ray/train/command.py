@@ -7,7 +7,7 @@ The numbers do not depend on the number of workers.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import ray.train
 import tyro
@@ -22,7 +22,8 @@ from fpt_ray.models.weights import anchored
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, filesystem
-from fpt_ray.train.checkpoint import load_checkpoint, scores_of_best
+from fpt_ray.train.best import scores_of_best
+from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.ray_train import TrainWork, train
 
 
@@ -72,7 +73,7 @@ def run_training(command: Command) -> None:
         _print_result(trial, store, checkpoint, report.metrics)
 
 
-def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], numbers: Mapping[str, float]) -> None:
+def _print_result(trial: TrialConfig, store: Store, checkpoint: Checkpoint, numbers: Mapping[str, float]) -> None:
     print(f"{trial.method} on {store.uri}")
     for split in ("val", "test"):
         (found,) = scores_of_best(trial, store, split, checkpoint)
@@ -80,7 +81,7 @@ def _print_result(trial: TrialConfig, store: Store, checkpoint: dict[str, Any], 
             f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  "
             f"kappa {found.kappa:.4f}"
         )
-    print(f"best epoch {checkpoint['current']['best']['epoch']} of {trial.training.epochs}")
+    print(f"best epoch {checkpoint.current.best.epoch} of {trial.training.epochs}")
     print(
         f"learnable parameters {numbers['learnable_parameters']:,.0f} ({numbers['param_ratio']:.2%}), peak memory "
         f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB predicted ({numbers['memory_ratio']:.2%} of full "

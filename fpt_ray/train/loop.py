@@ -10,25 +10,26 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import SIDE_METHODS, TrainingConfig, TrialConfig, reads_images
+from fpt_ray.features.rows import Batch
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
 from fpt_ray.metrics.scores import Scores, scores
-from fpt_ray.models.backbone import backbone_shape, uses_bfloat16
-from fpt_ray.models.methods import AdaLora, learnable_state, load_learnable_state
+from fpt_ray.models.backbone import backbone_shape
+from fpt_ray.models.methods import learnable_state, load_learnable_state
 from fpt_ray.models.side_network import side_width
+from fpt_ray.models.step import Inputs, Learner, arithmetic_type, autocast, make_learner, take_step, unwrapped
+from fpt_ray.train.checkpoint import Best, Snapshot, State
 from fpt_ray.train.order import epoch_order
-
-Checkpoint = dict[str, Any]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -36,33 +37,8 @@ class NonFiniteLossError(RuntimeError):
 
 
 @runtime_checkable
-class Batch(Protocol):
-    """Some images of a split as the loop reads them; ``features.Batch`` is one."""
-
-    @property
-    def low_res(self) -> Tensor:
-        """The images' pixels that the network itself reads, at the resolution it reads them."""
-        ...
-
-    @property
-    def keys(self) -> Tensor | None:
-        """Keys of the LPM's features; None: the trial reads none."""
-        ...
-
-    @property
-    def values(self) -> Tensor | None:
-        """Values of the LPM's features; None: the trial reads none."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """The numbers of the images' classes."""
-        ...
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """A split, or one worker's share of it."""
+class RowReader(Protocol):
+    """Reads the rows of a split, or of one worker's share of it; ``features.Rows`` is one."""
 
     row_ids: np.ndarray
     labels: np.ndarray
@@ -96,19 +72,32 @@ class Epoch:
     number: int
     train_loss: float
     val: Scores
-    best_epoch: int
-    best_val_auc: float
     seconds: float
     data_seconds: float
     """Seconds spent waiting for rows, part of ``seconds``."""
     measured_peak_bytes: int | None
     """CUDA's own peak of allocated memory since the start; nothing on a CPU."""
-    checkpoint: Checkpoint
+    snapshot: Snapshot
     """All that is needed to go on from here, with the best weights so far; save it before asking for the next epoch."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The number of the best epoch so far."""
+        return self.snapshot.best.epoch
+
+    @property
+    def best_val_auc(self) -> float:
+        """The validation AUC of the best epoch so far."""
+        return self.snapshot.best.val_auc
 
 
 def fit(
-    model: nn.Module, train: Rows, val: Rows, trial: TrialConfig, task: Task, resume: Checkpoint | None = None
+    model: nn.Module,
+    train: RowReader,
+    val: RowReader,
+    trial: TrialConfig,
+    task: Task,
+    resume: Snapshot | None = None,
 ) -> Iterator[Epoch]:
     """Trains and yields after every epoch (section 4.2.1: AdamW, cosine to 0 per step, cross-entropy).
 
@@ -118,82 +107,69 @@ def fit(
     Raises:
         NonFiniteLossError: the loss is not a number.
     """
-    training = trial.training
+    learner, best, done = _learner(model, train, trial.training, task), Best(), 0
+    bare = unwrapped(model)
+    if resume is not None:
+        load_learnable_state(bare, resume.model)
+        learner.optimizer.load_state_dict(resume.optimizer)
+        learner.schedule.load_state_dict(resume.schedule)
+        best, done = resume.best, resume.epoch
+    if task.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(task.device)
+    for number in range(done + 1, trial.training.epochs + 1):
+        started = time.perf_counter()
+        loss, waited = _train_epoch(learner, train, trial, task, number)
+        val_scores = evaluate(bare, val, trial, task)
+        if val_scores.auc > best.val_auc:
+            best = Best(epoch=number, val_auc=val_scores.auc, model=_copied(learnable_state(bare)))
+        yield Epoch(
+            number=number,
+            train_loss=loss,
+            val=val_scores,
+            seconds=time.perf_counter() - started,
+            data_seconds=waited,
+            measured_peak_bytes=_measured_peak(task.device),
+            snapshot=_snapshot(learner, number, best),
+        )
+
+
+def _learner(model: nn.Module, train: RowReader, training: TrainingConfig, task: Task) -> Learner:
     steps = task.num_train // training.batch_size
     if steps == 0:
         raise ValueError(
             f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images"
         )
-    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps * training.epochs)
-    bare = getattr(model, "module", model)
-    if isinstance(bare, AdaLora):
-        bare.plan(steps * training.epochs)
-    best: Checkpoint = {"epoch": 0, "val_auc": -math.inf, "model": {}}
-    done = 0
-    if resume is not None:
-        load_learnable_state(bare, resume["model"])
-        optimizer.load_state_dict(resume["optimizer"])
-        schedule.load_state_dict(resume["schedule"])
-        best, done = resume["best"], resume["epoch"]
-    weights = class_weights(train, task, training)
-    if task.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(task.device)
-    for number in range(done + 1, training.epochs + 1):
-        started = time.perf_counter()
-        loss, waited = _train_epoch(model, train, (optimizer, schedule), (trial, task, weights), number)
-        val_scores = evaluate(bare, val, trial, task)
-        if val_scores.auc > best["val_auc"]:
-            best = {"epoch": number, "val_auc": val_scores.auc, "model": _copied(learnable_state(bare))}
-        checkpoint = {
-            "epoch": number,
-            "model": learnable_state(bare),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "best": best,
-        }
-        yield Epoch(
-            number=number,
-            train_loss=loss,
-            val=val_scores,
-            best_epoch=best["epoch"],
-            best_val_auc=best["val_auc"],
-            seconds=time.perf_counter() - started,
-            data_seconds=waited,
-            measured_peak_bytes=_measured_peak(task.device),
-            checkpoint=checkpoint,
-        )
+    weights, arithmetic = class_weights(train, task, training), arithmetic_type(training, task.device)
+    return make_learner(model, training, steps * training.epochs, arithmetic, weights)
 
 
-def _train_epoch(
-    model: nn.Module, train: Rows, moving: tuple[Any, Any], what: tuple[TrialConfig, Task, Tensor | None], epoch: int
-) -> tuple[float, float]:
+def _snapshot(learner: Learner, epoch: int, best: Best) -> Snapshot:
+    return Snapshot(
+        epoch=epoch,
+        model=learnable_state(unwrapped(learner.model)),
+        optimizer=learner.optimizer.state_dict(),
+        schedule=learner.schedule.state_dict(),
+        best=best,
+    )
+
+
+def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: Task, epoch: int) -> tuple[float, float]:
     """One pass over the training split; returns the mean loss over all workers and the seconds spent on reading."""
-    optimizer, schedule = moving
-    trial, task, weights = what
     training = trial.training
     order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch), train.window)
-    model.train()
+    learner.model.train()
     total, waited = torch.zeros((), device=task.device), 0.0
     share = training.batch_size // task.num_workers
-    adalora = bare if isinstance(bare := getattr(model, "module", model), AdaLora) else None
     for step, row_ids in enumerate(order[:, task.rank * share : (task.rank + 1) * share], start=1):
         started = time.perf_counter()
         batch = train.take(row_ids)
         waited += time.perf_counter() - started
-        with torch.autocast(task.device.type, torch.bfloat16, enabled=uses_bfloat16(training.precision, task.device)):
-            logits = model(*_inputs(batch, row_ids, epoch, trial, task))
-        losses = F.cross_entropy(logits.float(), batch.labels.to(task.device), reduction="none")
-        loss = (losses if weights is None else losses * weights[batch.labels.to(task.device)]).mean()
-        optimizer.zero_grad(set_to_none=True)
-        (loss if adalora is None else loss + adalora.regulariser()).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
-        optimizer.step()
-        schedule.step()
-        if adalora is not None:
-            adalora.allocate((epoch - 1) * len(order) + step)
-        total += loss.detach()
+        total += take_step(
+            learner,
+            (epoch - 1) * len(order) + step,
+            partial(network_inputs, batch, row_ids, epoch, trial, task),
+            lambda logits, labels=batch.labels: labels.to(logits.device),
+        )
         if step % 16 == 0 or step == len(order):
             _require_finite(total, epoch, step, training)
     mean = total / len(order)
@@ -203,7 +179,7 @@ def _train_epoch(
     return float(mean), waited
 
 
-def evaluate(model: nn.Module, rows: Rows, trial: TrialConfig, task: Task) -> Scores:
+def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> Scores:
     """Scores on a split, gathered over all workers; each worker holds a share of its rows."""
     probabilities, labels = predict(model, rows, trial, task)
     if task.num_workers > 1:
@@ -217,24 +193,22 @@ def evaluate(model: nn.Module, rows: Rows, trial: TrialConfig, task: Task) -> Sc
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, rows: Rows, trial: TrialConfig, task: Task
+    model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task
 ) -> tuple[Float[np.ndarray, "N C"], Int[np.ndarray, "N"]]:
     """Class probabilities and labels of all rows, in the order of their ids."""
     model.eval()
     probabilities = []
     for start in range(0, len(rows), trial.training.batch_size):
         batch = rows.take(rows.row_ids[start : start + trial.training.batch_size])
-        with torch.autocast(
-            task.device.type, torch.bfloat16, enabled=uses_bfloat16(trial.training.precision, task.device)
-        ):
-            logits = model(*_inputs(batch, None, 0, trial, task))
+        with autocast(model, arithmetic_type(trial.training, task.device)):
+            logits = model(*network_inputs(batch, None, 0, trial, task))
         probabilities.append(logits.float().softmax(-1).cpu())
     if not probabilities:
         return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
     return torch.cat(probabilities).numpy(), rows.labels
 
 
-def _inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> tuple[Tensor | None, ...]:
+def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
     """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
     training, device = trial.training, task.device
     images, masks = batch.low_res, None
@@ -248,7 +222,7 @@ def _inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Ta
         return (images,)
     if reads_images(trial):
         return images, masks
-    arithmetic = torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
+    arithmetic = arithmetic_type(training, device)
     keys, values = (
         None if kind is None else kind.to(device, non_blocking=True).to(arithmetic)
         for kind in (batch.keys, batch.values)
@@ -269,7 +243,7 @@ def dropout_masks(trial: TrialConfig, row_ids: Any, epoch: int) -> Float[Tensor,
     return masks.transpose(0, 1).div_(1 - side.prompt_dropout)
 
 
-def class_weights(train: Rows, task: Task, training: TrainingConfig) -> Float[Tensor, "C"] | None:
+def class_weights(train: RowReader, task: Task, training: TrainingConfig) -> Float[Tensor, "C"] | None:
     """Inverse class frequencies of the training split, 1 on average over its images; None unless asked for."""
     if not training.class_weights:
         return None
@@ -287,7 +261,7 @@ def _require_finite(total: Tensor, epoch: int, step: int, training: TrainingConf
         )
 
 
-def _copied(state: Checkpoint) -> Checkpoint:
+def _copied(state: State) -> State:
     """A copy that stays as it is, off the device: on it, it would count as memory of training."""
     return {
         name: value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

@@ -16,14 +16,13 @@ from fpt_ray.cluster import cluster_resources, require_resources
 from fpt_ray.config.trial import TrialConfig, image_resolution
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import rows_from_tables
+from fpt_ray.features.rows import Rows, rows_from_tables
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import Store
 from fpt_ray.reading.places import Blocks, fits_in_memory, read_split, trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
-from fpt_ray.train.checkpoint import load_checkpoint
-from fpt_ray.train.loop import Checkpoint, Rows
+from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.reporting import train_and_report
 
@@ -46,7 +45,7 @@ class TrainWork:
 
 
 class WorkerShards(ray.train.DataConfig):
-    """Gives worker r the r-th of the parts a split was cut into, so that it holds the rows of its own lanes."""
+    """Gives worker r the r-th of the parts a split was cut into, so that it holds the rows of its own strands."""
 
     def __init__(self, parts: dict[str, list[Any]]) -> None:
         super().__init__()

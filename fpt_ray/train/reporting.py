@@ -14,8 +14,8 @@ from fpt_ray.features.store import Store
 from fpt_ray.search.messages import EpochReport
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
-from fpt_ray.train.checkpoint import save_checkpoint
-from fpt_ray.train.loop import Checkpoint, Rows
+from fpt_ray.train.checkpoint import Checkpoint, save_checkpoint
+from fpt_ray.train.loop import RowReader
 from fpt_ray.train.seeds import epoch_report, fit_seeds, trial_task
 
 
@@ -45,7 +45,7 @@ class WorkerSession(Protocol):
 
 
 def train_and_report(
-    trial: TrialConfig, seeds: int, store: Store, rows: Mapping[str, Rows], session: WorkerSession, *, run: str
+    trial: TrialConfig, seeds: int, store: Store, rows: Mapping[str, RowReader], session: WorkerSession, *, run: str
 ) -> None:
     """Trains a trial with its seeds and reports every epoch.
 

@@ -13,7 +13,8 @@ from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
 from fpt_ray.search.messages import EpochReport
-from fpt_ray.train.loop import Checkpoint, Epoch, Rows, Task, fit
+from fpt_ray.train.checkpoint import Best, Checkpoint
+from fpt_ray.train.loop import Epoch, RowReader, Task, fit
 
 
 def trial_task(store: Store, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
@@ -36,7 +37,7 @@ class Progress:
     repeat: int
     """Which seed, from 0; the trial's own is the first."""
     epoch: Epoch
-    earlier: tuple[Checkpoint, ...]
+    earlier: tuple[Best, ...]
     """The best epochs of the seeds that are finished."""
     fit_seconds: float
     """Of all epochs of this process so far."""
@@ -46,13 +47,13 @@ class Progress:
     @property
     def checkpoint(self) -> Checkpoint:
         """All that is needed to go on from here."""
-        return {"finished": list(self.earlier), "current": self.epoch.checkpoint}
+        return Checkpoint(finished=self.earlier, current=self.epoch.snapshot)
 
 
 def fit_seeds(
     trial: TrialConfig,
     seeds: int,
-    rows: Mapping[str, Rows],
+    rows: Mapping[str, RowReader],
     task: Task,
     *,
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
@@ -62,16 +63,16 @@ def fit_seeds(
 
     ``rows`` are the training and validation split; ``prepare`` wraps a model for data-parallel training.
     """
-    finished: list[Checkpoint] = list(resume["finished"]) if resume else []
-    current = resume["current"] if resume else None
+    finished = list(resume.finished) if resume else []
+    current = resume.current if resume else None
     spent, waited = 0.0, 0.0
     for repeat in range(len(finished), seeds):
         training = replace(trial.training, seed=trial.training.seed + repeat)
         seeded = replace(trial, training=training)
         model = prepare(make_model(seeded, len(task.classes)).to(task.device))
-        best: Checkpoint = current["best"] if current else {}
+        best = current.best if current else Best()
         for epoch in fit(model, rows["train"], rows["val"], seeded, task, current):
-            best = epoch.checkpoint["best"]
+            best = epoch.snapshot.best
             spent, waited = spent + epoch.seconds, waited + epoch.data_seconds
             earlier = tuple(finished)
             yield Progress(repeat=repeat, epoch=epoch, earlier=earlier, fit_seconds=spent, data_seconds=waited)
@@ -87,7 +88,7 @@ def epoch_report(
     ``started`` is the ``time.perf_counter()`` at which the trial began.
     """
     epoch = progress.epoch
-    best = [*(one["val_auc"] for one in progress.earlier), epoch.best_val_auc]
+    best = [*(one.val_auc for one in progress.earlier), epoch.best_val_auc]
     metrics = {
         "val_auc": statistics.fmean(best),
         "best_epoch": epoch.best_epoch,

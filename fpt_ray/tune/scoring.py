@@ -15,7 +15,8 @@ from fpt_ray.metrics.scores import auc
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
 from fpt_ray.tracking.records import TrialRecord
-from fpt_ray.train.checkpoint import load_checkpoint, predictions_of_best, scores_of_best
+from fpt_ray.train.best import predictions_of_best, scores_of_best
+from fpt_ray.train.checkpoint import load_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,8 +23,8 @@ from fpt_ray.reading.places import Blocks, trial_rows
 from fpt_ray.search.messages import EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
 from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
-from fpt_ray.train.checkpoint import load_checkpoint
-from fpt_ray.train.loop import Checkpoint, NonFiniteLossError
+from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
+from fpt_ray.train.loop import NonFiniteLossError
 from fpt_ray.train.ray_train import TrainWork, train
 from fpt_ray.train.reporting import train_and_report
 from fpt_ray.tune.resources import Packing

@@ -169,7 +169,7 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
         assert "KILLED" in [record.status for record in records]
         for record in records:
             if record.status == "FINISHED":
-                assert load_checkpoint(record.tags["checkpoint"])["current"]["epoch"] == 2
+                assert load_checkpoint(record.tags["checkpoint"]).current.epoch == 2
         make_room(folder)
         resume(store, tmp_path, "d", 3)
         agree(str(tmp_path), "d", 3)

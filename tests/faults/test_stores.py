@@ -200,15 +200,15 @@ def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
 
 def test_two_preloads_of_one_store(tmp_path):
     """The shard that is there is taken, whoever wrote it; a manifest over other shards stops the second."""
-    from fpt_ray.preload.extraction import ShardPlan, _write_or_adopt
+    from fpt_ray.preload.extraction import ShardPlan, write_or_adopt
 
     spec, images = make_spec(), make_rows("train", 2)
     plan = ShardPlan(uri=f"{tmp_path}/train/part-00000.parquet", path="", split="train", first_row=0, images=images)
     tables = [
         shard_table(images, 0, np.zeros((2, 8, 8, 3), np.uint8), make_features(spec, 2, seed), spec) for seed in (0, 1)
     ]
-    first = _write_or_adopt(plan, tables[0], spec)
-    assert _write_or_adopt(plan, tables[1], spec) == first
+    first = write_or_adopt(plan, tables[0], spec)
+    assert write_or_adopt(plan, tables[1], spec) == first
     write_manifest(str(tmp_path), spec, ("a", "b"), [first])
     write_manifest(str(tmp_path), spec, ("a", "b"), [dataclasses.replace(first, seconds=9.0)])
     with pytest.raises(ExistsError, match="another preload finished this store first, with other shards"):

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from fpt_ray.config.trial import trial_from
 from fpt_ray.features.rows import MemorySource, rows_from_files, rows_from_tables
 from fpt_ray.features.shards import existing_shard, open_shard, shard_table, write_shard
-from fpt_ray.features.spec import Slice, StoreError, bytes_per_row, column_widths
+from fpt_ray.features.spec import Slice, StoreError, bytes_per_row, column_widths, store_spec
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.images.table import ImageRow
 from fpt_ray.storage.errors import ExistsError
@@ -66,12 +67,23 @@ def test_a_part_of_a_split_will_do(tmp_path):
     assert torch.equal(rows.take([6]).keys, arrays["train"][0].keys[:, [6]])
 
 
+def test_a_workers_share_leaves_the_rows_it_is_of_as_they_are(tmp_path):
+    store, arrays = make_store(tmp_path, make_spec())
+    whole = rows_from_files(store, "train", Slice(depth=1, num_kept=3), 8)
+    share = whole.within(range(2, 8)).within(range(5, 11))
+    assert share.row_ids.tolist() == [5, 6, 7]
+    assert share.labels.tolist() == [1, 0, 1]
+    assert torch.equal(share.take([6]).keys, arrays["train"][0].keys[3:, [6], :, :3])
+    assert whole.row_ids.tolist() == list(range(11))
+    assert len(whole.labels) == 11
+
+
 def test_views_share_memory_with_arrow(tmp_path):
     store, _ = make_store(tmp_path, make_spec())
     (table, *_) = tables_of(store, "train", Slice(depth=1, num_kept=3))
-    block, _ = MemorySource([table], column_widths(store.spec)).find(0)
+    group, _ = MemorySource([table], column_widths(store.spec)).find(0)
     column = table.column("keys_05_0000").chunk(0)
-    assert np.shares_memory(block.cells["keys_05_0000"], np.frombuffer(column.buffers()[1], np.uint8))
+    assert np.shares_memory(group.cells["keys_05_0000"], np.frombuffer(column.buffers()[1], np.uint8))
 
 
 def test_side_resolution_is_resized_from_the_widest(tmp_path):
@@ -239,3 +251,14 @@ def test_a_spec_names_its_store():
         for change in ({"resolution": 80}, {"images_digest": "2"}, {"mean": (0, 0, 0)}, {})
     }
     assert len(names) == 4
+
+
+def test_the_spec_of_a_trial_holds_its_digests_and_of_images_alone_nothing_of_the_lpms_settings():
+    asked = {"features.importance": "class_token", "features.dtype": "bfloat16", "features.token_ratio": 0.1}
+    known = {"weights_digest": "w", "images_digest": "i", "precision": "bfloat16"}
+    found = dataclasses.asdict(store_spec(trial_from(asked), **known))
+    assert found.items() >= {**known, "importance": "class_token", "dtype": "bfloat16", "depth": 6}.items()
+    assert found["num_kept"] == 102  # a tenth of 32 x 32 patches and the class token
+    images = [store_spec(trial_from({"method": "lora", **options}), **known) for options in (asked, {})]
+    assert images[0] == images[1]
+    assert (images[0].depth, images[0].num_kept, images[0].low_resolution) == (0, 0, 512)

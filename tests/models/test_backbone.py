@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape, check_resolution, kept_tokens
-from fpt_ray.models.importance import _mean_attention, extract
+from fpt_ray.models.importance import extract, mean_attention
 from fpt_ray.models.weights import load_backbone, weights_digest
 
 
@@ -91,7 +91,7 @@ def test_importance_never_holds_all_scores():
     number = 8192
     queries = torch.randn(1, 1, number, 4)
     with Largest() as seen:
-        _mean_attention(queries, queries, 0.5)
+        mean_attention(queries, queries, 0.5)
     assert seen.numel * 4 <= 8 * 2**20  # 256 MiB for all of them
 
 

@@ -9,10 +9,12 @@ import torch
 
 from fpt_ray.config.trial import FeaturesConfig, PetlConfig, SideConfig, TrainingConfig, TrialConfig, trial_from
 from fpt_ray.cost.prediction import count_parameters, learnable_parameters, param_ratio
+from fpt_ray.features.rows import Batch
 from fpt_ray.models.methods import AdaLora, learnable_state, load_learnable_state, make_model
 from fpt_ray.models.weights import load_backbone
+from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import Task, fit
-from tests.conftest import SMALL, FakeBatch
+from tests.conftest import SMALL
 
 CLASSES = ("a", "b", "c")
 IMAGE_METHODS = (
@@ -55,7 +57,12 @@ class ImageRows:
 
     def take(self, row_ids):
         at = torch.as_tensor(np.asarray(row_ids))
-        return FakeBatch(self.images[at], None, None, torch.as_tensor(self.labels[np.asarray(row_ids)]))
+        return Batch(
+            low_res=self.images[at],
+            keys=None,
+            values=None,
+            labels=torch.as_tensor(self.labels[np.asarray(row_ids)]),
+        )
 
 
 def small(method, **training):
@@ -180,8 +187,8 @@ def test_resumed_equals_uninterrupted(method, tmp_path):
     trial = small(method, epochs=4)
     whole, _, _ = trained(trial)
     _, _, halfway = trained(trial, stop_after=2)
-    torch.save(halfway.checkpoint, tmp_path / "c.pt")
-    resumed, _, _ = trained(trial, resume=torch.load(tmp_path / "c.pt", weights_only=True))
+    save_checkpoint(Checkpoint(finished=(), current=halfway.snapshot), tmp_path)
+    resumed, _, _ = trained(trial, resume=load_checkpoint(tmp_path).current)
     for name, value in whole.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, resumed.state_dict()[name]), name

@@ -147,17 +147,17 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
     trial = override(TRIAL, {"side.depth": 2, "features.token_ratio": 0.2, "training.epochs": 3})
     run_training(TrainCommand(features=store.uri, workdir=workdir, name="two", num_workers=2, trial=trial))
     (path,) = Path(workdir, "runs", "two").rglob("checkpoint.pt")
-    found = load_checkpoint(str(path.parent))["current"]
+    found = load_checkpoint(str(path.parent)).current
     cut = trial_slice(trial, store)
     rows = {}
     for split in ("train", "val"):
         tables = [open_shard(uri).read(columns=store.columns(cut)) for uri in store.shard_uris(split)]
         rows[split] = rows_from_tables(tables, store.spec, cut, trial.side.resolution)
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")))
-    assert found["epoch"] == last.epoch.number == 3
-    assert found["best"]["val_auc"] == pytest.approx(last.epoch.best_val_auc, abs=1e-6)
-    for name, tensor in last.epoch.checkpoint["model"].items():
-        torch.testing.assert_close(found["model"][name], tensor, atol=1e-5, rtol=1e-4)
+    assert found.epoch == last.epoch.number == 3
+    assert found.best.val_auc == pytest.approx(last.epoch.best_val_auc, abs=1e-6)
+    for name, tensor in last.epoch.snapshot.model.items():
+        torch.testing.assert_close(found.model[name], tensor, atol=1e-5, rtol=1e-4)
     assert re.search(rf"val  AUC {last.epoch.best_val_auc:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
 
 

@@ -2,7 +2,9 @@
 order against plain; the loss and schedule with a by-hand loop."""
 
 import dataclasses
+import math
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch.multiprocessing as mp
 
 from fpt_ray.config.trial import TrainingConfig
 from fpt_ray.models.methods import make_model
+from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, evaluate, fit
 from fpt_ray.train.order import epoch_order, worker_rows
 from tests.conftest import FakeRows
@@ -31,21 +34,15 @@ def run(trial, shape, resume=None, stop_after=None):
     for epoch in fit(model, FakeRows(18, trial, shape), FakeRows(9, trial, shape), trial, task(), resume):
         epochs.append((epoch.number, epoch.train_loss, epoch.val.auc, epoch.best_epoch))
         if epoch.number == stop_after:
-            return epochs, {name: _cloned(part) for name, part in epoch.checkpoint.items()}
+            return epochs, stored(epoch.snapshot)
     return epochs, {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def _cloned(part):
-    return torch.load(_buffer(part), weights_only=True)
-
-
-def _buffer(part):
-    import io
-
-    buffer = io.BytesIO()
-    torch.save(part, buffer)
-    buffer.seek(0)
-    return buffer
+def stored(snapshot):
+    """What comes back from a checkpoint's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Checkpoint(finished=(), current=snapshot), folder)
+        return load_checkpoint(folder).current
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(small_trial, small_shape):
@@ -123,9 +120,27 @@ def test_best_epoch_is_kept(small_trial, small_shape):
     model = make_model(trial, 3)
     val = FakeRows(9, trial, small_shape)
     last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, task()))[-1]
-    best = last.checkpoint["best"]
-    model.load_state_dict(best["model"])
-    assert evaluate(model, val, trial, task()).auc == best["val_auc"] == last.best_val_auc
+    best = last.snapshot.best
+    model.load_state_dict(best.model)
+    assert evaluate(model, val, trial, task()).auc == best.val_auc == last.best_val_auc
+
+
+def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(tmp_path):
+    finished = Best(epoch=3, val_auc=0.75, model={"head": torch.ones(2)})
+    snapshot = Snapshot(
+        epoch=2, model={"head": torch.zeros(2)}, optimizer={"state": {0: 1}}, schedule={"t": 4}, best=Best()
+    )
+    save_checkpoint(Checkpoint(finished=(finished,), current=snapshot), tmp_path)
+    plain = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert list(plain) == ["finished", "current"]
+    assert [list(part) for part in plain["finished"]] == [["epoch", "val_auc", "model"]]
+    assert list(plain["current"]) == ["epoch", "model", "optimizer", "schedule", "best"]
+    assert plain["current"]["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}
+    found = load_checkpoint(tmp_path)
+    assert dataclasses.replace(found.current, model={}) == dataclasses.replace(snapshot, model={})
+    assert [(best.epoch, best.val_auc) for best in found.best] == [(3, 0.75), (0, -math.inf)]
+    assert torch.equal(found.finished[0].model["head"], torch.ones(2))
+    assert torch.equal(found.current.model["head"], torch.zeros(2))
 
 
 def test_nan_ends_the_trial_with_a_reason(small_trial, small_shape):
@@ -145,7 +160,7 @@ def test_an_epoch_visits_rows_once_and_drops_the_remainder(window):
     assert np.array_equal(order, epoch_order(23, 4, (0, 1), window))
 
 
-def test_workers_hold_the_rows_of_their_lanes():
+def test_workers_hold_the_rows_of_their_strands():
     order = epoch_order(23, 4, (0, 1))
     for rank, rows in enumerate(worker_rows(23, 4, 2)):
         assert set(order[:, rank * 2 : rank * 2 + 2].ravel()) <= set(rows)

@@ -15,13 +15,13 @@ from fpt_ray.demo.command import write_images
 from fpt_ray.features.rows import rows_from_files
 from fpt_ray.features.serving import store_for, trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
+from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.images.table import accept, inspect_image, read_images
-from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.paper.numbers import METHOD_NAMES, numbers
-from fpt_ray.preload.extraction import extract_batches, read_image
-from fpt_ray.preload.pipeline import plan_shards, store_spec
+from fpt_ray.preload.extraction import extract_batches, lpm_precision, read_image
+from fpt_ray.preload.pipeline import plan_shards
 from fpt_ray.train.seeds import fit_seeds, trial_task
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
@@ -53,7 +53,7 @@ def stores(table, tmp_path_factory):
 
 
 def write_store(table, trial, uri):
-    spec = store_spec(trial, backbone_shape(trial.backbone.name), "", table)
+    spec = store_spec(trial, images_digest=table.digest(), precision=lpm_precision(trial))
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     entries = []
     for plan in plan_shards(table, spec, uri):
@@ -115,7 +115,7 @@ def trial_ends_with_two_seeds(trial, store):
     assert (last.repeat, last.epoch.number, len(last.earlier)) == (1, 1, 1)
     assert math.isfinite(last.epoch.train_loss)
     assert 0 <= last.epoch.best_val_auc <= 1
-    first, second = last.earlier[0]["model"], last.epoch.checkpoint["best"]["model"]
+    first, second = last.earlier[0].model, last.epoch.snapshot.best.model
     assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
 
 

@@ -1,0 +1,112 @@
+"""One training step. The loop takes it, the measurement and the benchmark repeat it, the trace follows it.
+
+Section 4.2.1: AdamW, cosine to 0 per step, cross-entropy.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fpt_ray.config.trial import TrainingConfig
+from fpt_ray.models.backbone import uses_bfloat16
+from fpt_ray.models.methods import AdaLora
+
+Inputs = tuple[Tensor | None, ...]
+"""A batch as the network takes it."""
+MakeLabels = Callable[[Tensor], Int[Tensor, "B"]]
+"""The labels of a batch, on the device of its logits, which are given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learner:
+    """A network with all that moves it; it stays the same from step to step."""
+
+    model: nn.Module
+    """On its device, perhaps wrapped for data-parallel training."""
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    arithmetic: torch.dtype
+    """Of the forward pass; another type than float32 means autocast."""
+    clip_norm: float
+    class_weights: Float[Tensor, "C"] | None = None
+    adalora: AdaLora | None = None
+    """The network itself, if it is AdaLoRA's: the steps add its regulariser and allocate its ranks."""
+
+
+def make_learner(
+    model: nn.Module,
+    training: TrainingConfig,
+    total_steps: int,
+    arithmetic: torch.dtype,
+    class_weights: Float[Tensor, "C"] | None = None,
+) -> Learner:
+    """What trains a network over so many steps, before the first of them."""
+    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay)
+    bare = unwrapped(model)
+    adalora = bare if isinstance(bare, AdaLora) else None
+    if adalora is not None:
+        adalora.plan(total_steps)
+    return Learner(
+        model=model,
+        optimizer=optimizer,
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps),
+        arithmetic=arithmetic,
+        clip_norm=training.clip_norm,
+        class_weights=class_weights,
+        adalora=adalora,
+    )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network without what wraps it for data-parallel training."""
+    return getattr(model, "module", model)
+
+
+def arithmetic_type(training: TrainingConfig, device: torch.device) -> torch.dtype:
+    """The type that a network computes in on a device."""
+    return torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
+
+
+def autocast(model: nn.Module, arithmetic: torch.dtype) -> torch.autocast:
+    """Autocast to a type on a network's device; none if the type is float32."""
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, arithmetic, enabled=arithmetic != torch.float32)
+
+
+def take_step(
+    learner: Learner, number: int, make_inputs: Callable[[], Inputs], make_labels: MakeLabels
+) -> Float[Tensor, ""]:
+    """One whole step; returns the loss that it began with. Steps count from 1."""
+    (loss,) = loss_then_gradients(learner, make_inputs, make_labels)
+    update(learner, number)
+    return loss.detach()
+
+
+def loss_then_gradients(
+    learner: Learner, make_inputs: Callable[[], Inputs], make_labels: MakeLabels
+) -> Iterator[Float[Tensor, ""]]:
+    """The first half of a step: yields the loss, once, and goes backward when it is asked for more.
+
+    Gradients of the step before live until the backward pass begins.
+    """
+    with autocast(learner.model, learner.arithmetic):
+        logits = learner.model(*make_inputs())  # nothing names the inputs: they end with the forward pass
+    losses = F.cross_entropy(logits.float(), make_labels(logits), learner.class_weights, reduction="none")
+    loss = losses.mean()  # PyTorch's own reduction would divide by the sum of the images' weights
+    yield loss
+    learner.model.zero_grad(set_to_none=True)
+    (loss if learner.adalora is None else loss + learner.adalora.regulariser()).backward()
+
+
+def update(learner: Learner, number: int) -> None:
+    """The second half of a step: moves what is learnt along its gradients. Steps count from 1."""
+    nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
+    learner.optimizer.step()
+    learner.schedule.step()
+    if learner.adalora is not None:
+        learner.adalora.allocate(number)
