@@ -3,8 +3,10 @@
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -32,14 +34,15 @@ def ray_session(
 
     ``local`` starts one here whatever RAY_ADDRESS says. A session that already runs in this process is used as it is.
     ``num_cpus`` and ``num_gpus`` are what the one started here counts, whatever the machine has.
-    ``dashboard`` is needed where trials start trainers of their own (their clean-up asks it). SIGTERM, which ``ray job
-    stop`` and clusters send, interrupts as Ctrl-C does, so that what runs is closed properly.
+    ``dashboard`` is needed where trials start trainers of their own (their clean-up asks it). Meanwhile SIGTERM, which
+    ``ray job stop`` and clusters send, interrupts as Ctrl-C does, so that what runs is closed properly.
     """
     if ray.is_initialized():
         yield
         return
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    before = signal.getsignal(signal.SIGTERM)
     joins = "RAY_ADDRESS" in os.environ and not local
     if joins:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -53,15 +56,31 @@ def ray_session(
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init has set one that exits at once
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    with _interrupted_by_sigterm(before):
+        try:
+            if joins:
+                _await_first_worker()
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _interrupted_by_sigterm(before: Any) -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, where ray.init has set a handler that exits at once; then ``before`` is back.
+
+    Only the main thread may set handlers; elsewhere, as in a server's or a notebook's threads, all stays as it is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if joins:
-            _await_first_worker()
         yield
     finally:
-        ray.shutdown()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _await_first_worker() -> None:

@@ -1,7 +1,7 @@
 """The door of the room: ``python -m fpt_ray.bench``."""
 
-from fpt_ray.bench.command import main
-from fpt_ray.display.terminal import run_command
+from fpt_ray.bench import command
+from fpt_ray.display.door import open_door
 
 if __name__ == "__main__":
-    run_command(main)
+    open_door(command, "python -m fpt_ray.bench")

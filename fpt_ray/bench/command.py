@@ -1,190 +1,119 @@
-"""Benchmarks: seconds and bytes of the parts that decide, as medians of several runs on this machine.
+"""Measures the parts that decide, and shows what a model makes of it: seconds and bytes, as medians of several runs.
 
-``python -m fpt_ray.bench extract | step | read | preload | stopping | workers | scaling``
 Machines are noisy: compare figures of one run, not of two.
 """
 
-import itertools
-import resource
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import psutil
-import torch
 import tyro
-from PIL import Image
 
-from fpt_ray.bench.scaling import Cluster, scaling_text
-from fpt_ray.config.trial import BackboneConfig, Precision, TrialConfig
-from fpt_ray.features.rows import MemorySource, Rows
-from fpt_ray.features.shards import shard_table
-from fpt_ray.features.spec import Slice, StoreSpec, bytes_per_row, column_widths, store_spec
-from fpt_ray.images.table import ImageRow
-from fpt_ray.models.backbone import backbone_shape, kept_tokens
-from fpt_ray.models.importance import Extracted, extract
-from fpt_ray.models.methods import make_model
-from fpt_ray.models.step import Inputs, arithmetic_type, make_learner, take_step
-from fpt_ray.models.weights import load_backbone
+from fpt_ray.bench.scaling import Cluster
+from fpt_ray.config.trial import Precision, TrialConfig
 
 _PAPER, _CLUSTER = TrialConfig(), Cluster()
 
 
-def _median_seconds(work: Callable[[], object], runs: int) -> float:
-    if runs > 1:  # a single run is of work that takes minutes
-        work()
-    seconds = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+def extract(resolution: int = 512, depth: int = 6, runs: int = 3, batch: int = 2) -> None:
+    """Time the forward pass of ViT-B/16 with features, with random weights, in float32 and bfloat16.
+
+    Args:
+        resolution: The side of the images in pixels.
+        depth: The number of layers whose features are taken.
+        runs: The number of runs of each kind.
+        batch: The number of images a run.
+    """
+    from fpt_ray.bench.parts import bench_extract
+
+    bench_extract(resolution, depth, runs, batch)
 
 
-def bench_extract(resolution: int = 512, depth: int = 6, runs: int = 3, batch: int = 2) -> None:
-    """Seconds an image of ViT-B/16's forward pass with features, random weights, in float32 and bfloat16."""
-    name = _PAPER.backbone.name
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_backbone(BackboneConfig(name=name, weights="random"), resolution).to(device)
-    kept = kept_tokens(backbone_shape(name).num_tokens(resolution), 0.2)
-    images = torch.randn(batch, 3, resolution, resolution, device=device)
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        model.to(dtype)
-        found[dtype] = _median_seconds(lambda: extract(model, images, depth=depth, num_kept=kept), runs) / len(images)
-        print(f"{name} at {resolution} px on {device}, {str(dtype)[6:]}: {found[dtype]:.3f} s an image")
-    print(f"float32 / bfloat16: {found[torch.float32] / found[torch.bfloat16]:.2f}")
-    print(f"largest resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
+def step(trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = _PAPER, runs: int = 5) -> None:
+    """Time one training step on features that are in memory.
+
+    Args:
+        trial: The configuration that is trained.
+        runs: The number of steps that are timed.
+    """
+    from fpt_ray.bench.parts import bench_step
+
+    bench_step(trial, runs)
 
 
-def bench_step(trial: TrialConfig = _PAPER, runs: int = 5) -> None:
-    """Seconds of one training step, as the loop takes it, on features that are in memory."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = backbone_shape(trial.backbone.name)
-    arithmetic = arithmetic_type(trial.training, device)
-    model = make_model(trial, 5).to(device).train()
-    learner = make_learner(model, trial.training, runs + 1, arithmetic)
-    kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
-    batch, side = trial.training.batch_size, trial.side
-    keys = torch.randn(side.depth, batch, shape.num_heads, kept, shape.head_width).half()
-    images = torch.randn(batch, 3, side.resolution, side.resolution, device=device)
-    labels = torch.arange(batch, device=device) % 5
+def read(rows: int = 48, runs: int = 9) -> None:
+    """Time the copy of 16 rows out of a store in shared memory, at the paper's setting, whole and halved.
 
-    def inputs() -> Inputs:
-        features = keys.to(device).to(arithmetic)
-        return images, features, features
+    Args:
+        rows: The number of rows of the store.
+        runs: The number of runs of each kind.
+    """
+    from fpt_ray.bench.parts import bench_read
 
-    numbers = itertools.count(1)
-    seconds = _median_seconds(lambda: take_step(learner, next(numbers), inputs, lambda _: labels), runs)
-    print(f"one step of {batch} images on {device}, {torch.get_num_threads()} threads: {seconds:.3f} s")
+    bench_read(rows, runs)
 
 
-def bench_read(rows: int = 48, runs: int = 9) -> None:
-    """Seconds to copy a batch of 16 rows out of a store in shared memory, at the paper's setting, whole and halved."""
-    spec = store_spec(_PAPER)
-    source = _random_source(spec, rows)
-    ids = np.random.default_rng(0).permutation(rows)[:16]
-    print(f"{bytes_per_row(spec) / 1e6:.2f} MB a row")
-    for cut in (Slice(depth=6, num_kept=205), Slice(depth=3, num_kept=102)):
-        view = Rows(source, spec, cut, spec.low_resolution)
-        seconds = _median_seconds(lambda view=view: view.take(ids), runs)
-        batch = view.take(ids)
-        assert batch.keys is not None
-        print(f"{cut}: {seconds * 1e3:.1f} ms a batch, {2 * batch.keys.nbytes / seconds / 1e9:.2f} GB/s")
+def preload(count: int = 48, size: int = 1024, precision: Precision = "auto") -> None:
+    """Run the preload command on random images at the paper's setting: its seconds, and its processes' peak memory.
+
+    Args:
+        count: The number of images.
+        size: The side of an image in pixels.
+        precision: The arithmetic of the LPM.
+    """
+    from fpt_ray.bench.parts import bench_preload
+
+    bench_preload(count, size, precision)
 
 
-def _random_source(spec: StoreSpec, rows: int) -> MemorySource:
-    size = (spec.depth, rows, spec.num_heads, spec.num_kept)
-    keys = torch.randn(*size, spec.head_width)
-    images = tuple(ImageRow(path=str(i), label=0, split="train") for i in range(rows))
-    low = np.zeros((rows, spec.low_resolution, spec.low_resolution, 3), np.uint8)
-    table = shard_table(images, 0, low, Extracted(keys, keys, torch.zeros(size, dtype=torch.int64)), spec)
-    return MemorySource([table], column_widths(spec))
+def startup(runs: int = 5) -> None:
+    """Time the import of the package, the list of the commands, and the help of every command.
+
+    Args:
+        runs: The number of runs of each.
+    """
+    from fpt_ray.bench.startup import startup_text
+
+    print(startup_text(runs))
 
 
-def bench_preload(count: int = 48, size: int = 1024, precision: Precision = "auto") -> None:
-    """The preload command on random images at the paper's setting: seconds and peak memory of its processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        generator = np.random.default_rng(0)
-        for split, share in (("train", 0.5), ("val", 0.25), ("test", 0.25)):
-            for i in range(int(count * share)):
-                path = Path(folder, "images", split, f"c{i % 2}", f"{i}.jpg")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(generator.integers(0, 255, (size, size, 3), np.uint8)).save(path)
-        command = [
-            sys.executable,
-            "-m",
-            "fpt_ray.preload",
-            "--images",
-            f"{folder}/images",
-            "--workdir",
-            folder,
-            "--local",
-        ]
-        command += ["--backbone.weights", "random", "--features.precision", precision]
-        started = time.perf_counter()
-        peak, largest = _peak_memory(subprocess.Popen(command))
-        seconds = time.perf_counter() - started
-    print(f"{count} images of {size} px in {seconds:.1f} s, start of Ray included")
-    print(f"peak resident memory, all processes: {peak / 2**20:.0f} MiB (shared pages counted once)")
-    print(f"peak resident memory, largest process: {largest / 2**20:.0f} MiB")
+def stopping(space: str, study: str, workdir: str = ".", orders: int = 100) -> None:
+    """Tell what early stopping would have saved and lost in a study that was searched without it; nothing is trained.
 
-
-def _peak_memory(process: subprocess.Popen[bytes]) -> tuple[int, int]:
-    """(largest sum of proportional set sizes over a process's tree, largest resident set of one) in bytes."""
-    peak = largest = 0
-    while process.poll() is None:
-        total = 0
-        for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-            try:
-                total += member.memory_full_info().pss
-                largest = max(largest, member.memory_info().rss)
-            except psutil.Error:
-                continue
-        peak = max(peak, total)
-        time.sleep(0.2)
-    return peak, largest
-
-
-def bench_stopping(space: Path, study: str, workdir: str = ".", orders: int = 100) -> None:
-    """What early stopping would have saved and lost in a study that was searched without it; nothing is trained."""
-    from fpt_ray.bench.stopping import (  # with Ray and MLflow, which the other benchmarks do without
-        recorded_curves,
-        stop_early,
-    )
+    Args:
+        space: The search space of the study: a YAML file, or the name of one that comes with fpt_ray.
+        study: The name of the study.
+        workdir: The working directory, whose mlflow.db has the study.
+        orders: The number of random orders of the trials that are averaged.
+    """
+    from fpt_ray.bench.stopping import recorded_curves, stop_early
     from fpt_ray.config.space_yaml import load_space
     from fpt_ray.report.result import read_result
     from fpt_ray.tracking.server import default_uri, open_tracking
 
-    client = open_tracking(default_uri(workdir))
-    trials = recorded_curves(client, read_result(client, study, default_uri(workdir), workdir))
+    uri, searched = default_uri(workdir), load_space(space)
+    client = open_tracking(uri)
+    trials = recorded_curves(client, read_result(client, study, uri, workdir))
     print(f"{len(trials)} trials, means over {orders} orders")
     for kind in ("asha", "median"):
         for fair, name in ((True, "among trials that cost no more"), (False, "on the validation AUC alone")):
-            found = stop_early(load_space(space), trials, kind, fair=fair, orders=orders)
+            found = stop_early(searched, trials, kind, fair=fair, orders=orders)
             print(
                 f"{kind} {name}: {found.epochs:.1%} of the epochs, {found.front:.1%} of the front's members trained to "
                 f"their end, {found.volume:.1%} of its hyper-volume"
             )
 
 
-def bench_workers(rounds: int = 1, count: int = 60, epochs: int = 3, quiet: float = 1.0) -> None:
-    """Preloading and a search by one process and by two, in cores, beside what the model of ``scaling`` expects.
+def workers(rounds: int = 1, count: int = 60, epochs: int = 3, quiet: float = 1.0) -> None:
+    """Run a preload and a search by one process and by two, and compare their cores with the model of ``scaling``.
 
     Args:
-        rounds: runs of each kind.
-        count: images; twice as many for weak scaling.
-        epochs: of eight trials; of sixteen for weak scaling.
-        quiet: wait before each run until no more than this share of the machine is taken.
+        rounds: The number of runs of each kind.
+        count: The number of images; weak scaling takes twice as many.
+        epochs: The number of epochs of eight trials; weak scaling takes sixteen trials.
+        quiet: The share of the machine that others may take, at most, when a run starts; until then it waits.
     """
+    import tempfile
+    from pathlib import Path
+
     from fpt_ray.bench.cores import measure, measured_line, measured_text
 
     measured = []
@@ -195,11 +124,16 @@ def bench_workers(rounds: int = 1, count: int = 60, epochs: int = 3, quiet: floa
     print(measured_text(measured))
 
 
-def bench_scaling(
-    study: str, workdir: str = ".", cluster: Annotated[Cluster, tyro.conf.arg(name="")] = _CLUSTER
-) -> None:
-    """Preloading and a finished study's search on 1 to 64 GPUs: a model, whose assumptions it prints."""
+def scaling(study: str, workdir: str = ".", cluster: Annotated[Cluster, tyro.conf.arg(name="")] = _CLUSTER) -> None:
+    """Model a preload and a finished study's search on 1 to 64 GPUs, and print what is assumed.
+
+    Args:
+        study: The name of the study.
+        workdir: The working directory, whose mlflow.db has the study.
+        cluster: What is assumed of GPUs and hosts.
+    """
     from fpt_ray.bench.recorded import recorded_workload
+    from fpt_ray.bench.scaling import scaling_text
     from fpt_ray.report.result import read_result
     from fpt_ray.tracking.server import default_uri, open_tracking
 
@@ -208,8 +142,13 @@ def bench_scaling(
     print(scaling_text(recorded_workload(result, cluster.gpu_gib * 2**30, cluster.per_gpu), cluster))
 
 
-def main() -> None:
-    """Parse, run."""
-    benchmarks = {"extract": bench_extract, "step": bench_step, "read": bench_read, "preload": bench_preload}
-    benchmarks |= {"stopping": bench_stopping, "workers": bench_workers, "scaling": bench_scaling}
-    tyro.extras.subcommand_cli_from_dict(benchmarks, description=__doc__, use_underscores=True)
+VERBS = {
+    "extract": extract,
+    "step": step,
+    "read": read,
+    "preload": preload,
+    "startup": startup,
+    "stopping": stopping,
+    "workers": workers,
+    "scaling": scaling,
+}

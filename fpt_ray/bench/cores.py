@@ -19,7 +19,7 @@ from fpt_ray.bench.scaling import Job, makespan, schedule, search_jobs
 from fpt_ray.cluster import ray_session
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.demo.command import write_images
+from fpt_ray.demo.material import write_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.tune.options import StudyOptions

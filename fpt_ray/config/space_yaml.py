@@ -18,6 +18,7 @@ from fpt_ray.config.space import (
     SearchRow,
     SearchSpace,
 )
+from fpt_ray.config.space_files import find_space, known_spaces
 from fpt_ray.config.trial import Value, coerce, field_types, override
 from fpt_ray.errors import ConfigError, nearest_name
 
@@ -38,17 +39,18 @@ _SPACE_KEYS = (
 _ROW_KEYS = ("low", "high", "step", "log", "choices", "when")
 
 
-def load_space(path: str | Path) -> SearchSpace:
-    """Reads a search space.
+def load_space(space: str | Path) -> SearchSpace:
+    """Reads a search space: a YAML file, or one of the package's by its name, such as ``paper``.
 
     Raises:
         ConfigError: with the file, the key, the value and what to write instead.
     """
-    path = Path(path)
+    path = find_space(space)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the search space cannot be read ({error})") from None
+        offer = f"; fpt_ray has one named {path.stem!r}" if path.stem in known_spaces() else ""
+        raise ConfigError(f"{path}: the search space cannot be read ({error}){offer}") from None
     try:
         return parse_space(text)
     except ConfigError as error:
@@ -105,7 +107,7 @@ def with_fixed(space: SearchSpace, settings: Sequence[str]) -> SearchSpace:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--set {setting}: give dotted.name=value")
+            raise ConfigError(f"set is {setting!r}; give dotted.name=value", fields=("set",))
         fixed[name] = yaml.safe_load(value)
     said = "".join(f"\n# --set {setting}" for setting in settings)
     space = replace(space, fixed=fixed, text=space.text + said)

@@ -40,9 +40,10 @@ class BackboneConfig:
     """The large pre-trained model (LPM) M, frozen."""
 
     name: str = "vit_base_patch16_384.augreg_in21k_ft_in1k"
-    """timm's name of the ViT."""
+    """The name that timm has for the ViT."""
     weights: str | None = None
-    """A local .safetensors, .pth or .onnx file; nothing: timm's weights of that name; "random": none (for tests)."""
+    """A local .safetensors, .pth or .onnx file, or "random" for untrained weights (for tests). Default: timm's weights
+    of that name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,21 +51,21 @@ class FeaturesConfig:
     """What is taken from the LPM (sections 3.3 and 3.5). A store may hold more than a trial takes."""
 
     resolution: int = 512
-    """Side of the square high-resolution input I_h, in pixels."""
+    """The side of the square high-resolution input I_h, in pixels."""
     token_ratio: float = 0.2
-    """The important tokens a head keeps, as a share of all tokens (class token included); the paper's m%."""
+    """The important tokens that a head keeps, as a share of all tokens with the class token; the paper's m%."""
     preloaded: bool = True
-    """Whether the side network reads stored features; else the LPM runs beside it in every step (Figure 7)."""
+    """The side network reads stored features. Without it, the LPM runs beside it in every step (Figure 7)."""
     importance: Importance = "global"
-    """A token's score: mean attention of all queries, or the class token's attention."""
+    """What scores a token: the mean attention of all queries, or the attention of the class token."""
     dtype: StoredDtype = "float16"
-    """Type of the stored keys and values."""
+    """The type of the stored keys and values."""
     precision: Precision = "auto"
-    """The LPM's arithmetic; auto: bfloat16 where the processor or GPU has it."""
+    """The arithmetic of the LPM; auto takes bfloat16 where the processor or GPU has it, else float32."""
     mean: tuple[float, float, float] | None = None
-    """Mean of the input channels in 0..1; nothing: the one the LPM was trained with."""
+    """The mean of the input channels, in 0..1. Default: the one that the LPM was trained with."""
     std: tuple[float, float, float] | None = None
-    """Standard deviation of the input channels in 0..1; nothing: the one the LPM was trained with."""
+    """The standard deviation of the input channels, in 0..1. Default: the one that the LPM was trained with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,21 +73,21 @@ class SideConfig:
     """The learnable side network S, its fine-grained prompts and fusion modules (sections 3.2 to 3.4)."""
 
     depth: int = 6
-    """Layers L_S; they read the last L_S layers of the LPM (Eq. 5)."""
+    """The number of layers L_S; they read the last L_S layers of the LPM (Eq. 5)."""
     num_prompts: int = 16
-    """Fine-grained prompts P a layer; 0: the side network alone."""
+    """The number of fine-grained prompts P a layer; with 0 the side network learns alone."""
     reduction: int = 8
-    """Factor k between the LPM's width and the side network's."""
+    """The factor k by which the side network is narrower than the LPM."""
     resolution: int = 128
-    """Side of the square low-resolution input I_l, in pixels."""
+    """The side of the square low-resolution input I_l, in pixels."""
     prompt_dropout: float = 0.5
-    """Dropout on what the fusion module hands to the side network (in the authors' code, not in the paper)."""
+    """The dropout on what the fusion module hands to the side network (in the authors' code, not in the paper)."""
     prompt_width: int | None = None
-    """Width of the prompts; nothing: the LPM's (FPT+), the side network's (FPT)."""
+    """The width of the prompts. Default: the width of the LPM for FPT+, of the side network for FPT."""
     shared_norm: bool = True
-    """One layer norm for the prompts of all fusion modules, or one each (FPT+ only; FPT has none)."""
+    """All fusion modules share one layer norm for prompts. Without it, each has its own (FPT+ only; FPT has none)."""
     shared_projector: bool = True
-    """One out-projector for all fusion modules, or one each."""
+    """All fusion modules share one out-projector. Without it, each has its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,13 +95,14 @@ class PetlConfig:
     """What the compared methods put into the LPM (section 4.2.1; what the paper leaves open follows its Params)."""
 
     num_prompts: int = 16
-    """Prompts a layer, of prompt-tuning (VPT-deep)."""
+    """The number of prompts a layer of prompt-tuning (VPT-deep)."""
     bottleneck: int = 48
-    """Width of an adapter; there are two in a block."""
+    """The width of an adapter; there are two in a block."""
     rank: int | None = None
-    """Of LoRA, nothing: 16; of AdaLoRA at its start, nothing: 12. AdaLoRA ends with two thirds of it."""
+    """The rank of LoRA, or of AdaLoRA at its start, which ends with two thirds of it. Default: 16 for LoRA, 12 for
+    AdaLoRA."""
     alpha: int = 16
-    """LoRA's and AdaLoRA's scale factor."""
+    """The scale factor of LoRA and AdaLoRA."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,19 +110,23 @@ class TrainingConfig:
     """How the side network is trained (section 4.2.1; what the paper leaves open is the authors' code's)."""
 
     epochs: int = 20
+    """How often every training image is seen."""
     batch_size: int = 16
-    """Images a step, over all workers."""
+    """The number of images a step, over all workers."""
     learning_rate: float = 5e-4
+    """The learning rate of AdamW at the start, from which it falls along a cosine."""
     weight_decay: float = 0.1
+    """The weight decay of AdamW."""
     clip_norm: float = 1.0
-    """Largest norm of the gradient of all parameters."""
+    """The largest norm that the gradient of all parameters may have; a larger one is scaled down to it."""
     class_weights: bool = False
-    """Weigh the loss by inverse class frequency of the training split."""
+    """The loss is weighted by the inverse frequency of the classes in the training split."""
     augment: bool = True
-    """Random crop, flip, brightness and contrast of the low-resolution input."""
+    """The low-resolution input is cropped, flipped, brightened and given contrast at random."""
     precision: Precision = "auto"
-    """Arithmetic of the side network; auto: bfloat16 autocast on a GPU that has it, else float32."""
+    """The arithmetic of the side network; auto takes bfloat16 autocast on a GPU that has it, else float32."""
     seed: int = 0
+    """The seed of every random choice: weights, order of the images, augmentation, dropout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +134,7 @@ class TrialConfig:
     """One point of a search space. The default is FPT+ as the paper ran it."""
 
     method: Method = "fpt+"
+    """What is learnt, and how: FPT+, or a method that the paper compares with it."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     side: SideConfig = field(default_factory=SideConfig)

@@ -31,7 +31,8 @@ class MeasuredMemory:
 def require_gpu() -> torch.device:
     """The GPU to measure on; ConfigError where there is none."""
     if not torch.cuda.is_available():
-        raise ConfigError("--measure needs a CUDA GPU, and PyTorch sees none; leave it out for the prediction alone")
+        problem = "to measure needs a CUDA GPU, and PyTorch sees none; leave it out for the prediction alone"
+        raise ConfigError(problem, fields=("measure",))
     return torch.device("cuda", torch.cuda.current_device())
 
 

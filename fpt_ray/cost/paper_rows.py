@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fpt_ray.config.trial import TrialConfig, trial_from
 from fpt_ray.cost.execution import PAPER_BASELINES, PAPER_FPT, Execution
 from fpt_ray.cost.prediction import network_memory, our_execution, param_ratio
 from fpt_ray.display.units import MIB
+from fpt_ray.paper.layouts import MemoryTable
 from fpt_ray.paper.numbers import FPT_AS_RUN, METHOD_NAMES, numbers
 
-MemoryTable = Literal["table1", "table2", "table3", "table4"]
 VIT_L = "vit_large_patch16_384.augreg_in21k_ft_in1k"
 NUM_CLASSES = 5
 """Of the learnable shares that the paper prints."""

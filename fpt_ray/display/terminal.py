@@ -16,16 +16,19 @@ _SECRET_IN_QUERY = re.compile(
 )
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], int | None], described: Callable[[ConfigError], str] = str) -> None:
     """Runs a command's main(); what the user got wrong ends it with one line on stderr and exit status 2.
 
-    Where nobody reads what it prints any more (``| head``), it ends without a word, with the status of SIGPIPE.
+    ``main`` may return another exit status; ``described`` puts an error into a line. Where nobody reads what it prints
+    any more (``| head``), it ends without a word, with the status of SIGPIPE.
     """
     try:
-        main()
+        status = main()
         sys.stdout.flush()
+        if status:
+            sys.exit(status)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {described(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

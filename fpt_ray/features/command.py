@@ -1,23 +1,18 @@
-"""Feature stores, local or on S3: which there are, whether they are whole, and their removal.
+"""Lists feature stores on a disk or on S3, verifies that they are whole, and removes them."""
 
-``python -m fpt_ray.features ls WORKDIR | verify STORE | rm STORE``
-"""
-
-import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fpt_ray.features.spec import StoreSpec
-from fpt_ray.features.store import read_manifest
-from fpt_ray.features.verification import Found, find_stores, remove_store, store_faults
-from fpt_ray.storage.files import absolute
+if TYPE_CHECKING:
+    from fpt_ray.features.spec import StoreSpec
+    from fpt_ray.features.verification import Found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ls:
-    """The stores at and below a location: what they hold, their rows and bytes, and which are unfinished."""
+    """List the stores at and below a location: what they hold, their rows and bytes, and which are unfinished."""
 
     uri: tyro.conf.Positional[str]
     """A working directory, its features folder, or any folder or s3://bucket/prefix."""
@@ -25,10 +20,10 @@ class Ls:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verify:
-    """Read every shard of a store and list all that is not as it was written; exit status 1 if anything is."""
+    """Read every shard of a store and list all that is not as it was written. The exit status is 1 if anything is."""
 
     uri: tyro.conf.Positional[str]
-    """A finished store."""
+    """The folder of a finished store."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +31,7 @@ class Rm:
     """Remove a store, finished or not, without asking."""
 
     uri: tyro.conf.Positional[str]
-    """The store's own folder, as ls prints it."""
+    """The folder of the store, as ls prints it."""
 
 
 Command = (
@@ -52,6 +47,9 @@ def run_features(command: Ls | Verify | Rm) -> bool:
     Raises:
         ConfigError: there is no such store, or S3 fails.
     """
+    from fpt_ray.features.verification import find_stores, remove_store
+    from fpt_ray.storage.files import absolute
+
     uri = absolute(command.uri)
     if isinstance(command, Ls):
         stores = list(find_stores(uri))
@@ -65,12 +63,12 @@ def run_features(command: Ls | Verify | Rm) -> bool:
     return True
 
 
-def _told(found: Found) -> str:
+def _told(found: "Found") -> str:
     what = f"finished    {_contents(found.store.spec)}" if found.store else found.why
     return f"{found.uri}\n  {what}\n  {found.rows} rows, {found.bytes / 1e6:.2f} MB"
 
 
-def _contents(spec: StoreSpec) -> str:
+def _contents(spec: "StoreSpec") -> str:
     if not spec.depth:
         return f"images of {spec.low_resolution} px for {spec.backbone}"
     return (
@@ -80,6 +78,9 @@ def _contents(spec: StoreSpec) -> str:
 
 
 def _verify(uri: str) -> bool:
+    from fpt_ray.features.store import read_manifest
+    from fpt_ray.features.verification import store_faults
+
     store = read_manifest(uri)
     faults = 0
     for fault in store_faults(store):
@@ -89,7 +90,6 @@ def _verify(uri: str) -> bool:
     return not faults
 
 
-def main() -> None:
-    """Parse, run."""
-    if not run_features(tyro.cli(Command, description=__doc__, use_underscores=True)):  # type: ignore[arg-type]
-        sys.exit(1)
+def run(command: Ls | Verify | Rm) -> int:
+    """Does it; the exit status is 1 if a store has faults."""
+    return 0 if run_features(command) else 1

@@ -82,13 +82,15 @@ def _from_timm(name: str) -> VisionTransformer:
     except Exception as error:  # timm raises what its hub's client, the network and the file system raise
         raise ConfigError(
             f"backbone.weights: timm's weights of {name!r} cannot be had ({type(error).__name__}); connect to the "
-            "network, or give a local file: --backbone.weights FILE.safetensors, .pth or .onnx"
+            "network, or give a local .safetensors, .pth or .onnx file",
+            fields=("backbone.weights",),
         ) from error
 
 
 def _check_there(weights: str) -> None:
     if not exists(weights):
-        raise ConfigError(f"backbone.weights: there is no file {weights}; give a .safetensors, .pth or .onnx file")
+        problem = f"backbone.weights: there is no file {weights}; give a .safetensors, .pth or .onnx file"
+        raise ConfigError(problem, fields=("backbone.weights",))
 
 
 def _load_file(model: VisionTransformer, path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 from fpt_ray.paper.numbers import METHOD_NAMES, RUNGS
 
+MemoryTable = Literal["table1", "table2", "table3", "table4"]
+"""The tables that print what training takes."""
 As = Literal["table1", "table1_dino", "table2", "table3", "table4", "figure6", "figure7", "figure8"]
 
 

@@ -14,7 +14,7 @@ import ray
 import ray.data
 import torch
 from jaxtyping import UInt8
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from fpt_ray.cluster import cluster_resources, computing_hosts
 from fpt_ray.config.trial import TrialConfig

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from fpt_ray.cluster import ray_session
 from fpt_ray.images.table import ImageRow, ImageTable, accept, inspect_image

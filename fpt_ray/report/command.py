@@ -1,120 +1,46 @@
-"""What came of a study: its front as a table and pictures, or one of the paper's tables or figures.
+"""Shows what came of a study: its front as a table and pictures, or one of the paper's tables or figures.
 
-``python -m fpt_ray.report --study NAME [--workdir DIR | --tracking_uri URI]``
-``python -m fpt_ray.report --study NAME [NAME ...] --as table1 [--paper] [--format latex]``
+With --as, several studies stand in one table, each of one data set.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
-from mlflow import MlflowClient
 
-from fpt_ray.display.terminal import say
-from fpt_ray.display.typesetting import Form, Table, typeset
+from fpt_ray.display.typesetting import Form
 from fpt_ray.errors import ConfigError
-from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
-from fpt_ray.paper.tables import paper_table
-from fpt_ray.report.publication import publish, report_text
-from fpt_ray.report.result import read_result
-from fpt_ray.storage.files import own_folder
-from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.records import StudyRun
-from fpt_ray.tracking.server import open_tracking, tracking_uri
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """Print the front of a study and draw it, or print one of the paper's tables or figures from studies."""
+    """The options of ``report``."""
 
     study: tuple[str, ...]
-    """One study; with --as several, each of one data set."""
+    """The name of the study; with --as, of several studies, each of one data set."""
     as_: Annotated[As | None, tyro.conf.arg(name="as")] = None
-    """The paper's table or figure to print or draw; nothing: the study's front."""
+    """The paper's table or figure to print or draw. Default: the front of the study."""
     paper: bool = False
-    """With --as: the paper's numbers stand beside."""
+    """With --as, the paper's numbers stand beside ours."""
     workdir: str = "."
-    """Where mlflow.db and the study's pictures live; of one on S3, the pictures go to ~/.local/state/fpt_ray."""
+    """Where mlflow.db and the study's pictures live. If it is on S3, the pictures go to ~/.local/state/fpt_ray."""
     tracking_uri: str | None = None
-    """MLflow's tracking server or database; nothing: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+    """MLflow's tracking server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     format: Form = "text"
     """How the table is printed. Of the front, csv and json hold full precision, ratios and scores in 0..1; with --as
     they hold plain numbers in the units of the paper's columns."""
 
 
-# --- the front ------------------------------------------------------------------------------------------------
-
-
-def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -> None:
-    """Prints the front's table, draws and attaches the pictures, and says how to see more.
-
-    Raises:
-        ConfigError: there is no such study.
-    """
-    result = read_result(open_tracking(tracking_uri), name, tracking_uri, workdir)
-    print(report_text(result, publish(result), form))
-
-
-# --- the paper's tables and figures ---------------------------------------------------------------------------
-
-
-def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: str, paper: bool, form: Form) -> None:
-    """Prints the paper's table, or draws its figure and prints the numbers behind it, from these studies.
-
-    The table as Markdown and the pictures lie in the first study's folder and are attached to all of them.
-
-    Raises:
-        ConfigError: there is no such study, or it has no trial that belongs there.
-    """
-    client = open_tracking(tracking_uri)
-    found = [tracking.find_study(client, study) for study in studies]
-    table = _table(client, name, found, paper)
-    print(typeset(table, form))
-    files = save_as(name, table, own_folder(f"{workdir}/studies/{studies[0]}"))
-    for study in found:
-        for file in files:
-            tracking.attach(client, study.run_id, file)
-    if len(files) > 1:
-        where = f"picture: {files[1]}  (interactive: {files[2]})"
-        if form == "text":
-            print(f"\n{where}")
-        else:
-            say(where)
-
-
-def _table(client: MlflowClient, name: As, studies: Sequence[StudyRun], paper: bool) -> Table:
-    notes = [f"Images of {study.name}: {study.data_note}." for study in studies if study.data_note]
-    trials = {study.name: tracking.read_trials(client, study) for study in studies}
-    return paper_table(name, trials, notes, paper=paper)
-
-
-def save_as(name: As, table: Table, folder: Path) -> list[Path]:
-    """Writes the table and, of a figure with a finished trial, the pictures; what was there before is replaced."""
-    tracking.check_study_name(folder.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    written, png, page = (folder / f"{name}.{kind}" for kind in ("md", "png", "html"))
-    written.write_text(typeset(table, "markdown") + "\n", encoding="utf-8")
-    ours = [cell for column in table.columns if not column.of_paper for cell in column.cells]
-    if not name.startswith("figure") or all(cell.value is None for cell in ours):
-        return [written]
-    kind = "bars" if name == "figure7" else "lines"
-    draw_figure_png(table, kind, png)
-    draw_figure_html(table, kind, page)
-    return [written, png, page]
-
-
-# --- the command ----------------------------------------------------------------------------------------------
-
-
-def run_report(command: Command) -> None:
+def run(command: Command) -> None:
     """Reports from a command line.
 
     Raises:
         ConfigError: as ``report`` and ``report_as``, or an option needs another.
     """
+    from fpt_ray.report.paper_tables import report_as
+    from fpt_ray.tracking.server import tracking_uri
+
     if not command.study:
         raise ConfigError("--study: none is given; give the name of a study")
     uri = tracking_uri(command.tracking_uri, command.workdir)
@@ -129,6 +55,15 @@ def run_report(command: Command) -> None:
         report(name, tracking_uri=uri, workdir=command.workdir, form=form)
 
 
-def main() -> None:
-    """Parse, run."""
-    run_report(tyro.cli(Command, description=__doc__, use_underscores=True))
+def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -> None:
+    """Prints the front's table, draws and attaches the pictures, and says how to see more.
+
+    Raises:
+        ConfigError: there is no such study.
+    """
+    from fpt_ray.report.publication import publish, report_text
+    from fpt_ray.report.result import read_result
+    from fpt_ray.tracking.server import open_tracking
+
+    result = read_result(open_tracking(tracking_uri), name, tracking_uri, workdir)
+    print(report_text(result, publish(result), form))

@@ -82,7 +82,8 @@ def one_driver(location: str) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(
                 f"another driver searches this study just now ({path.read_text() or 'just started'}; {location}): wait "
-                "for its end or stop it, or choose another --study. Several drivers may share a database (--storage)"
+                "for its end or stop it, or choose another name. Several drivers may share a database as storage",
+                fields=("study", "storage"),
             ) from None
         with contextlib.suppress(OSError):  # on a full disk there is no room for what only informs
             file.truncate(0)

@@ -41,7 +41,7 @@ def open_storage(location: str) -> BaseStorage:
             return RDBStorage(location, heartbeat_interval=_HEARTBEAT_SECONDS)
     except Exception as error:  # SQLAlchemy and the database's driver raise what they like
         problem = f"the database at {without_secrets(location)} cannot be opened ({type(error).__name__})"
-        raise ConfigError(f"--storage or FPT_RAY_STORAGE: {problem}") from None
+        raise ConfigError(f"storage or FPT_RAY_STORAGE: {problem}", fields=("storage",)) from None
 
 
 def _may_be_there(location: str) -> bool:
@@ -63,8 +63,9 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     storage = open_storage(location) if _may_be_there(location) or not resume else None
     found = storage is not None and name in optuna.get_all_study_names(storage)
     if found != resume:
-        state, remedy = ("exists", "continue it with --resume") if found else ("is not there", "leave out --resume")
-        raise ConfigError(f"study {name!r} {state} ({without_secrets(location)}); {remedy}, or choose another --study")
+        state, remedy = ("exists", "resume it") if found else ("is not there", "start it without resume")
+        problem = f"study {name!r} {state} ({without_secrets(location)}); {remedy}, or choose another name"
+        raise ConfigError(problem, fields=("resume", "study"))
     study = optuna.create_study(
         storage=storage,
         study_name=name,

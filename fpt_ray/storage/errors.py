@@ -29,8 +29,8 @@ def disk_full_as_error(what: str | Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
             raise
-        remedy = "free space and start again, a study with --resume: what is finished is kept"
-        raise FullError(f"{what} cannot be written ({why}); {remedy}") from None
+        remedy = "free space and start again, or resume the study: what is finished is kept"
+        raise FullError(f"{what} cannot be written ({why}); {remedy}", fields=("resume",)) from None
 
 
 def _why_full(error: BaseException | None) -> str | None:

@@ -111,7 +111,8 @@ class PatientClient(MlflowClient):
             if time.monotonic() > deadline:
                 raise ConfigError(
                     f"the MLflow server has been away for {patience_seconds:.0f} s; what it lacks is kept in "
-                    f"{self.waiting}: bring the server back and go on with --resume"
+                    f"{self.waiting}: bring the server back and resume the study",
+                    fields=("resume",),
                 )
             time.sleep(min(_PAUSE_SECONDS, patience_seconds))
 

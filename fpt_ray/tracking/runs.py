@@ -40,7 +40,8 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
     """
     check_study_name(name)
     if has_study(client, name):
-        raise ConfigError(f"study {name!r} exists already; continue it with --resume, or choose another --study")
+        problem = f"study {name!r} exists already; resume it, or choose another name"
+        raise ConfigError(problem, fields=("resume", "study"))
     experiment_id = _experiment(client)
     every = _safe_tags({**provenance(), **tags, _KIND: "study", "study": name})
     if note := every.get(DATA_NOTE):

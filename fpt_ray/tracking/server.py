@@ -30,8 +30,9 @@ def default_uri(workdir: str | Path) -> str:
     folder = local_path(str(workdir))
     if folder is None:
         raise ConfigError(
-            f"--workdir is {workdir}, where no database can lie; give --tracking_uri or MLFLOW_TRACKING_URI: an MLflow "
-            "server's address, or sqlite:///PATH/mlflow.db"
+            f"workdir is {workdir}, where no database can lie; give an MLflow server's address, or "
+            "sqlite:///PATH/mlflow.db, as tracking_uri or MLFLOW_TRACKING_URI",
+            fields=("tracking_uri",),
         )
     return f"sqlite:///{folder.resolve()}/mlflow.db"
 
@@ -73,8 +74,9 @@ def open_tracking(uri: str) -> MlflowClient:
             client.search_experiments(max_results=1)
     except Exception as error:  # each kind of database has its own
         reason = without_secrets(str(error)).strip().partition("\n")[0]
-        problem = f"--tracking_uri: {without_secrets(uri)} cannot be used ({type(error).__name__}: {reason})"
-        raise ConfigError(f"{problem}; give sqlite:///PATH/mlflow.db or an MLflow server's address") from None
+        problem = f"tracking_uri: {without_secrets(uri)} cannot be used ({type(error).__name__}: {reason})"
+        remedy = "give sqlite:///PATH/mlflow.db or an MLflow server's address"
+        raise ConfigError(f"{problem}; {remedy}", fields=("tracking_uri",)) from None
     return client
 
 

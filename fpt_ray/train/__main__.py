@@ -1,7 +1,7 @@
 """The door of the room: ``python -m fpt_ray.train``."""
 
-from fpt_ray.display.terminal import run_command
-from fpt_ray.train.command import main
+from fpt_ray.display.door import open_door
+from fpt_ray.train import command
 
 if __name__ == "__main__":
-    run_command(main)
+    open_door(command, "python -m fpt_ray.train")

@@ -1,94 +1,75 @@
-"""Trains one side network under Ray Train: N workers over Ray Data shards of a feature store.
+"""Trains one side network under Ray Train, on the features of some images or on a finished feature store.
 
-``python -m fpt_ray.train --images DIR_OR_TABLE | --features URI [--num_workers N] [any option of a trial]``
-The numbers do not depend on the number of workers.
+Several workers share the rows and the batch; the numbers do not depend on how many there are.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
-import ray.train
 import tyro
 
-from fpt_ray.cluster import ray_session
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.serving import store_for
-from fpt_ray.features.store import Store, open_store
-from fpt_ray.models.methods import check_trial
-from fpt_ray.models.weights import anchored
-from fpt_ray.preload.pipeline import preload
-from fpt_ray.search.messages import EpochReport, unpack_message
-from fpt_ray.storage.files import absolute, filesystem
-from fpt_ray.train.best import scores_of_best
-from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
-from fpt_ray.train.ray_train import TrainWork, train
+
+if TYPE_CHECKING:
+    from fpt_ray.train.trial import TrialResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """Train one side network on a feature store."""
+    """The options of ``train``."""
 
     images: str | None = None
-    """A folder of images (train/ val/ test/ or classes to be split) or a CSV or Parquet table: path, label[, split]."""
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split], to be
+    preloaded where it is not yet."""
     features: str | None = None
     """A finished feature store instead of images."""
     num_workers: int = 1
-    """Workers, one a GPU where there are GPUs."""
+    """The number of workers, each on one GPU where there are GPUs."""
     name: str = "train"
-    """Name of the run under workdir/runs; a run of that name that was interrupted goes on."""
+    """The name of the run under workdir/runs. A run of that name that was interrupted goes on."""
     workdir: str = "."
-    """Where the run and, of images, the feature store go: a folder, or s3://bucket/prefix."""
+    """The working directory of the run and, of images, of the feature store: a folder, or s3://bucket/prefix."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
     trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = field(default_factory=TrialConfig)
 
 
-def run_training(command: Command) -> None:
-    """Preloads if need be, trains, and prints the numbers of the best epoch."""
-    trial = replace(command.trial, backbone=anchored(command.trial.backbone, str(Path.cwd())))
-    check_trial(trial)
+def run(command: Command) -> None:
+    """Preloads if need be, trains, and prints the numbers of the best epoch.
+
+    Raises:
+        ConfigError: neither images nor features are given, or both; or as ``preload`` and ``train_trial``.
+    """
     if (command.images is None) == (command.features is None):
-        raise ConfigError("give either --images or --features")
-    workdir = absolute(command.workdir)
-    runs_filesystem, runs = filesystem(f"{workdir}/runs")
+        raise ConfigError("give either images or features", fields=("images", "features"))
+    from fpt_ray.cluster import ray_session
+    from fpt_ray.features.store import open_store
+    from fpt_ray.models.methods import check_trial
+    from fpt_ray.preload.pipeline import preload
+    from fpt_ray.train.trial import train_trial
+
+    trial, workdir = command.trial, command.workdir
+    check_trial(trial)
     with ray_session(local=command.local):
         store = open_store(command.features) if command.features else preload(str(command.images), trial, workdir)
-        store = store_for(trial, [store])
-        run_config = ray.train.RunConfig(
-            name=command.name,
-            storage_path=runs,
-            storage_filesystem=runs_filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            failure_config=ray.train.FailureConfig(max_failures=1),
-        )
-        result = train(TrainWork(trial=trial, store=store), run_config, command.num_workers)
-        assert result.checkpoint is not None
-        with result.checkpoint.as_directory() as folder:
-            checkpoint = load_checkpoint(folder)
-        report = unpack_message(result.metrics)
-        assert isinstance(report, EpochReport)
-        _print_result(trial, store, checkpoint, report.metrics)
-
-
-def _print_result(trial: TrialConfig, store: Store, checkpoint: Checkpoint, numbers: Mapping[str, float]) -> None:
-    print(f"{trial.method} on {store.uri}")
-    for split in ("val", "test"):
-        (found,) = scores_of_best(trial, store, split, checkpoint)
         print(
+            result_text(train_trial(trial, store, workdir=workdir, name=command.name, num_workers=command.num_workers))
+        )
+
+
+def result_text(result: "TrialResult") -> str:
+    """The numbers of a trial's best epoch, for people."""
+    lines = [f"{result.trial.method} on {result.store}"]
+    for split, found in (("val", result.val), ("test", result.test)):
+        lines.append(
             f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  "
             f"kappa {found.kappa:.4f}"
         )
-    print(f"best epoch {checkpoint.current.best.epoch} of {trial.training.epochs}")
-    print(
-        f"learnable parameters {numbers['learnable_parameters']:,.0f} ({numbers['param_ratio']:.2%}), peak memory "
-        f"{numbers['peak_memory_bytes'] / 2**20:,.0f} MiB predicted ({numbers['memory_ratio']:.2%} of full "
-        f"fine-tuning), PPE {numbers['ppe']:.4f}, PME {numbers['pme']:.4f} on validation AUC"
-    )
-
-
-def main() -> None:
-    """Parse, run."""
-    run_training(tyro.cli(Command, description=__doc__, use_underscores=True))
+    lines += [
+        f"best epoch {result.best_epoch} of {result.trial.training.epochs}",
+        f"learnable parameters {result.learnable_parameters:,} ({result.param_ratio:.2%}), peak memory "
+        f"{result.peak_memory_bytes / 2**20:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning), PPE "
+        f"{result.ppe:.4f}, PME {result.pme:.4f} on validation AUC",
+    ]
+    return "\n".join(lines)

@@ -1,11 +1,29 @@
 """Searches side networks over preloaded features: Optuna proposes, Ray Tune schedules, MLflow shows.
 
-``python -m fpt_ray.tune --space search_spaces/X.yaml --images DIR_OR_TABLE | --features URI``
+Either --images or --features says what is learnt; the images' features are preloaded where they are not yet.
 """
 
-import tyro
+from dataclasses import dataclass
 
 from fpt_ray.tune.options import StudyOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command(StudyOptions):
+    """The options of ``tune``."""
+
+    list_spaces: bool = False
+    """List the search spaces that come with fpt_ray, and do nothing else."""
+
+
+def list_spaces() -> None:
+    """Prints the search spaces that come with the package."""
+    from fpt_ray.config.space_files import space_list
+
+    print(space_list())
+
+
+ACTIONS = {"--list_spaces": list_spaces, "--list-spaces": list_spaces}
 
 
 def run(options: StudyOptions) -> None:
@@ -15,8 +33,3 @@ def run(options: StudyOptions) -> None:
 
     result = run_study(options)
     print(report_text(result, publish(result)))
-
-
-def main() -> None:
-    """Parse, run."""
-    run(tyro.cli(StudyOptions, description=__doc__, use_underscores=True))

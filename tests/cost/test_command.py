@@ -7,7 +7,9 @@ import torch
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import override, trial_from
-from fpt_ray.cost.command import Command, cost_of, measured_cost, memory_table, print_costs, trials_of
+from fpt_ray.cost.command import Command
+from fpt_ray.cost.command import run as print_costs
+from fpt_ray.cost.costs import cost_of, measured_cost, memory_table, trials_of
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.measurement import two_steps
 from fpt_ray.cost.paper_rows import NOTES, paper_rows
@@ -150,7 +152,7 @@ def test_a_continuous_space_is_its_defaults_and_its_ends():
 
 def test_a_space_is_printed_as_a_table(capsys, tmp_path):
     (tmp_path / "space.yaml").write_text(space("side.prompt_dropout: {choices: [0.0, 0.5]}"))
-    print_costs(Command(space=tmp_path / "space.yaml", num_classes=3))
+    print_costs(Command(space=str(tmp_path / "space.yaml"), num_classes=3))
     header, *lines = capsys.readouterr().out.splitlines()
     assert "allocated, MiB" in header
     assert len(lines) == 2
@@ -161,7 +163,7 @@ def test_a_space_is_printed_as_a_table(capsys, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_measuring_without_a_gpu_says_so_in_one_line():
-    with pytest.raises(ConfigError, match=r"^--measure needs a CUDA GPU[^\n]*$"):
+    with pytest.raises(ConfigError, match=r"^to measure needs a CUDA GPU[^\n]*$"):
         print_costs(Command(measure=True))
 
 

@@ -93,7 +93,7 @@ def test_disk_full_while_writing_what_waits_for_mlflow(tmp_path, monkeypatch):
     client.set_tag("run", "one", "x")
     with (
         file_size_limit(100),
-        pytest.raises(FullError, match=r"waiting\.jsonl cannot be written .*start again, a study with --resume"),
+        pytest.raises(FullError, match=r"waiting\.jsonl cannot be written .*start again, or resume the study"),
     ):
         client.set_tag("run", "two", "x" * 200)
     client.set_tag("run", "three", "x")
@@ -132,7 +132,7 @@ def test_two_drivers_of_one_study(tmp_path):
 # --- searches -------------------------------------------------------------------------------------------------
 
 
-REMEDY = "free space and start again, a study with --resume: what is finished is kept"
+REMEDY = "free space and start again, or resume the study: what is finished is kept"
 
 
 def last_words(command, said):

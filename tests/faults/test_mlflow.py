@@ -135,10 +135,10 @@ def test_sigkill_of_the_mlflow_server_that_does_not_come_back(store, server, tmp
     waiting = journal.parent / "mlflow_waiting.jsonl"
     assert last == (
         f"error: the MLflow server has been away for 2 s; what it lacks is kept in {waiting}: bring the server back "
-        "and go on with --resume"
+        "and resume the study"
     )
     assert finished_in(journal) == 3
-    with pytest.raises(ConfigError, match=f"--tracking_uri: {server.uri} cannot be used"):
+    with pytest.raises(ConfigError, match=f"tracking_uri: {server.uri} cannot be used"):
         run_study(StudyOptions(**command, resume=True))
     server.start()
     run_study(StudyOptions(**command, resume=True))

@@ -266,8 +266,6 @@ def test_two_studies_with_one_name(tmp_path):
     space, journal = parse_space(ROWS), tmp_path / "optuna.log"
     drive(space, journal, 2, resume=False)
     before = journal.read_bytes()
-    with pytest.raises(
-        ConfigError, match=r"study 's' exists \(.*\); continue it with --resume, or choose another --study"
-    ):
+    with pytest.raises(ConfigError, match=r"study 's' exists \(.*\); resume it, or choose another name"):
         drive(space, journal, 2, resume=False)
     assert journal.read_bytes() == before

@@ -170,5 +170,5 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch):
 
     original = timm.create_model
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(ConfigError, match=r"give a local file: --backbone\.weights"):
+    with pytest.raises(ConfigError, match=r"^backbone\.weights: .*give a local .*file$"):
         load_backbone(BackboneConfig(name="vit_tiny_patch16_224"), 224)

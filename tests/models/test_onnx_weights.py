@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fpt_ray.demo.command import weights_file
+from fpt_ray.demo.material import weights_file
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.onnx_weights import read_onnx
 

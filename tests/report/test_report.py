@@ -13,10 +13,13 @@ import pytest
 from PIL import Image
 
 from fpt_ray.config.trial import TrialConfig, flatten, trial_from
+from fpt_ray.display.door import open_door
 from fpt_ray.display.terminal import run_command
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
-from fpt_ray.report.command import Command, main, report, run_report
+from fpt_ray.report import command
+from fpt_ray.report.command import Command, report
+from fpt_ray.report.command import run as run_report
 from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
 from fpt_ray.report.result import result_of
@@ -420,11 +423,10 @@ def test_what_cannot_be_reported_is_said_in_one_line(compared, studies, options,
     assert "\n" not in str(error.value)
 
 
-def test_a_table_as_typed_for_several_studies(compared, capsys, monkeypatch):
-    command = ["report", "--study", "DDR", "CMMD", "--as", "table1", "--format", "latex", "--paper"]
+def test_a_table_as_typed_for_several_studies(compared, capsys):
+    options = ["--study", "DDR", "CMMD", "--as", "table1", "--format", "latex", "--paper"]
     places = ["--workdir", str(compared[0]), "--tracking-uri", compared[1]]
-    monkeypatch.setattr(sys, "argv", [*command, *places])
-    main()
+    open_door(command, "report", [*options, *places])
     assert r"\textbf{85.00 $\pm$ 1.00}" in capsys.readouterr().out
 
 

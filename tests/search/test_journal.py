@@ -70,7 +70,7 @@ def test_a_second_study_of_the_name_is_refused(location):
     with pytest.raises(ConfigError, match="is not there"):
         open_study(SPACE, "s", location, resume=True)
     open_study(SPACE, "s", location, resume=False)
-    with pytest.raises(ConfigError, match="continue it with --resume"):
+    with pytest.raises(ConfigError, match=r"exists .*; resume it"):
         open_study(SPACE, "s", location, resume=False)
 
 

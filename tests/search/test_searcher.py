@@ -110,7 +110,7 @@ def test_a_study_is_not_overwritten_and_not_resumed_out_of_nothing(tmp_path):
     with pytest.raises(ConfigError, match="is not there"):
         searcher(tmp_path, resume=True)
     searcher(tmp_path)
-    with pytest.raises(ConfigError, match="continue it with --resume"):
+    with pytest.raises(ConfigError, match=r"exists .*; resume it"):
         searcher(tmp_path)
 
 

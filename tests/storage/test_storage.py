@@ -23,7 +23,7 @@ from fpt_ray.storage import files as storage
 from fpt_ray.storage import s3, s3_client
 from fpt_ray.storage.errors import StorageError
 from fpt_ray.train.command import Command as TrainCommand
-from fpt_ray.train.command import run_training
+from fpt_ray.train.command import run as run_training
 from fpt_ray.train.seeds import fit_seeds, trial_task
 from tests.s3_server import BUCKET, SECRET, forget_clients
 from tests.stores import draw_images, make_spec, make_store

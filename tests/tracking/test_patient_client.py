@@ -84,7 +84,7 @@ def test_mlflow_server_away_during_a_search(server, tmp_path, monkeypatch, capsy
     trial(client, study, 0)
     server.close()
     trial(client, study, 1)
-    with pytest.raises(ConfigError, match=r"away for 0 s; what it lacks is kept in .*waiting\.jsonl.*--resume"):
+    with pytest.raises(ConfigError, match=r"away for 0 s; what it lacks is kept in .*waiting\.jsonl.*resume the study"):
         client.settle(0)
     trial(client, study, 2)
     with waiting.open("a") as file:

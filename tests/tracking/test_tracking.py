@@ -115,7 +115,7 @@ def test_a_study_is_found_by_its_name_and_never_written_over(tracked, mlflows_ow
     assert tracking.find_study(mlflows_own, "first").run_id == tracked[1].run_id
     with pytest.raises(ConfigError, match="no study 'second' here; known are: first"):
         tracking.find_study(mlflows_own, "second")
-    with pytest.raises(ConfigError, match="exists already; continue it with --resume, or choose another --study"):
+    with pytest.raises(ConfigError, match="exists already; resume it, or choose another name"):
         tracking.start_study(mlflows_own, "first", params={}, tags={})
 
 
@@ -184,7 +184,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
 
 def test_a_workdir_on_s3_holds_no_database(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with pytest.raises(ConfigError, match="--workdir is s3://bucket/work, where no database can lie"):
+    with pytest.raises(ConfigError, match=r"^workdir is s3://bucket/work, where no database can lie"):
         tracking_uri(None, "s3://bucket/work")
     assert tracking_uri("http://mlflow:5000", "s3://bucket/work") == "http://mlflow:5000"
 

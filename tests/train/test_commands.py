@@ -27,7 +27,7 @@ from fpt_ray.features.store import open_store
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.command import Command as TrainCommand
-from fpt_ray.train.command import run_training
+from fpt_ray.train.command import run as run_training
 from fpt_ray.train.seeds import fit_seeds, trial_task
 from tests.conftest import SMOKE
 from tests.stores import draw_images

@@ -11,7 +11,7 @@ import torch
 from fpt_ray.config.space import POINT
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import flatten, image_resolution, override, reads_images
-from fpt_ray.demo.command import write_images
+from fpt_ray.demo.material import write_images
 from fpt_ray.features.rows import rows_from_files
 from fpt_ray.features.serving import store_for, trial_slice
 from fpt_ray.features.shards import shard_table, write_shard

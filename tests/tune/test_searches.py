@@ -85,7 +85,7 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, 
 
 def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, capsys, monkeypatch):
     command = {"space": str(SMOKE), "features": (store.uri,), "workdir": workdir, "study": "s"}
-    with pytest.raises(ConfigError, match="continue it with --resume"):
+    with pytest.raises(ConfigError, match=r"exists .*; resume it"):
         run_study(StudyOptions(**command))
     monkeypatch.setattr("fpt_ray.reading.places.SHARED_MEMORY_SHARE", 0.0)
     run_study(StudyOptions(**command, num_trials=5, resume=True))

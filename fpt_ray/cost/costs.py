@@ -1,0 +1,240 @@
+"""What trials cost, as records and as tables: of one trial, of a search space, of the paper's tables."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any, TypeVar, get_args
+
+from tqdm.auto import tqdm
+
+from fpt_ray.config.space import POINT, SearchRow, SearchSpace
+from fpt_ray.config.trial import TrialConfig, reads_images
+from fpt_ray.cost.execution import Execution
+from fpt_ray.cost.measurement import MeasuredMemory, gpu_execution, measure, require_gpu
+from fpt_ray.cost.paper_rows import NOTES, paper_record, paper_rows
+from fpt_ray.cost.prediction import (
+    learnable_parameters,
+    memory_key,
+    network_memory,
+    our_execution,
+    param_ratio,
+    preload_flops,
+    step_flops,
+)
+from fpt_ray.cost.trace import Kind, Memory
+from fpt_ray.display.typesetting import Table, text_column, typeset
+from fpt_ray.display.units import MIB
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import bytes_per_row, store_spec
+from fpt_ray.models.methods import check_trial
+from fpt_ray.paper.layouts import MemoryTable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+# --- a trial --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a trial costs."""
+
+    learnable_parameters: int
+    param_ratio: float
+    memory_ratio: float
+    """Of full fine-tuning, executed alike."""
+    memory: Memory
+    row_bytes: int
+    """An image takes these in the store that serves the trial."""
+    step_flops: int
+    preload_flops: int | None
+    """Of one image; None where the LPM runs in every step."""
+    measured: MeasuredMemory | None = None
+
+
+def cost_of(trial: TrialConfig, num_classes: int, execution: Execution | None = None) -> Cost:
+    """The predicted cost of a trial, as this project runs it on a GPU unless told otherwise.
+
+    Raises:
+        ConfigError: the trial cannot be built.
+    """
+    check_trial(trial)
+    execution = execution or our_execution(trial)
+    memory = network_memory(trial, num_classes, execution)
+    reference = network_memory(dataclasses.replace(trial, method="full_fine_tuning"), num_classes, execution)
+    return Cost(
+        learnable_parameters=learnable_parameters(trial, num_classes),
+        param_ratio=param_ratio(trial, num_classes),
+        memory_ratio=memory.process_bytes / reference.process_bytes,
+        memory=memory,
+        row_bytes=bytes_per_row(store_spec(trial)),
+        step_flops=step_flops(trial, num_classes),
+        preload_flops=None if reads_images(trial) else preload_flops(trial),
+    )
+
+
+def measured_cost(trial: TrialConfig, num_classes: int) -> Cost:
+    """The same for the GPU that is here, and what two steps really take on it; ConfigError without one."""
+    device = require_gpu()
+    execution = gpu_execution(trial, device)
+    cost = cost_of(trial, num_classes, execution)
+    return dataclasses.replace(cost, measured=measure(trial, num_classes, execution, device))
+
+
+# --- a space --------------------------------------------------------------------------------------------------
+
+
+def trials_of(space: SearchSpace) -> dict[str, TrialConfig]:
+    """{name: point} of a space; of those that cost the same the first."""
+    try:
+        proposals = {_name(values): values for values in space.grid()}
+    except ConfigError:  # a row is continuous
+        ends: dict[str, dict[str, Any]] = {
+            "defaults": {},
+            "narrowest": {row.name: _narrowest(row) for row in space.rows},
+            "widest": {row.name: row.widest() for row in space.rows},
+        }
+        proposals = {
+            f"{point} {end}".strip(): {**({POINT: point} if point else {}), **values}
+            for point in space.points or ("",)
+            for end, values in ends.items()
+        }
+    names: dict[TrialConfig, str] = {}
+    trials = {name: space.trial(values) for name, values in proposals.items()}
+    for name, trial in trials.items():
+        names.setdefault(memory_key(trial), name)
+    return {name: trials[name] for name in names.values()}
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    """A point's name and the values that its cost depends on."""
+    costly = {name: value for name, value in values.items() if not name.startswith("training.") or "batch" in name}
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in costly.items()}
+    return " ".join(text if name == POINT else f"{name}={text}" for name, text in texts.items())
+
+
+def _narrowest(row: SearchRow) -> Any:
+    if row.choices is not None:
+        return min((choice for choice in row.choices if choice is not None), default=None)
+    return row.low
+
+
+# --- the paper's tables ---------------------------------------------------------------------------------------
+
+
+def memory_table(name: MemoryTable, records: Sequence[Mapping[str, Any]]) -> Table:
+    """The paper's table beside the prediction.
+
+    An asterisk marks a share that differs at the printed digits, and memory that differs by over 3 %.
+    """
+    titles = ("Params %", "paper", "Mem. as the paper ran it", "paper", "off %", "Mem. as this project runs it")
+    texts = zip(*map(_beside_the_paper, records), strict=True)
+    explained = [f"* {row}: {note}" for row, note in NOTES[name].items()]
+    return Table(
+        heading="row",
+        labels=[record["row"] for record in records],
+        columns=[text_column(title, column) for title, column in zip(titles, texts, strict=True)],
+        footnotes=["Memory in MiB of a process, predicted; - where the paper prints none.", *explained],
+    )
+
+
+def _beside_the_paper(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What stands in the columns of ``memory_table``."""
+    share, printed = record["params_percent"], record["paper_params_percent"]
+    memory, paper_mb = record["paper_setting_memory_mb"], record["paper_memory_mb"]
+    off = None if paper_mb is None else 100 * (memory / paper_mb - 1)
+    return (
+        f"{share:.2f}" + ("*" if printed is not None and f"{printed:.2f}" != f"{share:.2f}" else " "),
+        "-" if printed is None else f"{printed:g}",
+        f"{memory:,.0f}",
+        "-" if paper_mb is None else f"{paper_mb:,.0f}",
+        "-" if off is None else f"{off:+.1f}" + ("*" if abs(off) > 3 else " "),
+        f"{record['memory_mb']:,.0f}",
+    )
+
+
+# --- for people and programs ----------------------------------------------------------------------------------
+
+
+def _record(cost: Cost) -> dict[str, Any]:
+    """A cost as JSON takes it, flat; bytes and operations."""
+    values = dataclasses.asdict(cost)
+    memory, measured = values.pop("memory"), values.pop("measured")
+    taken = {f"measured_{name}": value for name, value in (measured or {}).items()}
+    return {**values, **memory, "process_bytes": cost.memory.process_bytes, **taken}
+
+
+def _quantities(cost: Cost) -> dict[str, str]:
+    """{what and its unit: value} for people."""
+    memory, measured = cost.memory, cost.measured
+    parts = {f"{kind}, MiB": f"{getattr(memory, kind) / MIB:,.1f}" for kind in get_args(Kind)}
+    found = {
+        "learnable": f"{cost.learnable_parameters:,}",
+        "share, %": f"{100 * cost.param_ratio:.2f}",
+        **parts,
+        "allocated, MiB": f"{memory.allocated_bytes / MIB:,.1f}",
+        "reserved, MiB": f"{memory.reserved_bytes / MIB:,.0f}",
+        "process, MiB": f"{memory.process_bytes / MIB:,.0f}",
+        "of full fine-tuning, %": f"{100 * cost.memory_ratio:.1f}",
+        "row, kB": f"{cost.row_bytes / 1e3:,.1f}",
+        "step, GFLOP": f"{cost.step_flops / 1e9:,.1f}",
+        "preload, GFLOP": "-" if cost.preload_flops is None else f"{cost.preload_flops / 1e9:,.1f}",
+    }
+    if measured is not None:
+        pairs = {
+            "allocated": (measured.allocated_bytes, memory.allocated_bytes),
+            "reserved": (measured.reserved_bytes, memory.reserved_bytes),
+            "process": (measured.device_used_bytes, memory.process_bytes),
+        }
+        for name, (taken, predicted) in pairs.items():
+            found[f"{name} measured, MiB (predicted/measured)"] = f"{taken / MIB:,.1f} ({predicted / taken:.3f})"
+        found["measured on"] = measured.device
+    return found
+
+
+def cost_table(costs: Mapping[str, Cost]) -> Table:
+    """A column of one trial's quantities, or a row for each of several by name."""
+    found = {name: _quantities(cost) for name, cost in costs.items()}
+    first, *others = found.values()
+    if not others:
+        return Table(labels=list(first), columns=[text_column("", first.values())])
+    columns = [text_column(title, [quantities[title] for quantities in found.values()]) for title in first]
+    return Table(labels=list(found), columns=columns)
+
+
+def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
+    """The function's results in order, from several processes where there are many."""
+    if len(items) < 5:
+        return [function(item) for item in items]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # autograd's threads do not survive a fork
+        return list(tqdm(pool.map(function, items), total=len(items), desc="predict"))
+
+
+def costs_of(trials: Mapping[str, TrialConfig], num_classes: int, *, measured: bool) -> dict[str, Cost]:
+    """{name: cost} of trials by their names; ``measured`` runs two steps of each on this machine's GPU, too.
+
+    Raises:
+        ConfigError: a trial cannot be built, or there is no GPU to measure on.
+    """
+    if measured:
+        require_gpu()
+        return {name: measured_cost(trial, num_classes) for name, trial in trials.items()}
+    costs = _each(partial(cost_of, num_classes=num_classes), list(trials.values()))
+    return dict(zip(trials, costs, strict=True))
+
+
+def paper_text(name: MemoryTable, *, as_json: bool) -> str:
+    """A memory table of the paper beside the prediction."""
+    records = list(_each(paper_record, paper_rows(name)))
+    return json.dumps(records, indent=1) if as_json else typeset(memory_table(name, records), "text")
+
+
+def costs_text(costs: Mapping[str, Cost], *, as_json: bool) -> str:
+    """Costs of trials by their names, in full as JSON."""
+    records = [{"name": name, **_record(cost)} for name, cost in costs.items()]
+    return json.dumps(records, indent=1) if as_json else typeset(cost_table(costs), "text")

@@ -1,0 +1,106 @@
+"""One trial, trained on a feature store under Ray Train: what came of it, as a value."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray.train
+
+from fpt_ray.cluster import ray_session
+from fpt_ray.config.trial import TrialConfig
+from fpt_ray.features.serving import store_for
+from fpt_ray.features.store import Store
+from fpt_ray.metrics.scores import Scores
+from fpt_ray.models.methods import check_trial
+from fpt_ray.models.weights import anchored
+from fpt_ray.search.messages import EpochReport, unpack_message
+from fpt_ray.storage.files import absolute, filesystem
+from fpt_ray.train.best import scores_of_best
+from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.train.ray_train import TrainWork, train
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResult:
+    """What came of a trial that was trained on its own."""
+
+    trial: TrialConfig
+    store: str
+    """The feature store that it learnt from."""
+    val: Scores
+    """Of the best epoch's weights on the validation split."""
+    test: Scores
+    """Of the same weights on the test split."""
+    best_epoch: int
+    """From 1; the one with the highest validation AUC."""
+    learnable_parameters: int
+    param_ratio: float
+    """Learnable parameters, as a share of all (Eq. 9)."""
+    peak_memory_bytes: float
+    """Of a training process on a GPU, predicted."""
+    memory_ratio: float
+    """Of full fine-tuning's peak memory, predicted alike."""
+    ppe: float
+    """Performance-parameter efficiency on the validation AUC (section 4.2.3)."""
+    pme: float
+    """Performance-memory efficiency on the validation AUC (section 4.2.3)."""
+    run: str
+    """The folder of the run."""
+    checkpoint: str
+    """The folder of its last checkpoint, which holds the best epoch's weights, too."""
+
+
+def train_trial(
+    trial: TrialConfig,
+    store: Store,
+    *,
+    workdir: str = ".",
+    name: str = "train",
+    num_workers: int = 1,
+    local: bool = False,
+) -> TrialResult:
+    """Trains one trial on a feature store and scores its best epoch on the validation and the test split.
+
+    Ray is joined or started for it unless it runs already (``local``: started here whatever RAY_ADDRESS says). A run of
+    the same name in workdir/runs that was interrupted goes on. The numbers do not depend on ``num_workers``.
+
+    Raises:
+        ConfigError: the trial cannot be built, the store does not serve it, or the cluster or the disk is too small.
+    """
+    trial = replace(trial, backbone=anchored(trial.backbone, str(Path.cwd())))
+    check_trial(trial)
+    store = store_for(trial, [store])
+    run = f"{absolute(workdir)}/runs/{name}"
+    runs_filesystem, runs = filesystem(f"{absolute(workdir)}/runs")
+    with ray_session(local=local):
+        run_config = ray.train.RunConfig(
+            name=name,
+            storage_path=runs,
+            storage_filesystem=runs_filesystem,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=1),
+        )
+        result = train(TrainWork(trial=trial, store=store), run_config, num_workers)
+    assert result.checkpoint is not None
+    report = unpack_message(result.metrics)
+    assert isinstance(report, EpochReport)
+    return _result(trial, store, report, run, f"{run}/{Path(result.checkpoint.path).name}")
+
+
+def _result(trial: TrialConfig, store: Store, report: EpochReport, run: str, checkpoint: str) -> TrialResult:
+    saved, numbers = load_checkpoint(checkpoint), report.metrics
+    (val,), (test,) = (scores_of_best(trial, store, split, saved) for split in ("val", "test"))
+    return TrialResult(
+        trial=trial,
+        store=store.uri,
+        val=val,
+        test=test,
+        best_epoch=int(numbers["best_epoch"]),
+        learnable_parameters=int(numbers["learnable_parameters"]),
+        param_ratio=numbers["param_ratio"],
+        peak_memory_bytes=numbers["peak_memory_bytes"],
+        memory_ratio=numbers["memory_ratio"],
+        ppe=numbers["ppe"],
+        pme=numbers["pme"],
+        run=run,
+        checkpoint=checkpoint,
+    )

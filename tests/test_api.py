@@ -1,0 +1,84 @@
+"""What ``import fpt_ray`` offers to Python: its names, and a trial from images to scores without a command line."""
+
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import fpt_ray
+from fpt_ray.config.trial import override
+from tests.conftest import SMOKE
+
+
+def test_every_name_is_there_and_is_no_room():
+    rooms = {path.name.removesuffix(".py") for path in Path(fpt_ray.__file__).parent.iterdir()}
+    assert set(fpt_ray.__all__) <= set(dir(fpt_ray))
+    assert not set(fpt_ray.__all__) & rooms
+    for name in fpt_ray.__all__:
+        assert getattr(fpt_ray, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'train_trail'"):
+        _ = fpt_ray.train_trail
+
+
+def test_names_mean_the_same_to_a_type_checker(tmp_path):
+    """pyright reads the imports under TYPE_CHECKING, Python the table of places."""
+    lines = [f"reveal_type(fpt_ray.{name})" for name in fpt_ray.__all__]
+    file = tmp_path / "names.py"
+    file.write_text("\n".join(("import fpt_ray", *lines)))
+    root = Path(fpt_ray.__file__).parents[1]
+    pyright = Path(sys.executable).with_name("pyright")
+    done = subprocess.run([pyright, file], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("information: Type of") == len(fpt_ray.__all__)
+    for name in fpt_ray.__all__:
+        value = getattr(fpt_ray, name)
+        (said,) = [line for line in done.stdout.splitlines() if f'"fpt_ray.{name}"' in line]
+        assert f"type[{name}]" in said if isinstance(value, type) else "->" in said
+
+
+def test_an_error_keeps_what_would_mend_it_between_processes():
+    error = fpt_ray.ConfigError("study 's' exists", fields=("resume",))
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.fields) == ("study 's' exists", ("resume",))
+
+
+@pytest.fixture(scope="module")
+def result(cluster, store, workdir):
+    trial = override(fpt_ray.load_space(SMOKE).stores()[0], {"training.epochs": 2})
+    return fpt_ray.train_trial(trial, store, workdir=workdir, name="api")
+
+
+def test_a_trial_gives_its_numbers_as_a_value(result, store, workdir):
+    from fpt_ray.train.checkpoint import load_checkpoint, scores_of_best
+
+    assert (result.store, result.run) == (store.uri, f"{workdir}/runs/api")
+    (again,) = scores_of_best(result.trial, store, "test", load_checkpoint(result.checkpoint))
+    assert again.auc == pytest.approx(result.test.auc, abs=1e-9)
+    assert result.best_epoch in (1, 2)
+    assert 0 < result.param_ratio < 1
+    assert result.memory_ratio > 0
+    assert 0 < result.ppe <= result.val.auc
+
+
+def test_a_session_leaves_signals_alone_outside_the_main_thread(cluster, store, workdir, result):
+    """A notebook's or a server's thread may train; ``signal.signal`` would raise there."""
+    code = (
+        "import signal, threading\n"
+        "from fpt_ray.cluster import ray_session\n"
+        "found = []\n"
+        "def work():\n"
+        "    with ray_session(local=True, num_cpus=1):\n"
+        "        found.append(signal.getsignal(signal.SIGTERM))\n"
+        "before = signal.getsignal(signal.SIGTERM)\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "assert len(found) == 1, found\n"
+        "with ray_session(local=True, num_cpus=1):\n"
+        "    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler\n"
+        "assert signal.getsignal(signal.SIGTERM) == before\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert threading.current_thread() is threading.main_thread()
