@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 
@@ -60,7 +60,8 @@ def test_the_version(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_the_command_as_it_was_started(command, capsys):
+def test_help_names_the_command_as_it_was_started(command, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fpt-ray"])
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
@@ -100,16 +101,18 @@ class Options:
     number: int = 0
 
 
-def command_of(run, **more):
-    return SimpleNamespace(__doc__="Does it.", Command=Options, run=run, **more)
+def command_of(**content):
+    command = ModuleType("command", "Does it.")
+    vars(command).update(content)
+    return command
 
 
 def test_a_door_hands_over_what_is_typed_and_ends_with_the_status():
     seen = []
-    open_door(command_of(seen.append), "x", ["--number", "3"])
+    open_door(command_of(Command=Options, run=seen.append), "x", ["--number", "3"])
     assert seen == [Options(number=3)]
     with pytest.raises(SystemExit) as ended:
-        open_door(command_of(lambda options: options.number), "x", ["--number", "3"])
+        open_door(command_of(Command=Options, run=lambda options: options.number), "x", ["--number", "3"])
     assert ended.value.code == 3
 
 
@@ -123,9 +126,8 @@ def test_the_verbs_own_options_are_at_hand(capsys):
     def verb(weights: str = "") -> None:
         raise ConfigError(f"weights is {weights!r}", fields=("weights", "other"))
 
-    command = SimpleNamespace(__doc__="Does it.", VERBS={"one": lambda: None, "two": verb})
     with pytest.raises(SystemExit) as ended:
-        open_door(command, "x", ["two", "--weights", "w"])
+        open_door(command_of(VERBS={"one": lambda: None, "two": verb}), "x", ["two", "--weights", "w"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: weights is 'w' (here: --weights ...)\n"
 
