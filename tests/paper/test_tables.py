@@ -13,7 +13,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png, panels
 from fpt_ray.paper.numbers import METHOD_NAMES, RUNGS, rows_of, table1
-from fpt_ray.paper.tables import averaged, cells, measured, paper_table
+from fpt_ray.paper.tables import averaged, cells, outcome, paper_table
 from fpt_ray.tracking.runs import TrialRecord
 
 BY_NAME = {name: method for method, name in METHOD_NAMES.items()}
@@ -104,19 +104,19 @@ def test_the_papers_rows_stand_beside_ours_and_where_we_have_none(name):
 
 def test_of_a_cells_trials_the_best_on_the_validation_split_counts():
     trials = [trial(0.9, val=0.6), trial(0.7, val=0.8), trial(0.99, val=float("nan")), trial(None, status="FAILED")]
-    assert measured(trials).auc == 0.7
+    assert outcome(trials).auc == 0.7
     chosen = paper_table("table3", {"s": [trial(0.7), trial(0.9, val=0.9, stage="choose")]}, (), paper=False)
     assert column(chosen, "Avg. AUC") == {"128": pytest.approx(70)}
 
 
 def test_what_failed_is_told_from_what_is_not_there():
-    assert measured([trial(None, status="FAILED")]).failed
-    assert measured([trial(None, status="KILLED"), trial(None, status="RUNNING")]) is None
-    assert measured([]) is None
+    assert outcome([trial(None, status="FAILED")]).failed
+    assert outcome([trial(None, status="KILLED"), trial(None, status="RUNNING")]) is None
+    assert outcome([]) is None
 
 
 def test_the_mean_over_studies_is_of_all_or_none():
-    one, other = measured([trial(0.8, std=0.1)]), measured([trial(0.9, std=0.2, costs=(0.03, 0.05, 1000))])
+    one, other = outcome([trial(0.8, std=0.1)]), outcome([trial(0.9, std=0.2, costs=(0.03, 0.05, 1000))])
     mean = averaged([one, other])
     assert (mean.auc, mean.auc_std, mean.param_ratio) == (pytest.approx(0.85), None, pytest.approx(0.02))
     shown = cells(mean)
@@ -124,7 +124,7 @@ def test_the_mean_over_studies_is_of_all_or_none():
     assert shown["pme"].value == pytest.approx(100 * pme(0.85, 0.04))
     assert shown["memory_mb"].value == pytest.approx(868)
     assert averaged([one]) == one
-    for missing, failed in ((None, False), (measured([trial(None, status="FAILED")]), True)):
+    for missing, failed in ((None, False), (outcome([trial(None, status="FAILED")]), True)):
         part = averaged([one, missing])
         assert (part.auc, part.failed, part.param_ratio) == (None, failed, 0.01)
         assert cells(part)["average_auc"] == Cell(failed=failed)
