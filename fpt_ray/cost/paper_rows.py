@@ -49,20 +49,20 @@ def paper_rows(table: MemoryTable) -> list[PaperRow]:
     printed: Any = numbers()[table]
     match table:
         case "table1":
-            return [_row(row["method"], _overrides(row["method"]), row) for row in printed["supervised"]]
+            return [_paper_row(row["method"], _overrides(row["method"]), row) for row in printed["supervised"]]
         case "table2":
             return [
-                _row(f"{method} {resolution}", _on_vit_l(method, int(resolution)), {"memory_mb": memory_mb})
+                _paper_row(f"{method} {resolution}", _on_vit_l(method, int(resolution)), {"memory_mb": memory_mb})
                 for method, row in printed.items()
                 for resolution, memory_mb in row["memory_mb"].items()
             ]
         case "table3" | "table4":
             leaf = "side_resolution" if table == "table3" else "num_prompts"
             name = f"side.{leaf.removeprefix('side_')}"
-            return [_row(str(row[leaf]), {name: row[leaf]}, row) for row in printed]
+            return [_paper_row(str(row[leaf]), {name: row[leaf]}, row) for row in printed]
 
 
-def _row(name: str, overrides: Mapping[str, Any], printed: Mapping[str, Any]) -> PaperRow:
+def _paper_row(name: str, overrides: Mapping[str, Any], printed: Mapping[str, Any]) -> PaperRow:
     trial = trial_from(overrides)
     return PaperRow(
         name=name,

@@ -14,12 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from fpt_ray.display.charts import BLUE, GREEN, VERMILION
+from fpt_ray.display.charts import BLUE, GREEN, VERMILION, caption_inches, frame_page, save_page, save_picture
 from fpt_ray.display.typesetting import Cell, Column, Table, printed
 
 Kind = Literal["lines", "bars"]
 _OURS, _PAPER, _BEST = "measured here", "the paper's (other images)", "best"
 _BAR = 0.44
+_WIDTH = 150
+"""Characters of a caption's line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,8 +71,8 @@ def _lowest(panel: Panel) -> float:
 def draw_figure_png(table: Table, kind: Kind, path: Path) -> None:
     """A panel for each quantity; a star at the best of a line."""
     drawn = panels(table)
-    caption = [line for note in table.notes for line in textwrap.wrap(note, 150)]
-    foot = 0.16 * (len(caption) + 1)  # inches
+    caption = [line for note in table.notes for line in textwrap.wrap(note, _WIDTH)]
+    foot = caption_inches(caption)
     across = 3 if len(drawn) == 3 else 2
     down = -(-len(drawn) // across)
     figure = Figure(figsize=(12, 4.4 * down + 0.8 + foot), dpi=150)
@@ -90,10 +92,8 @@ def draw_figure_png(table: Table, kind: Kind, path: Path) -> None:
     figure.legend(found.values(), found.keys(), bbox_to_anchor=(0.5, 1 - 0.36 / height), **legend)
     title = figure.suptitle(table.title, fontsize=13, y=1 - 0.1 / height, va="top", parse_math=False)
     title.set_in_layout(False)  # else room is made for it twice
-    written = {"ha": "left", "va": "bottom", "fontsize": 9, "color": "#444444", "parse_math": False, "linespacing": 1.3}
-    figure.text(0.02, 0.1 / height, "\n".join(caption), **written)
     figure.tight_layout(rect=(0.005, foot / height, 0.995, 1 - 0.6 / height))
-    figure.savefig(path, metadata={"Title": table.title, "Description": " ".join(table.notes)})
+    save_picture(figure, path, title=table.title, caption=" ".join(table.notes), lines=caption)
 
 
 def _draw_line(axis: Axes, panel: Panel, positions: Sequence[float]) -> None:
@@ -147,20 +147,12 @@ def draw_figure_html(table: Table, kind: Kind, path: Path) -> None:
         figure.update_xaxes(**axis, row=row, col=column)
         lowest = _lowest(panel) if kind == "bars" else None
         figure.update_yaxes(exponentformat="none", autorangeoptions={"minallowed": lowest}, row=row, col=column)
-    caption = "<br>".join(textwrap.wrap(html.escape(" ".join(table.notes), quote=False), 150))
     under = 130 if kind == "bars" else 70
-    below = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -under}
+    frame_page(figure, title=table.title, caption=" ".join(table.notes), width=_WIDTH, under=under)
     height = 400 * down + 110 + under
-    figure.update_layout(
-        title=html.escape(table.title, quote=False),
-        template="plotly_white",
-        height=height,
-        margin={"t": 110, "b": under + 30 + 16 * caption.count("<br>")},
-        legend={"orientation": "h", "x": 0, "y": 1 - 64 / height, "yref": "container", "yanchor": "top"},
-        font={"size": 14},
-    )
-    figure.add_annotation(text=caption, showarrow=False, align="left", font={"size": 12}, **below)
-    figure.write_html(path, include_plotlyjs=True, full_html=True, div_id="figure")
+    legend = {"orientation": "h", "x": 0, "y": 1 - 64 / height, "yref": "container", "yanchor": "top"}
+    figure.update_layout(height=height, margin_t=110, legend=legend)
+    save_page(figure, path, "figure")
 
 
 def _traces(table: Table, panel: Panel, kind: Kind) -> Iterable[go.Bar | go.Scatter]:

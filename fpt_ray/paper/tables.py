@@ -23,7 +23,7 @@ _STYLES = {  # field, named as in numbers.json: title, digits, whether higher is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class Outcome:
     """One trial, or the mean of the trials of several studies; None: not known."""
 
     auc: float | None = None
@@ -38,7 +38,7 @@ class Measured:
     failed: bool = False
 
 
-_Found = Mapping[Any, Mapping[str, Measured | None]]
+_Found = Mapping[Any, Mapping[str, Outcome | None]]
 """{what a row is of: {study: its trial}}."""
 _Theirs = Mapping[Any, Mapping[str, Any]]
 """{what a row is of: the paper's numbers by numbers.json's names}."""
@@ -61,7 +61,7 @@ def paper_table(name: As, studies: Mapping[str, Sequence[Record]], notes: Sequen
                 f"python -m fpt_ray.tune --space search_spaces/{name}.yaml --images DIR --study NAME"
             )
     keys = {key for group in groups.values() for key in group}
-    found = {key: {study: measured(group.get(key, ())) for study, group in groups.items()} for key in keys}
+    found = {key: {study: outcome(group.get(key, ())) for study, group in groups.items()} for key in keys}
     theirs: _Theirs = (table2() if name == "table2" else rows_of(name)) if paper else {}
     rows = _ordered(layout, found, theirs)
     if name == "table2":
@@ -90,15 +90,15 @@ def grouped(layout: Layout, records: Iterable[Record]) -> dict[Hashable, list[Re
     return groups
 
 
-def measured(records: Sequence[Record]) -> Measured | None:
+def outcome(records: Sequence[Record]) -> Outcome | None:
     """Of several trials the finished one with the highest validation AUC: test scores choose nothing."""
     finished = [record.metrics for record in records if record.status == "FINISHED"]
     finished = [metrics for metrics in finished if math.isfinite(metrics.get("val_auc", math.nan))]
     if not finished:
-        return Measured(failed=True) if any(record.status == "FAILED" for record in records) else None
+        return Outcome(failed=True) if any(record.status == "FAILED" for record in records) else None
     best = max(finished, key=lambda metrics: metrics["val_auc"])
     split = "test" if "test_auc" in best else "val"
-    return Measured(
+    return Outcome(
         auc=best[f"{split}_auc"],
         auc_std=best.get(f"{split}_auc_std"),
         of_validation=split == "val",
@@ -108,13 +108,13 @@ def measured(records: Sequence[Record]) -> Measured | None:
     )
 
 
-def averaged(parts: Sequence[Measured | None]) -> Measured | None:
+def averaged(parts: Sequence[Outcome | None]) -> Outcome | None:
     """The mean over studies. It has an AUC only if every study has one; costs are of those that have them."""
     known = [part for part in parts if part is not None]
     if not known or len(parts) == 1:
         return parts[0] if parts else None
     scores = [part.auc for part in known if part.auc is not None]
-    return Measured(
+    return Outcome(
         auc=statistics.fmean(scores) if len(scores) == len(parts) else None,
         of_validation=any(part.of_validation for part in known),
         param_ratio=_mean(part.param_ratio for part in known),
@@ -129,7 +129,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def cells(found: Measured | None) -> dict[str, Cell]:
+def cells(found: Outcome | None) -> dict[str, Cell]:
     """{field: its cell}, in the paper's units: AUC, PPE and PME x 100, percent, MB (as nvidia-smi counts them)."""
     if found is None:
         return {field: Cell() for field in _STYLES}

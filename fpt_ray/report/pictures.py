@@ -1,6 +1,5 @@
 """The trade-off of a study as pictures: AUC against peak memory and against learnable parameters."""
 
-import html
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,10 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from fpt_ray.display.charts import BLUE, GREEN, GREY, VERMILION
+from fpt_ray.display.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    VERMILION,
+    caption_inches,
+    frame_page,
+    hover_text,
+    save_page,
+    save_picture,
+)
 from fpt_ray.paper.numbers import table1
 
 _AXES = (("peak memory of training [MiB]", "memory_mib"), ("learnable parameters [% of all]", "param_percent"))
+_WIDTH = 165
+"""Characters of a caption's line."""
 _AUC = "validation AUC x 100"
 _FIRST = "nearest to the paper's settings (trial 0)"
 _PAPER = "the paper's Table 1 (other images)"
@@ -126,8 +137,8 @@ _PNG_MARKS: Mapping[str, Mapping[str, object]] = {
 
 def draw_png(picture: Picture, path: Path) -> None:
     """Two panels beside each other: every trial, the front, the trial nearest to the paper's, the paper's points."""
-    caption = textwrap.wrap(picture.caption, 165)
-    foot = 0.16 * (len(caption) + 1)  # inches
+    caption = textwrap.wrap(picture.caption, _WIDTH)
+    foot = caption_inches(caption)
     figure = Figure(figsize=(12, 5.2 + foot), dpi=150)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (label, field) in zip(panels, _AXES, strict=True):
@@ -135,13 +146,10 @@ def draw_png(picture: Picture, path: Path) -> None:
         panel.set_xlabel(label, fontsize=11)
     panels[0].set_ylabel(_AUC, fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
-    share = 1 / figure.get_figheight()
     figure.legend(handles, labels, loc="upper center", ncols=5, fontsize=10, frameon=False, bbox_to_anchor=(0.5, 0.945))
     figure.suptitle(picture.title, fontsize=13, parse_math=False)
-    written = {"ha": "left", "va": "bottom", "fontsize": 9, "color": "#444444", "parse_math": False, "linespacing": 1.3}
-    figure.text(0.02, 0.1 * share, "\n".join(caption), **written)
-    figure.tight_layout(rect=(0.005, foot * share, 0.995, 0.925))
-    figure.savefig(path, metadata={"Title": picture.title, "Description": picture.caption})
+    figure.tight_layout(rect=(0.005, foot / figure.get_figheight(), 0.995, 0.925))
+    save_picture(figure, path, title=picture.title, caption=picture.caption, lines=caption)
 
 
 def _draw_panel(panel: Axes, picture: Picture, field: str) -> None:
@@ -201,18 +209,9 @@ def draw_html(picture: Picture, path: Path) -> None:
             figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text=label, type="log", exponentformat="none", row=1, col=column)
     figure.update_yaxes(title_text=_AUC, row=1, col=1)
-    caption = "<br>".join(textwrap.wrap(html.escape(picture.caption, quote=False), 165))
-    below = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -60}
-    figure.update_layout(
-        title=html.escape(picture.title, quote=False),
-        template="plotly_white",
-        height=640,
-        margin={"b": 90 + 16 * caption.count("<br>")},
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
-        font={"size": 14},
-    )
-    figure.add_annotation(text=caption, showarrow=False, align="left", font={"size": 12}, **below)
-    figure.write_html(path, include_plotlyjs=True, full_html=True, div_id="front")
+    frame_page(figure, title=picture.title, caption=picture.caption, width=_WIDTH, under=60)
+    figure.update_layout(height=640, legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})
+    save_page(figure, path, "front")
 
 
 def _traces(picture: Picture, field: str, in_legend: bool) -> Iterable[go.Scatter]:
@@ -241,4 +240,4 @@ def _hover(point: Point) -> str:
         f"memory {point.memory_mib:,.0f} MiB",
         f"learnable {point.param_percent:.3g} %",
     )
-    return "<br>".join(map(html.escape, (point.name, *point.details, *numbers)))
+    return hover_text((point.name, *point.details, *numbers))

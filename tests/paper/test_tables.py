@@ -1,20 +1,19 @@
-"""Tables by hand and against the paper's own Table 1; every form of a small table, letter by letter; panels."""
+"""Tables by hand and against the paper's own Table 1; panels of figures."""
 
 import csv
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fpt_ray.config.trial import flatten, trial_from
-from fpt_ray.display.typesetting import Cell, Column, Table, ranks, typeset
+from fpt_ray.display.typesetting import Cell, ranks, typeset
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png, panels
 from fpt_ray.paper.numbers import METHOD_NAMES, RUNGS, rows_of, table1
-from fpt_ray.paper.tables import averaged, cells, measured, paper_table
+from fpt_ray.paper.tables import averaged, cells, outcome, paper_table
 from fpt_ray.tracking.records import TrialRecord
 
 BY_NAME = {name: method for method, name in METHOD_NAMES.items()}
@@ -105,19 +104,19 @@ def test_the_papers_rows_stand_beside_ours_and_where_we_have_none(name):
 
 def test_of_a_cells_trials_the_best_on_the_validation_split_counts():
     trials = [trial(0.9, val=0.6), trial(0.7, val=0.8), trial(0.99, val=float("nan")), trial(None, status="FAILED")]
-    assert measured(trials).auc == 0.7
+    assert outcome(trials).auc == 0.7
     chosen = paper_table("table3", {"s": [trial(0.7), trial(0.9, val=0.9, stage="choose")]}, (), paper=False)
     assert column(chosen, "Avg. AUC") == {"128": pytest.approx(70)}
 
 
 def test_what_failed_is_told_from_what_is_not_there():
-    assert measured([trial(None, status="FAILED")]).failed
-    assert measured([trial(None, status="KILLED"), trial(None, status="RUNNING")]) is None
-    assert measured([]) is None
+    assert outcome([trial(None, status="FAILED")]).failed
+    assert outcome([trial(None, status="KILLED"), trial(None, status="RUNNING")]) is None
+    assert outcome([]) is None
 
 
 def test_the_mean_over_studies_is_of_all_or_none():
-    one, other = measured([trial(0.8, std=0.1)]), measured([trial(0.9, std=0.2, costs=(0.03, 0.05, 1000))])
+    one, other = outcome([trial(0.8, std=0.1)]), outcome([trial(0.9, std=0.2, costs=(0.03, 0.05, 1000))])
     mean = averaged([one, other])
     assert (mean.auc, mean.auc_std, mean.param_ratio) == (pytest.approx(0.85), None, pytest.approx(0.02))
     shown = cells(mean)
@@ -125,7 +124,7 @@ def test_the_mean_over_studies_is_of_all_or_none():
     assert shown["pme"].value == pytest.approx(100 * pme(0.85, 0.04))
     assert shown["memory_mb"].value == pytest.approx(868)
     assert averaged([one]) == one
-    for missing, failed in ((None, False), (measured([trial(None, status="FAILED")]), True)):
+    for missing, failed in ((None, False), (outcome([trial(None, status="FAILED")]), True)):
         part = averaged([one, missing])
         assert (part.auc, part.failed, part.param_ratio) == (None, failed, 0.01)
         assert cells(part)["average_auc"] == Cell(failed=failed)
@@ -204,86 +203,6 @@ def test_a_study_without_a_fitting_trial_is_named_with_the_command_that_makes_on
     assert "it lacks" in text
     assert f"python -m fpt_ray.tune --space search_spaces/{name}.yaml" in text
     assert "\n" not in text
-
-
-# --- the forms ------------------------------------------------------------------------------------------------
-
-SMALL = Table(
-    title="Table 0: study a_b",
-    notes=["Images: 100 % drawn."],
-    heading="# Prompt",
-    labels=["4", "16", "LoRA_x"],
-    columns=[
-        Column(title="Mem. (MB)", cells=[Cell(value=720.4), Cell(value=736.0), Cell(failed=True)], digits=0),
-        Column(
-            title="AUC",
-            cells=[Cell(value=85.94, std=0.5), Cell(value=87.1249, std=1.25), Cell(failed=True)],
-            ranked=True,
-        ),
-        Column(title="AUC", cells=[Cell(value=85.944), Cell(value=85.94), Cell()], ranked=True, of_paper=True),
-    ],
-)
-TEXT = """\
-Table 0: study a_b
-Images: 100 % drawn.
-*best*, _second_ of a column.
-
-# Prompt  Mem. (MB)             AUC    paper
-4               720  _85.94 ± 0.50_  *85.94*
-16              736  *87.12 ± 1.25*  *85.94*
-LoRA_x            /              /        -"""
-MARKDOWN = """\
-Table 0: study a_b
-
-Images: 100 % drawn.
-
-**best**, <u>second</u> of a column.
-
-| # Prompt | Mem. (MB) |                 AUC |     paper |
-| -------- | --------: | ------------------: | --------: |
-| 4        |       720 | <u>85.94 ± 0.50</u> | **85.94** |
-| 16       |       736 |    **87.12 ± 1.25** | **85.94** |
-| LoRA_x   |         / |                   / |         - |"""
-CSV = """\
-# Prompt,Mem. (MB),AUC,AUC std,paper AUC
-4,720.4,85.94,0.5,85.944
-16,736.0,87.1249,1.25,85.94
-LoRA_x,/,/,,"""
-LATEX = r"""% Table 0: study a_b
-% Images: 100 % drawn.
-% Bold: best, underlined: second of a column.
-\begin{tabular}{lrrr}
-\hline
-\# Prompt & Mem. (MB) & AUC & paper \\
-\hline
-4 & 720 & \underline{85.94 $\pm$ 0.50} & \textbf{85.94} \\
-16 & 736 & \textbf{87.12 $\pm$ 1.25} & \textbf{85.94} \\
-LoRA\_x & / & / & - \\
-\hline
-\end{tabular}"""
-
-
-@pytest.mark.parametrize(("form", "expected"), [("text", TEXT), ("markdown", MARKDOWN), ("csv", CSV), ("latex", LATEX)])
-def test_a_small_table_letter_by_letter(form, expected):
-    assert typeset(SMALL, form) == expected
-
-
-def test_json_holds_what_csv_holds():
-    rows = json.loads(typeset(SMALL, "json"))
-    assert rows[0] == {"# Prompt": "4", "Mem. (MB)": 720.4, "AUC": 85.94, "AUC std": 0.5, "paper AUC": 85.944}
-    assert rows[2] == {"# Prompt": "LoRA_x", "Mem. (MB)": "/", "AUC": "/", "AUC std": None, "paper AUC": None}
-
-
-def test_ranks():
-    def of(*values, ranked=True):
-        return ranks(Column(title="", cells=[Cell(value=value) for value in values], ranked=ranked))
-
-    assert of(1.0, 3.0, 2.0, None) == [None, "best", "second", None]
-    assert of(3.001, 3.004, 2.0, 1.0) == ["best", "best", "second", None]  # print alike
-    assert of(1.0) == of(1.0, None)[:1] == [None]
-    assert of(1.0, 2.0, ranked=False) == [None, None]
-    of_validation = Column(title="", cells=[Cell(value=value, of_validation=True) for value in (1, 2)], ranked=True)
-    assert ranks(of_validation) == ["second", "best"]
 
 
 # --- the figures ----------------------------------------------------------------------------------------------

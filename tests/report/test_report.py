@@ -14,7 +14,6 @@ from PIL import Image
 
 from fpt_ray.config.trial import TrialConfig, flatten, trial_from
 from fpt_ray.display.door import open_door
-from fpt_ray.display.terminal import run_command
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.report import command
@@ -428,27 +427,3 @@ def test_a_table_as_typed_for_several_studies(compared, capsys):
     places = ["--workdir", str(compared[0]), "--tracking-uri", compared[1]]
     open_door(command, "report", [*options, *places])
     assert r"\textbf{85.00 $\pm$ 1.00}" in capsys.readouterr().out
-
-
-# --- the terminal ---------------------------------------------------------------------------------------------
-
-
-def test_a_command_whose_output_nobody_reads_ends_quietly():
-    code = "from fpt_ray.display.terminal import run_command; run_command(lambda: print('x' * {}))"
-    for length in (10, 10**6):  # left in the buffer at the end; broken while printing
-        with subprocess.Popen(
-            [sys.executable, "-c", code.format(length)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as running:
-            running.stdout.close()
-            assert running.stderr.read() == ""
-        assert running.returncode == 141  # as a shell shows what SIGPIPE ended
-
-
-def test_another_broken_pipe_is_an_error(monkeypatch):
-    def broken():
-        raise BrokenPipeError("a socket")
-
-    with open("/dev/null", "w") as read:
-        monkeypatch.setattr(sys, "stdout", read)
-        with pytest.raises(BrokenPipeError, match="a socket"):
-            run_command(broken)
