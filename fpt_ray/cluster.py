@@ -105,11 +105,11 @@ def computing_hosts() -> list[dict[str, float]]:
     return [host for host in hosts if host.get("CPU", 0) >= 1]
 
 
-def require_resources(what: str, *, cpus: float, gpus: float) -> None:
+def require_resources(purpose: str, *, cpus: float, gpus: float) -> None:
     """ConfigError, instead of a job that waits for ever, if the whole cluster has less than something needs."""
     have_cpus, have_gpus = cluster_resources()
     if cpus > have_cpus or gpus > have_gpus:
         raise ConfigError(
-            f"{what} needs {cpus:g} CPUs and {gpus:g} GPUs at once; this cluster has {have_cpus} CPUs and {have_gpus} "
+            f"{purpose} needs {cpus:g} CPUs and {gpus:g} GPUs at once; this cluster has {have_cpus} CPUs and {have_gpus} "
             "GPUs. Ask for fewer workers, or join a larger cluster (RAY_ADDRESS)"
         )

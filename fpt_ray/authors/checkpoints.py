@@ -40,8 +40,8 @@ def translate_vit(theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
     for name in list(unknown):
         match = _QKV.match(name)
         if match:
-            block, which, kind = match.groups()
-            parts.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[which] = theirs[name]
+            block, layer, kind = match.groups()
+            parts.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[layer] = theirs[name]
             unknown.remove(name)
     for name, part in parts.items():
         ours[name] = torch.cat([part["query"], part["key"], part["value"]])

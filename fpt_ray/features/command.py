@@ -64,8 +64,8 @@ def run_features(command: Ls | Verify | Rm) -> bool:
 
 
 def _told(found: "Found") -> str:
-    what = f"finished    {_contents(found.store.spec)}" if found.store else found.why
-    return f"{found.uri}\n  {what}\n  {found.rows} rows, {found.bytes / 1e6:.2f} MB"
+    state = f"finished    {_contents(found.store.spec)}" if found.store else found.why
+    return f"{found.uri}\n  {state}\n  {found.rows} rows, {found.bytes / 1e6:.2f} MB"
 
 
 def _contents(spec: "StoreSpec") -> str:

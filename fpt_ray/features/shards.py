@@ -179,8 +179,8 @@ def damage_as_error(uri: str) -> Iterator[None]:
             yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         gone = isinstance(error, FileNotFoundError)
-        what = "is missing" if gone else f"is damaged ({' '.join(str(error).split())})"
-        raise StoreError(f"{uri} {what}; delete the store and preload again") from None
+        fault = "is missing" if gone else f"is damaged ({' '.join(str(error).split())})"
+        raise StoreError(f"{uri} {fault}; delete the store and preload again") from None
 
 
 def parquet_file(source: pa.NativeFile) -> pq.ParquetFile:

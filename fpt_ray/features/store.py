@@ -110,8 +110,8 @@ def open_store(uri: str, *, expect: StoreSpec | None = None) -> Store:
     for shard in store.shards:
         found = sizes.get(shard.path)
         if found != shard.bytes:
-            what = "is missing" if found is None else f"has {found} bytes, the manifest says {shard.bytes}"
-            raise StoreError(f"{uri}/{shard.path} {what}; delete the store and preload again")
+            fault = "is missing" if found is None else f"has {found} bytes, the manifest says {shard.bytes}"
+            raise StoreError(f"{uri}/{shard.path} {fault}; delete the store and preload again")
     for split in SPLITS:
         for shard_uri in store.shard_uris(split)[:1]:
             check_schema(open_shard(shard_uri).schema_arrow, store.spec, shard_uri)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fpt_ray.images.pixels import _unit
+from fpt_ray.images.pixels import unit_range
 
 # The authors' augmentation of the side image.
 AREA_SHARE = (0.8, 1.0)
@@ -78,7 +78,11 @@ def augment(
     if len(draws) != len(images):
         raise ValueError(f"{len(images)} images but {len(draws)} rows")
     cropped = F.grid_sample(
-        _unit(images), _grid(draws, size, images.device), mode="bilinear", padding_mode="border", align_corners=False
+        unit_range(images),
+        _grid(draws, size, images.device),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
     )
     return _colour(cropped, draws)
 

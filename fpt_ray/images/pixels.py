@@ -22,10 +22,11 @@ def normalise(
 ) -> Float[Tensor, "B 3 R R"]:
     """Images as a ViT takes them: (image - mean) / std per channel, of bytes or of floats in 0..1."""
     if images.dtype == torch.uint8:
-        images = _unit(images)
+        images = unit_range(images)
     centre, spread = (images.new_tensor(tuple(values)).view(1, 3, 1, 1) for values in (mean, std))
     return (images - centre) / spread
 
 
-def _unit(images: UInt8[Tensor, "B R R 3"]) -> Float[Tensor, "B 3 R R"]:
+def unit_range(images: UInt8[Tensor, "B R R 3"]) -> Float[Tensor, "B 3 R R"]:
+    """Bytes 0..255 as numbers 0..1, channels first."""
     return images.permute(0, 3, 1, 2).float() / 255

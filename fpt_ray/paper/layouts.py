@@ -54,7 +54,7 @@ class Layout:
     """What a trial is a row of; None: it is not in this table."""
     fields: Sequence[str] = ()
     order: Sequence[Hashable] = ()
-    """Of the rows; nothing: from the lowest to the highest."""
+    """Of the rows. Default: from the lowest to the highest."""
 
 
 # --- which trial is which row ---------------------------------------------------------------------------------

@@ -130,8 +130,8 @@ def _announce(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], table: Ima
         seconds.append(time.perf_counter() - started)
     estimate = rows * min(seconds) / actors
     size = rows * bytes_per_row(spec)
-    what, how = ("features", f" in {spec.precision}") if spec.depth else (f"images of {spec.resolution} px", "")
+    content, how = ("features", f" in {spec.precision}") if spec.depth else (f"images of {spec.resolution} px", "")
     say(
-        f"{what}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} "
+        f"{content}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} "
         f"GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()}{how}"
     )

@@ -78,7 +78,7 @@ class StudyResult:
         return pd.DataFrame(rows)
 
 
-def result_of(
+def study_result(
     study: StudyRun, trials: Sequence[TrialRecord], ledger: Mapping[str, float], tracking_uri: str, study_uri: str
 ) -> StudyResult:
     """The result of a study from its run and its trials."""
@@ -106,4 +106,4 @@ def read_result(client: MlflowClient, name: str, tracking_uri: str, workdir: str
         ConfigError: there is no such study.
     """
     study = find_study(client, name)
-    return result_of(study, read_trials(client, study), study.ledger, tracking_uri, f"{workdir}/studies/{name}")
+    return study_result(study, read_trials(client, study), study.ledger, tracking_uri, f"{workdir}/studies/{name}")

@@ -61,8 +61,8 @@ def history(study: optuna.Study, space: SearchSpace) -> Any:
         return optuna.visualization.plot_optimization_history(study, target_name=name)
     reference = reference_point(study)
     figure = optuna.visualization.plot_hypervolume_history(study, reference)
-    told = ", ".join(f"{name} {value:.4g}" for name, value in zip(space.objectives, reference, strict=True))
-    return figure.update_layout(title=f"Hyper-volume of the front; reference, the worst of all trials: {told}")
+    worst = ", ".join(f"{name} {value:.4g}" for name, value in zip(space.objectives, reference, strict=True))
+    return figure.update_layout(title=f"Hyper-volume of the front; reference, the worst of all trials: {worst}")
 
 
 def importances(study: optuna.Study) -> Any:

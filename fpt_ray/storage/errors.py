@@ -22,15 +22,15 @@ class StorageError(ConfigError):
 
 
 @contextmanager
-def disk_full_as_error(what: str | Path) -> Iterator[None]:
-    """A full disk becomes a FullError, however deep the library that met it hides that; ``what`` was to be written."""
+def disk_full_as_error(written: str | Path) -> Iterator[None]:
+    """A full disk becomes a FullError, however deep the library that met it hides that; ``written`` was to be written."""
     try:
         yield
     except Exception as error:
         if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
             raise
         remedy = "free space and start again, or resume the study: what is finished is kept"
-        raise FullError(f"{what} cannot be written ({why}); {remedy}", fields=("resume",)) from None
+        raise FullError(f"{written} cannot be written ({why}); {remedy}", fields=("resume",)) from None
 
 
 def _why_full(error: BaseException | None) -> str | None:

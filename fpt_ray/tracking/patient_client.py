@@ -56,8 +56,8 @@ class PatientClient(MlflowClient):
         """A new run; while the server is away it has an id of our own, which the other writes understand."""
         local = uuid.uuid4().hex
         start_time = start_time or int(time.time() * 1000)
-        told = {"experiment_id": experiment_id, "start_time": start_time, "tags": tags, "run_name": run_name}
-        run = self._write("create_run", local, **told)
+        values = {"experiment_id": experiment_id, "start_time": start_time, "tags": tags, "run_name": run_name}
+        run = self._write("create_run", local, **values)
         if run is not None:
             return run
         info = RunInfo(local, experiment_id, "", "RUNNING", start_time, None, LifecycleStage.ACTIVE, run_name=run_name)
@@ -124,8 +124,8 @@ class PatientClient(MlflowClient):
                 if not _is_away(error):
                     raise
                 remote = self.tracking_uri.startswith("http")
-                what = "server is away" if remote else "database cannot be written"
-                say(f"the MLflow {what}; from now on, what it lacks waits in {self.waiting}")
+                trouble = "server is away" if remote else "database cannot be written"
+                say(f"the MLflow {trouble}; from now on, what it lacks waits in {self.waiting}")
                 self.next_try = time.monotonic() + _PAUSE_SECONDS
         with disk_full_as_error(self.waiting):
             self.waiting.parent.mkdir(parents=True, exist_ok=True)

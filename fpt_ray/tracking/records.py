@@ -126,5 +126,5 @@ def trial_tags(
 ) -> dict[str, str]:
     """What ``TrialRecord`` reads of a trial; ``label`` is the name of its point, if it has one."""
     beside = {_STAGE: stage, _SEEDS: seeds, _CONFIRMS: confirms}
-    told = {name: str(value) for name, value in beside.items() if value is not None}
-    return {_PROPOSAL: json.dumps(dict(values)), _LABEL: label, **told}
+    said = {name: str(value) for name, value in beside.items() if value is not None}
+    return {_PROPOSAL: json.dumps(dict(values)), _LABEL: label, **said}

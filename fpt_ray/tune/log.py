@@ -80,10 +80,10 @@ def _close_as_told(client: MlflowClient, study: StudyRun, proposed: optuna.Study
 
     Returns the statuses of all trials but those that confirm others.
     """
-    told = {trial.number: trial for trial in proposed.get_trials(deepcopy=False)}
+    stored = {trial.number: trial for trial in proposed.get_trials(deepcopy=False)}
     statuses = []
     for record in tracking.read_trials(client, study):
-        trial, status = told[record.number], record.status
+        trial, status = stored[record.number], record.status
         if status == "RUNNING" and trial.state != TrialState.RUNNING:
             status = _close_one_as_told(client, study, record, trial)
         if record.confirms is None:

@@ -28,9 +28,9 @@ class Packing:
     workers: int
     """Workers of one trial."""
     cpus: float | None
-    """Of one worker; nothing: one, or all of a node where the LPM runs on CPUs in every step."""
+    """Of one worker. Default: one, or all of a node where the LPM runs on CPUs in every step."""
     gpus: float | None
-    """Share of a GPU of one worker; nothing: what its predicted memory needs."""
+    """Share of a GPU of one worker. Default: what its predicted memory needs."""
     node_cpus: int
     """Of the smallest node."""
     gpu_bytes: int

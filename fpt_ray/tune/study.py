@@ -19,7 +19,7 @@ from fpt_ray.features.store import Store, open_store
 from fpt_ray.models.methods import check_trial
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.reading.places import share_features
-from fpt_ray.report.result import StudyResult, result_of
+from fpt_ray.report.result import StudyResult, study_result
 from fpt_ray.search.attributes import confirmations_waiting, finished_trials
 from fpt_ray.search.early_stopping import FairStopping
 from fpt_ray.search.journal import one_driver
@@ -82,7 +82,7 @@ def run_study(options: StudyOptions) -> StudyResult:
                 tracking.attach(client, run.run_id, page)
             ledger = study_ledger(space, stores, records)
         log.end("FINISHED", ledger)
-    return result_of(run, records, ledger, uri, study_uri)
+    return study_result(run, records, ledger, uri, study_uri)
 
 
 # --- before it ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from fpt_ray.report.command import Command, report
 from fpt_ray.report.command import run as run_report
 from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
-from fpt_ray.report.result import result_of
+from fpt_ray.report.result import study_result
 from fpt_ray.report.summary import rendered, short_names, summarise, value_text
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.records import StudyRun, TrialRecord, study_tags
@@ -63,7 +63,7 @@ def tags_of(note=""):
 def result(records, objectives=OBJECTIVES, note=""):
     tags = study_tags(objectives, SEARCHED, [], note)
     study = StudyRun(name="s", experiment_id="1", run_id="r", tags=tags)
-    return result_of(study, records, {}, "sqlite:///s.db", "studies/s")
+    return study_result(study, records, {}, "sqlite:///s.db", "studies/s")
 
 
 @pytest.fixture(scope="module")
