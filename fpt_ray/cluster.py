@@ -110,6 +110,6 @@ def require_resources(purpose: str, *, cpus: float, gpus: float) -> None:
     have_cpus, have_gpus = cluster_resources()
     if cpus > have_cpus or gpus > have_gpus:
         raise ConfigError(
-            f"{purpose} needs {cpus:g} CPUs and {gpus:g} GPUs at once; this cluster has {have_cpus} CPUs and {have_gpus} "
-            "GPUs. Ask for fewer workers, or join a larger cluster (RAY_ADDRESS)"
+            f"{purpose} needs {cpus:g} CPUs and {gpus:g} GPUs at once; this cluster has {have_cpus} CPUs and "
+            f"{have_gpus} GPUs. Ask for fewer workers, or join a larger cluster (RAY_ADDRESS)"
         )

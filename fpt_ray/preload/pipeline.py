@@ -132,6 +132,6 @@ def _announce(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], table: Ima
     size = rows * bytes_per_row(spec)
     content, how = ("features", f" in {spec.precision}") if spec.depth else (f"images of {spec.resolution} px", "")
     say(
-        f"{content}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, {size / 1e9:.2f} "
-        f"GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()}{how}"
+        f"{content}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, "
+        f"{size / 1e9:.2f} GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {lpm_device()}{how}"
     )

@@ -23,7 +23,7 @@ class StorageError(ConfigError):
 
 @contextmanager
 def disk_full_as_error(written: str | Path) -> Iterator[None]:
-    """A full disk becomes a FullError, however deep the library that met it hides that; ``written`` was to be written."""
+    """A full disk becomes a FullError, however deep a library hides that; ``written`` was to be written."""
     try:
         yield
     except Exception as error:
