@@ -16,6 +16,12 @@ SMALL = "vit_tiny_patch16_224"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray come first: they take longest, and no process shall wait for one at the end."""
+    ray = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in ray)
+
+
 class FakeRows:
     """Features in memory whose values tell the classes apart; holds all rows of a split or a part of them."""
 

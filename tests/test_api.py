@@ -52,7 +52,8 @@ def result(cluster, store, workdir):
 
 
 def test_a_trial_gives_its_numbers_as_a_value(result, store, workdir):
-    from fpt_ray.train.checkpoint import load_checkpoint, scores_of_best
+    from fpt_ray.train.best import scores_of_best
+    from fpt_ray.train.checkpoint import load_checkpoint
 
     assert (result.store, result.run) == (store.uri, f"{workdir}/runs/api")
     (again,) = scores_of_best(result.trial, store, "test", load_checkpoint(result.checkpoint))

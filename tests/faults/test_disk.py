@@ -22,7 +22,7 @@ from fpt_ray.storage.errors import FullError, disk_full_as_error
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.train.checkpoint import load_checkpoint, save_checkpoint
+from fpt_ray.train.checkpoint import CHECKPOINT_FILE, Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
@@ -101,13 +101,18 @@ def test_disk_full_while_writing_what_waits_for_mlflow(tmp_path, monkeypatch):
     assert [values["key"] for _, _, values in lines] == ["one", "three"]
 
 
-def test_disk_full_in_the_middle_of_a_checkpoint(tmp_path, small_trial):
+def test_disk_full_in_the_middle_of_a_checkpoint(tmp_path):
     """The one before stays whole."""
-    save_checkpoint({"epoch": 1}, tmp_path)
+    first, larger = (
+        Checkpoint(finished=(), current=Snapshot(epoch=n, model=model, optimizer={}, schedule={}, best=Best()))
+        for n, model in ((1, {}), (2, {"rest": "x" * 5000}))
+    )
+    save_checkpoint(first, tmp_path)
+    size = os.path.getsize(tmp_path / CHECKPOINT_FILE)
     told = pytest.raises(FullError, match="the-folder cannot be written")
-    with file_size_limit(1000), told, disk_full_as_error("the-folder"):
-        save_checkpoint({"epoch": 2, "rest": "x" * 5000}, tmp_path)
-    assert load_checkpoint(tmp_path) == {"epoch": 1}
+    with file_size_limit(size + 1000), told, disk_full_as_error("the-folder"):
+        save_checkpoint(larger, tmp_path)
+    assert load_checkpoint(tmp_path) == first
 
 
 HOLDER = "import sys, time; from fpt_ray.search.journal import one_driver\n"

@@ -23,6 +23,7 @@ from fpt_ray.features.spec import Slice, StoreError
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.search.attributes import finished_trials
 from fpt_ray.search.journal import one_driver
+from fpt_ray.search.messages import unpack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.storage.errors import ExistsError
@@ -233,9 +234,9 @@ def drive(space, journal, num_trials, *, resume):
     with one_driver(str(journal)):
         search = StudySearcher(space, open_study(space, "s", str(journal), resume=resume))
         while finished_trials(search.study) < num_trials:
-            values = search.suggest("a")
-            assert isinstance(values, dict), "the search ended too early"
-            auc = 0.5 + values["features.token_ratio"]
+            asked = search.suggest("a")
+            assert isinstance(asked, dict), "the search ended too early"
+            auc = 0.5 + unpack_proposal(asked).values["features.token_ratio"]
             search.on_trial_complete("a", report(val_auc=auc, param_ratio=0.01))
         return [trial for trial in search.study.get_trials() if trial.state == TrialState.COMPLETE]
 
