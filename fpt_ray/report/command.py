@@ -66,4 +66,5 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -
     from fpt_ray.tracking.server import open_tracking
 
     result = read_result(open_tracking(tracking_uri), name, tracking_uri, workdir)
-    print(report_text(result, publish(result), form))
+    publish(result)
+    print(report_text(result, form))

@@ -1,6 +1,5 @@
 """The report of a study for people: its text, and the files that go to the study's folder and to its run in MLflow."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from fpt_ray.display.typesetting import Form, typeset
@@ -12,39 +11,43 @@ from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import open_tracking, page_address, ui_command
 
 
-def publish(result: StudyResult) -> list[Path]:
+def publish(result: StudyResult) -> None:
     """Writes the front's table and, if a trial finished, its pictures, and attaches them to the study's run.
 
     What a report left there before is replaced.
     """
     found = summarise(result)
     tracking.check_study_name(result.name)
-    folder = result.places.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    table, png, page = (folder / f"front.{kind}" for kind in ("md", "png", "html"))
+    result.places.folder.mkdir(parents=True, exist_ok=True)
+    table, png, page = _files(result)
     table.write_text(rendered(found, "markdown") + "\n", encoding="utf-8")
-    files = [table]
+    for picture in (png, page):
+        picture.unlink(missing_ok=True)
     if found.picture.trials:
         draw_png(found.picture, png)
         draw_html(found.picture, page)
-        files += [png, page]
     client = open_tracking(result.places.tracking_uri)
-    for file in files:
-        tracking.attach(client, result.places.run_id, file)
-    return files
+    for file in (table, png, page):
+        if file.exists():
+            tracking.attach(client, result.places.run_id, file)
 
 
-def report_text(result: StudyResult, files: Sequence[Path], form: Form = "text") -> str:
+def _files(result: StudyResult) -> tuple[Path, Path, Path]:
+    """Where the table, the picture and the interactive picture of a study are, if there are any."""
+    folder = result.places.folder
+    return folder / "front.md", folder / "front.png", folder / "front.html"
+
+
+def report_text(result: StudyResult, form: Form = "text") -> str:
     """The front's table; as text also what the study cost, where its pictures are, and how to see more."""
     table = rendered(summarise(result), form)
     if form != "text":
         return table
-    parts = [table]
+    parts, (_, png, page), places = [table], _files(result), result.places
     if result.ledger:
         parts += ["", typeset(ledger_table(result.ledger), form)]
-    if len(files) > 1:
-        parts += ["", f"picture: {files[1]}  (interactive: {files[2]})"]
-    places = result.places
+    if png.exists():
+        parts += ["", f"picture: {png}  (interactive: {page})"]
     parts += [
         f"MLflow:  {ui_command(places.tracking_uri)}",
         f"         then open {page_address(places.tracking_uri, places.experiment_id, places.run_id)}",

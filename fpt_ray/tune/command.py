@@ -28,8 +28,7 @@ ACTIONS = {"--list_spaces": list_spaces, "--list-spaces": list_spaces}
 
 def run(options: StudyOptions) -> None:
     """Runs the study and prints its report."""
-    from fpt_ray.report.publication import publish, report_text  # with torch, Ray and MLflow, which --help needs not
+    from fpt_ray.report.publication import report_text  # with torch, Ray and MLflow, which --help needs not
     from fpt_ray.tune.study import run_study
 
-    result = run_study(options)
-    print(report_text(result, publish(result)))
+    print(report_text(run_study(options)))

@@ -176,7 +176,7 @@ class StudyLog(tune.Callback):
         """Logs an epoch, in the run of its seed where there are several; ends the search where it cannot go on."""
         message = unpack_message(result)
         if isinstance(message, TrialFailure) and message.halts_search:
-            raise ConfigError(message.reason)
+            raise ConfigError(message.reason, fields=("resume",))
         if isinstance(message, EpochReport):
             self._log_epoch(trial, message)
         if CHECKPOINT_PATH_KEY in result:  # of a trial with workers of its own

@@ -19,6 +19,7 @@ from fpt_ray.features.store import Store, open_store
 from fpt_ray.models.methods import check_trial
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.reading.places import share_features
+from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
 from fpt_ray.search.attributes import confirmations_waiting, finished_trials
 from fpt_ray.search.early_stopping import FairStopping
@@ -46,6 +47,8 @@ _KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AW
 
 def run_study(options: StudyOptions) -> StudyResult:
     """Preloads what is missing, searches, scores the front on the test split; returns what came of it.
+
+    Its table and pictures are in the study's folder and on its run in MLflow.
 
     Raises:
         ConfigError: the space, the images, the stores or the machine do not fit; before anything is trained.
@@ -82,7 +85,9 @@ def run_study(options: StudyOptions) -> StudyResult:
                 tracking.attach(client, run.run_id, page)
             ledger = study_ledger(space, stores, records)
         log.end("FINISHED", ledger)
-    return study_result(run, records, ledger, uri, study_uri)
+    result = study_result(run, records, ledger, uri, study_uri)
+    publish(result)
+    return result
 
 
 # --- before it ------------------------------------------------------------------------------------------------

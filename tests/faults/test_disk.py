@@ -138,6 +138,7 @@ def test_two_drivers_of_one_study(tmp_path):
 
 
 REMEDY = "free space and start again, or resume the study: what is finished is kept"
+HERE = "(here: --resume)"  # of a search, which has that option
 
 
 def last_words(command, said):
@@ -168,7 +169,7 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
     folder = tmp_path / "studies" / "d"
     with small_disk(folder, "400k"):
         told = last_words(tune_command(store, tmp_path, "d", 3), tmp_path / "said")
-        assert told == f"error: a checkpoint in {folder} cannot be written (No space left on device); {REMEDY}"
+        assert told == f"error: a checkpoint in {folder} cannot be written (No space left on device); {REMEDY} {HERE}"
         records = records_of(tmp_path, "d")
         assert "FAILED" not in [record.status for record in records]
         assert "KILLED" in [record.status for record in records]
@@ -207,7 +208,7 @@ def test_disk_full_while_writing_the_studys_journal(cluster, store, tmp_path):
         (journal.parent / "filler").write_bytes(b"0" * 4096)
         command = tune_command(store, tmp_path, "j", 4, "--storage", str(journal))
         told = last_words(command, tmp_path / "said")
-        assert told == f"error: {journal} cannot be written (No space left on device); {REMEDY}"
+        assert told == f"error: {journal} cannot be written (No space left on device); {REMEDY} {HERE}"
         assert all(json.loads(line) for line in journal.read_text().splitlines())
         make_room(journal.parent)
         resume(store, tmp_path, "j", 4, storage=str(journal))
@@ -224,7 +225,7 @@ def test_disk_full_with_all_that_a_search_writes_on_it(cluster, store, tmp_path)
         told = last_words(tune_command(store, workdir, "w", 4), tmp_path / "said")
         print(told)
         assert told.startswith("error: ")
-        assert told.endswith(f"cannot be written (No space left on device); {REMEDY}")
+        assert told.endswith(f"cannot be written (No space left on device); {REMEDY} {HERE}")
         make_room(workdir)
         resume(store, workdir, "w", 4)
         agree(str(workdir), "w", 4)

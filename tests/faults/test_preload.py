@@ -64,10 +64,10 @@ def live(images, workdir, said):
     """A driver's life, in a process and with a Ray cluster of its own."""
     os.setsid()
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    from fpt_ray.preload import command
+    from fpt_ray.preload import pipeline
 
-    command.SHARD_BYTES = SHARD_BYTES
-    run_command(lambda: command.preload(images, TRIAL, workdir, local=True) and None)
+    pipeline.SHARD_BYTES = SHARD_BYTES
+    run_command(lambda: pipeline.preload(images, TRIAL, workdir, local=True) and None)
 
 
 @pytest.fixture(scope="module")

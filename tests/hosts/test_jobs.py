@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.images.table import accept, inspect_image
-from fpt_ray.preload import command as preloading
+from fpt_ray.preload import pipeline as preloading
 from fpt_ray.preload.extraction import extract_batches, read_image
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.records import StudyRun, TrialRecord
