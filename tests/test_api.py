@@ -1,6 +1,7 @@
 """What ``import fpt_ray`` offers to Python: its names, and a trial from images to scores without a command line."""
 
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,8 @@ import pytest
 import fpt_ray
 from fpt_ray.config.trial import override
 from tests.conftest import SMOKE
+
+ROOT = Path(fpt_ray.__file__).parents[1]
 
 
 def test_every_name_is_there_and_is_no_room():
@@ -83,3 +86,36 @@ def test_a_session_leaves_signals_alone_outside_the_main_thread(cluster, store, 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-1000:]
     assert threading.current_thread() is threading.main_thread()
+
+
+SMALL = {  # what the README has, and what stands in for it here: the same lines on a small network with random weights
+    '"demo/vit_small_patch14_dinov2.safetensors"': '"random"',
+    '"vit_small_patch14_dinov2"': '"vit_tiny_patch16_224"',
+    "resolution=392": "resolution=96",
+    "resolution=70": "resolution=64",
+    'space="demo"': 'space="smoke"',
+    '"demo/images"': "IMAGES",
+    '"demo"': "WORKDIR",
+}
+
+
+def test_the_readmes_lines_run(cluster, images, tmp_path, capsys):
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len([line for line in lines.splitlines() if line.strip()]) <= 10
+    for shown, small in SMALL.items():
+        assert shown in lines
+        lines = lines.replace(shown, small)
+    names = {"IMAGES": images, "WORKDIR": str(tmp_path)}
+    exec(lines, names)
+    assert isinstance(names["store"], fpt_ray.Store)
+    study = names["study"]
+    assert isinstance(study, fpt_ray.StudyResult)
+    assert [record.status for record in study.trials] == ["FINISHED"] * 4
+    table = study.to_pandas()
+    assert list(table["trial"]) == [0, 1, 2, 3]
+    assert list(table[table["on_front"]]["trial"]) == [record.number for record in study.front]
+    assert table["val_auc"].between(0, 1).all()
+    assert (study.places.folder / "front.md").exists()
+    printed = capsys.readouterr().out
+    assert "TrialResult(" in printed
+    assert f"{len(study.front)} " in printed

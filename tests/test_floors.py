@@ -64,6 +64,13 @@ def test_every_room_has_a_floor():
     assert {room for room in rooms if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").exists()} == set(FLOOR)
 
 
+def test_a_rooms_own_file_holds_its_caption_alone():
+    for path in PACKAGE.glob("*/__init__.py"):
+        (caption,) = ast.parse(path.read_text()).body
+        assert isinstance(caption, ast.Expr)
+        assert isinstance(caption.value, ast.Constant)
+
+
 def test_a_room_imports_only_lower_ones():
     assert breaches(PACKAGE) == []
 

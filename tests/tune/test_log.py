@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.messages import Proposal, pack_proposal
+from fpt_ray.search.messages import DIED, Proposal, pack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
@@ -102,3 +102,14 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
         log.on_trial_result(0, [], trial, report(epochs=epoch, val_auc_epoch=epoch / 10, finished=False))
     points = client.get_metric_history(running, "val_auc_epoch")
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_an_actor_that_dies_before_its_trial_is_called_started_is_told(dead, tmp_path):
+    """Tune tells of its end alone: its run is opened and closed with the reason, and the search goes on."""
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 4, study_uri=str(tmp_path))
+    config = pack_proposal(Proposal(number=3, values={"side.num_prompts": 8}))
+    log.on_trial_error(0, [], SimpleNamespace(trial_id="d", config=config, last_result=None))
+    (record,) = [one for one in tracking.read_trials(client, run) if one.number == 3]
+    assert (record.status, record.reason) == ("FAILED", DIED)
+    assert log.ended == 1
