@@ -12,7 +12,7 @@ import fpt_ray
 from fpt_ray.__main__ import COMMANDS, main
 from fpt_ray.config.space_files import find_space, known_spaces
 from fpt_ray.config.space_yaml import load_space
-from fpt_ray.config.trial import BackboneConfig
+from fpt_ray.config.trial import BackboneConfig, trial_from
 from fpt_ray.cost import command as cost_command
 from fpt_ray.display.door import flag_of, open_door, with_flags
 from fpt_ray.errors import ConfigError
@@ -180,3 +180,15 @@ def test_an_unknown_space_is_offered_the_nearest(tmp_path):
         find_space("papper")
     with pytest.raises(ConfigError, match=r"paper\.yaml: .* cannot be read .*; fpt_ray has one named 'paper'"):
         load_space(tmp_path / "paper.yaml")
+
+
+def test_a_folder_does_not_hide_a_space_of_its_name(tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_space("demo") == known_spaces()["demo"]
+
+
+def test_preload_refuses_a_space_beside_options_of_a_trial():
+    options = preload_command.Command(images="i", space="smoke", trial=trial_from({"side.depth": 2}))
+    with pytest.raises(ConfigError, match="a space and options of a trial are given"):
+        preload_command.run(options)

@@ -47,7 +47,7 @@ _CASES = ((1, 1), (2, 1), (2, 2))
 class Measured:
     """Preloading or a search, run once."""
 
-    stage: str
+    work: str
     processes: int
     seconds: float
     jobs: tuple[Job, ...]
@@ -100,7 +100,7 @@ def _preloading(trial: TrialConfig, images: Path, workdir: Path, processes: int)
         store = preload(str(images), trial, str(workdir))
         seconds = time.perf_counter() - started
     return Measured(
-        stage="preloading",
+        work="preloading",
         processes=processes,
         seconds=seconds,
         jobs=tuple(Job(seconds=shard.seconds) for shard in store.shards),
@@ -116,7 +116,7 @@ def _search(space: Path, store: Path, workdir: Path, processes: int) -> Measured
     spans = recorded_spans(result.trials)
     workload = recorded_workload(result, gpu_bytes=2**40, per_gpu=1)
     return Measured(
-        stage="a search",
+        work="a search",
         processes=processes,
         seconds=max(end for _, end in spans) - min(start for start, _ in spans),
         jobs=tuple(search_jobs(workload)),
@@ -134,7 +134,7 @@ def expected(reference: Measured, processes: int, times: int) -> float:
 def measured_line(one: Measured) -> str:
     """A run as a line."""
     return (
-        f"{one.stage}, {one.processes} at once: {one.seconds:.1f} s for {len(one.jobs)} jobs that took "
+        f"{one.work}, {one.processes} at once: {one.seconds:.1f} s for {len(one.jobs)} jobs that took "
         f"{sum(job.seconds for job in one.jobs):.1f} s added up, of which the model makes "
         f"{expected(one, one.processes, 1):.1f} s; the machine was {one.busy:.0%} busy before"
     )
@@ -143,14 +143,14 @@ def measured_line(one: Measured) -> str:
 def measured_text(measured: Sequence[Measured]) -> str:
     """Medians over the rounds, and their efficiencies beside those of the model."""
     lines = []
-    for stage in dict.fromkeys(one.stage for one in measured):
+    for work in dict.fromkeys(one.work for one in measured):
         runs = {(one.processes, one.times): [] for one in measured}
         for one in measured:
-            if one.stage == stage:
+            if one.work == work:
                 runs[one.processes, one.times].append(one)
         real = [statistics.median(one.seconds for one in runs[case]) for case in _CASES]
         model = [statistics.median(expected(one, *case) for one in runs[1, 1]) for case in _CASES]
-        lines += [f"{stage}, {name}: {_efficiencies(*three)}" for name, three in (("measured", real), ("model", model))]
+        lines += [f"{work}, {name}: {_efficiencies(*three)}" for name, three in (("measured", real), ("model", model))]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ def find_space(space: str | Path) -> Path:
         ConfigError: it is no path and no such name; the nearest name is offered.
     """
     path, known = Path(space), known_spaces()
-    if path.suffix or len(path.parts) > 1 or path.exists():
+    if path.suffix or len(path.parts) > 1 or path.is_file():
         return path
     if path.name in known:
         return known[path.name]

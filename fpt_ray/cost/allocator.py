@@ -127,7 +127,7 @@ class CachingAllocator:
         return left
 
 
-def replay(events: Iterable[Event], kinds: Mapping[int, str]) -> Peak:
+def allocate_all(events: Iterable[Event], kinds: Mapping[int, str]) -> Peak:
     """The peaks of a log of storages, each of the kind that ``kinds`` says."""
     allocator = CachingAllocator()
     blocks: dict[int, tuple[int, int]] = {}

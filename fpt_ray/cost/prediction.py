@@ -1,4 +1,4 @@
-"""What a configuration costs, without running it: learnable parameters, and the peak memory of its training on a GPU.
+"""What a configuration costs, without running it: parameters, peak memory of training on a GPU, operations.
 
 A prediction takes about a second on any machine. ``trace.py`` says how memory is predicted and what is left out.
 """
@@ -140,7 +140,7 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs
     return batch
 
 
-# --- what it costs and what came out --------------------------------------------------------------------------
+# --- what is known of a trial before it is trained -----------------------------------------------------------------
 
 
 def trial_costs(trial: TrialConfig, num_classes: int, device: torch.device) -> dict[str, float]:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from fpt_ray.cost.allocator import Event, replay
+from fpt_ray.cost.allocator import Event, allocate_all
 from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES, Execution, fuse_at_once, kept_until_next, unfuse_attention
 from fpt_ray.models.step import Inputs, Learner, loss_then_gradients, update
 
@@ -76,7 +76,7 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
             _trace_gradients(learner, inputs, log)
             log.label(_gradients(model), "gradients")
             update(learner, step)
-    peak = replay(log.events, log.kinds)
+    peak = allocate_all(log.events, log.kinds)
     return Memory(
         **{kind: peak.parts.get(kind, 0) for kind in get_args(Kind)},
         allocated_bytes=peak.allocated_bytes,

@@ -6,6 +6,7 @@ exit status.
 """
 
 import dataclasses
+import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +65,7 @@ def _options(command: ModuleType, arguments: Sequence[str]) -> object:
 
 def _flags(options: object) -> dict[str, Any]:
     """{flag without dashes: type}; a configuration among the options lends them its own names."""
-    if not (dataclasses.is_dataclass(options) or callable(options)):
+    if not (dataclasses.is_dataclass(options) or inspect.isfunction(options)):
         return {}  # subcommands, whose options are positional
     found: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(options).items():

@@ -42,7 +42,7 @@ Command = (
 
 
 def run_features(command: Ls | Verify | Rm) -> bool:
-    """Does it and prints what came out; False if a store has faults.
+    """Lists, verifies or removes stores and prints what came of it; False if a store has faults.
 
     Raises:
         ConfigError: there is no such store, or S3 fails.
@@ -53,7 +53,7 @@ def run_features(command: Ls | Verify | Rm) -> bool:
     uri = absolute(command.uri)
     if isinstance(command, Ls):
         stores = list(find_stores(uri))
-        print("\n".join(_told(found) for found in stores) or f"no feature store at or below {uri}")
+        print("\n".join(_found_text(found) for found in stores) or f"no feature store at or below {uri}")
     elif isinstance(command, Rm):
         files, size, uploads = remove_store(uri)
         aborted = f", aborted {uploads} unfinished uploads" if uploads else ""
@@ -63,7 +63,7 @@ def run_features(command: Ls | Verify | Rm) -> bool:
     return True
 
 
-def _told(found: "Found") -> str:
+def _found_text(found: "Found") -> str:
     state = f"finished    {_contents(found.store.spec)}" if found.store else found.why
     return f"{found.uri}\n  {state}\n  {found.rows} rows, {found.bytes / 1e6:.2f} MB"
 
@@ -91,5 +91,5 @@ def _verify(uri: str) -> bool:
 
 
 def run(command: Ls | Verify | Rm) -> int:
-    """Does it; the exit status is 1 if a store has faults."""
+    """The exit status of ``run_features``: 1 if a store has faults."""
     return 0 if run_features(command) else 1

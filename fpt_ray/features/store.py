@@ -134,7 +134,7 @@ def read_manifest(uri: str) -> Store:
     """
     path = f"{uri}/{MANIFEST}"
     if not exists(path):
-        raise StoreError(f"{uri} is no finished feature store (no {MANIFEST}); run python -m fpt_ray.preload")
+        raise StoreError(f"{uri} is no finished feature store (no {MANIFEST}); run fpt-ray preload")
     text = read_bytes(path)
     try:
         document = json.loads(text)

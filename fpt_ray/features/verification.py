@@ -151,7 +151,7 @@ def remove_store(uri: str) -> tuple[int, int, int]:
         raise StoreError(f"{uri} is no feature store: it holds {foreign[0]}; nothing was removed")
     uploads = abort_uploads(uri)
     if not files and not uploads:
-        raise StoreError(f"{uri} is no feature store: there is nothing; see python -m fpt_ray.features ls")
+        raise StoreError(f"{uri} is no feature store: there is nothing; see fpt-ray features ls")
     remove(uri, [MANIFEST])
     remove(uri, [file.path for file in files if file.path != MANIFEST])
     return len(files), sum(file.bytes for file in files), uploads

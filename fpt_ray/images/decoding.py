@@ -1,7 +1,4 @@
-"""Images: bytes to RGB arrays, the square resize, and the augmentation of the side network's input.
-
-High-resolution inputs are never augmented (section 3.6), so only the low-resolution copy passes through ``augment``.
-"""
+"""Images as files hold them: bytes to RGB arrays."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""How good a trial is, and at what price: scores of predictions, PPE and PME (Eq. 9 and 10), the Pareto front."""
+"""How good a trial is, and at what price: scores of predictions, PPE and PME (Eq. 9 and 10)."""
 
 import math
 from collections.abc import Sequence

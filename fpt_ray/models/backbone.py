@@ -1,4 +1,4 @@
-"""The frozen large pre-trained model (LPM): what its name determines, and its weights from timm or a file.
+"""The frozen large pre-trained model (LPM): what its name determines.
 
 Any timm Vision Transformer with plain attention blocks serves.
 """

@@ -58,7 +58,7 @@ def paper_table(name: As, studies: Mapping[str, Sequence[Record]], notes: Sequen
         if not group:
             raise ConfigError(
                 f"study {study!r} has no final trial for {layout.title}: it lacks {layout.needs}; make them with "
-                f"python -m fpt_ray.tune --space search_spaces/{name}.yaml --images DIR --study NAME"
+                f"fpt-ray tune --space {name} --images DIR --study NAME"
             )
     keys = {key for group in groups.values() for key in group}
     found = {key: {study: outcome(group.get(key, ())) for study, group in groups.items()} for key in keys}
@@ -245,7 +245,7 @@ def _legend(columns: Sequence[Column], studies: int) -> list[str]:
     if any(cell.of_validation for cell in ours):
         said.append("(val): of the validation split, no test score is there.")
     if any(cell.failed for cell in ours):
-        said.append('"/": failed; python -m fpt_ray.report --study STUDY has the reason.')
+        said.append('"/": failed; fpt-ray report --study STUDY has the reason.')
     if theirs := [cell for column in columns if column.of_paper for cell in column.cells]:
         out = ' ("/": out of memory on 48 GB)' if any(cell.failed and cell.value is None for cell in theirs) else ""
         said.append(f'"paper": as printed there, of its own images; means are over its eight data sets{out}.')

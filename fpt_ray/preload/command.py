@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,10 +31,16 @@ class Command:
 
 
 def run(command: Command) -> None:
-    """Preloads and prints where the stores are."""
+    """Preloads and prints where the stores are.
+
+    Raises:
+        ConfigError: a space and options of a trial are given; or as ``preload``.
+    """
     from fpt_ray.config.space_yaml import load_space
     from fpt_ray.preload.pipeline import preload
 
+    if command.space and command.trial != TrialConfig():
+        raise ConfigError("a space and options of a trial are given; leave out one of them", fields=("space",))
     widest = load_space(command.space).stores() if command.space else (command.trial,)
     for trial in widest:
         store = preload(command.images, trial, command.workdir, local=command.local)

@@ -18,7 +18,7 @@ from fpt_ray.features.serving import store_for, trial_slice
 from fpt_ray.features.shards import read_shard
 from fpt_ray.features.store import Store
 
-Blocks = Mapping[str, Sequence[Any]]
+SharedTables = Mapping[str, Sequence[Any]]
 """{split: references to Arrow tables in Ray's shared memory}."""
 SHARED_MEMORY_SHARE = 0.6
 """Of the object store's memory, what features may fill; beyond it they are streamed."""
@@ -49,10 +49,10 @@ def read_split(store: Store, split: str, columns: list[str]) -> MaterializedData
         raise error.cause if isinstance(error.cause, ConfigError) else error from None
 
 
-def share_features(space: SearchSpace, stores: Sequence[Store]) -> dict[str, Blocks]:
+def share_features(space: SearchSpace, stores: Sequence[Store]) -> dict[str, SharedTables]:
     """Reads what the trials of a space need once, if it fits into Ray's shared memory, and says so.
 
-    Returns {store's URI: its blocks}; nothing where every trial streams.
+    Returns {store's URI: its tables}; nothing where every trial streams.
 
     Raises:
         StoreError: a file is damaged or not of its store.
@@ -66,18 +66,18 @@ def share_features(space: SearchSpace, stores: Sequence[Store]) -> dict[str, Blo
     used = [store for store in stores if store.uri in columns]
     size = sum(store.column_bytes(columns[store.uri], _SPLITS) for store in used)
     fits = fits_in_memory(size)
-    blocks: dict[str, Blocks] = {}
+    tables: dict[str, SharedTables] = {}
     for store in used if fits else ():
         splits = {split: read_split(store, split, columns[store.uri]) for split in _SPLITS}
-        blocks[store.uri] = {split: dataset.to_arrow_refs() for split, dataset in splits.items()}
+        tables[store.uri] = {split: dataset.to_arrow_refs() for split, dataset in splits.items()}
     how = "read once into shared memory" if fits else "streamed from Parquet by every trial"
     say(f"features: {size / 1e9:.2f} GB, {how}")
-    return blocks
+    return tables
 
 
-def trial_rows(trial: TrialConfig, store: Store, split: str, blocks: Blocks | None) -> Rows:
-    """A split as this trial sees it: views of the host's shared blocks, or streamed where there are none."""
+def trial_rows(trial: TrialConfig, store: Store, split: str, tables: SharedTables | None) -> Rows:
+    """A split as this trial sees it: views of the host's shared tables, or streamed where there are none."""
     cut = trial_slice(trial, store)
-    if blocks is None:
+    if tables is None:
         return rows_from_files(store, split, cut, image_resolution(trial))
-    return rows_from_tables(ray.get(list(blocks[split])), store.spec, cut, image_resolution(trial))
+    return rows_from_tables(ray.get(list(tables[split])), store.spec, cut, image_resolution(trial))

@@ -61,10 +61,12 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -
     Raises:
         ConfigError: there is no such study.
     """
-    from fpt_ray.report.publication import publish, report_text
+    from fpt_ray.report.publication import places_text, publish, report_text
     from fpt_ray.report.result import read_result
     from fpt_ray.tracking.server import open_tracking
 
     result = read_result(open_tracking(tracking_uri), name, tracking_uri, workdir)
-    publish(result)
     print(report_text(result, form))
+    publish(result)
+    if form == "text":
+        print(places_text(result))

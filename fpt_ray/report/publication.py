@@ -39,15 +39,17 @@ def _files(result: StudyResult) -> tuple[Path, Path, Path]:
 
 
 def report_text(result: StudyResult, form: Form = "text") -> str:
-    """The front's table; as text also what the study cost, where its pictures are, and how to see more."""
+    """The front's table; as text also what the study cost."""
     table = rendered(summarise(result), form)
-    if form != "text":
+    if form != "text" or not result.ledger:
         return table
-    parts, (_, png, page), places = [table], _files(result), result.places
-    if result.ledger:
-        parts += ["", typeset(ledger_table(result.ledger), form)]
-    if png.exists():
-        parts += ["", f"picture: {png}  (interactive: {page})"]
+    return f"{table}\n\n{typeset(ledger_table(result.ledger), form)}"
+
+
+def places_text(result: StudyResult) -> str:
+    """Where the pictures of a study are, once they are drawn, and how to see more."""
+    (_, png, page), places = _files(result), result.places
+    parts = [f"\npicture: {png}  (interactive: {page})"] if png.exists() else []
     parts += [
         f"MLflow:  {ui_command(places.tracking_uri)}",
         f"         then open {page_address(places.tracking_uri, places.experiment_id, places.run_id)}",

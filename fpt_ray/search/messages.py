@@ -138,10 +138,10 @@ def metric(message: Message | None, name: str) -> float | None:
 
 def why_incomplete(message: Message | None, died: bool, space: SearchSpace) -> str | None:
     """Why a trial's last message does not count as a result; None if it does. ``died``: Tune gave its worker up."""
-    if isinstance(message, TrialFailure):
-        return message.reason
     if died:
         return DIED
+    if isinstance(message, TrialFailure):
+        return message.reason
     for name in space.objectives:
         if not is_finite(metric(message, name)):
             return f"{name} is {metric(message, name)}"

@@ -65,7 +65,7 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
     if found != resume:
         state, remedy = ("exists", "resume it") if found else ("is not there", "start it without resume")
         problem = f"study {name!r} {state} ({without_secrets(location)}); {remedy}, or choose another name"
-        raise ConfigError(problem, fields=("resume", "study"))
+        raise ConfigError(problem, fields=("resume", "study") if found else ("study",))
     study = optuna.create_study(
         storage=storage,
         study_name=name,

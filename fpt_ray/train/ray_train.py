@@ -19,7 +19,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Rows, rows_from_tables
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import Store
-from fpt_ray.reading.places import Blocks, fits_in_memory, read_split, trial_rows
+from fpt_ray.reading.places import SharedTables, fits_in_memory, read_split, trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
@@ -34,11 +34,11 @@ class TrainWork:
     trial: TrialConfig
     store: Store
     seeds: int = 1
-    blocks: Blocks | None = None
+    tables: SharedTables | None = None
     """Features that a study's trials share in Ray's memory. A trial cannot read them itself, since its placement group
     has no CPU for Ray Data's tasks."""
     streamed: bool = False
-    """Every worker reads from the store's files. Without this and ``blocks``, Ray Data reads what fits and hands every
+    """Every worker reads from the store's files. Without this and ``tables``, Ray Data reads what fits and hands every
     worker its shard."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
@@ -103,8 +103,8 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> Rows:
     share = split_rows(work.trial, work.store, session.num_workers)[split][session.rank]
-    if work.streamed or work.blocks is not None:
-        return trial_rows(work.trial, work.store, split, work.blocks).within(share)
+    if work.streamed or work.tables is not None:
+        return trial_rows(work.trial, work.store, split, work.tables).within(share)
     shard = ray.train.get_dataset_shard(split)
     tables = list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))  # type: ignore[union-attr]
     cut = trial_slice(work.trial, work.store)
@@ -129,14 +129,7 @@ def train(
     each = dict(resources or {"CPU": 1, "GPU": 1 if gpus else 0})
     needed = {name.lower() + "s": share * num_workers for name, share in {"GPU": 0, **each}.items()}
     require_resources(f"training with {num_workers} workers", **needed)
-    work = replace(work, run=_where(run_config))
-    parts: dict[str, list[Any]] = {}
-    if work.blocks is None and not work.streamed:
-        columns = work.store.columns(trial_slice(work.trial, work.store))
-        streamed = not fits_in_memory(work.store.column_bytes(columns, ("train", "val")))
-        say(f"features: {'streamed from Parquet' if streamed else 'read once into shared memory'}")
-        work = replace(work, streamed=streamed)
-        parts = {} if streamed else _shards(work, columns, num_workers)
+    work, parts = _with_source(replace(work, run=_where(run_config)), num_workers)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"work": work},
@@ -154,6 +147,16 @@ def train(
             if isinstance(failure, ConfigError):
                 raise failure from None
         raise
+
+
+def _with_source(work: TrainWork, num_workers: int) -> tuple[TrainWork, dict[str, list[Any]]]:
+    """Decides where rows come from, unless that is given; with Ray Data's shards of each split, if it is they."""
+    if work.tables is not None or work.streamed:
+        return work, {}
+    columns = work.store.columns(trial_slice(work.trial, work.store))
+    streamed = not fits_in_memory(work.store.column_bytes(columns, ("train", "val")))
+    say(f"features: {'streamed from Parquet' if streamed else 'read once into shared memory'}")
+    return replace(work, streamed=streamed), {} if streamed else _shards(work, columns, num_workers)
 
 
 def _where(run_config: ray.train.RunConfig) -> str:

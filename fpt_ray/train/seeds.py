@@ -1,4 +1,4 @@
-"""One trial on a feature store, without Ray: what it reads, what it costs, its checkpoint and its numbers."""
+"""A trial's seeds, trained one after the other, and what is reported after each epoch."""
 
 import statistics
 import time

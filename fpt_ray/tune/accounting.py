@@ -1,4 +1,4 @@
-"""What a study cost, and what its trials took of their machine: from their runs and its stores."""
+"""What a study cost: its ledger, from its trials' runs and its stores."""
 
 from collections.abc import Mapping, Sequence
 

@@ -12,7 +12,7 @@ from fpt_ray.tune.options import StudyOptions
 class Command(StudyOptions):
     """The options of ``tune``."""
 
-    list_spaces: bool = False
+    list_spaces: bool = False  # for the help text: the door acts on the flag itself, which needs no --space
     """List the search spaces that come with fpt_ray, and do nothing else."""
 
 
@@ -28,7 +28,11 @@ ACTIONS = {"--list_spaces": list_spaces, "--list-spaces": list_spaces}
 
 def run(options: StudyOptions) -> None:
     """Runs the study and prints its report."""
-    from fpt_ray.report.publication import report_text  # with torch, Ray and MLflow, which --help needs not
+    from fpt_ray.report.publication import (  # with torch, Ray and MLflow, which --help needs not
+        places_text,
+        report_text,
+    )
     from fpt_ray.tune.study import run_study
 
-    print(report_text(run_study(options)))
+    result = run_study(options)
+    print(f"{report_text(result)}\n{places_text(result)}")

@@ -55,7 +55,7 @@ def start_or_find(
     if resume and (begun or tracking.has_study(client, name)):  # else its first driver died before it had told MLflow
         study = tracking.find_study(client, name)
         client.update_run(study.run_id, status="RUNNING")
-        statuses = _close_as_told(client, study, proposed)
+        statuses = _close_as_stored(client, study, proposed)
         return study, sum(status in ("FINISHED", "FAILED") for status in statuses)
     notes = {store.data_note for store in stores if store.data_note}
     study = tracking.start_study(
@@ -75,7 +75,7 @@ def start_or_find(
     return study, 0
 
 
-def _close_as_told(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> list[str]:
+def _close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> list[str]:
     """Ends the runs that a dead driver left open. What it had told Optuna stands; what runs elsewhere is let be.
 
     Returns the statuses of all trials but those that confirm others.
@@ -85,13 +85,13 @@ def _close_as_told(client: MlflowClient, study: StudyRun, proposed: optuna.Study
     for record in tracking.read_trials(client, study):
         trial, status = stored[record.number], record.status
         if status == "RUNNING" and trial.state != TrialState.RUNNING:
-            status = _close_one_as_told(client, study, record, trial)
+            status = _close_one_as_stored(client, study, record, trial)
         if record.confirms is None:
             statuses.append(status)
     return statuses
 
 
-def _close_one_as_told(
+def _close_one_as_stored(
     client: MlflowClient, study: StudyRun, record: TrialRecord, trial: optuna.trial.FrozenTrial
 ) -> Status:
     status: Status = "KILLED"

@@ -12,7 +12,7 @@ from ray.tune.execution import class_cache
 from fpt_ray.cluster import ray_session
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import load_space, with_fixed
-from fpt_ray.display.terminal import say
+from fpt_ray.display.terminal import say, without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import store_for
 from fpt_ray.features.store import Store, open_store
@@ -38,7 +38,7 @@ from fpt_ray.tracking.server import open_tracking, tracking_uri
 from fpt_ray.tune.accounting import study_ledger
 from fpt_ray.tune.log import StudyLog, start_or_find
 from fpt_ray.tune.options import StudyOptions
-from fpt_ray.tune.resources import plan_packing
+from fpt_ray.tune.resources import Packing, plan_packing
 from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
 from fpt_ray.tune.worker import Shared, run_trial
 
@@ -71,22 +71,15 @@ def run_study(options: StudyOptions) -> StudyResult:
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
         with log.closing():
-            shared = Shared(
-                space=space,
-                stores=stores,
-                blocks=share_features(space, stores),
-                packing=packing,
-                study_uri=study_uri,
-                weights_root=str(Path.cwd()),
-            )
-            search_all(options, study, log, shared, options.at_once or room)
-            records = score(log, shared, front=options.confirm is None)
-            for page in draw_study_pictures(study, space, own_folder(study_uri)):
-                tracking.attach(client, run.run_id, page)
+            records = search_and_score(options, study, log, stores, packing, room)
             ledger = study_ledger(space, stores, records)
         log.end("FINISHED", ledger)
-    result = study_result(run, records, ledger, uri, study_uri)
-    publish(result)
+        result = study_result(run, records, ledger, uri, study_uri)
+        try:
+            publish(result)
+        except Exception as error:  # hours of searching are not lost for a picture
+            why = without_secrets(f"{type(error).__name__}: {error}")
+            say(f"study {name}: its report could not be written ({why}); `report` writes it again")
     return result
 
 
@@ -96,10 +89,10 @@ def run_study(options: StudyOptions) -> StudyResult:
 def check_options(options: StudyOptions) -> None:
     """ConfigError if nothing could be searched, confirmed or run with these options."""
     if (options.images is None) == (not options.features):
-        raise ConfigError("give either --images or --features")
+        raise ConfigError("give either images or features", fields=("images", "features"))
     for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
         if number is not None and number < 1:
-            raise ConfigError(f"--{name} is {number}; give 1 or more")
+            raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
 
 
 def check_points(space: SearchSpace) -> None:
@@ -153,6 +146,34 @@ def patient_client(uri: str, study_uri: str) -> PatientClient:
 
 
 # --- the search -----------------------------------------------------------------------------------------------
+
+
+def search_and_score(
+    options: StudyOptions,
+    study: optuna.Study,
+    log: StudyLog,
+    stores: tuple[Store, ...],
+    packing: Packing,
+    room: int,
+) -> list[TrialRecord]:
+    """Searches, reads the test split, and attaches Optuna's pictures; returns all trials with their scores.
+
+    ``room`` is how many trials run at once unless the options say so.
+    """
+    space, study_uri = log.space, log.study_uri
+    shared = Shared(
+        space=space,
+        stores=stores,
+        tables=share_features(space, stores),
+        packing=packing,
+        study_uri=study_uri,
+        weights_root=str(Path.cwd()),
+    )
+    search_all(options, study, log, shared, options.at_once or room)
+    records = score(log, shared, front=options.confirm is None)
+    for page in draw_study_pictures(study, space, own_folder(study_uri)):
+        tracking.attach(log.client, log.study.run_id, page)
+    return records
 
 
 def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int) -> None:

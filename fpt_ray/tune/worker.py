@@ -19,7 +19,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import feature_bytes, store_for
 from fpt_ray.features.store import Store
 from fpt_ray.models.weights import anchored
-from fpt_ray.reading.places import Blocks, trial_rows
+from fpt_ray.reading.places import SharedTables, trial_rows
 from fpt_ray.search.messages import EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
 from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
@@ -32,12 +32,12 @@ from fpt_ray.tune.resources import Packing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
-    """What all trials of a study read: blocks in Ray's shared memory (one copy a host), unless they stream."""
+    """What all trials of a study read: tables in Ray's shared memory (one copy a host), unless they stream."""
 
     space: SearchSpace
     stores: tuple[Store, ...]
-    blocks: Mapping[str, Blocks]
-    """{store's URI: its blocks}; empty where the features are streamed."""
+    tables: Mapping[str, SharedTables]
+    """{store's URI: its tables}; empty where the features are streamed."""
     packing: Packing
     study_uri: str
     """Where the study's runs go: s3://bucket/prefix, or a folder that all hosts see."""
@@ -118,10 +118,10 @@ def failure_of(error: Exception) -> TrialFailure:
 def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> None:
     """Trains through Ray Train, whose reports go on to Tune."""
     store = store_for(trial, shared.stores)
-    blocks = shared.blocks.get(store.uri)
+    tables = shared.tables.get(store.uri)
     system, runs = filesystem(f"{shared.study_uri}/runs")
     train(
-        TrainWork(trial=trial, seeds=proposal.seeds, store=store, blocks=blocks, streamed=blocks is None),
+        TrainWork(trial=trial, seeds=proposal.seeds, store=store, tables=tables, streamed=tables is None),
         ray.train.RunConfig(
             name=f"trial-{proposal.number:04d}",
             storage_path=runs,
@@ -137,5 +137,5 @@ def train_here(trial: TrialConfig, seeds: int, shared: Shared) -> None:
     """Trains in this process."""
     torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
     session, store = TuneSession(), store_for(trial, shared.stores)
-    rows = {split: trial_rows(trial, store, split, shared.blocks.get(store.uri)) for split in ("train", "val")}
+    rows = {split: trial_rows(trial, store, split, shared.tables.get(store.uri)) for split in ("train", "val")}
     train_and_report(trial, seeds, store, rows, session, run=shared.study_uri)

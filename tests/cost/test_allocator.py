@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from fpt_ray.cost.allocator import CachingAllocator, Event, replay
+from fpt_ray.cost.allocator import CachingAllocator, Event, allocate_all
 from fpt_ray.display.units import MIB
 
 
@@ -99,7 +99,7 @@ def test_replay_finds_the_peak_and_its_parts():
     births = {0: 3 * MIB, 1: 100, 2: 5 * MIB, 3: 4 * MIB}
     events = [Event(number, births[number]) for number in (0, 1, 2)]  # 8 MiB and 512 bytes: the peak
     events += [Event(2, None), Event(3, births[3]), Event(1, None)]  # 7 MiB and 512 bytes
-    peak = replay(events, kinds)
+    peak = allocate_all(events, kinds)
     assert peak.allocated_bytes == 8 * MIB + 512
     assert peak.parts == {"weights": 3 * MIB, "activations": 5 * MIB + 512}
     assert peak.reserved_bytes == 22 * MIB

@@ -201,7 +201,7 @@ def test_a_study_without_a_fitting_trial_is_named_with_the_command_that_makes_on
     text = str(error.value)
     assert "study 'other' has no final trial" in text
     assert "it lacks" in text
-    assert f"python -m fpt_ray.tune --space search_spaces/{name}.yaml" in text
+    assert f"fpt-ray tune --space {name} " in text
     assert "\n" not in text
 
 

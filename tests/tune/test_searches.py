@@ -60,7 +60,7 @@ def test_a_search_can_be_scaled_from_what_it_recorded(searched, store, workdir):
 def test_what_two_processes_give_is_told_beside_what_the_model_expects():
     """By hand: jobs of 4 and 6 s after 2 s; alone 12 s, two at once 8 s, with twice the work 14 s (4 4 beside 6 6)."""
     jobs = (Job(seconds=4.0), Job(seconds=6.0))
-    one = Measured(stage="a search", processes=1, seconds=12.0, jobs=jobs, ready=2.0, driver_seconds=0.0)
+    one = Measured(work="a search", processes=1, seconds=12.0, jobs=jobs, ready=2.0, driver_seconds=0.0)
     runs = [one, replace(one, processes=2, seconds=10.0), replace(one, processes=2, times=2, seconds=16.0)]
     assert "added up, of which the model makes 8.0 s" in measured_line(runs[1])
     measured, model = measured_text(runs).splitlines()
