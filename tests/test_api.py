@@ -26,6 +26,7 @@ def test_every_name_is_there_and_is_no_room():
         _ = fpt_ray.train_trail
 
 
+@pytest.mark.slow
 def test_names_mean_the_same_to_a_type_checker(tmp_path):
     """pyright reads the imports under TYPE_CHECKING, Python the table of places."""
     lines = [f"reveal_type(fpt_ray.{name})" for name in fpt_ray.__all__]
@@ -67,6 +68,7 @@ def test_a_trial_gives_its_numbers_as_a_value(result, store, workdir):
     assert 0 < result.ppe <= result.val.auc
 
 
+@pytest.mark.slow
 def test_a_session_leaves_signals_alone_outside_the_main_thread(cluster, store, workdir, result):
     """A notebook's or a server's thread may train; ``signal.signal`` would raise there."""
     code = (
@@ -99,6 +101,7 @@ SMALL = {  # what the README has, and what stands in for it here: the same lines
 }
 
 
+@pytest.mark.slow
 def test_the_readmes_lines_run(cluster, images, tmp_path, capsys):
     (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len([line for line in lines.splitlines() if line.strip()]) <= 10

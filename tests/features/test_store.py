@@ -193,7 +193,7 @@ def test_a_broken_manifest_is_refused(text, tmp_path):
 
 
 def test_without_a_manifest_there_is_no_store(tmp_path):
-    with pytest.raises(StoreError, match=r"no finished feature store.*fpt_ray\.preload"):
+    with pytest.raises(StoreError, match=r"no finished feature store.*fpt-ray preload"):
         open_store(str(tmp_path))
 
 

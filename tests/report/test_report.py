@@ -407,7 +407,7 @@ def test_a_data_sets_numbers_in_the_paper_stand_beside_the_study_named_after_it(
         (
             ("DDR", "empty"),
             {"as_": "table3"},
-            "study 'empty' has no final trial for Table 3.*/table3.yaml",
+            "study 'empty' has no final trial for Table 3.*fpt-ray tune --space table3 ",
         ),
         (("DDR", "other"), {"as_": "table1"}, "there is no study 'other' here"),
         ((), {"as_": "table1"}, "--study: none is given"),
