@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from fpt_ray.config.trial import BackboneConfig, Precision, TrialConfig
+from fpt_ray.display.units import MIB
 from fpt_ray.features.rows import MemorySource, Rows
 from fpt_ray.features.shards import shard_table
 from fpt_ray.features.spec import Slice, StoreSpec, bytes_per_row, column_widths, store_spec
@@ -127,8 +128,8 @@ def bench_preload(count: int, size: int, precision: Precision) -> None:
         peak, largest = _peak_memory(subprocess.Popen(command))
         seconds = time.perf_counter() - started
     print(f"{count} images of {size} px in {seconds:.1f} s, start of Ray included")
-    print(f"peak resident memory, all processes: {peak / 2**20:.0f} MiB (shared pages counted once)")
-    print(f"peak resident memory, largest process: {largest / 2**20:.0f} MiB")
+    print(f"peak resident memory, all processes: {peak / MIB:.0f} MiB (shared pages counted once)")
+    print(f"peak resident memory, largest process: {largest / MIB:.0f} MiB")
 
 
 def _peak_memory(process: subprocess.Popen[bytes]) -> tuple[int, int]:

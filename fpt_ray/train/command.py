@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def result_text(result: "TrialResult") -> str:
     lines += [
         f"best epoch {result.best_epoch} of {result.trial.training.epochs}",
         f"learnable parameters {result.learnable_parameters:,} ({result.param_ratio:.2%}), peak memory "
-        f"{result.peak_memory_bytes / 2**20:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning), PPE "
+        f"{result.peak_memory_bytes / MIB:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning), PPE "
         f"{result.ppe:.4f}, PME {result.pme:.4f} on validation AUC",
     ]
     return "\n".join(lines)
