@@ -15,7 +15,8 @@ from fpt_ray.config.trial import Importance, TrialConfig, image_resolution, read
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: rows in the order of paths; 2: in the order of content hashes."""
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4}
 _BANDS = 8
 

@@ -37,11 +37,14 @@ SHARD_BYTES = 96 * 2**20
 
 
 def plan_shards(table: ImageTable, spec: StoreSpec, uri: str) -> list[ShardPlan]:
-    """Shards of bounded size, each within one split. The same table and spec give the same plan."""
+    """Shards of bounded size, each within one split, in the order of content hashes: neighbours are of any class.
+
+    The same table and spec give the same plan.
+    """
     rows_per_shard = max(1, min(512, SHARD_BYTES // bytes_per_row(spec)))
     plans = []
     for split in SPLITS:
-        images = table.of(split)
+        images = sorted(table.of(split), key=lambda image: (image.sha256, image.path))
         for number, first in enumerate(range(0, len(images), rows_per_shard)):
             path = f"{split}/part-{number:05d}.parquet"
             part = tuple(images[first : first + rows_per_shard])
