@@ -48,7 +48,8 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
         every[_NOTE] = note
     run = client.create_run(experiment_id, run_name=name, tags=every)
     _log_params(client, run.info.run_id, params)
-    return StudyRun(name=name, experiment_id=experiment_id, run_id=run.info.run_id, tags=every)
+    run_id = client.get_run(run.info.run_id).info.run_id  # a patient client has had an id of its own for it
+    return StudyRun(name=name, experiment_id=experiment_id, run_id=run_id, tags=every)
 
 
 def check_study_name(name: str) -> None:

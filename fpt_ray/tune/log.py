@@ -35,6 +35,9 @@ from fpt_ray.tracking.records import Pruned, StudyRun, TrialRecord, study_tags, 
 from fpt_ray.tracking.runs import Status
 from fpt_ray.tune.scoring import TrialScores
 
+_LAST_PATIENCE_SECONDS = 20
+"""How long a search that ends otherwise than planned waits for MLflow."""
+
 
 def start_or_find(
     client: MlflowClient,
@@ -281,6 +284,7 @@ class StudyLog(tune.Callback):
         for trial_id in tuple(self.open):
             self._close(trial_id, "KILLED", {}, "the study ended before the trial did")
         tracking.end_study(self.client, self.study, status, self.ended, ledger)
+        self.client.settle()
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -294,6 +298,7 @@ class StudyLog(tune.Callback):
         except BaseException as error:
             stopped, name = isinstance(error, KeyboardInterrupt), self.study.name
             try:
+                self.client.settle(_LAST_PATIENCE_SECONDS)
                 self.end("KILLED" if stopped else "FAILED")
             except Exception as failure:
                 say(f"study {name}: MLflow could not be told of the end ({type(failure).__name__})")
