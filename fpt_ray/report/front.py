@@ -18,7 +18,7 @@ def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> 
     finished = [
         record
         for record in records
-        if record.status == "FINISHED" and set(objectives) <= set(record.metrics) and not record.auxiliary
+        if record.complete and set(objectives) <= set(record.metrics) and not record.auxiliary
     ]
     if not finished:
         return []

@@ -60,7 +60,10 @@ class StudyResult:
         return tuple(confirming(self.trials))
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row a trial: its number, status, stage, whether it is on the front, searched values and metrics."""
+        """One row a trial: its number, status, stage, whether it is on the front, searched values and metrics.
+
+        ``pruned`` says why one of status FINISHED has no result: "stopped early" or "infeasible".
+        """
         import pandas as pd
 
         on_front = {record.run_id for record in self.front}
@@ -68,6 +71,7 @@ class StudyResult:
             {
                 "trial": record.number,
                 "status": record.status,
+                "pruned": record.pruned,
                 "stage": record.stage,
                 "on_front": record.run_id in on_front,
                 **{name: record.params.get(name) for name in self.searched},

@@ -31,7 +31,7 @@ class Summary:
     what_if: tuple[Mapping[str, object], ...]
     """One a budget; empty while no trial has finished."""
     failed: tuple[str, ...]
-    """One line for each trial that did not finish, with its reason."""
+    """One line for each trial that was not trained to its end, with its reason."""
     picture: Picture
     data_note: str
     """What must be said about the images wherever their numbers stand."""
@@ -41,7 +41,7 @@ def summarise(result: StudyResult) -> Summary:
     """All that a report of a study says."""
     records, searched, note, front = result.trials, result.searched, result.data_note, result.front
     rows = front_table(front, searched)
-    drawn = [record for record in records if record.status == "FINISHED" and _drawable(record)]
+    drawn = [record for record in records if record.complete and _drawable(record)]
     paper, why = paper_points([record.params for record in drawn]) if drawn else ((), "")
     aims = ", ".join(f"{name} ({mode})" for name, mode in result.objectives.items())
     trials = len({record.number for record in records if record.stage != "confirm"})
@@ -79,7 +79,8 @@ def _drawable(record: TrialRecord) -> bool:
 
 
 def _failure(record: TrialRecord) -> str:
-    return f"trial {record.number} {record.status.lower()}: {record.reason.partition(chr(10))[0][:200]}"
+    ending, reason = record.pruned or record.status.lower(), record.reason.partition("\n")[0][:200]
+    return f"trial {record.number} " + (reason if reason.startswith(ending) else f"{ending}: {reason}")
 
 
 def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Point:

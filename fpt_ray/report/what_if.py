@@ -24,7 +24,7 @@ def _best(records: Sequence[TrialRecord], name: str, limit: float) -> TrialRecor
     fitting = [
         record
         for record in records
-        if record.status == "FINISHED"
+        if record.complete
         and not record.auxiliary
         and record.metrics.get("val_auc", -1.0) >= 0  # False for NaN
         and name in record.metrics

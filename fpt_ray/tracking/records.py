@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, cast
 
 from fpt_ray.config.space import Mode
 
@@ -10,6 +11,10 @@ DATA_NOTE = "data_note"
 """Tag of a study: what must be said about its images wherever its numbers stand."""
 CHECKPOINT = "checkpoint"
 """Tag of a trial: the URI of the folder with its weights."""
+PRUNED = "fpt_ray.pruned"
+"""Tag of a trial that has ended as it should without a result that counts."""
+Pruned = Literal["stopped early", "infeasible", ""]
+"""Why a trial has no result that counts though nothing failed; "" where that is not so."""
 LEDGER = "ledger."
 """What the names of a study's metrics begin with that say what it cost."""
 _OBJECTIVES, _SEARCHED, _STORES = "objectives", "searched", "stores"
@@ -92,6 +97,16 @@ class TrialRecord:
     def checkpoint(self) -> str:
         """The URI of the folder with its weights."""
         return self.tags[CHECKPOINT]
+
+    @property
+    def pruned(self) -> Pruned:
+        """Why it has no result that counts though nothing failed; "" where that is not so."""
+        return cast(Pruned, self.tags.get(PRUNED, ""))
+
+    @property
+    def complete(self) -> bool:
+        """Whether its result counts: it was trained to its end. Fronts, tables and scores are of these alone."""
+        return self.status == "FINISHED" and not self.pruned
 
     @property
     def auxiliary(self) -> bool:

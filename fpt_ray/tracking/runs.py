@@ -17,7 +17,7 @@ from mlflow.entities import Run as MlflowRun
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking.provenance import provenance
-from fpt_ray.tracking.records import CHECKPOINT, DATA_NOTE, LEDGER, StudyRun, TrialRecord
+from fpt_ray.tracking.records import CHECKPOINT, DATA_NOTE, LEDGER, PRUNED, Pruned, StudyRun, TrialRecord
 from fpt_ray.tracking.server import database_path
 
 EXPERIMENT = "fpt_ray"
@@ -48,7 +48,8 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
         every[_NOTE] = note
     run = client.create_run(experiment_id, run_name=name, tags=every)
     _log_params(client, run.info.run_id, params)
-    return StudyRun(name=name, experiment_id=experiment_id, run_id=run.info.run_id, tags=every)
+    run_id = client.get_run(run.info.run_id).info.run_id  # a patient client has had an id of its own for it
+    return StudyRun(name=name, experiment_id=experiment_id, run_id=run_id, tags=every)
 
 
 def check_study_name(name: str) -> None:
@@ -157,10 +158,17 @@ def log_epoch(client: MlflowClient, run_id: str, epoch: int, metrics: Mapping[st
 
 
 def end_trial(
-    client: MlflowClient, run_id: str, status: Status, metrics: Mapping[str, float], reason: str | None = None
+    client: MlflowClient,
+    run_id: str,
+    status: Status,
+    metrics: Mapping[str, float],
+    reason: str | None = None,
+    pruned: Pruned = "",
 ) -> None:
-    """Closes a trial's run with its final metrics and, unless it finished as planned, the reason."""
+    """Closes a trial's run with its final metrics and, unless it was trained to its end, the reason."""
     _log_metrics(client, run_id, metrics, 0)
+    if pruned:
+        client.set_tag(run_id, PRUNED, pruned)
     if reason is not None:
         for key in (_REASON, _NOTE):
             client.set_tag(run_id, key, without_secrets(reason)[:_LONGEST_TAG])

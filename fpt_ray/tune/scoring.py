@@ -33,7 +33,7 @@ class TrialScores:
 def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
     """The trials whose test score a search shows: of the front's members, or of all rows of a grid."""
     if space.sampler == "grid":
-        return [record for record in records if record.status == "FINISHED" and not record.auxiliary]
+        return [record for record in records if record.complete and not record.auxiliary]
     return front_of(records, space.objectives)
 
 

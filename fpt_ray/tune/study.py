@@ -2,6 +2,8 @@
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -62,12 +64,15 @@ def run_study(options: StudyOptions) -> StudyResult:
     study_uri = f"{workdir}/studies/{name}"
     uri = tracking_uri(options.tracking_uri, workdir)
     location = storage_location(options, workdir, name)
-    with ray_session(local=options.local, dashboard=options.workers_per_trial > 1), one_driver(location):
+    with (
+        one_driver(location),
+        patient_client(uri, study_uri) as client,
+        ray_session(local=options.local, dashboard=options.workers_per_trial > 1),
+    ):
         packing, room = plan_packing(options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker)
         stores = open_stores(options, space, workdir)
         study = open_study(space, name, location, resume=options.resume)
         warm_start(options, space, study, workdir)
-        client = patient_client(uri, study_uri)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
         with log.closing():
@@ -137,12 +142,13 @@ def warm_start(options: StudyOptions, space: SearchSpace, study: optuna.Study, w
     )
 
 
-def patient_client(uri: str, study_uri: str) -> PatientClient:
-    """A client for a study that has delivered what an earlier driver could not."""
+@contextmanager
+def patient_client(uri: str, study_uri: str) -> Iterator[PatientClient]:
+    """A client for a study that has delivered what an earlier driver could not; MLflow is asked before all else."""
     open_tracking(uri)
-    client = PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")
-    client.settle()
-    return client
+    with closing(PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")) as client:
+        client.settle()
+        yield client
 
 
 # --- the search -----------------------------------------------------------------------------------------------
