@@ -1,6 +1,7 @@
 """Fakes and fixtures that several files use."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -23,15 +24,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class FakeRows:
-    """Features in memory whose values tell the classes apart; holds all rows of a split or a part of them."""
+    """Features in memory whose values tell the classes apart; holds all rows of a split or a part of them.
+
+    Splits share what marks a class and nothing else.
+    """
 
     window = None
 
-    def __init__(self, num_rows: int, trial: TrialConfig, shape: BackboneShape, part: range | None = None) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        trial: TrialConfig,
+        shape: BackboneShape,
+        part: range | None = None,
+        split: Literal["train", "val"] = "train",
+    ) -> None:
         generator = torch.Generator().manual_seed(7)
         size, tokens = trial.side.resolution, 5
         labels = torch.arange(num_rows) % 3
         pattern = torch.randn(3, trial.side.depth, shape.num_heads, tokens, shape.head_width, generator=generator)
+        generator.manual_seed({"train": 8, "val": 9}[split])
         noise = torch.randn(num_rows, trial.side.depth, shape.num_heads, tokens, shape.head_width, generator=generator)
         self.features = pattern[labels] + noise
         self.low_res = torch.randint(0, 255, (num_rows, size, size, 3), generator=generator).to(torch.uint8)

@@ -21,8 +21,9 @@ def study_of(journal, name):
     return optuna.load_study(study_name=name, storage=optuna.storages.JournalStorage(backend))
 
 
-def agree(workdir, name, number, *, uri=None, journal=None):
-    """MLflow and Optuna hold the same trials, each ended once, and only the front has test scores."""
+def agree(workdir, name, number, *, ended_at=(), uri=None, journal=None):
+    """MLflow and Optuna hold the same trials, each ended once, and only the front has test scores; with it the fronts
+    at which earlier drivers ended, after so many trials."""
     client = open_tracking(uri or default_uri(workdir))
     run = tracking.find_study(client, name)
     records = tracking.read_trials(client, run)
@@ -36,11 +37,25 @@ def agree(workdir, name, number, *, uri=None, journal=None):
         assert [record.metrics["val_auc"], record.metrics["param_ratio"]] == trial.values
         assert {row: str(value) for row, value in trial.params.items()}.items() <= record.params.items()
     scored = {record.number for record in records if "test_auc" in record.metrics}
-    assert {trial.number for trial in study.best_trials} <= scored
+    fronts = [front_numbers(ended[:count]) for count in (*ended_at, number)]
+    assert scored == set().union(*fronts)
+    assert fronts[-1] == {trial.number for trial in study.best_trials}
     files = {file.path for file in client.list_artifacts(run.run_id)}
     assert {"front.png", "front.html", "space.yaml", "manifests"} <= files
     assert json.loads(run.tags["objectives"]) == {"val_auc": "max", "param_ratio": "min"}
     assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def front_numbers(trials):
+    """The numbers of the trials that no other has more AUC with no more parameters than, nor as much with fewer."""
+    return {
+        one.number
+        for one in trials
+        if not any(
+            other.values != one.values and other.values[0] >= one.values[0] and other.values[1] <= one.values[1]
+            for other in trials
+        )
+    }
 
 
 def finished_in(journal):

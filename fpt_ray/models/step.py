@@ -96,7 +96,9 @@ def loss_then_gradients(
     """
     with autocast(learner.model, learner.arithmetic):
         logits = learner.model(*make_inputs())  # nothing names the inputs: they end with the forward pass
-    losses = F.cross_entropy(logits.float(), make_labels(logits), learner.class_weights, reduction="none")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    weights = None if learner.class_weights is None else learner.class_weights.to(logits.dtype)
+    losses = F.cross_entropy(logits, make_labels(logits), weights, reduction="none")
     loss = losses.mean()  # PyTorch's own reduction would divide by the sum of the images' weights
     yield loss
     learner.model.zero_grad(set_to_none=True)

@@ -14,14 +14,19 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import image_resolution
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.rows import rows_from_files
+from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import open_store
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.report.command import report
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.train.seeds import fit_seeds, trial_task
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
@@ -156,7 +161,7 @@ def test_the_clock_goes_backwards_in_the_middle_of_a_search(store, tmp_path, mon
             space=str(SMOKE), features=(store.uri,), workdir=str(tmp_path), study="t", num_trials=4, resume=True
         )
     )
-    agree(str(tmp_path), "t", 4)
+    agree(str(tmp_path), "t", 4, ended_at=(3,))
     study = tracking.find_study(client, "t")
     assert study.metrics["trials"] == 4  # the last number said, though the first has the later time
     for record in tracking.read_trials(client, study):
@@ -199,4 +204,8 @@ def test_rays_object_store_full(cluster, tmp_path):
     client = open_tracking(default_uri(tmp_path))
     (record,) = tracking.read_trials(client, tracking.find_study(client, "l"))
     assert record.status == "FINISHED"
-    assert 0 <= record.metrics["val_auc"] <= 1
+    trial, task = load_space(space).trial(record.values), trial_task(ample, torch.device("cpu"))
+    cut, resolution = trial_slice(trial, ample), image_resolution(trial)
+    rows = {split: rows_from_files(ample, split, cut, resolution) for split in ("train", "val")}
+    *_, last = fit_seeds(trial, 1, rows, task)
+    assert record.metrics["val_auc"] == pytest.approx(last.epoch.best_val_auc, abs=1e-6)

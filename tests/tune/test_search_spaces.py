@@ -18,10 +18,12 @@ from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.images.table import accept, inspect_image, read_images
+from fpt_ray.models.methods import load_learnable_state
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.paper.numbers import METHOD_NAMES, numbers
 from fpt_ray.preload.extraction import extract_batches, lpm_precision, read_image
 from fpt_ray.preload.pipeline import plan_shards
+from fpt_ray.train.loop import evaluate
 from fpt_ray.train.seeds import fit_seeds, trial_task
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
@@ -111,12 +113,15 @@ def trial_ends_with_two_seeds(trial, store):
         for split in ("train", "val")
     }
     task = trial_task(store, torch.device("cpu"))
-    *_, last = fit_seeds(trial, 2, rows, task)
+    models = []
+    *_, last = fit_seeds(trial, 2, rows, task, prepare=lambda model: models.append(model) or model)
     assert (last.repeat, last.epoch.number, len(last.earlier)) == (1, 1, 1)
     assert math.isfinite(last.epoch.train_loss)
-    assert 0 <= last.epoch.best_val_auc <= 1
     first, second = last.earlier[0].model, last.epoch.snapshot.best.model
     assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
+    for model, best in zip(models, (*last.earlier, last.epoch.snapshot.best), strict=True):
+        load_learnable_state(model, best.model)
+        assert evaluate(model, rows["val"], trial, task).auc == best.val_auc
 
 
 def test_the_grids_are_the_papers():
