@@ -25,6 +25,7 @@ from fpt_ray.images.decoding import decode
 from fpt_ray.images.pixels import normalise, resize
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.backbone import resolve_precision
+from fpt_ray.models.device import compute_device
 from fpt_ray.models.importance import Extracted, extract
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import read_bytes
@@ -92,7 +93,7 @@ def lpm_actors() -> tuple[int, float, float]:
 
 def lpm_device() -> torch.device:
     """The device of this process that the LPM runs on: its GPU where it has one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return compute_device()
 
 
 def lpm_precision(trial: TrialConfig) -> str:

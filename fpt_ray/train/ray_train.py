@@ -19,6 +19,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Rows, rows_from_tables
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import Store
+from fpt_ray.models.device import compute_device
 from fpt_ray.reading.places import SharedTables, fits_in_memory, read_split, trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
@@ -72,6 +73,7 @@ class TrainSession:
     def __init__(self) -> None:
         context = ray.train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        compute_device()  # Ray Train would take the CPU in the place of a GPU that PyTorch cannot use
         self.device: torch.device = ray.train.torch.get_device()
         self.started = time.perf_counter()
         self.says_epochs = True

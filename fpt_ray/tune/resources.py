@@ -10,9 +10,11 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from fpt_ray.cluster import cluster_resources, computing_hosts, require_resources
 from fpt_ray.config.trial import TrialConfig, reads_images
+from fpt_ray.models.device import compute_device
 
 WAITING_CPU = 0.01
 """What a trial holds that only waits for its workers; Ray refuses 0."""
@@ -78,8 +80,11 @@ def plan_packing(workers: int, cpus: float | None, gpus: float | None) -> tuple[
 def _gpu_bytes() -> int:
     """Memory of a GPU of this cluster, asked of a task that holds a little of one."""
     ask: Callable[[], Any] = ray.remote(num_gpus=0.01, num_cpus=0)(_memory_of_first_gpu).remote
-    return ray.get(ask())
+    try:
+        return ray.get(ask())
+    except RayTaskError as error:  # a GPU that PyTorch cannot use there, told as it is told here
+        raise error.cause from None
 
 
 def _memory_of_first_gpu() -> int:
-    return torch.cuda.get_device_properties(0).total_memory
+    return torch.cuda.get_device_properties(compute_device()).total_memory

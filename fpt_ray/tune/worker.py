@@ -18,6 +18,7 @@ from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import feature_bytes, store_for
 from fpt_ray.features.store import Store
+from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import SharedTables, trial_rows
 from fpt_ray.search.messages import EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
@@ -62,7 +63,7 @@ class TuneSession:
     rank, num_workers, says_epochs = 0, 1, False
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = compute_device()
         self.started = time.perf_counter()
 
     def prepare(self, model: nn.Module) -> nn.Module:
@@ -102,10 +103,10 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 def failure_of(error: Exception) -> TrialFailure:
     """Why a trial came to no result, in one line; the whole of it is in the worker's log.
 
-    A full disk and storage that fails halt the search. Of a GPU whose memory was not enough, what had been allocated
-    is said.
+    A full disk, storage that fails and a GPU that PyTorch cannot use halt the search. Of a GPU whose memory was not
+    enough, what had been allocated is said.
     """
-    if isinstance(error, FullError | StorageError):
+    if isinstance(error, FullError | StorageError | DeviceError):
         return TrialFailure(reason=str(error), halts_search=True)
     lines = str(error).strip().splitlines() or [""]
     expected = isinstance(error, ConfigError | NonFiniteLossError)
