@@ -6,11 +6,10 @@ smaller depth fewer layers (a suffix), and one store written at the widest point
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 
+from fpt_ray.config.identity import digest_of
 from fpt_ray.config.trial import Importance, TrialConfig, image_resolution, reads_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
@@ -53,7 +52,7 @@ class StoreSpec:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of all fields."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        return digest_of(dataclasses.asdict(self))
 
     @property
     def name(self) -> str:

@@ -41,6 +41,8 @@ class TrainWork:
     streamed: bool = False
     """Every worker reads from the store's files. Without this and ``tables``, Ray Data reads what fits and hands every
     worker its shard."""
+    identity: str = ""
+    """Digest of all that determines its numbers."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
 

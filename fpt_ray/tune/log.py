@@ -1,7 +1,7 @@
 """What the driver of a search writes down in MLflow: every trial as it goes."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.store import Store
 from fpt_ray.search.attributes import is_infeasible, reason_of, result_of
+from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import (
     STOPPED,
     EpochReport,
@@ -43,7 +44,7 @@ def start_or_find(
     client: MlflowClient,
     name: str,
     space: SearchSpace,
-    stores: Sequence[Store],
+    stores: Iterable[Store],
     proposed: optuna.Study,
     *,
     resume: bool,
@@ -53,13 +54,15 @@ def start_or_find(
     In a resumed study, trials that a dead driver left open are closed as Optuna's storage has them.
 
     Raises:
-        ConfigError: a study of that name exists and is not to be resumed, or there is none to resume.
+        ConfigError: it was told to another server.
     """
-    begun = any(trial.state != TrialState.WAITING for trial in proposed.get_trials(deepcopy=False))
-    if resume and (begun or tracking.has_study(client, name)):  # else its first driver died before it had told MLflow
-        study = tracking.find_study(client, name)
+    study = tracking.study_with(client, study_id(proposed)) if resume else None
+    if study is not None:
         client.update_run(study.run_id, status="RUNNING")
         return study, _close_as_stored(client, study, proposed)
+    if any(trial.state != TrialState.WAITING for trial in proposed.get_trials(deepcopy=False)):
+        problem = f"study {name!r} was told to another MLflow server or database than this one; give that one"
+        raise ConfigError(problem, fields=("tracking_uri",))
     notes = {store.data_note for store in stores if store.data_note}
     study = tracking.start_study(
         client,
@@ -70,6 +73,8 @@ def start_or_find(
             [row.name for row in space.rows],
             [store.uri for store in stores],
             " ".join(sorted(notes)),
+            study_id=study_id(proposed),
+            constraints=space.constraints,
         ),
     )
     tracking.attach_text(client, study.run_id, space.text, "space.yaml")

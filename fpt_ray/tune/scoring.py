@@ -8,13 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.features.serving import store_for
-from fpt_ray.features.store import Store
+from fpt_ray.features.serving import Stores, store_for
 from fpt_ray.metrics.intervals import bootstrap_aucs, interval
 from fpt_ray.metrics.scores import auc
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.tracking.records import TrialRecord, counted
 from fpt_ray.train.best import predictions_of_best, scores_of_best
 from fpt_ray.train.checkpoint import load_checkpoint
 
@@ -33,11 +32,11 @@ class TrialScores:
 def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
     """The trials whose test score a search shows: of the front's members, or of all rows of a grid."""
     if space.sampler == "grid":
-        return [record for record in records if record.complete and not record.auxiliary]
-    return front_of(records, space.objectives)
+        return counted(records, space.constraints)
+    return front_of(records, space.objectives, space.constraints)
 
 
-def score_shown(records: Sequence[TrialRecord], space: SearchSpace, stores: Sequence[Store]) -> list[TrialScores]:
+def score_shown(records: Sequence[TrialRecord], space: SearchSpace, stores: Stores) -> list[TrialScores]:
     """Test scores of the trials that are shown and have none yet. Nothing reads test data before."""
     return [_scores(record, space, stores) for record in shown_trials(records, space) if not _is_scored(record)]
 
@@ -46,7 +45,7 @@ def _is_scored(record: TrialRecord) -> bool:
     return "test_auc" in record.metrics
 
 
-def _scores(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) -> TrialScores:
+def _scores(record: TrialRecord, space: SearchSpace, stores: Stores) -> TrialScores:
     trial = space.trial(record.values)
     found = scores_of_best(trial, store_for(trial, stores), "test", load_checkpoint(record.checkpoint))
     metrics = {}
@@ -58,7 +57,7 @@ def _scores(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) ->
     return TrialScores(run_id=record.run_id, metrics=metrics, seed_aucs=tuple(scores.auc for scores in found))
 
 
-def score_confirmed(records: Sequence[TrialRecord], space: SearchSpace, stores: Sequence[Store]) -> list[TrialScores]:
+def score_confirmed(records: Sequence[TrialRecord], space: SearchSpace, stores: Stores) -> list[TrialScores]:
     """Test scores of the trials that confirm others: mean over the new seeds, and 95 % intervals.
 
     The intervals are of that mean, and of its difference from the best of them by validation AUC. Where nothing new was
@@ -81,7 +80,7 @@ class _Resampled:
     labels: Int[np.ndarray, " N"]
 
 
-def _resampled(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) -> _Resampled:
+def _resampled(record: TrialRecord, space: SearchSpace, stores: Stores) -> _Resampled:
     trial = space.trial(record.values)
     store = store_for(trial, stores)
     probabilities, labels = predictions_of_best(trial, store, "test", load_checkpoint(record.checkpoint))

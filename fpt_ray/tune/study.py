@@ -16,15 +16,17 @@ from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import load_space, with_fixed
 from fpt_ray.display.terminal import say, without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.serving import store_for
-from fpt_ray.features.store import Store, open_store
+from fpt_ray.features.serving import Stores, store_for, study_identity
+from fpt_ray.features.store import open_store
 from fpt_ray.models.methods import check_trial
+from fpt_ray.models.weights import known_weights
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.reading.places import share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
 from fpt_ray.search.attributes import confirmations_waiting, finished_trials
 from fpt_ray.search.early_stopping import FairStopping
+from fpt_ray.search.identity import claim_folder
 from fpt_ray.search.journal import one_driver
 from fpt_ray.search.messages import RESTARTS
 from fpt_ray.search.optuna_study import load_study, open_study
@@ -71,7 +73,8 @@ def run_study(options: StudyOptions) -> StudyResult:
     ):
         packing, room = plan_packing(options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker)
         stores = open_stores(options, space, workdir)
-        study = open_study(space, name, location, resume=options.resume)
+        study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
+        claim_folder(study, study_uri)
         warm_start(options, space, study, workdir)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
@@ -112,12 +115,13 @@ def check_points(space: SearchSpace) -> None:
             check_trial(space.trial({**middle, row.name: value}))
 
 
-def open_stores(options: StudyOptions, space: SearchSpace, workdir: str) -> tuple[Store, ...]:
+def open_stores(options: StudyOptions, space: SearchSpace, workdir: str) -> Stores:
     """The feature stores of the space: those given, or those of the images, preloaded where they are missing."""
     if options.features:
-        stores = tuple(open_store(uri) for uri in options.features)
+        found = tuple(open_store(uri) for uri in options.features)
     else:
-        stores = tuple(preload(str(options.images), wide, workdir) for wide in space.stores())
+        found = tuple(preload(str(options.images), wide, workdir) for wide in space.stores())
+    stores = Stores(stores=found, weights=known_weights(space.backbones(), str(Path.cwd())))
     for wide in space.stores():
         store_for(wide, stores)
     return stores
@@ -158,7 +162,7 @@ def search_and_score(
     options: StudyOptions,
     study: optuna.Study,
     log: StudyLog,
-    stores: tuple[Store, ...],
+    stores: Stores,
     packing: Packing,
     room: int,
 ) -> list[TrialRecord]:

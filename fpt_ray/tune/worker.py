@@ -16,8 +16,7 @@ from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.serving import feature_bytes, store_for
-from fpt_ray.features.store import Store
+from fpt_ray.features.serving import Stores, feature_bytes, store_for
 from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import SharedTables, trial_rows
@@ -36,7 +35,7 @@ class Shared:
     """What all trials of a study read: tables in Ray's shared memory (one copy a host), unless they stream."""
 
     space: SearchSpace
-    stores: tuple[Store, ...]
+    stores: Stores
     tables: Mapping[str, SharedTables]
     """{store's URI: its tables}; empty where the features are streamed."""
     packing: Packing
