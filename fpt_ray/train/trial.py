@@ -1,11 +1,12 @@
 """One trial, trained on a feature store under Ray Train: what came of it, as a value."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import ray.train
 
-from fpt_ray.cluster import ray_session
+from fpt_ray.cluster import ray_session, run_on_workers, whole_worker
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.features.serving import store_for
 from fpt_ray.features.store import Store
@@ -14,8 +15,7 @@ from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, filesystem
-from fpt_ray.train.best import scores_of_best
-from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.train.best import scores_of_saved
 from fpt_ray.train.ray_train import TrainWork, train
 
 
@@ -80,15 +80,16 @@ def train_trial(
             failure_config=ray.train.FailureConfig(max_failures=1),
         )
         result = train(TrainWork(trial=trial, store=store), run_config, num_workers)
-    assert result.checkpoint is not None
-    report = unpack_message(result.metrics)
-    assert isinstance(report, EpochReport)
-    return _result(trial, store, report, run, f"{run}/{Path(result.checkpoint.path).name}")
+        assert result.checkpoint is not None
+        report = unpack_message(result.metrics)
+        assert isinstance(report, EpochReport)
+        return _result(trial, store, report, run, f"{run}/{Path(result.checkpoint.path).name}")
 
 
 def _result(trial: TrialConfig, store: Store, report: EpochReport, run: str, checkpoint: str) -> TrialResult:
-    saved, numbers = load_checkpoint(checkpoint), report.metrics
-    (val,), (test,) = (scores_of_best(trial, store, split, saved) for split in ("val", "test"))
+    calls = {split: partial(scores_of_saved, trial, store, split, checkpoint) for split in ("val", "test")}
+    found = dict(run_on_workers(calls, dict.fromkeys(calls, whole_worker())))
+    (val,), (test,), numbers = found["val"], found["test"], report.metrics
     return TrialResult(
         trial=trial,
         store=store.uri,

@@ -1,22 +1,33 @@
-"""The test split, read once when a search has ended: for the front's members, or for what was confirmed alone."""
+"""The test split, read once when a search has ended: for the front's members, or for what was confirmed alone.
+
+Trials are scored on workers, at once, each with the share of a host that it was trained with.
+"""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from fpt_ray.cluster import run_on_workers
 from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.features.serving import store_for
 from fpt_ray.features.store import Store
 from fpt_ray.metrics.intervals import bootstrap_aucs, interval
 from fpt_ray.metrics.scores import auc
+from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
 from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.train.best import predictions_of_best, scores_of_best
 from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.tune.worker import Shared
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,18 +48,37 @@ def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[Tri
     return front_of(records, space.objectives)
 
 
-def score_shown(records: Sequence[TrialRecord], space: SearchSpace, stores: Sequence[Store]) -> list[TrialScores]:
-    """Test scores of the trials that are shown and have none yet. Nothing reads test data before."""
-    return [_scores(record, space, stores) for record in shown_trials(records, space) if not _is_scored(record)]
+def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[TrialScores]:
+    """Test scores of the trials that are shown and have none yet, as they come. Nothing reads test data before.
+
+    Raises:
+        ConfigError: a checkpoint or the store cannot be read.
+    """
+    missing = [record for record in shown_trials(records, shared.space) if not _is_scored(record)]
+    for _, found in _on_workers(_scores, missing, shared):
+        yield found
+
+
+def _on_workers(
+    function: Callable[[TrialRecord, TrialConfig, Store], Found], records: Sequence[TrialRecord], shared: Shared
+) -> Iterator[tuple[str, Found]]:
+    """(a trial's run, what the function says of the trial), as they come."""
+    calls, shares = {}, {}
+    for record in records:
+        trial = shared.space.trial(record.values)
+        shares[record.run_id] = shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"])
+        store = store_for(trial, shared.stores)
+        trial = replace(trial, backbone=anchored(trial.backbone, shared.weights_root))
+        calls[record.run_id] = partial(function, record, trial, store)
+    return run_on_workers(calls, shares)
 
 
 def _is_scored(record: TrialRecord) -> bool:
     return "test_auc" in record.metrics
 
 
-def _scores(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) -> TrialScores:
-    trial = space.trial(record.values)
-    found = scores_of_best(trial, store_for(trial, stores), "test", load_checkpoint(record.checkpoint))
+def _scores(record: TrialRecord, trial: TrialConfig, store: Store) -> TrialScores:
+    found = scores_of_best(trial, store, "test", load_checkpoint(record.checkpoint))
     metrics = {}
     for name in ("auc", "accuracy", "kappa"):
         values = [getattr(scores, name) for scores in found]
@@ -58,17 +88,20 @@ def _scores(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) ->
     return TrialScores(run_id=record.run_id, metrics=metrics, seed_aucs=tuple(scores.auc for scores in found))
 
 
-def score_confirmed(records: Sequence[TrialRecord], space: SearchSpace, stores: Sequence[Store]) -> list[TrialScores]:
+def score_confirmed(records: Sequence[TrialRecord], shared: Shared) -> list[TrialScores]:
     """Test scores of the trials that confirm others: mean over the new seeds, and 95 % intervals.
 
     The intervals are of that mean, and of its difference from the best of them by validation AUC. Where nothing new was
     confirmed, nothing is read.
+
+    Raises:
+        ConfigError: a checkpoint or the store cannot be read.
     """
     confirmed = confirming(records)
     if all(_is_scored(record) for record in confirmed):
         return []
     best = reference(confirmed)
-    resampled = {record.run_id: _resampled(record, space, stores) for record in confirmed}
+    resampled = dict(_on_workers(_resampled, confirmed, shared))
     return [_with_difference(resampled[record.run_id], resampled[best.run_id]) for record in confirmed]
 
 
@@ -81,9 +114,7 @@ class _Resampled:
     labels: Int[np.ndarray, " N"]
 
 
-def _resampled(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) -> _Resampled:
-    trial = space.trial(record.values)
-    store = store_for(trial, stores)
+def _resampled(record: TrialRecord, trial: TrialConfig, store: Store) -> _Resampled:
     probabilities, labels = predictions_of_best(trial, store, "test", load_checkpoint(record.checkpoint))
     aucs = [auc(one, labels, store.classes) for one in probabilities]
     samples = bootstrap_aucs([probabilities], labels)[0]
@@ -97,7 +128,7 @@ def _resampled(record: TrialRecord, space: SearchSpace, stores: Sequence[Store])
 
 def _with_difference(own: _Resampled, best: _Resampled) -> TrialScores:
     """Scores with the interval of their difference from the best's; without it where the stores hold other images."""
-    if own is best or not np.array_equal(own.labels, best.labels):
+    if own.scores.run_id == best.scores.run_id or not np.array_equal(own.labels, best.labels):
         return own.scores
     low, high = interval(own.samples - best.samples)
     metrics = {**own.scores.metrics, "difference_low": low, "difference_high": high}

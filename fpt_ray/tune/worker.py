@@ -47,8 +47,8 @@ class Shared:
     def costs(self, trial: TrialConfig) -> dict[str, float]:
         """What a trial costs, known before it is trained."""
         store = store_for(trial, self.stores)
-        device = torch.device("cuda" if self.packing.gpu_bytes else "cpu")
-        return {**trial_costs(trial, len(store.classes), device), "feature_bytes": float(feature_bytes(trial, store))}
+        costs = trial_costs(trial, len(store.classes), self.packing.hardware)
+        return {**costs, "feature_bytes": float(feature_bytes(trial, store))}
 
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
         """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
