@@ -83,9 +83,7 @@ def _drawable(record: TrialRecord) -> bool:
     return numbers and record.stage != "confirm"
 
 
-def _breach(
-    record: TrialRecord, searched: Sequence[str], constraints: Mapping[str, Limit]
-) -> Mapping[str, object]:
+def _breach(record: TrialRecord, searched: Sequence[str], constraints: Mapping[str, Limit]) -> Mapping[str, object]:
     broken = broken_limits(constraints, record.metrics)
     return {
         "trial": record.number,

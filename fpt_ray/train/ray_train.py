@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from fpt_ray.cluster import cluster_resources, require_resources
+from fpt_ray.cluster import require_resources, whole_worker
 from fpt_ray.config.trial import TrialConfig, image_resolution
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
@@ -102,7 +102,7 @@ def train_worker(config: dict[str, Any]) -> None:
     work: TrainWork = config["work"]
     session = TrainSession()
     rows = {split: _worker_rows(work, split, session) for split in ("train", "val")}
-    train_and_report(work.trial, work.seeds, work.store, rows, session, run=work.run)
+    train_and_report(work.trial, work.seeds, work.store, rows, session, run=work.run, identity=work.identity)
 
 
 def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> Rows:
@@ -129,10 +129,8 @@ def train(
     batch_size = work.trial.training.batch_size
     if batch_size % num_workers:
         raise ConfigError(f"training.batch_size is {batch_size}; {num_workers} workers cannot share it equally")
-    _, gpus = cluster_resources()
-    each = dict(resources or {"CPU": 1, "GPU": 1 if gpus else 0})
-    needed = {name.lower() + "s": share * num_workers for name, share in {"GPU": 0, **each}.items()}
-    require_resources(f"training with {num_workers} workers", **needed)
+    each = dict(resources or whole_worker())
+    require_resources("training", cpus=each["CPU"], gpus=each.get("GPU", 0), workers=num_workers)
     work, parts = _with_source(replace(work, run=_where(run_config)), num_workers)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,

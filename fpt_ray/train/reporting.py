@@ -11,6 +11,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.features.store import Store
+from fpt_ray.models.hardware import hardware_of
 from fpt_ray.search.messages import EpochReport
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
@@ -64,7 +65,7 @@ def train_and_report(
         FullError: there is no room for a checkpoint.
         StorageError: S3 fails.
     """
-    costs = trial_costs(trial, len(store.classes), session.device)
+    costs = trial_costs(trial, len(store.classes), hardware_of(session.device))
     task = trial_task(store, session.device, session.rank, session.num_workers)
     steps = fit_seeds(
         trial,

@@ -11,13 +11,14 @@ from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.execution import class_cache
 
-from fpt_ray.cluster import ray_session
+from fpt_ray.cluster import ask_worker, ray_session
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import load_space, with_fixed
 from fpt_ray.display.terminal import say, without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, store_for, study_identity
 from fpt_ray.features.store import open_store
+from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import known_weights
 from fpt_ray.preload.pipeline import preload
@@ -71,8 +72,10 @@ def run_study(options: StudyOptions) -> StudyResult:
         patient_client(uri, study_uri) as client,
         ray_session(local=options.local, dashboard=options.workers_per_trial > 1),
     ):
-        packing, room = plan_packing(options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker)
-        stores = open_stores(options, space, workdir)
+        packing, room = plan_packing(
+            options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker, ask_worker(hardware_here)
+        )
+        stores = open_stores(options, space, workdir, packing.hardware)
         study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
         claim_folder(study, study_uri)
         warm_start(options, space, study, workdir)
@@ -115,12 +118,15 @@ def check_points(space: SearchSpace) -> None:
             check_trial(space.trial({**middle, row.name: value}))
 
 
-def open_stores(options: StudyOptions, space: SearchSpace, workdir: str) -> Stores:
-    """The feature stores of the space: those given, or those of the images, preloaded where they are missing."""
+def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware) -> Stores:
+    """The feature stores of the space: those given, or those of the images, preloaded where they are missing.
+
+    ``hardware`` is of the workers that preload.
+    """
     if options.features:
         found = tuple(open_store(uri) for uri in options.features)
     else:
-        found = tuple(preload(str(options.images), wide, workdir) for wide in space.stores())
+        found = tuple(preload(str(options.images), wide, workdir, hardware=hardware) for wide in space.stores())
     stores = Stores(stores=found, weights=known_weights(space.backbones(), str(Path.cwd())))
     for wide in space.stores():
         store_for(wide, stores)
@@ -245,13 +251,14 @@ def score(log: StudyLog, shared: Shared, *, front: bool) -> list[TrialRecord]:
 
     Returns all trials with their scores. Without ``front``, only what was confirmed is scored.
     """
-    space, stores = shared.space, shared.stores
+    space = shared.space
     records = tracking.read_trials(log.client, log.study)
     if front:
-        records = log.scored(score_shown(records, space, stores), records)
+        for found in score_shown(records, shared):
+            records = log.scored([found], records)
         kind = "rows" if space.sampler == "grid" else "front"
         say(f"{kind}: {len(shown_trials(records, space))} of {log.ended} trials, test scores computed once")
-    if confirmed := score_confirmed(records, space, stores):
+    if confirmed := score_confirmed(records, shared):
         records = log.scored(confirmed, records)
         say(f"confirmed: {len(confirmed)} of {log.ended} trials, test split read for these alone")
     return records

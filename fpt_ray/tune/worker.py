@@ -12,11 +12,12 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
+from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.serving import Stores, feature_bytes, store_for
+from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_identity
 from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import SharedTables, trial_rows
@@ -47,8 +48,8 @@ class Shared:
     def costs(self, trial: TrialConfig) -> dict[str, float]:
         """What a trial costs, known before it is trained."""
         store = store_for(trial, self.stores)
-        device = torch.device("cuda" if self.packing.gpu_bytes else "cpu")
-        return {**trial_costs(trial, len(store.classes), device), "feature_bytes": float(feature_bytes(trial, store))}
+        costs = trial_costs(trial, len(store.classes), self.packing.hardware)
+        return {**costs, "feature_bytes": float(feature_bytes(trial, store))}
 
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
         """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
@@ -121,7 +122,14 @@ def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> 
     tables = shared.tables.get(store.uri)
     system, runs = filesystem(f"{shared.study_uri}/runs")
     train(
-        TrainWork(trial=trial, seeds=proposal.seeds, store=store, tables=tables, streamed=tables is None),
+        TrainWork(
+            trial=trial,
+            seeds=proposal.seeds,
+            store=store,
+            tables=tables,
+            streamed=tables is None,
+            identity=digest_of(trial_identity(trial, shared.stores)),
+        ),
         ray.train.RunConfig(
             name=f"trial-{proposal.number:04d}",
             storage_path=runs,
@@ -138,4 +146,5 @@ def train_here(trial: TrialConfig, seeds: int, shared: Shared) -> None:
     torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
     session, store = TuneSession(), store_for(trial, shared.stores)
     rows = {split: trial_rows(trial, store, split, shared.tables.get(store.uri)) for split in ("train", "val")}
-    train_and_report(trial, seeds, store, rows, session, run=shared.study_uri)
+    identity = digest_of(trial_identity(trial, shared.stores))
+    train_and_report(trial, seeds, store, rows, session, run=shared.study_uri, identity=identity)

@@ -58,11 +58,11 @@ def test_the_cpu_can_be_asked_for(driver, monkeypatch, visible):
 
 def test_every_place_that_computes_asks_for_its_device_here(driver, monkeypatch):
     """Preload's actors and the Tune worker; a fake GPU of Ray's stands in none of them for the CPU."""
-    from fpt_ray.preload.extraction import lpm_device
+    from fpt_ray.models.hardware import hardware_here
     from fpt_ray.tune.worker import TuneSession, failure_of
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    for place in (lpm_device, TuneSession):
+    for place in (hardware_here, TuneSession):
         with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=0") as caught:
             place()
         assert failure_of(caught.value).halts_search  # it is not the point of the space that fails
