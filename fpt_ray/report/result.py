@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from fpt_ray.config.space import Limit, Mode
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
-from fpt_ray.search.identity import folder_id
 from fpt_ray.storage.files import own_folder
+from fpt_ray.tracking.folder import folder_id
 from fpt_ray.tracking.records import StudyRun, TrialRecord, infeasible
 from fpt_ray.tracking.runs import find_study, read_trials
 

@@ -14,6 +14,7 @@ from fpt_ray.config.trial import TrialConfig, flatten
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking import provenance
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.records import STUDY_ID
 from fpt_ray.tracking.server import default_uri, open_tracking, tracking_uri, ui_command
 
 _TELEMETRY_OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")
@@ -111,12 +112,19 @@ def test_without_a_place_for_files_they_lie_beside_the_database(tmp_path):
     assert (tmp_path / "mlartifacts" / study.run_id / "artifacts" / "x.txt").exists()
 
 
-def test_a_study_is_found_by_its_name_and_never_written_over(tracked, mlflows_own):
+def test_a_study_is_found_by_its_name_and_among_several_by_its_id(tracked, mlflows_own):
     assert tracking.find_study(mlflows_own, "first").run_id == tracked[1].run_id
     with pytest.raises(ConfigError, match="no study 'second' here; known are: first"):
         tracking.find_study(mlflows_own, "second")
-    with pytest.raises(ConfigError, match="exists already; resume it, or choose another name"):
-        tracking.start_study(mlflows_own, "first", params={}, tags={})
+    other = tracking.start_study(mlflows_own, "first", params={}, tags={STUDY_ID: "b"})
+    with pytest.raises(ConfigError, match="there are 2 studies 'first' here; give the workdir of the one meant"):
+        tracking.find_study(mlflows_own, "first")
+    assert tracking.find_study(mlflows_own, "first", "b").run_id == other.run_id
+    assert tracking.study_with(mlflows_own, "b").run_id == other.run_id
+    assert tracking.study_with(mlflows_own, "c") is None
+    with pytest.raises(ConfigError, match="study 'first' here is another than that of the workdir"):
+        tracking.find_study(mlflows_own, "first", "c")
+    mlflows_own.delete_run(other.run_id)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../other", "a/b", "-s", "a b", "x" * 101])
