@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def unlike_hosts():
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     memory = {"object_store_memory": 150 * 2**20}
     cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
     cluster.add_node(num_cpus=16, **memory, env_vars={"FPT_RAY_TEST_HOST": "cpus"})
