@@ -90,7 +90,7 @@ def run_study(options: StudyOptions) -> StudyResult:
         try:
             publish(result)
         except Exception as error:  # hours of searching are not lost for a picture
-            why = without_secrets(f"{type(error).__name__}: {error}")
+            why = without_secrets(f"{type(error).__name__}: {error}", uri)
             say(f"study {name}: its report could not be written ({why}); `report` writes it again")
     return result
 
