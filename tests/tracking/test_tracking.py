@@ -219,6 +219,8 @@ def test_provenance_has_versions_and_no_commit_of_somebody_elses_checkout(tmp_pa
     inside.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(inside / "provenance.py"))
     assert "git_commit" not in provenance.provenance()
+    monkeypatch.setenv("FPT_RAY_COMMIT", "0123-dirty")  # as a submitted job has it, which has no checkout
+    assert provenance.provenance()["git_commit"] == "0123-dirty"
 
 
 @needs_git
