@@ -225,11 +225,15 @@ def test_the_command_for_the_pages_survives_a_shell():
 def test_provenance_has_versions_and_no_commit_of_somebody_elses_checkout(tmp_path, monkeypatch):
     found = provenance.provenance()
     assert {f"version.{name}" for name in ("fpt_ray", "torch", "timm", "ray", "optuna", "mlflow")} <= set(found)
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    inside = tmp_path / "site-packages" / "fpt_ray"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["commit", "-qm", "x", "--allow-empty"]):
+        subprocess.run([*git, *command], check=True)
+    inside = tmp_path / "site-packages" / "fpt_ray" / "tracking"
     inside.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(inside / "provenance.py"))
     assert "git_commit" not in provenance.provenance()
+    monkeypatch.setenv("FPT_RAY_COMMIT", "0123-dirty")  # as a submitted job has it, which has no checkout
+    assert provenance.provenance()["git_commit"] == "0123-dirty"
 
 
 @needs_git
