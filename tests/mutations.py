@@ -6,8 +6,8 @@ survives. ``--markdown`` prints docs/mutations.md instead. The list is a sample:
 """
 
 import argparse
+import multiprocessing
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +16,11 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+
+import pytest
 
 from tests.mutation_table import MUTATIONS, Mutation
 
@@ -25,6 +28,19 @@ ROOT = Path(__file__).parents[1]
 AT_ONCE = 2
 """Mutations that are tried side by side, each in a copy of its own."""
 LIMIT_S = 240
+FORKS = multiprocessing.get_context("forkserver")
+LIBRARIES = (
+    "torch",
+    "timm",
+    "peft",
+    "sklearn.metrics",
+    "torchvision",
+    "pyarrow.parquet",
+    "optuna",
+    "ray.tune",
+    "beartype",
+)
+"""Imported once, for all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,20 +87,57 @@ def outcome(mutation: Mutation, tree: Path) -> Outcome:
 
 
 def tested(mutation: Mutation, tree: Path) -> str | None:
-    """The first test that fails; None if all pass. What cannot even be collected or never ends is caught, too."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-m", "not slow", mutation.test]
-    command += ["-k", mutation.only] if mutation.only else []
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    """The first test that fails, or that a room cannot be imported; None if all pass.
+
+    Raises:
+        RuntimeError: the tests cannot be run.
+    """
+    ours, theirs = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=run_tests, args=(mutation, tree, theirs))
+    process.start()
+    theirs.close()
     try:
-        ran = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return f"none ended within {LIMIT_S} s"
-    if ran.returncode == 0:
-        return None
-    if ran.returncode != 1:  # pytest's own: 1 is a test that failed
-        raise RuntimeError(f"{mutation.test} cannot be run on {mutation.file}: {ran.stdout[-800:]}{ran.stderr[-800:]}")
-    found = re.search(r"^(?:FAILED|ERROR) \S*?::(\w+)", ran.stdout, re.MULTILINE)
-    return found[1] if found else ran.stdout[-200:]
+        if not ours.poll(LIMIT_S):
+            return f"none ended within {LIMIT_S} s"
+        status, failed = ours.recv()
+    except EOFError:
+        raise RuntimeError(f"the process died that ran {mutation.test} on {mutation.file}") from None
+    finally:
+        process.kill()
+        process.join()
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(f"{mutation.test} -k {mutation.only!r} on {mutation.file}: {status!r} {failed}")
+    return failed[0] if failed else None
+
+
+class Watching:
+    """Pytest's plugin that notes what failed."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid.partition("::")[2].partition("[")[0])
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.failed.append(f"collecting {report.nodeid}")
+
+
+def run_tests(mutation: Mutation, tree: Path, answer: Connection) -> None:
+    """In a process of its own that holds the libraries, but nothing of this project: sends (exit status, failures)."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "fpt_ray")]:
+        del sys.modules[name]
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = sys.path[0] = str(tree)
+    watching = Watching()
+    options = ["-x", "-q", "--tb=no", "--assert=plain", "-m", "not slow", mutation.test]
+    options += ["-k", mutation.only] if mutation.only else []
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        status = pytest.main(options, plugins=[watching])
+    answer.send((status, watching.failed))
 
 
 def outcomes(mutations: Sequence[Mutation]) -> Iterator[Outcome]:
@@ -134,6 +187,8 @@ def _code(line: str) -> str:
 def main(words: Sequence[str]) -> int:
     """Tries the mutations that hold one of the words, or all; returns the number that survived."""
     chosen = [one for one in MUTATIONS if not words or any(word in f"{one.file} {one.line}" for word in words)]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    FORKS.set_forkserver_preload(list(LIBRARIES))
     started, survived = time.monotonic(), 0
     for one in outcomes(chosen):
         survived += one.failed is None
