@@ -4,11 +4,13 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
 
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
@@ -24,6 +26,12 @@ _SETTINGS = {
     # Tune would take an interrupt for the search's end, and what comes after it would go on.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
+
+_RETRIES = 3
+"""Of a call whose host is lost."""
+_PATIENCE_S = 20
+"""So long a worker may take to answer before it is said that it is waited for."""
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -101,15 +109,116 @@ def cluster_resources() -> tuple[int, int]:
 
 def computing_hosts() -> list[dict[str, float]]:
     """What each host counts that has a CPU at least."""
-    hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [host for host in hosts if host.get("CPU", 0) >= 1]
+    return [host for host in _counts(_live_nodes()) if host.get("CPU", 0) >= 1]
 
 
-def require_resources(purpose: str, *, cpus: float, gpus: float) -> None:
-    """ConfigError, instead of a job that waits for ever, if the whole cluster has less than something needs."""
-    have_cpus, have_gpus = cluster_resources()
-    if cpus > have_cpus or gpus > have_gpus:
-        raise ConfigError(
-            f"{purpose} needs {cpus:g} CPUs and {gpus:g} GPUs at once; this cluster has {have_cpus} CPUs and "
-            f"{have_gpus} GPUs. Ask for fewer workers, or join a larger cluster (RAY_ADDRESS)"
-        )
+def working_hosts() -> list[dict[str, float]]:
+    """What each host counts that does the work: those with GPUs where there are GPUs, else all that compute."""
+    return [host for host in _counts(_live_nodes()) if host.get("GPU", 0) > 0] or computing_hosts()
+
+
+def _live_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _counts(nodes: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    return [node["Resources"] for node in nodes]
+
+
+# --- whether there is room ----------------------------------------------------------------------------------------
+
+
+def whole_worker() -> dict[str, float]:
+    """What a worker holds unless told otherwise: a CPU, and a GPU where there are GPUs."""
+    return {"CPU": 1.0, "GPU": 1.0 if cluster_resources()[1] else 0.0}
+
+
+def room_for(share: Mapping[str, float], hosts: Sequence[Mapping[str, float]]) -> int:
+    """How many workers, each of which holds this share of one host, the hosts have room for."""
+    asked = {name: part for name, part in share.items() if part > 0}
+    return sum(min(int(host.get(name, 0) / part + 1e-6) for name, part in asked.items()) for host in hosts)
+
+
+def autoscales(nodes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether hosts may join by themselves: ``ray up`` and KubeRay mark their nodes with the name of their type.
+
+    Which types there are besides, neither tells.
+    """
+    return any("ray.io/node-group" in node.get("Labels", {}) for node in nodes)
+
+
+def require_resources(purpose: str, *, cpus: float, gpus: float, workers: int = 1) -> None:
+    """ConfigError, instead of a job that waits for ever, if no hosts are there for so many workers of such a share.
+
+    A worker has its CPUs and GPUs on one host. Where hosts may join by themselves, it is said that this is waited for.
+    """
+    nodes = _live_nodes()
+    hosts = _counts(nodes)
+    if room_for({"CPU": cpus, "GPU": gpus}, hosts) >= workers:
+        return
+    each = "on one host" if workers == 1 else f"each for {workers} workers, those of a worker on one host"
+    needs = f"{purpose} needs {cpus:g} CPUs and {gpus:g} GPUs, {each}"
+    if autoscales(nodes):
+        say(f"cluster: {needs}; its hosts have {_hosts_text(hosts)}; waiting until the autoscaler has brought others")
+        return
+    raise ConfigError(
+        f"{needs}; this cluster has {_hosts_text(hosts)}. Ask for fewer or smaller workers, or join a larger cluster "
+        "(RAY_ADDRESS)"
+    )
+
+
+def _hosts_text(hosts: Sequence[Mapping[str, float]]) -> str:
+    alike = Counter(f"{host.get('CPU', 0):g} CPUs and {host.get('GPU', 0):g} GPUs" for host in hosts)
+    return ", ".join(f"{number} x {text}" if number > 1 else text for text, number in alike.items()) or "no host"
+
+
+# --- asking workers -----------------------------------------------------------------------------------------------
+
+
+def ask_worker(question: Callable[[], Result]) -> Result:
+    """What a worker says of the kind that does the work: one with a GPU where there are GPUs.
+
+    What depends on the hardware is asked there, since the driver's host may be of another kind.
+    """
+    share = {"GPU": 0.01} if cluster_resources()[1] else {"CPU": 0.01}
+    answer = _start(question, share)
+    if not ray.wait([answer], timeout=_PATIENCE_S)[0]:
+        say(f"cluster: all hosts are busy; waiting for {share} of one, to ask it what it computes on")
+    return _result(answer)
+
+
+def run_on_workers(
+    calls: Mapping[str, Callable[[], Result]], shares: Mapping[str, Mapping[str, float]]
+) -> Iterator[tuple[str, Result]]:
+    """Results of calls by their names, as they come, each computed on a worker with its share of a host.
+
+    A call whose host is lost is made again elsewhere.
+
+    Raises:
+        ConfigError: a call has raised it.
+    """
+    waiting = {_start(call, shares[name]): name for name, call in calls.items()}
+    try:
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            yield waiting.pop(done), _result(done)
+    finally:
+        for call in waiting:
+            ray.cancel(call)
+
+
+def _start(call: Callable[[], Any], share: Mapping[str, float]) -> Any:
+    options = {"num_cpus": share.get("CPU", 0), "num_gpus": share.get("GPU", 0), "max_retries": _RETRIES}
+    start: Callable[..., Any] = ray.remote(_make).options(**options).remote
+    return start(call)
+
+
+def _make(call: Callable[[], Result]) -> Result:
+    return call()
+
+
+def _result(call: Any) -> Any:
+    try:
+        return ray.get(call)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, ConfigError) else error from None

@@ -16,7 +16,7 @@ FLOORS = {
     1: "errors",
     2: "config storage metrics display",
     3: "cluster images models paper tracking search",
-    4: "features report authors demo",
+    4: "features report authors datasets demo",
     5: "preload cost reading",
     6: "train",
     7: "tune",

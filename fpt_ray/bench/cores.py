@@ -95,6 +95,7 @@ def _busy(quiet: float) -> float:
 
 
 def _preloading(trial: TrialConfig, images: Path, workdir: Path, processes: int) -> Measured:
+    os.environ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"  # what Ray counts there are cores, and no GPUs
     with ray_session(local=True, num_cpus=processes, num_gpus=processes):
         started = time.perf_counter()
         store = preload(str(images), trial, str(workdir))

@@ -22,6 +22,7 @@ from fpt_ray.features.shards import shard_table
 from fpt_ray.features.spec import Slice, StoreSpec, bytes_per_row, column_widths, store_spec
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
+from fpt_ray.models.device import compute_device
 from fpt_ray.models.importance import Extracted, extract
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import Inputs, arithmetic_type, make_learner, take_step
@@ -46,7 +47,7 @@ def _median_seconds(work: Callable[[], object], runs: int) -> float:
 def bench_extract(resolution: int, depth: int, runs: int, batch: int) -> None:
     """Seconds an image of ViT-B/16's forward pass with features, random weights, in float32 and bfloat16."""
     name = _PAPER.backbone.name
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = compute_device()
     model = load_backbone(BackboneConfig(name=name, weights="random"), resolution).to(device)
     kept = kept_tokens(backbone_shape(name).num_tokens(resolution), 0.2)
     images = torch.randn(batch, 3, resolution, resolution, device=device)
@@ -61,7 +62,7 @@ def bench_extract(resolution: int, depth: int, runs: int, batch: int) -> None:
 
 def bench_step(trial: TrialConfig, runs: int) -> None:
     """Seconds of one training step, as the loop takes it, on features that are in memory."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     shape = backbone_shape(trial.backbone.name)
     arithmetic = arithmetic_type(trial.training, device)
     model = make_model(trial, 5).to(device).train()

@@ -40,7 +40,7 @@ def recorded_curves(client: MlflowClient, result: StudyResult) -> list[tuple[Tri
     found = []
     for record in result.trials:
         history = client.get_metric_history(record.run_id, "val_auc_epoch")
-        if record.status == "FINISHED" and history:
+        if record.complete and history:
             scores = [one.value for one in sorted(history, key=lambda one: one.step)]
             curve = tuple(float(score) for score in np.maximum.accumulate(scores))
             found.append((record, Curve(val_auc=curve, costs=record.metrics)))

@@ -5,13 +5,14 @@ is run with every combination of the rows' values, ``repeats`` times with differ
 ``choose`` only the values of the highest validation AUC are repeated, the others run once.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fpt_ray.config.trial import TrialConfig, Value, flatten, override, reads_images, trial_from
+from fpt_ray.config.trial import BackboneConfig, TrialConfig, Value, flatten, override, reads_images, trial_from
 from fpt_ray.errors import ConfigError
 
 Mode = Literal["max", "min"]
@@ -78,11 +79,28 @@ class Limit:
     low: float | None = None
     high: float | None = None
 
+    def __str__(self) -> str:
+        ends = (("at least", self.low), ("at most", self.high))
+        return " and ".join(f"{word} {end:.6g}" for word, end in ends if end is not None)
+
     def excess(self, value: float) -> float:
         """By how much a value breaks the limit, as a share of it; 0 or less where it keeps to it."""
         over = -math.inf if self.high is None else (value - self.high) / abs(self.high or 1)
         under = -math.inf if self.low is None else (self.low - value) / abs(self.low or 1)
         return max(over, under)
+
+
+def broken_limits(constraints: Mapping[str, Limit], metrics: Mapping[str, float]) -> dict[str, float]:
+    """{name: the trial's number} of the constraints that a trained trial breaks; NaN where a number is missing.
+
+    What is known before training is judged then, so that a trained trial need not have it among its numbers.
+    """
+    broken = {}
+    for name, limit in constraints.items():
+        value = metrics.get(name, math.nan)
+        if not limit.excess(value) <= 0 and not (math.isnan(value) and name in KNOWN_BEFORE):
+            broken[name] = value
+    return broken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +126,30 @@ class SearchSpace:
     """Rows whose value is chosen on the validation split, for each combination of the others."""
     text: str = ""
     """The YAML it was read from."""
+
+    def identity(self) -> dict[str, Any]:
+        """{field: value} of all that decides what its trials answer.
+
+        How many trials there are, where weights lie (their digest counts, which this does not know) and how the YAML is
+        written are no part of it.
+        """
+        plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        for name in ("rows", "fixed", "constraints", "objectives", "num_trials", "text"):
+            del plain[name]
+        rows = {f"space.{row.name}": dataclasses.asdict(row) for row in self.rows}
+        limits = {f"constraints.{name}": dataclasses.asdict(limit) for name, limit in self.constraints.items()}
+        fixed = {f"fixed.{name}": value for name, value in flatten(self.base()).items() if name != "backbone.weights"}
+        return {**plain, **rows, **limits, **fixed, "objectives": list(self.objectives.items())}
+
+    def backbones(self) -> tuple[BackboneConfig, ...]:
+        """Every backbone that its trials may have."""
+        rows = [row for row in self.rows if row.name.startswith("backbone.")]
+        found = [
+            self.trial({**self.points.get(point, {}), **dict(zip([row.name for row in rows], values, strict=True))})
+            for point in self.points or ("",)
+            for values in itertools.product(*(self.values_of(row.name) for row in rows))
+        ]
+        return tuple(dict.fromkeys(trial.backbone for trial in found))
 
     def base(self) -> TrialConfig:
         """The trial all proposals are overrides of."""

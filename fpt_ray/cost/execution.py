@@ -15,6 +15,8 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from fpt_ray.display.units import MIB
+from fpt_ray.models.importance import SCORE_BYTES
+from fpt_ray.models.online import OnlineNetwork
 from fpt_ray.models.side_network import FusionModule, SideNetwork
 from fpt_ray.models.step import Inputs
 
@@ -40,6 +42,8 @@ class Execution:
     authors_layout: bool = False
     """A side network reads keys and values that lie image by image, in float32, fuses all layers at once, and a batch
     lives until the next one stands in its place."""
+    score_bytes: int = SCORE_BYTES["cuda"]
+    """Attention scores that the LPM holds at once where it runs in every step."""
     workspace_bytes: int = CUBLAS_WORKSPACE_BYTES
     """Of cuBLAS, for each of the threads of the forward and the backward pass."""
     context_bytes: int = CONTEXT_BYTES
@@ -75,6 +79,12 @@ def eager_attention(
     if not scores_stay:
         del scores
     return attention.proj((maps @ values).transpose(1, 2).flatten(-2))
+
+
+def hold_scores(model: nn.Module, score_bytes: int) -> None:
+    """Makes an LPM that runs in every step hold so many bytes of scores, whatever device it is traced on."""
+    if isinstance(model, OnlineNetwork):
+        model.score_bytes = score_bytes
 
 
 def fuse_at_once(model: nn.Module) -> None:

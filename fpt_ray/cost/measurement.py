@@ -11,6 +11,7 @@ from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES, HOPPER_WORKSPACE_BYTE
 from fpt_ray.cost.prediction import batch_maker
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import uses_bfloat16
+from fpt_ray.models.hardware import hardware_of
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import Inputs, make_learner, take_step
 
@@ -40,7 +41,7 @@ def gpu_execution(trial: TrialConfig, device: torch.device) -> Execution:
     """How the loop executes the trial on this GPU, for the prediction to stand beside the measurement."""
     hopper = torch.cuda.get_device_capability(device)[0] >= 9
     return Execution(
-        precision="bfloat16" if uses_bfloat16(trial.training.precision, device) else "float32",
+        precision="bfloat16" if uses_bfloat16(trial.training.precision, hardware_of(device)) else "float32",
         workspace_bytes=HOPPER_WORKSPACE_BYTES if hopper else CUBLAS_WORKSPACE_BYTES,
     )
 

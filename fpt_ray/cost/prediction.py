@@ -26,6 +26,7 @@ from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.trace import Memory, trace_training
 from fpt_ray.images.pixels import normalise
 from fpt_ray.models.backbone import backbone_shape, kept_tokens, uses_bfloat16
+from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import extract
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.side_network import side_width
@@ -143,14 +144,16 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs
 # --- what is known of a trial before it is trained -----------------------------------------------------------------
 
 
-def trial_costs(trial: TrialConfig, num_classes: int, device: torch.device) -> dict[str, float]:
+def trial_costs(trial: TrialConfig, num_classes: int, hardware: Hardware) -> dict[str, float]:
     """Known before training: learnable parameters, predicted peak memory, and both as ratios (section 4.2.2).
+
+    ``hardware`` is of the workers that train, since auto precision follows it. Memory is a GPU's on any.
 
     ``memory_ratio``, m of Eq. 10, is against full fine-tuning of the same backbone at the same resolution, batch and
     precision on *this* system, both sides predicted by the same estimator. The paper's m is relative to 23,128 MB,
     which is float16 autocast without fused attention.
     """
-    precision = "bfloat16" if uses_bfloat16(trial.training.precision, device) else "float32"
+    precision = "bfloat16" if uses_bfloat16(trial.training.precision, hardware) else "float32"
     memory = training_memory(trial, num_classes, precision=precision)
     reference = fine_tuning_memory(trial, num_classes, precision=precision)
     return {

@@ -2,7 +2,8 @@
 
 Fake tensors have shapes and no bytes, so any machine can trace any configuration. They are CPU tensors here, because
 fake CUDA tensors cannot go backward without a GPU; what CUDA has and they do not is added: its autocast's float32 layer
-norm and softmax, cuBLAS's workspaces, and temporaries of kernels. Steps are those of ``models/step.py``.
+norm and softmax, the scores of importance that it holds at once, cuBLAS's workspaces, and temporaries of kernels. Steps
+are those of ``models/step.py``.
 Not modelled: cuDNN's workspaces, ``torch.compile``, the buckets of data-parallel training, expandable segments, and
 what AdaLoRA adds to a step (its regulariser, the allocation of its ranks).
 """
@@ -22,7 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 from fpt_ray.cost.allocator import Event, allocate_all
-from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES, Execution, fuse_at_once, kept_until_next, unfuse_attention
+from fpt_ray.cost.execution import (
+    CUBLAS_WORKSPACE_BYTES,
+    Execution,
+    fuse_at_once,
+    hold_scores,
+    kept_until_next,
+    unfuse_attention,
+)
 from fpt_ray.models.step import Inputs, Learner, loss_then_gradients, update
 
 Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
@@ -63,6 +71,7 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
 
     ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up.
     """
+    hold_scores(model, execution.score_bytes)
     if not execution.fused_attention:
         unfuse_attention(model, scores_stay=execution.authors_layout)
     if execution.authors_layout:

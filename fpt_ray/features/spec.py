@@ -6,16 +6,16 @@ smaller depth fewer layers (a suffix), and one store written at the widest point
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 
+from fpt_ray.config.identity import digest_of
 from fpt_ray.config.trial import Importance, TrialConfig, image_resolution, reads_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: rows in the order of paths; 2: in the order of content hashes."""
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4}
 _BANDS = 8
 
@@ -52,7 +52,7 @@ class StoreSpec:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of all fields."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        return digest_of(dataclasses.asdict(self))
 
     @property
     def name(self) -> str:

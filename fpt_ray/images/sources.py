@@ -5,21 +5,31 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import absolute, exists, is_within, read_bytes, walk
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
-COLUMNS = ("path", "label", "split")
+COLUMNS = ("path", "label", "split", "group")
 
-Labelled = tuple[str, str, str | None]
-"""Path below the root, class name, split or nothing."""
+
+class Labelled(NamedTuple):
+    """An image as its folder or table names it."""
+
+    path: str
+    """Below the root."""
+    label: str
+    """The name of its class."""
+    split: str = ""
+    """Empty where none is given."""
+    group: str = ""
+    """What must stay within one split, such as a patient; empty where none is given."""
 
 
 def find_images(source: str) -> tuple[str, list[Labelled], int]:
-    """(root, images, files that were passed over) of a folder or a table; see ``datasets.read_images``.
+    """(root, images, files that were passed over) of a folder or a table; see ``table.read_images``.
 
     Raises:
         ConfigError: it is neither, a row or folder of it cannot be used, or a path leaves the root.
@@ -64,7 +74,7 @@ def _from_folder(root: str, paths: Sequence[str]) -> list[Labelled]:
         if not members:
             raise ConfigError(f"images: the class folder {root}/{folder} holds no images; add some or remove it")
     return [
-        (path, folder.rpartition("/")[2], folder.partition("/")[0] if divided else None)
+        Labelled(path, folder.rpartition("/")[2], folder.partition("/")[0] if divided else "")
         for folder, members in folders.items()
         for path in members
     ]
@@ -92,15 +102,18 @@ def _inside(root: str, path: str) -> str:
 def _from_table(uri: str) -> list[Labelled]:
     root = uri.rpartition("/")[0]
     columns = _read_csv(uri) if uri.endswith(".csv") else _read_parquet(uri)
-    splits = columns.get("split", [None] * len(columns["path"]))
+    nothing = [None] * len(columns["path"])
+    whole = zip(columns["path"], columns["label"], *(columns.get(name, nothing) for name in COLUMNS[2:]), strict=True)
     found: list[Labelled] = []
-    for number, (name, label, split) in enumerate(zip(columns["path"], columns["label"], splits, strict=True), start=1):
+    for number, (name, label, split, group) in enumerate(whole, start=1):
         if name in (None, "") or label in (None, ""):
             raise ConfigError(f"images: {uri}: row {number} has the path {name!r} and the label {label!r}; fill both")
         if "split" in columns and split not in SPLITS:
             raise ConfigError(f"images: {uri}: row {number} has the split {split!r}; choose {', '.join(SPLITS)}")
-        found.append((_inside(root, str(name)), str(label), split))
-    twice = [name for name, count in Counter(name for name, _, _ in found).items() if count > 1]
+        if "group" in columns and group in (None, ""):
+            raise ConfigError(f"images: {uri}: row {number} has the group {group!r}; fill it, or leave out the column")
+        found.append(Labelled(_inside(root, str(name)), str(label), split or "", "" if group is None else str(group)))
+    twice = [name for name, count in Counter(name for name, *_ in found).items() if count > 1]
     if twice:
         raise ConfigError(f"images: {uri}: {len(twice)} paths stand in it twice, such as {twice[0]!r}; keep one")
     return found
@@ -135,8 +148,8 @@ def _read_parquet(uri: str) -> dict[str, list[Any]]:
             for name, kind in types.items():
                 kind = kind.value_type if pa.types.is_dictionary(kind) else kind
                 text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-                if not text and not (name == "label" and pa.types.is_integer(kind)):
-                    raise ConfigError(f"images: {uri}: column {name} is {kind}; give text (a label: or int)")
+                if not text and not (name in ("label", "group") and pa.types.is_integer(kind)):
+                    raise ConfigError(f"images: {uri}: column {name} is {kind}; give text (a label, a group: or int)")
             table = file.read(columns=list(types))
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"images: {uri} cannot be read as Parquet: {error}") from None

@@ -7,16 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode
-from fpt_ray.images.sources import IMAGE_SUFFIXES, SPLITS, Labelled, find_images
+from fpt_ray.images.sources import IMAGE_SUFFIXES, SPLITS, find_images
 from fpt_ray.storage.files import read_bytes
 
 NOTE_FILE = "DATA_NOTE.txt"
 """Beside the images: its first line is said wherever results on them are shown."""
-VAL_SHARE, TEST_SHARE = 0.1, 0.2  # section 4.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,13 +25,16 @@ class ImageRow:
     label: int
     """Index into the table's classes."""
     split: str
+    """Empty until the image was inspected, where the source gives none."""
+    group: str = ""
+    """What must stay within one split, such as a patient; empty where the source gives none."""
     sha256: str = ""
     """Of the file's bytes, in hex; empty until the image was inspected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTable:
-    """The images of a study. Rows stand by split (train, val, test), then by path."""
+    """The images of a study. Rows stand by split (train, val, test, none yet), then by path."""
 
     root: str
     classes: tuple[str, ...]
@@ -50,33 +50,37 @@ class ImageTable:
         return tuple(row for row in self.rows if row.split == split)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the classes and of every row's path, label, split and content; the root does not count."""
-        rows = [(row.path, row.label, row.split, row.sha256) for row in self.rows]
+        """SHA-256 (hex) of the classes and of every row, field by field; the root does not count."""
+        rows = [dataclasses.astuple(row) for row in self.rows]
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
 
 
-def read_images(source: str, *, seed: int = 0) -> ImageTable:
+def read_images(source: str) -> ImageTable:
     """The images of a folder or table; no image is opened yet (see ``inspect_image`` and ``accept``).
 
     Args:
         source: a folder with ``train/``, ``val/`` and ``test/``, each of class folders; or one folder of class folders,
-            split 70/10/20 class by class; or a .csv or .parquet file with the columns path, label[, split], whose
-            paths are relative to the file's folder. Local, or s3://bucket/prefix. Labels are text or whole numbers.
-        seed: decides the 70/10/20 split, which depends on it and on a class's name and paths alone.
+            split once they are inspected (see ``splits``); or a .csv or .parquet file with the columns path, label
+            [, split][, group], whose paths are relative to the file's folder. Local, or s3://bucket/prefix. Labels
+            and groups are text or whole numbers.
 
     Raises:
-        ConfigError: there are no images, a split or a class in a split is missing, a class is too small to be split,
+        ConfigError: there are no images, a split or a class in a split is missing, a group stands in several splits,
             or a path leaves the root.
     """
     root, found, ignored = find_images(source)
     if not found:
         raise ConfigError(f"images: {source} holds none; give class folders of {', '.join(IMAGE_SUFFIXES)} files")
-    classes = _class_order({name for _, name, _ in found})
-    if found[0][2] is None:
-        found = _split(found, seed, source)
-    rows = [ImageRow(path=name, label=classes.index(label), split=str(split)) for name, label, split in found]
-    rows.sort(key=lambda row: (SPLITS.index(row.split), row.path))
-    _check_classes(rows, classes, source)
+    classes = _class_order({image.label for image in found})
+    if len(classes) < 2:
+        raise ConfigError(f"images: {source} has the classes {classes}; at least two are needed")
+    index = {name: number for number, name in enumerate(classes)}
+    rows = [
+        ImageRow(path=image.path, label=index[image.label], split=image.split, group=image.group) for image in found
+    ]
+    rows.sort(key=lambda row: ((*SPLITS, "").index(row.split), row.path))
+    if rows[0].split:
+        check_splits(rows, classes, source)
     return ImageTable(root=root, classes=classes, rows=tuple(rows), ignored=ignored)
 
 
@@ -86,29 +90,24 @@ def _class_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if numbers else names)
 
 
-def _check_classes(rows: Sequence[ImageRow], classes: Sequence[str], source: str) -> None:
-    if len(classes) < 2:
-        raise ConfigError(f"images: {source} has the classes {tuple(classes)}; at least two are needed")
+def check_splits(rows: Sequence[ImageRow], classes: Sequence[str], source: str) -> None:
+    """ConfigError unless every class is in every split, and every group in one alone."""
     counts = Counter((row.split, row.label) for row in rows)
     missing = [f"{name!r} in {split}" for split in SPLITS for c, name in enumerate(classes) if not counts[split, c]]
     if missing:
-        raise ConfigError(f"images: {source} has no image of class {', '.join(missing)}; every split needs every class")
-
-
-def _split(found: Sequence[Labelled], seed: int, source: str) -> list[Labelled]:
-    """The same images, each class divided 70/10/20 (section 4.1), at least one image a split."""
-    paths: dict[str, list[str]] = {}
-    for path, name, _ in sorted(found):
-        paths.setdefault(name, []).append(path)
-    rows: list[Labelled] = []
-    for name, members in paths.items():
-        if len(members) < len(SPLITS):
-            raise ConfigError(f"images: {source}: class {name!r} has {len(members)} images; a split needs at least 3")
-        num_val, num_test = (max(1, round(share * len(members))) for share in (VAL_SHARE, TEST_SHARE))
-        splits = ["val"] * num_val + ["test"] * num_test + ["train"] * (len(members) - num_val - num_test)
-        order = np.random.default_rng((seed, *name.encode())).permutation(len(members))
-        rows.extend((members[index], name, split) for index, split in zip(order, splits, strict=True))
-    return rows
+        raise ConfigError(
+            f"images: {source} has no image of class {', '.join(missing)}; every split needs every class. Where splits "
+            "are not given, `datasets split` divides class by class"
+        )
+    groups: dict[str, set[str]] = {}
+    for row in rows:
+        groups.setdefault(row.group, set()).add(row.split)
+    torn = sorted(group for group, splits in groups.items() if group and len(splits) > 1)
+    if torn:
+        raise ConfigError(
+            f"images: {source} has {len(torn)} groups in several splits, such as {', '.join(map(repr, torn[:3]))}; put "
+            "each into one"
+        )
 
 
 # --- inspection -----------------------------------------------------------------------------------------------
@@ -134,7 +133,7 @@ def inspect_image(root: str, row: ImageRow) -> tuple[str, str]:
 
 
 def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: float = 0.01) -> ImageTable:
-    """The table with content hashes and without unreadable images.
+    """The table with content hashes and without unreadable images; splits that are given still hold every class.
 
     Args:
         table: its rows are those that were inspected.
@@ -154,7 +153,8 @@ def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: 
             f" or remove them:{listed}{more}"
         )
     rows = tuple(dataclasses.replace(row, sha256=sha256) for row, (sha256, reason) in pairs if not reason)
-    _check_classes(rows, table.classes, table.root)
+    if rows[0].split:
+        check_splits(rows, table.classes, table.root)
     return dataclasses.replace(table, rows=rows, skipped=(*table.skipped, *skipped))
 
 

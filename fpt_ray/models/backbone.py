@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fpt_ray.config.trial import Precision
 from fpt_ray.errors import ConfigError
+from fpt_ray.models.hardware import Hardware
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,15 +85,11 @@ def kept_tokens(num_tokens: int, token_ratio: float) -> int:
     return max(1, int(num_tokens * token_ratio))
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """The backbone's arithmetic on a device; auto is bfloat16 where the hardware multiplies it."""
-    if precision != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+def resolve_precision(precision: Precision, hardware: Hardware) -> torch.dtype:
+    """The backbone's arithmetic on such hardware; auto is bfloat16 where it multiplies that."""
+    if precision == "auto":
+        return torch.bfloat16 if hardware.has_bfloat16 else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
 def create_vit(name: str, pretrained: bool) -> VisionTransformer:
@@ -132,8 +129,8 @@ def _unsupported(name: str) -> ConfigError:
     )
 
 
-def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+def uses_bfloat16(precision: Precision, hardware: Hardware) -> bool:
     """Whether the side network computes in bfloat16 autocast; auto: on a GPU that has it."""
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return hardware.device == "cuda" and hardware.has_bfloat16
     return precision == "bfloat16"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fpt_ray.config.trial import Importance
 
-_SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Attention scores held at once while importance is summed: what a cache holds, or what keeps a GPU busy."""
 
 
@@ -38,16 +38,18 @@ def extract(
     depth: int,
     num_kept: int,
     importance: Importance = "global",
+    score_bytes: int | None = None,
 ) -> Extracted:
     """Keys and values of the important tokens in the last ``depth`` blocks (Eq. 3, sections 3.4 and 3.5).
 
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
+    ``score_bytes`` is how many bytes of scores are held at once. Default: what suits the device.
     """
     attentions: list[Any] = [block.attn for block in model.blocks][-depth:]
     found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def capture(attention: Attention, projected: Tensor) -> None:
-        found.append(_important(attention, projected, num_kept, importance))
+        found.append(_important(attention, projected, num_kept, importance, score_bytes))
         if len(found) == depth:
             raise _Captured
 
@@ -67,7 +69,11 @@ def extract(
 
 
 def _important(
-    attention: Attention, projected: Float[Tensor, "B N QKV"], num_kept: int, importance: Importance
+    attention: Attention,
+    projected: Float[Tensor, "B N QKV"],
+    num_kept: int,
+    importance: Importance,
+    score_bytes: int | None,
 ) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B H T E"], Int[Tensor, "B H T"]]:
     batch, num_tokens, _ = projected.shape
     split = projected.reshape(batch, num_tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
@@ -75,7 +81,7 @@ def _important(
     queries, keys = attention.q_norm(queries), attention.k_norm(keys)
     if importance == "class_token":
         queries = queries[:, :, :1]
-    scores = mean_attention(queries, keys, attention.scale)
+    scores = mean_attention(queries, keys, attention.scale, score_bytes)
     # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
     tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
     at = tokens.unsqueeze(-1).expand(-1, -1, -1, attention.head_dim)
@@ -83,12 +89,13 @@ def _important(
 
 
 def mean_attention(
-    queries: Float[Tensor, "B H Q E"], keys: Float[Tensor, "B H N E"], scale: float
+    queries: Float[Tensor, "B H Q E"], keys: Float[Tensor, "B H N E"], scale: float, score_bytes: int | None = None
 ) -> Float[Tensor, "B H N"]:
     """Mean over the queries of the softmaxed attention, per head, in chunks of queries (section 3.5)."""
     batch, heads, num_queries, _ = queries.shape
     num_tokens = keys.shape[2]
-    chunk = max(32, _SCORE_BYTES.get(keys.device.type, 2**22) // (4 * batch * heads * num_tokens))
+    held = score_bytes or SCORE_BYTES.get(keys.device.type, 2**22)
+    chunk = max(32, held // (4 * batch * heads * num_tokens))
     transposed = keys.transpose(-2, -1)
     total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
     for part in (queries * scale).split(chunk, dim=2):

@@ -25,6 +25,8 @@ class OnlineNetwork(nn.Module):
         self.importance = trial.features.importance
         self.num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
         self.side = SideNetwork(trial, shape, num_classes)
+        self.score_bytes: int | None = None
+        """Of ``extract``. A prediction for another device sets that one's."""
         self.lpm = vit.requires_grad_(False) if self.side.fusion is not None else None
 
     def train(self, mode: bool = True) -> "OnlineNetwork":
@@ -58,6 +60,7 @@ class OnlineNetwork(nn.Module):
             depth=self.depth,
             num_kept=self.num_kept,
             importance=self.importance,  # type: ignore[arg-type]
+            score_bytes=self.score_bytes,
         )
         return found.keys, found.values
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fpt_ray.config.trial import TrainingConfig
 from fpt_ray.models.backbone import uses_bfloat16
+from fpt_ray.models.hardware import hardware_of
 from fpt_ray.models.methods import AdaLora
 
 Inputs = tuple[Tensor | None, ...]
@@ -69,7 +70,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def arithmetic_type(training: TrainingConfig, device: torch.device) -> torch.dtype:
     """The type that a network computes in on a device."""
-    return torch.bfloat16 if uses_bfloat16(training.precision, device) else torch.float32
+    return torch.bfloat16 if uses_bfloat16(training.precision, hardware_of(device)) else torch.float32
 
 
 def autocast(model: nn.Module, arithmetic: torch.dtype) -> torch.autocast:

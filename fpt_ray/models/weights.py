@@ -1,7 +1,7 @@
 """The weights of the frozen ViT: from timm by name, or from a file; their digest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,27 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
     Raises:
         ConfigError: the name, the weights or the resolution cannot be used; the message says what to do.
     """
-    shape = backbone_shape(config.name)
-    check_resolution(shape, resolution)
+    check_resolution(backbone_shape(config.name), resolution)
+    model = _load_headless(config)
+    digest = _digest(model)
+    model.set_input_size(img_size=(resolution, resolution))
+    model.weights_digest = digest  # type: ignore[assignment]
+    return model.eval().requires_grad_(False)
+
+
+def known_weights(backbones: Iterable[BackboneConfig], folder: str) -> dict[BackboneConfig, str]:
+    """{backbone: digest of its weights}, for each also as ``anchored`` in this folder.
+
+    Raises:
+        ConfigError: weights cannot be had or read.
+    """
+    found: dict[BackboneConfig, str] = {}
+    for backbone in backbones:
+        found[backbone] = found[anchored(backbone, folder)] = _digest(_load_headless(backbone))
+    return found
+
+
+def _load_headless(config: BackboneConfig) -> VisionTransformer:
     if config.weights is None:
         model = _from_timm(config.name)
     else:
@@ -41,10 +60,7 @@ def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
             with local_copy(config.weights) as path:
                 _load_file(model, path)
     model.reset_classifier(0)
-    digest = _digest(model)
-    model.set_input_size(img_size=(resolution, resolution))
-    model.weights_digest = digest  # type: ignore[assignment]
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def anchored(config: BackboneConfig, folder: str) -> BackboneConfig:

@@ -36,6 +36,16 @@ class Record(Protocol):
         ...
 
     @property
+    def pruned(self) -> str:
+        """Why it has no result that counts though nothing failed; "" where that is not so."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether its result counts: it was trained to its end."""
+        ...
+
+    @property
     def auxiliary(self) -> bool:
         """Whether it only served to choose values for a row, or confirms another trial."""
         ...

@@ -92,10 +92,10 @@ def grouped(layout: Layout, records: Iterable[Record]) -> dict[Hashable, list[Re
 
 def outcome(records: Sequence[Record]) -> Outcome | None:
     """Of several trials the finished one with the highest validation AUC: test scores choose nothing."""
-    finished = [record.metrics for record in records if record.status == "FINISHED"]
+    finished = [record.metrics for record in records if record.complete]
     finished = [metrics for metrics in finished if math.isfinite(metrics.get("val_auc", math.nan))]
     if not finished:
-        return Outcome(failed=True) if any(record.status == "FAILED" for record in records) else None
+        return Outcome(failed=True) if any(record.status == "FAILED" or record.pruned for record in records) else None
     best = max(finished, key=lambda metrics: metrics["val_auc"])
     split = "test" if "test_auc" in best else "val"
     return Outcome(

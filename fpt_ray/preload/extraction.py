@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import UInt8
 from tqdm.auto import tqdm
 
-from fpt_ray.cluster import cluster_resources, computing_hosts
+from fpt_ray.cluster import require_resources, run_on_workers, working_hosts
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.shards import ShardEntry, existing_shard, shard_table, write_shard
@@ -25,6 +25,8 @@ from fpt_ray.images.decoding import decode
 from fpt_ray.images.pixels import normalise, resize
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.backbone import resolve_precision
+from fpt_ray.models.device import compute_device
+from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import Extracted, extract
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import read_bytes
@@ -32,6 +34,7 @@ from fpt_ray.storage.files import read_bytes
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens the LPM sees at once, over the images of a batch: on a CPU larger tensors cost more in page faults than they
 save, on a GPU they keep it busy."""
+_READING_CPUS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,19 +53,29 @@ class ShardPlan:
         return [(row, image.sha256) for row, image in enumerate(self.images, start=self.first_row)]
 
 
-def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: str) -> Iterator[ShardEntry]:
+Holder = tuple[Any]
+"""A reference to the LPM, or to None where images alone are stored; in a tuple, since Ray replaces a bare reference by
+its value."""
+
+
+def share_model(model: Any) -> Holder:
+    """Puts the LPM where all hosts find it."""
+    return (ray.put(model),)
+
+
+def write_shards(holder: Holder, spec: StoreSpec, todo: Sequence[ShardPlan], root: str) -> Iterator[ShardEntry]:
     """Decode and resize in tasks, the LPM in actors, one shard a row; yields what is written as it comes.
 
-    ``model`` is None where images alone are stored.
+    Raises:
+        ConfigError: no host has room for an actor; an image or a shard fails.
     """
-    actors, cpus, gpus = lpm_actors()
+    actors, cpus, gpus = lpm_actors(working_hosts())
+    require_resources("an actor that runs the LPM", cpus=cpus, gpus=gpus)
+    require_resources("reading images", cpus=_READING_CPUS, gpus=0)
     plans = ray.data.from_items([{"plan": plan} for plan in todo], override_num_blocks=len(todo))
-    holder = (
-        ray.put(model if model is None else model.cpu()),
-    )  # within a tuple: Ray would replace a bare reference by its value
-    shards = plans.map(partial(_read_shard, root=root, spec=spec), num_cpus=0.5).map_batches(
+    shards = plans.map(partial(_read_shard, root=root, spec=spec), num_cpus=_READING_CPUS).map_batches(
         ShardWriter,
-        fn_constructor_kwargs={"holder": holder, "spec": spec, "threads": max(1, round(cpus + 0.5))},
+        fn_constructor_kwargs={"holder": holder, "spec": spec, "threads": actor_threads(cpus)},
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=actors),
@@ -78,26 +91,51 @@ def write_shards(model: Any, spec: StoreSpec, todo: Sequence[ShardPlan], root: s
             yield entry
 
 
-def lpm_actors() -> tuple[int, float, float]:
-    """(number, CPUs each, GPUs each) of the actors that run the LPM.
+def lpm_actors(hosts: Sequence[Mapping[str, float]]) -> tuple[int, float, float]:
+    """(number, CPUs each, GPUs each) of the actors that run the LPM on these hosts; each has room on any of them.
 
-    There is one per GPU, else one per host, over all CPUs of the smallest but one, which reads images.
+    There is one per GPU, with a quarter of the CPUs that the host with the fewest has for each of its GPUs. Without
+    GPUs there is one per host, over all CPUs of the smallest but one. Tasks that read images have the rest.
     """
-    cpus, gpus = cluster_resources()
+    gpus = sum(int(host.get("GPU", 0)) for host in hosts)
     if gpus:
-        return gpus, max(0.5, cpus / gpus / 4), 1.0
-    cores = [int(host["CPU"]) for host in computing_hosts()]
+        return gpus, min(host.get("CPU", 0) / host["GPU"] for host in hosts) / 4, 1.0
+    cores = [int(host["CPU"]) for host in hosts]
     return len(cores), max(0.5, min(cores, default=1) - 1), 0.0
 
 
-def lpm_device() -> torch.device:
-    """The device of this process that the LPM runs on: its GPU where it has one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def actor_threads(cpus: float) -> int:
+    """Threads of an actor that holds so many CPUs."""
+    return max(1, round(cpus + 0.5))
 
 
-def lpm_precision(trial: TrialConfig) -> str:
-    """The type that the LPM computes in there, as a trial asks for it."""
-    return str(resolve_precision(trial.features.precision, lpm_device())).removeprefix("torch.")
+def lpm_precision(trial: TrialConfig, hardware: Hardware) -> str:
+    """The type that the LPM computes in, as a trial asks for it, on the hardware of the workers that run it."""
+    return str(resolve_precision(trial.features.precision, hardware)).removeprefix("torch.")
+
+
+def measured_seconds(holder: Holder, spec: StoreSpec, root: str, image: ImageRow) -> float:
+    """Seconds that an actor takes for an image, by one that is read and extracted on a worker as an actor does it.
+
+    The worker's memory is free again afterwards.
+    """
+    _, cpus, gpus = lpm_actors(working_hosts())
+    measure = partial(_seconds_here, holder, spec, root, image, actor_threads(cpus))
+    ((_, seconds),) = run_on_workers({"image": measure}, {"image": {"CPU": cpus, "GPU": gpus}})
+    return seconds
+
+
+def _seconds_here(holder: Holder, spec: StoreSpec, root: str, image: ImageRow, threads: int) -> float:
+    """A task; the second time counts, when all is warm. Ray ends the process of a task that held a GPU."""
+    writer = ShardWriter(holder, spec, threads)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        high, _ = read_image(root, image, spec)
+        if writer.model is not None:
+            extract_batches(writer.model, high[None], spec)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -121,10 +159,10 @@ def _read_shard(row: dict[str, Any], root: str, spec: StoreSpec) -> dict[str, An
 class ShardWriter:
     """A Ray Data actor: it holds the LPM, extracts a shard's features and writes it whole or not at all."""
 
-    def __init__(self, holder: tuple[Any], spec: StoreSpec, threads: int) -> None:
+    def __init__(self, holder: Holder, spec: StoreSpec, threads: int) -> None:
         torch.set_num_threads(threads)
         loaded: Any = ray.get(holder[0])
-        self.model = loaded if loaded is None else loaded.to(lpm_device())
+        self.model = loaded if loaded is None else loaded.to(compute_device())
         self.spec = spec
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
@@ -160,7 +198,7 @@ def write_or_adopt(plan: ShardPlan, table: pa.Table, spec: StoreSpec) -> ShardEn
 @torch.no_grad()
 def extract_batches(model: Any, images: UInt8[np.ndarray, "B R R 3"], spec: StoreSpec) -> Extracted:
     """Features of any number of high-resolution images, in batches of a size that follows from the resolution alone."""
-    step = max(1, _BATCH_TOKENS.get(lpm_device().type, 2048) // spec.num_tokens)
+    step = max(1, _BATCH_TOKENS.get(compute_device().type, 2048) // spec.num_tokens)
     parts = [
         extract_images(model, torch.from_numpy(images[start : start + step]), spec)
         for start in range(0, len(images), step)

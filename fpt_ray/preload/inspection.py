@@ -9,7 +9,9 @@ import ray
 from tqdm.auto import tqdm
 
 from fpt_ray.cluster import ray_session
-from fpt_ray.images.table import ImageRow, ImageTable, accept, inspect_image
+from fpt_ray.display.terminal import say
+from fpt_ray.images.splits import imbalance, with_hashed_splits
+from fpt_ray.images.table import ImageRow, ImageTable, accept, check_splits, inspect_image
 from fpt_ray.storage.errors import StorageError
 from fpt_ray.storage.files import exists, read_bytes, stamps, write
 
@@ -17,13 +19,13 @@ _CHUNK = 32
 
 
 def inspected(table: ImageTable, workdir: str, *, local: bool = False) -> ImageTable:
-    """The table with content hashes, without the few images that cannot be read.
+    """The table with content hashes and a split for every image, without the few images that cannot be read.
 
     Findings are kept in ``workdir/images`` by path, size and time of change, so that a second call reads no image.
 
     Raises:
         StorageError: S3 fails.
-        ConfigError: more than 1 % cannot be read, or a class is missing from a split then.
+        ConfigError: more than 1 % cannot be read, or a class is missing from a split.
     """
     cache = f"{workdir}/images/{hashlib.sha256(table.root.encode()).hexdigest()[:16]}.json"
     known: dict[str, list[str]] = json.loads(read_bytes(cache)) if exists(cache) else {}
@@ -34,7 +36,13 @@ def inspected(table: ImageTable, workdir: str, *, local: bool = False) -> ImageT
         with ray_session(local=local):
             known |= _inspect_all(table.root, todo)
         write(cache, json.dumps(known).encode())
-    return accept(table, [(known[stamp][0], known[stamp][1]) for stamp in found])
+    accepted = accept(table, [(known[stamp][0], known[stamp][1]) for stamp in found])
+    if all(row.split for row in accepted.rows):
+        return accepted
+    divided = with_hashed_splits(accepted)
+    check_splits(divided.rows, divided.classes, divided.root)
+    say(f"images: split by a hash of {'group' if divided.rows[0].group else 'content'}: {imbalance(divided)}")
+    return divided
 
 
 def _inspect_all(root: str, todo: list[tuple[str, ImageRow]]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from fpt_ray.config.trial import TrialConfig, image_resolution
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Rows, rows_from_files, rows_from_tables
-from fpt_ray.features.serving import store_for, trial_slice
+from fpt_ray.features.serving import Stores, store_for, trial_slice
 from fpt_ray.features.shards import read_shard
 from fpt_ray.features.store import Store
 
@@ -49,7 +49,7 @@ def read_split(store: Store, split: str, columns: list[str]) -> MaterializedData
         raise error.cause if isinstance(error.cause, ConfigError) else error from None
 
 
-def share_features(space: SearchSpace, stores: Sequence[Store]) -> dict[str, SharedTables]:
+def share_features(space: SearchSpace, stores: Stores) -> dict[str, SharedTables]:
     """Reads what the trials of a space need once, if it fits into Ray's shared memory, and says so.
 
     Returns {store's URI: its tables}; nothing where every trial streams.

@@ -10,7 +10,7 @@ def confirming(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     finished = {
         record.tags["of"]: record
         for record in records
-        if record.tags.get("stage") == "confirm" and record.status == "FINISHED" and "val_auc" in record.metrics
+        if record.tags.get("stage") == "confirm" and record.complete and "val_auc" in record.metrics
     }
     return sorted(finished.values(), key=lambda record: (-record.metrics["val_auc"], record.number))
 

@@ -4,22 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fpt_ray.config.space import Mode
+from fpt_ray.config.space import Limit, Mode
 from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.metrics.scores import pme, ppe
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.tracking.records import TrialRecord, counted
 
 
-def front_of(records: Sequence[TrialRecord], objectives: Mapping[str, Mode]) -> list[TrialRecord]:
-    """The finished trials that no other dominates in the study's objectives.
-
-    Those that only served to choose values for a table's row, or confirm others, are left out.
-    """
-    finished = [
-        record
-        for record in records
-        if record.status == "FINISHED" and set(objectives) <= set(record.metrics) and not record.auxiliary
-    ]
+def front_of(
+    records: Sequence[TrialRecord], objectives: Mapping[str, Mode], constraints: Mapping[str, Limit]
+) -> list[TrialRecord]:
+    """The trials that count (see ``counted``) and that no other of these dominates in the study's objectives."""
+    finished = counted(records, constraints, objectives)
     if not finished:
         return []
     points = np.array([[record.metrics[name] for name in objectives] for record in finished], np.float64)

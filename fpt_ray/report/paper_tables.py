@@ -10,9 +10,10 @@ from fpt_ray.display.typesetting import Form, Table, typeset
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
 from fpt_ray.paper.tables import paper_table
+from fpt_ray.search.identity import folder_id
 from fpt_ray.storage.files import own_folder
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.records import StudyRun
+from fpt_ray.tracking.records import StudyRun, infeasible
 from fpt_ray.tracking.server import open_tracking
 
 
@@ -25,7 +26,7 @@ def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: s
         ConfigError: there is no such study, or it has no trial that belongs there.
     """
     client = open_tracking(tracking_uri)
-    found = [tracking.find_study(client, study) for study in studies]
+    found = [tracking.find_study(client, study, folder_id(f"{workdir}/studies/{study}")) for study in studies]
     table = _table(client, name, found, paper)
     print(typeset(table, form))
     files = save_as(name, table, own_folder(f"{workdir}/studies/{studies[0]}"))
@@ -42,7 +43,13 @@ def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: s
 
 def _table(client: MlflowClient, name: As, studies: Sequence[StudyRun], paper: bool) -> Table:
     notes = [f"Images of {study.name}: {study.data_note}." for study in studies if study.data_note]
-    trials = {study.name: tracking.read_trials(client, study) for study in studies}
+    trials = {}
+    for study in studies:
+        found = tracking.read_trials(client, study)
+        apart = {record.run_id for record in infeasible(found, study.constraints)}
+        trials[study.name] = [record for record in found if record.run_id not in apart]
+        if apart:
+            notes.append(f"Left out of {study.name}: {len(apart)} trials that break a constraint of its space.")
     return paper_table(name, trials, notes, paper=paper)
 
 

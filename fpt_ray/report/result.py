@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 
-from fpt_ray.config.space import Mode
+from fpt_ray.config.space import Limit, Mode
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
+from fpt_ray.search.identity import folder_id
 from fpt_ray.storage.files import own_folder
-from fpt_ray.tracking.records import StudyRun, TrialRecord
+from fpt_ray.tracking.records import StudyRun, TrialRecord, infeasible
 from fpt_ray.tracking.runs import find_study, read_trials
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class StudyResult:
 
     name: str
     objectives: Mapping[str, Mode]
+    constraints: Mapping[str, Limit]
+    """{name of a trial's number: what it must keep to}."""
     searched: tuple[str, ...]
     """The dotted names that the study varies."""
     data_note: str
@@ -51,8 +54,13 @@ class StudyResult:
 
     @property
     def front(self) -> tuple[TrialRecord, ...]:
-        """The finished trials that no other dominates in the study's objectives."""
-        return tuple(front_of(self.trials, self.objectives))
+        """The trials that count and that no other of these dominates in the study's objectives."""
+        return tuple(front_of(self.trials, self.objectives, self.constraints))
+
+    @property
+    def infeasible(self) -> tuple[TrialRecord, ...]:
+        """The trials that were trained to their end and break a constraint."""
+        return tuple(infeasible(self.trials, self.constraints))
 
     @property
     def confirmed(self) -> tuple[TrialRecord, ...]:
@@ -60,7 +68,10 @@ class StudyResult:
         return tuple(confirming(self.trials))
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row a trial: its number, status, stage, whether it is on the front, searched values and metrics."""
+        """One row a trial: its number, status, stage, whether it is on the front, searched values and metrics.
+
+        ``pruned`` says why one of status FINISHED has no result: "stopped early" or "infeasible".
+        """
         import pandas as pd
 
         on_front = {record.run_id for record in self.front}
@@ -68,6 +79,7 @@ class StudyResult:
             {
                 "trial": record.number,
                 "status": record.status,
+                "pruned": record.pruned,
                 "stage": record.stage,
                 "on_front": record.run_id in on_front,
                 **{name: record.params.get(name) for name in self.searched},
@@ -85,6 +97,7 @@ def study_result(
     return StudyResult(
         name=study.name,
         objectives=study.objectives,
+        constraints=study.constraints,
         searched=study.searched,
         data_note=study.data_note,
         trials=tuple(trials),
@@ -103,7 +116,8 @@ def read_result(client: MlflowClient, name: str, tracking_uri: str, workdir: str
     """The result of a study by its name.
 
     Raises:
-        ConfigError: there is no such study.
+        ConfigError: there is no such study, or there are several and the working directory does not tell which.
     """
-    study = find_study(client, name)
-    return study_result(study, read_trials(client, study), study.ledger, tracking_uri, f"{workdir}/studies/{name}")
+    study_uri = f"{workdir}/studies/{name}"
+    study = find_study(client, name, folder_id(study_uri))
+    return study_result(study, read_trials(client, study), study.ledger, tracking_uri, study_uri)

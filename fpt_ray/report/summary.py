@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fpt_ray.config.space import Limit, broken_limits
 from fpt_ray.display.typesetting import Cell, Column, Form, Table, text_column, typeset
 from fpt_ray.display.units import MIB
 from fpt_ray.report.confirmation import confirmed_table, most_seeds
@@ -30,8 +31,10 @@ class Summary:
     """New seeds of a confirmed trial, the most."""
     what_if: tuple[Mapping[str, object], ...]
     """One a budget; empty while no trial has finished."""
+    infeasible: tuple[Mapping[str, object], ...]
+    """One a trial that was trained to its end and breaks a constraint; it is on no front and within no budget."""
     failed: tuple[str, ...]
-    """One line for each trial that did not finish, with its reason."""
+    """One line for each trial that was not trained to its end, with its reason."""
     picture: Picture
     data_note: str
     """What must be said about the images wherever their numbers stand."""
@@ -41,7 +44,8 @@ def summarise(result: StudyResult) -> Summary:
     """All that a report of a study says."""
     records, searched, note, front = result.trials, result.searched, result.data_note, result.front
     rows = front_table(front, searched)
-    drawn = [record for record in records if record.status == "FINISHED" and _drawable(record)]
+    apart = {record.run_id for record in result.infeasible}
+    drawn = [record for record in records if record.complete and _drawable(record) and record.run_id not in apart]
     paper, why = paper_points([record.params for record in drawn]) if drawn else ((), "")
     aims = ", ".join(f"{name} ({mode})" for name, mode in result.objectives.items())
     trials = len({record.number for record in records if record.stage != "confirm"})
@@ -54,7 +58,8 @@ def summarise(result: StudyResult) -> Summary:
         rows=tuple(rows),
         confirmed=tuple(confirmed_table(records, searched)),
         num_seeds=most_seeds(records),
-        what_if=tuple(what_if(records, searched)) if rows else (),
+        what_if=tuple(what_if(records, searched, result.constraints)) if rows else (),
+        infeasible=tuple(_breach(record, searched, result.constraints) for record in result.infeasible),
         failed=tuple(_failure(record) for record in records if record.reason),
         picture=Picture(
             title=title,
@@ -78,8 +83,18 @@ def _drawable(record: TrialRecord) -> bool:
     return numbers and record.stage != "confirm"
 
 
+def _breach(record: TrialRecord, searched: Sequence[str], constraints: Mapping[str, Limit]) -> Mapping[str, object]:
+    broken = broken_limits(constraints, record.metrics)
+    return {
+        "trial": record.number,
+        **{name: record.params[name] for name in searched},
+        "breaks": "; ".join(f"{name} is {value:.6g}, {constraints[name]}" for name, value in broken.items()),
+    }
+
+
 def _failure(record: TrialRecord) -> str:
-    return f"trial {record.number} {record.status.lower()}: {record.reason.partition(chr(10))[0][:200]}"
+    ending, reason = record.pruned or record.status.lower(), record.reason.partition("\n")[0][:200]
+    return f"trial {record.number} " + (reason if reason.startswith(ending) else f"{ending}: {reason}")
 
 
 def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Point:
@@ -164,7 +179,8 @@ def _further(summary: Summary) -> list[Table]:
         "out. Differences are paired: of both trials on the same resamples."
     )
     within = "With a smaller budget: the best validation AUC of a finished trial within it."
-    titled = ((confirmed, summary.confirmed), (within, summary.what_if))
+    apart = "Infeasible: trained to the end, but a constraint of the space is broken; on no front, within no budget."
+    titled = ((confirmed, summary.confirmed), (within, summary.what_if), (apart, summary.infeasible))
     return [Table(title=title, columns=_columns(rows)) for title, rows in titled if rows]
 
 

@@ -1,35 +1,32 @@
 """The best trial of a study for those who can afford less: what fits smaller budgets."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.config.space import Limit
+from fpt_ray.tracking.records import TrialRecord, counted
 
 _MEGABYTES = (100, 300, 1000, 3000)
 _PERCENT = (0.5, 1.0, 2.0)
 
 
-def what_if(records: Sequence[TrialRecord], searched: Sequence[str]) -> list[dict[str, object]]:
+def what_if(
+    records: Sequence[TrialRecord], searched: Sequence[str], constraints: Mapping[str, Limit]
+) -> list[dict[str, object]]:
     """One row a budget, of predicted memory (MB of 10^6 bytes) or of learnable parameters (% of all).
 
-    It is the trial of the highest validation AUC within the budget and its searched values; all are None where no
-    finished trial fits.
+    It is the trial of the highest validation AUC within the budget, of those that count (see ``counted``), and its
+    searched values; all are None where none fits.
     """
     limits = [(f"{limit} MB", "peak_memory_bytes", limit * 1e6) for limit in _MEGABYTES]
     limits += [(f"{limit:g} % parameters", "param_ratio", limit / 100) for limit in _PERCENT]
-    return [{"at most": label, **_values(_best(records, name, limit), searched)} for label, name, limit in limits]
+    trials = counted(records, constraints)
+    return [{"at most": label, **_values(_best(trials, name, limit), searched)} for label, name, limit in limits]
 
 
 def _best(records: Sequence[TrialRecord], name: str, limit: float) -> TrialRecord | None:
     """Of equally good ones the cheaper."""
-    fitting = [
-        record
-        for record in records
-        if record.status == "FINISHED"
-        and not record.auxiliary
-        and record.metrics.get("val_auc", -1.0) >= 0  # False for NaN
-        and name in record.metrics
-        and record.metrics[name] <= limit
-    ]
+    fitting = [record for record in records if record.metrics.get(name, math.inf) <= limit]
     return max(fitting, key=lambda record: (record.metrics["val_auc"], -record.metrics[name]), default=None)
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from fpt_ray.config.space import Limit, broken_limits
 from fpt_ray.search.messages import Stage
 
 _STAGE, _REPEATS, _CONFIRMS = "stage", "repeats", "of"
@@ -79,6 +80,21 @@ def is_infeasible(trial: FrozenTrial) -> bool:
 def result_of(trial: FrozenTrial) -> Mapping[str, float]:
     """A trial's last numbers; none where it had none."""
     return trial.user_attrs.get(_RESULT, {})
+
+
+def feasible(trial: FrozenTrial, constraints: Mapping[str, Limit]) -> bool:
+    """Whether a trial that was trained keeps to all constraints, those of its end in the storage included."""
+    stored = all(excess <= 0 for excess in trial.constraints.values())
+    return stored and not broken_limits(constraints, result_of(trial))
+
+
+def counts(trial: FrozenTrial, constraints: Mapping[str, Limit]) -> bool:
+    """Whether a trial counts as a result of its study, as ``tracking.records.counted`` has it.
+
+    It was trained to its end, keeps to the constraints, and does not only serve others.
+    """
+    ended = trial.state == TrialState.COMPLETE and math.isfinite(val_auc(trial))
+    return ended and stage_of(trial) == "final" and feasible(trial, constraints)
 
 
 def val_auc(trial: FrozenTrial) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
-from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.space import SearchSpace, broken_limits
 from fpt_ray.search.messages import EpochReport, unpack_message, unpack_proposal
 
 REDUCTION = 3
@@ -51,6 +51,9 @@ class FairStopping(FIFOScheduler):
         super().__init__()
         self.kind, self.grace_epochs = space.early_stopping, space.grace_epochs
         self.cost_names = [name for name, mode in space.objectives.items() if mode == "min" and name != "train_seconds"]
+        # What a broken limit of it says at an epoch, it says at the end: scores still rise, costs do not fall.
+        scores = ("val_auc", "ppe", "pme")
+        self.constraints = {name: limit for name, limit in space.constraints.items() if name not in scores}
         self.epochs = space.widest("training.epochs")
         self.seen: dict[int, list[tuple[float, list[float]]]] = {
             epoch: [] for epoch in rungs(self.kind, self.grace_epochs, self.epochs)
@@ -67,7 +70,7 @@ class FairStopping(FIFOScheduler):
     def stops(self, report: EpochReport) -> bool:
         """Whether a trial that reports this falls behind at a rung; it is one to compare with from then on."""
         others = self.seen.get(report.epochs)
-        if others is None:
+        if others is None or broken_limits(self.constraints, report.metrics):
             return False
         score, costs = float(report.metrics["val_auc"]), [float(report.metrics[name]) for name in self.cost_names]
         stop = falls_behind(self.kind, score, costs, others)

@@ -22,6 +22,8 @@ DIED = (
     "hosts were taken away"
 )
 """Why a trial came to nothing that Tune gave up: what goes wrong within a trial, the trial tells itself."""
+STOPPED = "stopped before its last epoch"
+"""Why a trial has no result that the scheduler stopped."""
 _FINAL_METRICS = (
     "val_auc",
     "val_auc_std",
@@ -145,7 +147,7 @@ def why_incomplete(message: Message | None, died: bool, space: SearchSpace) -> s
     for name in space.objectives:
         if not is_finite(metric(message, name)):
             return f"{name} is {metric(message, name)}"
-    return None if message is not None and message.finished else "stopped before its last epoch"
+    return None if message is not None and message.finished else STOPPED
 
 
 def final_metrics(message: Message | None) -> dict[str, float]:

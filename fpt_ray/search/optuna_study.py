@@ -16,10 +16,12 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.trial import TrialState
 
+from fpt_ray.config.identity import Identity
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.attributes import asked_values, purpose_of
+from fpt_ray.search.identity import begin, check_same_question
 from fpt_ray.search.journal import journal_file, open_journal
 from fpt_ray.search.queue import enqueue_grid, paper_point
 from fpt_ray.storage.files import is_location
@@ -50,14 +52,18 @@ def _may_be_there(location: str) -> bool:
     return file is None or file.exists()
 
 
-def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) -> optuna.Study:
+def open_study(
+    space: SearchSpace, name: str, location: str, *, resume: bool, identity: Identity | None = None
+) -> optuna.Study:
     """The study in its storage, new or resumed.
 
     A new study starts with the paper's configuration, or the point of the space nearest to it; a grid with all its
-    points. In a resumed one, trials that a dead driver left running are closed and asked again.
+    points. In a resumed one, trials that a dead driver left running are closed and asked again. ``identity`` is all
+    that decides what the study answers. Default: the space's, where no features are read.
 
     Raises:
-        ConfigError: the study exists and is not to be resumed, or the other way round.
+        ConfigError: the study exists and is not to be resumed, or the other way round; or it was begun with another
+            identity.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(location) if _may_be_there(location) or not resume else None
@@ -73,7 +79,11 @@ def open_study(space: SearchSpace, name: str, location: str, *, resume: bool) ->
         directions=["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()],
         load_if_exists=resume,
     )
-    if resume:
+    identity = space.identity() if identity is None else identity
+    if not resume:
+        begin(study, identity)
+    else:
+        check_same_question(study, identity)
         _ask_again(study, shared=not is_location(location))
     if space.sampler == "grid":
         enqueue_grid(space, study)

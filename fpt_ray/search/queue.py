@@ -1,7 +1,6 @@
 """What a study asks first, or again: a grid, an earlier front, chosen points, confirmations."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from optuna.trial import TrialState
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
 from fpt_ray.config.trial import TrialConfig, flatten
 from fpt_ray.metrics.pareto import pareto_front
-from fpt_ray.search.attributes import asked_values, confirms, purpose, stage_of, val_auc
+from fpt_ray.search.attributes import asked_values, confirms, counts, feasible, purpose, stage_of, val_auc
 
 
 def enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
@@ -27,7 +26,7 @@ def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) 
     """Enqueues the front of an earlier study, as far as its values lie in this space; returns how many points."""
     names = {row.name for row in space.rows}
     points: list[dict[str, Any]] = []
-    for trial in other.best_trials:
+    for trial in other.best_trials:  # Optuna's own front is of feasible trials alone
         if names <= set(trial.params) and trial.params not in points:  # a confirmed point stands there twice
             points.append(trial.params)
     inside = [point for point in points if all(row.holds(point[row.name]) for row in space.rows)]
@@ -48,7 +47,9 @@ def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         if stage_of(trial) == "choose":
             key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
-            best[key] = max(best.get(key, trial), trial, key=val_auc)
+            best[key] = max(
+                best.get(key, trial), trial, key=lambda one: (feasible(one, space.constraints), val_auc(one))
+            )
     known = [asked_values(trial) for trial in _final(study)]
     for trial in best.values():
         if trial.params not in known:
@@ -67,13 +68,7 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
     With several objectives they are of the front, with one they are the best of all finished ones. Those that were
     confirmed before, or are enqueued for it, are left as they are.
     """
-    trials = [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if stage_of(trial) == "final"
-        and all(excess <= 0 for excess in trial.constraints.values())
-        and math.isfinite(val_auc(trial))
-    ]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial, space.constraints)]
     if len(space.objectives) > 1 and trials:
         points = np.array([trial.values for trial in trials], np.float64)
         on_front = pareto_front(points, tuple(space.objectives.values()))

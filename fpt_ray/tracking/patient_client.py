@@ -1,50 +1,64 @@
-"""Writing to an MLflow server that may be away for a while: what it cannot take now waits in a file of the driver's."""
+"""Writing to an MLflow server that may be slow, be away for a while, or refuse: its clients' writes wait for none."""
 
 import json
 import logging
-import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunData, RunInfo
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunData, RunInfo
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from typing_extensions import override
 
-from fpt_ray.display.terminal import say
-from fpt_ray.errors import ConfigError
-from fpt_ray.storage.errors import disk_full_as_error
-from fpt_ray.storage.local import append
+from fpt_ray.display.terminal import without_secrets
+from fpt_ray.tracking import outbox
+from fpt_ray.tracking.outbox import AwayError, Line, Outbox, RefusedError
+from fpt_ray.tracking.server import login_refused, refuses_login, set_mlflows_defaults
 
-_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""MLflow's own would hold up the search for minutes before it gives up."""
-_PAUSE_SECONDS = 5.0
+_Answer = TypeVar("_Answer")
 _LOCAL_ID = "local_id"
-"""Tag of a run that was begun while the server was away."""
+"""Tag of a run: the id that it has for its driver."""
+_LONGEST_REASON = 200
 
 
 class PatientClient(MlflowClient):
-    """A client whose writes of runs never fail because the server is away; reads do.
+    """A client whose writes of runs are handed to a thread; what it reads, it reads once all of them have arrived.
 
-    Once a write has failed, it and all later ones are kept, in order, in the file ``waiting``, until the server takes
-    them again: tried at most every few seconds, and when ``settle`` is called. A driver that dies in between leaves the
-    file to the next one of the study.
+    What is not delivered yet lies in the file ``waiting`` (see ``Outbox``); what the server refuses for good, in
+    ``mlflow_refused.jsonl`` beside it. A run has an id of our own, which all calls understand, until the server has
+    made it. A refused login is a ConfigError until the server has let this client write, and later the server is away.
     """
 
-    def __init__(self, tracking_uri: str, waiting: Path) -> None:
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
+    def __init__(self, tracking_uri: str, waiting: Path, patience_seconds: float = 600) -> None:
+        set_mlflows_defaults()
         # It logs, with all of its traceback, what it raises too.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         super().__init__(tracking_uri=tracking_uri)
-        self.waiting = waiting
+        self.patience_seconds = patience_seconds
         self.run_ids: dict[str, str] = {}
-        """{id given while the server was away: the server's}"""
-        self.delivered = 0
-        self.next_try = 0.0
+        """{id of our own: the server's}"""
+        self.welcome = False
+        """Whether the server has let this client write."""
+        receiver = "the MLflow server" if tracking_uri.startswith("http") else "the MLflow database"
+        self.outbox = Outbox(receiver, waiting, waiting.with_name("mlflow_refused.jsonl"), self._send)
+
+    def settle(self, patience_seconds: float | None = None) -> None:
+        """Waits until the server has taken all. The patience is for each line, and by default the client's.
+
+        Raises:
+            ConfigError: it has taken none for so long, what waits is kept; or it refuses the login.
+        """
+        self.outbox.settle(self.patience_seconds if patience_seconds is None else patience_seconds)
+
+    def close(self) -> None:
+        """Ends delivery; what still waits is left to the next driver."""
+        self.outbox.close()
+
+    # --- writes ---------------------------------------------------------------------------------------------------
 
     def create_run(
         self,
@@ -53,13 +67,11 @@ class PatientClient(MlflowClient):
         tags: dict[str, Any] | None = None,
         run_name: str | None = None,
     ) -> Run:
-        """A new run; while the server is away it has an id of our own, which the other writes understand."""
+        """A new run, with an id of our own."""
         local = uuid.uuid4().hex
         start_time = start_time or int(time.time() * 1000)
-        values = {"experiment_id": experiment_id, "start_time": start_time, "tags": tags, "run_name": run_name}
-        run = self._write("create_run", local, **values)
-        if run is not None:
-            return run
+        values = {"experiment_id": experiment_id, "start_time": start_time, "tags": tags or {}, "run_name": run_name}
+        self._write("create_run", local, **values)
         info = RunInfo(local, experiment_id, "", "RUNNING", start_time, None, LifecycleStage.ACTIVE, run_name=run_name)
         return Run(info, RunData())
 
@@ -97,91 +109,116 @@ class PatientClient(MlflowClient):
         end_time = end_time or int(time.time() * 1000)
         self._write("set_terminated", run_id, status=status, end_time=end_time)
 
-    def settle(self, patience_seconds: float = 600) -> None:
-        """Waits until the server has taken all.
+    def _write(self, name: str, run_id: str, **values: Any) -> None:
+        # Once all is delivered the file is gone, and with it what would tell the next driver our own ids.
+        self.outbox.add(lambda: json.dumps([name, self._known(run_id), self._with_known(values)]))
 
-        Raises:
-            ConfigError: it has not within the patience; what waits is kept.
-        """
-        deadline = time.monotonic() + patience_seconds
-        while self.waiting.exists():
-            self.next_try = 0.0
-            if self._deliver():
-                return
-            if time.monotonic() > deadline:
-                raise ConfigError(
-                    f"the MLflow server has been away for {patience_seconds:.0f} s; what it lacks is kept in "
-                    f"{self.waiting}: bring the server back and resume the study",
-                    fields=("resume",),
-                )
-            time.sleep(min(_PAUSE_SECONDS, patience_seconds))
+    def _known(self, run_id: str) -> str:
+        """The server's id, if the server has made the run."""
+        return self.run_ids.get(run_id, run_id)
 
-    def _write(self, name: str, run_id: str, **values: Any) -> Any:
-        if not self.waiting.exists() or self._deliver():
+    def _with_known(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a write; tags that are ids of runs are known ones."""
+        tags = {"tags": {key: self._known(value) for key, value in values["tags"].items()}} if "tags" in values else {}
+        return {**values, **tags}
+
+    # --- what waits for the server ----------------------------------------------------------------------------------
+
+    @override
+    def get_run(self, run_id: str) -> Run:
+        """A run, by the server's id."""
+        return self._ask(lambda: super(PatientClient, self).get_run(self._known(run_id)))
+
+    @override
+    def get_metric_history(self, run_id: str, key: str) -> list[Metric]:
+        """All values of a run's metric."""
+        return self._ask(lambda: super(PatientClient, self).get_metric_history(self._known(run_id), key))
+
+    @override
+    def search_runs(self, *query: Any, **options: Any) -> PagedList[Run]:
+        """As MLflow's; ids in it are the server's."""
+        return self._ask(lambda: super(PatientClient, self).search_runs(*query, **options))
+
+    @override
+    def get_experiment_by_name(self, name: str) -> Experiment | None:
+        """As MLflow's."""
+        return self._ask(lambda: super(PatientClient, self).get_experiment_by_name(name))
+
+    @override
+    def create_experiment(self, *settings: Any, **options: Any) -> str:
+        """As MLflow's."""
+        return self._ask(lambda: super(PatientClient, self).create_experiment(*settings, **options))
+
+    @override
+    def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None:
+        """As MLflow's."""
+        self._ask(lambda: super(PatientClient, self).update_run(self._known(run_id), status, name))
+        self.welcome = True
+
+    @override
+    def log_artifact(self, run_id: str, local_path: str, artifact_path: str | None = None) -> None:
+        """As MLflow's."""
+        self._ask(lambda: super(PatientClient, self).log_artifact(self._known(run_id), local_path, artifact_path))
+
+    @override
+    def log_text(self, run_id: str, text: str, artifact_file: str) -> None:
+        """As MLflow's."""
+        self._ask(lambda: super(PatientClient, self).log_text(self._known(run_id), text, artifact_file))
+
+    def _ask(self, asked: Callable[[], _Answer]) -> _Answer:
+        """The server's answer, once all has arrived; asked again while it is away."""
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            self.settle()
             try:
-                return self._send(name, run_id, values)
+                return asked()
             except MlflowException as error:
-                if not _is_away(error):
+                judged = self._judged(error)
+                if isinstance(judged, RefusedError):
                     raise
-                remote = self.tracking_uri.startswith("http")
-                trouble = "server is away" if remote else "database cannot be written"
-                say(f"the MLflow {trouble}; from now on, what it lacks waits in {self.waiting}")
-                self.next_try = time.monotonic() + _PAUSE_SECONDS
-        with disk_full_as_error(self.waiting):
-            self.waiting.parent.mkdir(parents=True, exist_ok=True)
-            append(self.waiting, (json.dumps([name, run_id, values]) + "\n").encode())
-        return None
+                if not isinstance(judged, AwayError):
+                    raise judged from None
+                if time.monotonic() > deadline:
+                    raise self.outbox.given_up(self.patience_seconds) from None
+            time.sleep(min(outbox.PAUSE_SECONDS, self.patience_seconds))
 
-    def _deliver(self) -> bool:
-        """Sends what waits, in order, and returns whether all of it has arrived.
+    # --- in the thread ----------------------------------------------------------------------------------------------
 
-        The file stands until then: it tells which runs stand for our own ids, and to send a line twice changes nothing.
-        """
-        if time.monotonic() < self.next_try:
-            return False
-        lines = self.waiting.read_text(encoding="utf-8").splitlines()
-        for line in lines[self.delivered :]:
-            try:
-                name, run_id, values = json.loads(line)
-            except ValueError:
-                break  # the last line of a driver that died while it wrote it
-            try:
-                self._send(name, run_id, values)
-            except MlflowException as error:
-                if not _is_away(error):
-                    raise
-                self.next_try = time.monotonic() + _PAUSE_SECONDS
-                return False
-            self.delivered += 1
-        self.waiting.unlink()
-        say(f"the MLflow server is back and has taken the {self.delivered} lines that waited")
-        self.delivered = 0
-        return True
+    def _send(self, line: Line) -> None:
+        name, run_id, values = json.loads(line.text)
+        run_id = self._known(run_id)
+        try:
+            if name == "create_run":
+                self._create(run_id, again=line.again, **values)
+            elif name == "log_batch":
+                metrics = [Metric(*one) for one in values["metrics"]]
+                super().log_batch(run_id, metrics, [Param(*one) for one in values["params"]])
+            elif name == "set_tag":
+                super().set_tag(run_id, values["key"], values["value"])
+            else:
+                super().set_terminated(run_id, values["status"], values["end_time"])
+        except MlflowException as error:
+            raise self._judged(error) from error
+        self.welcome = True
 
-    def _send(self, name: str, run_id: str, values: Mapping[str, Any]) -> Any:
-        run_id = self.run_ids.get(run_id, run_id)
-        if name == "create_run":
-            return self._create(run_id, **values)
-        if name == "log_batch":
-            metrics = [Metric(*one) for one in values["metrics"]]
-            return super().log_batch(run_id, metrics, [Param(*one) for one in values["params"]])
-        if name == "set_tag":
-            return super().set_tag(run_id, values["key"], values["value"])
-        return super().set_terminated(run_id, values["status"], values["end_time"])
+    def _create(
+        self, local: str, *, again: bool, experiment_id: str, start_time: int, tags: Mapping[str, str], run_name: str
+    ) -> None:
+        """Makes the run of this id, unless the server has made it already."""
+        found: list[Run] = []
+        if again:
+            found = super().search_runs([experiment_id], f"tags.{_LOCAL_ID} = '{local}'", max_results=1)
+        if not found:
+            tags = {**self._with_known({"tags": tags})["tags"], _LOCAL_ID: local}
+            found = [super().create_run(experiment_id, start_time, tags, run_name)]
+        self.run_ids[local] = found[0].info.run_id
 
-    def _create(self, local: str, experiment_id: str, start_time: int, tags: Mapping[str, str], run_name: str) -> Run:
-        """The run of this id: an answer may have been lost, or a driver have died, after the server made it."""
-        if self.waiting.exists():
-            found = self.search_runs([experiment_id], f"tags.{_LOCAL_ID} = '{local}'", max_results=1)
-            if found:
-                self.run_ids[local] = found[0].info.run_id
-                return found[0]
-        known = {key: self.run_ids.get(value, value) for key, value in tags.items()}
-        run = super().create_run(experiment_id, start_time, {**known, _LOCAL_ID: local}, run_name)
-        self.run_ids[local] = run.info.run_id
-        return run
-
-
-def _is_away(error: MlflowException) -> bool:
-    """Whether trying again may help: nobody answered, or the server has a trouble of its own."""
-    return error.get_http_status_code() >= 500
+    def _judged(self, error: MlflowException) -> Exception:
+        """Whether trying again may help: nobody answered, not MLflow did, or it has a trouble of its own."""
+        reason = without_secrets(str(error)).partition("\n")[0][:_LONGEST_REASON]
+        if refuses_login(error):
+            return AwayError(reason) if self.welcome else login_refused(self.tracking_uri, error)
+        status = error.get_http_status_code()
+        elsewhere = error.error_code == "ENDPOINT_NOT_FOUND"  # a proxy's 404
+        lost = getattr(error.__cause__, "connection_invalidated", False)  # a database's connection
+        return AwayError(reason) if status >= 500 or status == 429 or elsewhere or lost else RefusedError(reason)

@@ -1,18 +1,26 @@
 """Studies and trials as MLflow holds them, read: records over the parameters, metrics and tags of their runs."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, cast
 
-from fpt_ray.config.space import Mode
+from fpt_ray.config.space import Limit, Mode, broken_limits
 
 DATA_NOTE = "data_note"
 """Tag of a study: what must be said about its images wherever its numbers stand."""
 CHECKPOINT = "checkpoint"
 """Tag of a trial: the URI of the folder with its weights."""
+PRUNED = "fpt_ray.pruned"
+"""Tag of a trial that has ended as it should without a result that counts."""
+Pruned = Literal["stopped early", "infeasible", ""]
+"""Why a trial has no result that counts though nothing failed; "" where that is not so."""
 LEDGER = "ledger."
 """What the names of a study's metrics begin with that say what it cost."""
-_OBJECTIVES, _SEARCHED, _STORES = "objectives", "searched", "stores"
+STUDY_ID = "fpt_ray.study_id"
+"""Tag of a study: the id that its storage and its folder bear, too."""
+_OBJECTIVES, _CONSTRAINTS, _SEARCHED, _STORES = "objectives", "constraints", "searched", "stores"
 _PROPOSAL, _LABEL, _STAGE, _CONFIRMS, _SEEDS = "proposal", "label", "stage", "of", "seeds"
 
 
@@ -30,6 +38,11 @@ class StudyRun:
     def objectives(self) -> Mapping[str, Mode]:
         """{name: whether more or less is better}."""
         return json.loads(self.tags[_OBJECTIVES])
+
+    @property
+    def constraints(self) -> Mapping[str, Limit]:
+        """{name of a trial's number: what it must keep to}."""
+        return {name: Limit(**ends) for name, ends in json.loads(self.tags.get(_CONSTRAINTS, "{}")).items()}
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -94,6 +107,16 @@ class TrialRecord:
         return self.tags[CHECKPOINT]
 
     @property
+    def pruned(self) -> Pruned:
+        """Why it has no result that counts though nothing failed; "" where that is not so."""
+        return cast(Pruned, self.tags.get(PRUNED, ""))
+
+    @property
+    def complete(self) -> bool:
+        """Whether its result counts: it was trained to its end. Fronts, tables and scores are of these alone."""
+        return self.status == "FINISHED" and not self.pruned
+
+    @property
     def auxiliary(self) -> bool:
         """Whether it only served to choose values for others, or to confirm others: no front or table shows it."""
         return self.stage in ("choose", "confirm")
@@ -104,12 +127,47 @@ def with_metrics(record: TrialRecord, metrics: Mapping[str, float]) -> TrialReco
     return replace(record, metrics={**record.metrics, **metrics})
 
 
+def counted(
+    records: Sequence[TrialRecord], constraints: Mapping[str, Limit], objectives: Iterable[str] = ("val_auc",)
+) -> list[TrialRecord]:
+    """The trials that count as results of their study: fronts, tables, scores and budgets are of these alone.
+
+    They were trained to their end, have every objective as a number, keep to the constraints, and do not only serve
+    others.
+    """
+    return [
+        record
+        for record in records
+        if record.complete
+        and not record.auxiliary
+        and all(math.isfinite(record.metrics.get(name, math.nan)) for name in objectives)
+        and not broken_limits(constraints, record.metrics)
+    ]
+
+
+def infeasible(records: Sequence[TrialRecord], constraints: Mapping[str, Limit]) -> list[TrialRecord]:
+    """The trials that were trained to their end and break a constraint."""
+    return [
+        record
+        for record in records
+        if record.complete and not record.auxiliary and broken_limits(constraints, record.metrics)
+    ]
+
+
 def study_tags(
-    objectives: Mapping[str, Mode], searched: Sequence[str], stores: Sequence[str], data_note: str
+    objectives: Mapping[str, Mode],
+    searched: Sequence[str],
+    stores: Sequence[str],
+    data_note: str,
+    *,
+    study_id: str,
+    constraints: Mapping[str, Limit],
 ) -> dict[str, str]:
     """What ``StudyRun`` reads of a study."""
     return {
+        STUDY_ID: study_id,
         _OBJECTIVES: json.dumps(dict(objectives)),
+        _CONSTRAINTS: json.dumps({name: asdict(limit) for name, limit in constraints.items()}),
         _SEARCHED: json.dumps(list(searched)),
         DATA_NOTE: data_note,
         _STORES: json.dumps(list(stores)),

@@ -17,7 +17,7 @@ from mlflow.entities import Run as MlflowRun
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking.provenance import provenance
-from fpt_ray.tracking.records import CHECKPOINT, DATA_NOTE, LEDGER, StudyRun, TrialRecord
+from fpt_ray.tracking.records import CHECKPOINT, DATA_NOTE, LEDGER, PRUNED, STUDY_ID, Pruned, StudyRun, TrialRecord
 from fpt_ray.tracking.server import database_path
 
 EXPERIMENT = "fpt_ray"
@@ -36,19 +36,17 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
     A new experiment keeps files beside an SQLite database, else where the server says.
 
     Raises:
-        ConfigError: the name cannot be a folder's, a study of that name exists, or a tag is too long.
+        ConfigError: the name cannot be a folder's, or a tag is too long.
     """
     check_study_name(name)
-    if has_study(client, name):
-        problem = f"study {name!r} exists already; resume it, or choose another name"
-        raise ConfigError(problem, fields=("resume", "study"))
     experiment_id = _experiment(client)
     every = _safe_tags({**provenance(), **tags, _KIND: "study", "study": name})
     if note := every.get(DATA_NOTE):
         every[_NOTE] = note
     run = client.create_run(experiment_id, run_name=name, tags=every)
     _log_params(client, run.info.run_id, params)
-    return StudyRun(name=name, experiment_id=experiment_id, run_id=run.info.run_id, tags=every)
+    run_id = client.get_run(run.info.run_id).info.run_id  # a patient client has had an id of its own for it
+    return StudyRun(name=name, experiment_id=experiment_id, run_id=run_id, tags=every)
 
 
 def check_study_name(name: str) -> None:
@@ -88,21 +86,29 @@ def list_studies(client: MlflowClient) -> list[StudyRun]:
     ]
 
 
-def has_study(client: MlflowClient, name: str) -> bool:
-    """Whether there is a study of that name."""
-    return any(study.name == name for study in list_studies(client))
+def study_with(client: MlflowClient, study_id: str) -> StudyRun | None:
+    """The study of this id, if the server knows it."""
+    return next((study for study in list_studies(client) if study.tags.get(STUDY_ID) == study_id), None)
 
 
-def find_study(client: MlflowClient, name: str) -> StudyRun:
-    """A study by its name.
+def find_study(client: MlflowClient, name: str, study_id: str | None = None) -> StudyRun:
+    """A study by its name; of several users' studies of one name, the one of this id.
 
     Raises:
-        ConfigError: there is none; the message lists those there are.
+        ConfigError: there is none (the message lists those there are), or there are several and no id tells which.
     """
     studies = list_studies(client)
-    for study in studies:
-        if study.name == name:
-            return study
+    named = [study for study in studies if study.name == name]
+    own = [study for study in named if study_id in (None, study.tags.get(STUDY_ID))]
+    if len(own) == 1:
+        return own[0]
+    if own:
+        raise ConfigError(
+            f"there are {len(own)} studies {name!r} here; give the workdir of the one meant",
+            fields=("workdir",),
+        )
+    if named:
+        raise ConfigError(f"study {name!r} here is another than that of the workdir; give the server it was told to")
     known = ", ".join(sorted({study.name for study in studies})) or "none yet"
     raise ConfigError(f"there is no study {name!r} here; known are: {known}")
 
@@ -157,10 +163,17 @@ def log_epoch(client: MlflowClient, run_id: str, epoch: int, metrics: Mapping[st
 
 
 def end_trial(
-    client: MlflowClient, run_id: str, status: Status, metrics: Mapping[str, float], reason: str | None = None
+    client: MlflowClient,
+    run_id: str,
+    status: Status,
+    metrics: Mapping[str, float],
+    reason: str | None = None,
+    pruned: Pruned = "",
 ) -> None:
-    """Closes a trial's run with its final metrics and, unless it finished as planned, the reason."""
+    """Closes a trial's run with its final metrics and, unless it was trained to its end, the reason."""
     _log_metrics(client, run_id, metrics, 0)
+    if pruned:
+        client.set_tag(run_id, PRUNED, pruned)
     if reason is not None:
         for key in (_REASON, _NOTE):
             client.set_tag(run_id, key, without_secrets(reason)[:_LONGEST_TAG])

@@ -13,12 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import local_path
 
 _SERVER = ("http://", "https://")
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print a password in it
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # its own would hold up whoever waits for minutes before it gives up
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
 
 
 def default_uri(workdir: str | Path) -> str:
@@ -60,10 +67,9 @@ def open_tracking(uri: str) -> MlflowClient:
     """A client whose database exists with its schema. MLflow's own usage reports to its makers are switched off.
 
     Raises:
-        ConfigError: the database or server cannot be reached.
+        ConfigError: the database or server cannot be reached, or refuses the login.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would print a password in it
+    set_mlflows_defaults()
     try:
         if uri.startswith(_SERVER):
             _answers(uri)
@@ -73,11 +79,34 @@ def open_tracking(uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # each kind of database has its own
+        if isinstance(error, MlflowException) and refuses_login(error):
+            raise login_refused(uri, error) from None
         reason = without_secrets(str(error)).strip().partition("\n")[0]
         problem = f"tracking_uri: {without_secrets(uri)} cannot be used ({type(error).__name__}: {reason})"
         remedy = "give sqlite:///PATH/mlflow.db or an MLflow server's address"
         raise ConfigError(f"{problem}; {remedy}", fields=("tracking_uri",)) from None
     return client
+
+
+def set_mlflows_defaults() -> None:
+    """Sets what the environment does not say of MLflow's reports, prints and retries."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def refuses_login(error: MlflowException) -> bool:
+    """Whether a server has answered 401 or 403."""
+    return error.get_http_status_code() in (401, 403)
+
+
+def login_refused(uri: str, error: MlflowException) -> ConfigError:
+    """The error of who may not in."""
+    reason = without_secrets(str(error)).partition("\n")[0]
+    return ConfigError(
+        f"tracking_uri: {without_secrets(uri)} refuses the login ({error.get_http_status_code()}: {reason}); set "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
+        fields=("tracking_uri",),
+    )
 
 
 def database_path(uri: str) -> Path:

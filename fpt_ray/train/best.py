@@ -1,7 +1,6 @@
 """What the best epochs of a trial say of a split, by their weights in its checkpoint."""
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from fpt_ray.config.trial import TrialConfig, image_resolution
@@ -9,10 +8,22 @@ from fpt_ray.features.rows import rows_from_files
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import Scores, scores
+from fpt_ray.models.device import compute_device
 from fpt_ray.models.methods import load_learnable_state, make_model
-from fpt_ray.train.checkpoint import Checkpoint
+from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 from fpt_ray.train.loop import predict
 from fpt_ray.train.seeds import trial_task
+
+
+def scores_of_saved(trial: TrialConfig, store: Store, split: str, folder: str, identity: str) -> list[Scores]:
+    """``scores_of_best`` by the checkpoint in a folder, which a worker reads itself.
+
+    Raises:
+        ConfigError: the checkpoint is of another trial than ``identity`` says.
+    """
+    checkpoint = load_checkpoint(folder)
+    check_identity(checkpoint, identity, folder)
+    return scores_of_best(trial, store, split, checkpoint)
 
 
 def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> list[Scores]:
@@ -25,7 +36,7 @@ def predictions_of_best(
     trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint
 ) -> tuple[list[Float[np.ndarray, "N C"]], Int[np.ndarray, " N"]]:
     """Class probabilities by the best epoch's weights of every seed on a split, and its labels; read from files."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     model = make_model(trial, len(store.classes)).to(device)
     rows = rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
     found = []

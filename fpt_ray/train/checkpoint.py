@@ -3,6 +3,7 @@
 The file holds plain dictionaries, since PyTorch reads nothing else without running pickled code.
 """
 
+import dataclasses
 import io
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import read_bytes
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -42,9 +44,24 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Seconds:
+    """How long a trial has taken, over all workers that it has had one after the other, and all its seeds."""
+
+    train: float = 0.0
+    """From the start of a worker to its last epoch."""
+    fit: float = 0.0
+    """Of these, in epochs."""
+    data: float = 0.0
+    """Of these, waiting for rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     """Where a trial stands at the end of an epoch."""
 
+    identity: str = ""
+    """Digest of all that determines the trial's numbers; see ``features.serving.trial_identity``."""
+    seconds: Seconds = field(default_factory=Seconds)
     finished: tuple[Best, ...]
     """Of the seeds that are trained to their end."""
     current: Snapshot
@@ -70,10 +87,21 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     return unpacked(torch.load(content, map_location="cpu", weights_only=True))
 
 
+def check_identity(checkpoint: Checkpoint, identity: str, where: str) -> None:
+    """ConfigError unless a checkpoint is of the trial with this identity."""
+    if checkpoint.identity != identity:
+        raise ConfigError(
+            f"{where}: its checkpoint is of another trial, store or image table (identity {checkpoint.identity[:12]}, "
+            f"asked is {identity[:12]}); it is not used"
+        )
+
+
 def packed(checkpoint: Checkpoint) -> dict[str, Any]:
     """The plain dictionary that a checkpoint's file holds; tensors are not copied."""
     current = checkpoint.current
     return {
+        "identity": checkpoint.identity,
+        "seconds": dataclasses.asdict(checkpoint.seconds),
         "finished": [_packed_best(best) for best in checkpoint.finished],
         "current": {
             "epoch": current.epoch,
@@ -89,6 +117,8 @@ def unpacked(plain: dict[str, Any]) -> Checkpoint:
     """The checkpoint that ``packed`` made plain."""
     current = plain["current"]
     return Checkpoint(
+        identity=plain["identity"],
+        seconds=Seconds(**plain["seconds"]),
         finished=tuple(Best(**best) for best in plain["finished"]),
         current=Snapshot(**{**current, "best": Best(**current["best"])}),
     )

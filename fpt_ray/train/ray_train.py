@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from fpt_ray.cluster import cluster_resources, require_resources
+from fpt_ray.cluster import require_resources, whole_worker
 from fpt_ray.config.trial import TrialConfig, image_resolution
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Rows, rows_from_tables
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import Store
+from fpt_ray.models.device import compute_device
 from fpt_ray.reading.places import SharedTables, fits_in_memory, read_split, trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
@@ -40,6 +41,8 @@ class TrainWork:
     streamed: bool = False
     """Every worker reads from the store's files. Without this and ``tables``, Ray Data reads what fits and hands every
     worker its shard."""
+    identity: str = ""
+    """Digest of all that determines its numbers."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
 
@@ -72,6 +75,7 @@ class TrainSession:
     def __init__(self) -> None:
         context = ray.train.get_context()
         self.rank, self.num_workers = context.get_world_rank(), context.get_world_size()
+        compute_device()  # Ray Train would take the CPU in the place of a GPU that PyTorch cannot use
         self.device: torch.device = ray.train.torch.get_device()
         self.started = time.perf_counter()
         self.says_epochs = True
@@ -98,7 +102,7 @@ def train_worker(config: dict[str, Any]) -> None:
     work: TrainWork = config["work"]
     session = TrainSession()
     rows = {split: _worker_rows(work, split, session) for split in ("train", "val")}
-    train_and_report(work.trial, work.seeds, work.store, rows, session, run=work.run)
+    train_and_report(work.trial, work.seeds, work.store, rows, session, run=work.run, identity=work.identity)
 
 
 def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> Rows:
@@ -125,10 +129,8 @@ def train(
     batch_size = work.trial.training.batch_size
     if batch_size % num_workers:
         raise ConfigError(f"training.batch_size is {batch_size}; {num_workers} workers cannot share it equally")
-    _, gpus = cluster_resources()
-    each = dict(resources or {"CPU": 1, "GPU": 1 if gpus else 0})
-    needed = {name.lower() + "s": share * num_workers for name, share in {"GPU": 0, **each}.items()}
-    require_resources(f"training with {num_workers} workers", **needed)
+    each = dict(resources or whole_worker())
+    require_resources("training", cpus=each["CPU"], gpus=each.get("GPU", 0), workers=num_workers)
     work, parts = _with_source(replace(work, run=_where(run_config)), num_workers)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,

@@ -11,6 +11,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.features.store import Store
+from fpt_ray.models.hardware import hardware_of
 from fpt_ray.search.messages import EpochReport
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
@@ -45,21 +46,39 @@ class WorkerSession(Protocol):
 
 
 def train_and_report(
-    trial: TrialConfig, seeds: int, store: Store, rows: Mapping[str, RowReader], session: WorkerSession, *, run: str
+    trial: TrialConfig,
+    seeds: int,
+    store: Store,
+    rows: Mapping[str, RowReader],
+    session: WorkerSession,
+    *,
+    run: str,
+    identity: str,
 ) -> None:
     """Trains a trial with its seeds and reports every epoch.
 
     ``rows`` are this worker's of the training and validation split; ``run`` is where checkpoints go, as the user
-    knows it.
+    knows it; ``identity`` is the digest of ``features.serving.trial_identity``.
 
     Raises:
+        ConfigError: the checkpoint to go on from is of another trial.
         FullError: there is no room for a checkpoint.
         StorageError: S3 fails.
     """
-    costs = trial_costs(trial, len(store.classes), session.device)
+    costs = trial_costs(trial, len(store.classes), hardware_of(session.device))
     task = trial_task(store, session.device, session.rank, session.num_workers)
-    for progress in fit_seeds(trial, seeds, rows, task, prepare=session.prepare, resume=session.saved()):
-        report = epoch_report(progress, trial, seeds, costs, session.started)
+    steps = fit_seeds(
+        trial,
+        seeds,
+        rows,
+        task,
+        identity=identity,
+        started=session.started,
+        prepare=session.prepare,
+        resume=session.saved(),
+    )
+    for progress in steps:
+        report = epoch_report(progress, trial, seeds, costs)
         with tempfile.TemporaryDirectory() as folder:
             if session.rank == 0:
                 with disk_full_as_error(f"a checkpoint in {folder}"):

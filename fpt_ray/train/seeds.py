@@ -13,7 +13,7 @@ from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
 from fpt_ray.search.messages import EpochReport
-from fpt_ray.train.checkpoint import Best, Checkpoint
+from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
 from fpt_ray.train.loop import Epoch, RowReader, Task, fit
 
 
@@ -39,15 +39,17 @@ class Progress:
     epoch: Epoch
     earlier: tuple[Best, ...]
     """The best epochs of the seeds that are finished."""
-    fit_seconds: float
-    """Of all epochs of this process so far."""
-    data_seconds: float
-    """Of these, waiting for rows."""
+    seconds: Seconds
+    """So far, those of earlier workers of this trial included."""
+    identity: str
+    """Digest of all that determines the trial's numbers."""
 
     @property
     def checkpoint(self) -> Checkpoint:
         """All that is needed to go on from here."""
-        return Checkpoint(finished=self.earlier, current=self.epoch.snapshot)
+        return Checkpoint(
+            identity=self.identity, seconds=self.seconds, finished=self.earlier, current=self.epoch.snapshot
+        )
 
 
 def fit_seeds(
@@ -56,13 +58,22 @@ def fit_seeds(
     rows: Mapping[str, RowReader],
     task: Task,
     *,
+    identity: str,
+    started: float,
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
     resume: Checkpoint | None = None,
 ) -> Iterator[Progress]:
     """Trains a trial with several seeds, one after the other, and yields after every epoch.
 
-    ``rows`` are the training and validation split; ``prepare`` wraps a model for data-parallel training.
+    ``rows`` are the training and validation split; ``prepare`` wraps a model for data-parallel training; ``started`` is
+    the ``time.perf_counter()`` at which this worker began.
+
+    Raises:
+        ConfigError: what to resume is of another trial than ``identity`` says.
     """
+    if resume is not None:
+        check_identity(resume, identity, "resume")
+    before = resume.seconds if resume else Seconds()
     finished = list(resume.finished) if resume else []
     current = resume.current if resume else None
     spent, waited = 0.0, 0.0
@@ -74,19 +85,23 @@ def fit_seeds(
         for epoch in fit(model, rows["train"], rows["val"], seeded, task, current):
             best = epoch.snapshot.best
             spent, waited = spent + epoch.seconds, waited + epoch.data_seconds
-            earlier = tuple(finished)
-            yield Progress(repeat=repeat, epoch=epoch, earlier=earlier, fit_seconds=spent, data_seconds=waited)
+            yield Progress(
+                repeat=repeat,
+                epoch=epoch,
+                earlier=tuple(finished),
+                seconds=Seconds(
+                    train=before.train + time.perf_counter() - started,
+                    fit=before.fit + spent,
+                    data=before.data + waited,
+                ),
+                identity=identity,
+            )
         finished.append(best)
         current = None
 
 
-def epoch_report(
-    progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float], started: float
-) -> EpochReport:
-    """What is said of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds.
-
-    ``started`` is the ``time.perf_counter()`` at which the trial began.
-    """
+def epoch_report(progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float]) -> EpochReport:
+    """What is said of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds."""
     epoch = progress.epoch
     best = [*(one.val_auc for one in progress.earlier), epoch.best_val_auc]
     metrics = {
@@ -94,9 +109,9 @@ def epoch_report(
         "best_epoch": epoch.best_epoch,
         "ppe": ppe(statistics.fmean(best), costs["param_ratio"]),
         "pme": pme(statistics.fmean(best), costs["memory_ratio"]),
-        "train_seconds": time.perf_counter() - started,
-        "fit_seconds": progress.fit_seconds,
-        "data_seconds": progress.data_seconds,
+        "train_seconds": progress.seconds.train,
+        "fit_seconds": progress.seconds.fit,
+        "data_seconds": progress.seconds.data,
         **costs,
     }
     if len(best) > 1:

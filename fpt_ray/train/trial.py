@@ -1,22 +1,27 @@
 """One trial, trained on a feature store under Ray Train: what came of it, as a value."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import ray.train
 
-from fpt_ray.cluster import ray_session
+from fpt_ray.cluster import ray_session, run_on_workers, whole_worker
+from fpt_ray.config.identity import as_text, digest_of
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.features.serving import store_for
+from fpt_ray.display.terminal import say
+from fpt_ray.features.serving import Stores, trial_identity
 from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import check_trial
-from fpt_ray.models.weights import anchored
+from fpt_ray.models.weights import anchored, known_weights
 from fpt_ray.search.messages import EpochReport, unpack_message
-from fpt_ray.storage.files import absolute, filesystem
-from fpt_ray.train.best import scores_of_best
-from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.storage.files import absolute, exists, filesystem, write
+from fpt_ray.train.best import scores_of_saved
 from fpt_ray.train.ray_train import TrainWork, train
+
+_ENDED = "ended.json"
+"""In a run's folder, once it has ended: all that determined its numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,16 +65,22 @@ def train_trial(
 ) -> TrialResult:
     """Trains one trial on a feature store and scores its best epoch on the validation and the test split.
 
-    Ray is joined or started for it unless it runs already (``local``: started here whatever RAY_ADDRESS says). A run of
-    the same name in workdir/runs that was interrupted goes on. The numbers do not depend on ``num_workers``.
+    Ray is joined or started for it unless it runs already (``local``: started here whatever RAY_ADDRESS says). The run
+    lies in workdir/runs, under its name and the digest of all that determines its numbers (trial, weights, features,
+    image table): an equal one that was interrupted goes on, one that has ended is not trained again, any other is
+    another run. The numbers do not depend on ``num_workers``.
 
     Raises:
         ConfigError: the trial cannot be built, the store does not serve it, or the cluster or the disk is too small.
     """
     trial = replace(trial, backbone=anchored(trial.backbone, str(Path.cwd())))
     check_trial(trial)
-    store = store_for(trial, [store])
+    stores = Stores(stores=(store,), weights=known_weights([trial.backbone], str(Path.cwd())))
+    identity = digest_of(trial_identity(trial, stores))
+    name = f"{name}-{identity[:12]}"
     run = f"{absolute(workdir)}/runs/{name}"
+    if exists(f"{run}/{_ENDED}"):
+        say(f"train: {run} has ended before, with all that determines its numbers the same; they are read, not trained")
     runs_filesystem, runs = filesystem(f"{absolute(workdir)}/runs")
     with ray_session(local=local):
         run_config = ray.train.RunConfig(
@@ -79,16 +90,19 @@ def train_trial(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=1),
         )
-        result = train(TrainWork(trial=trial, store=store), run_config, num_workers)
-    assert result.checkpoint is not None
-    report = unpack_message(result.metrics)
-    assert isinstance(report, EpochReport)
-    return _result(trial, store, report, run, f"{run}/{Path(result.checkpoint.path).name}")
+        result = train(TrainWork(trial=trial, store=store, identity=identity), run_config, num_workers)
+        assert result.checkpoint is not None
+        report = unpack_message(result.metrics)
+        assert isinstance(report, EpochReport)
+        found = _result(trial, store, report, f"{run}/{Path(result.checkpoint.path).name}", identity)
+    write(f"{run}/{_ENDED}", as_text(trial_identity(trial, stores)).encode())
+    return found
 
 
-def _result(trial: TrialConfig, store: Store, report: EpochReport, run: str, checkpoint: str) -> TrialResult:
-    saved, numbers = load_checkpoint(checkpoint), report.metrics
-    (val,), (test,) = (scores_of_best(trial, store, split, saved) for split in ("val", "test"))
+def _result(trial: TrialConfig, store: Store, report: EpochReport, checkpoint: str, identity: str) -> TrialResult:
+    calls = {split: partial(scores_of_saved, trial, store, split, checkpoint, identity) for split in ("val", "test")}
+    found = dict(run_on_workers(calls, dict.fromkeys(calls, whole_worker())))
+    (val,), (test,), numbers = found["val"], found["test"], report.metrics
     return TrialResult(
         trial=trial,
         store=store.uri,
@@ -101,6 +115,6 @@ def _result(trial: TrialConfig, store: Store, report: EpochReport, run: str, che
         memory_ratio=numbers["memory_ratio"],
         ppe=numbers["ppe"],
         pme=numbers["pme"],
-        run=run,
+        run=checkpoint.rpartition("/")[0],
         checkpoint=checkpoint,
     )

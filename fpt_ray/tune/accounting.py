@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.prediction import preload_flops, step_flops
-from fpt_ray.features.serving import feature_bytes, store_for
+from fpt_ray.features.serving import Stores, feature_bytes, store_for
 from fpt_ray.features.store import Store
 from fpt_ray.images.sources import SPLITS
 from fpt_ray.report.ledger import Spent, ledger
 from fpt_ray.tracking.records import TrialRecord
 
 
-def study_ledger(space: SearchSpace, stores: Sequence[Store], records: Sequence[TrialRecord]) -> dict[str, float]:
+def study_ledger(space: SearchSpace, stores: Stores, records: Sequence[TrialRecord]) -> dict[str, float]:
     """The ledger of a study from its trials' runs and its stores."""
     trained = [record for record in records if "fit_seconds" in record.metrics]
     trials = [_spent(space.trial(record.values), stores, record.metrics) for record in trained]
@@ -26,7 +26,7 @@ def _images(store: Store) -> int:
     return sum(store.num_rows(split) for split in SPLITS)
 
 
-def _spent(trial: TrialConfig, stores: Sequence[Store], metrics: Mapping[str, float]) -> Spent:
+def _spent(trial: TrialConfig, stores: Stores, metrics: Mapping[str, float]) -> Spent:
     store = store_for(trial, stores)
     epochs, num_train = metrics["epochs"], store.num_rows("train")
     steps = num_train // trial.training.batch_size

@@ -1,7 +1,7 @@
 """What the driver of a search writes down in MLflow: every trial as it goes."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,10 @@ from fpt_ray.config.trial import flatten
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.store import Store
-from fpt_ray.search.attributes import reason_of, result_of
+from fpt_ray.search.attributes import is_infeasible, reason_of, result_of
+from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import (
+    STOPPED,
     EpochReport,
     Proposal,
     TrialFailure,
@@ -30,16 +32,19 @@ from fpt_ray.search.messages import (
 from fpt_ray.storage.files import located
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
-from fpt_ray.tracking.records import StudyRun, TrialRecord, study_tags, trial_tags, with_metrics
+from fpt_ray.tracking.records import Pruned, StudyRun, TrialRecord, study_tags, trial_tags, with_metrics
 from fpt_ray.tracking.runs import Status
 from fpt_ray.tune.scoring import TrialScores
+
+_LAST_PATIENCE_SECONDS = 20
+"""How long a search that ends otherwise than planned waits for MLflow."""
 
 
 def start_or_find(
     client: MlflowClient,
     name: str,
     space: SearchSpace,
-    stores: Sequence[Store],
+    stores: Iterable[Store],
     proposed: optuna.Study,
     *,
     resume: bool,
@@ -49,14 +54,15 @@ def start_or_find(
     In a resumed study, trials that a dead driver left open are closed as Optuna's storage has them.
 
     Raises:
-        ConfigError: a study of that name exists and is not to be resumed, or there is none to resume.
+        ConfigError: it was told to another server.
     """
-    begun = any(trial.state != TrialState.WAITING for trial in proposed.get_trials(deepcopy=False))
-    if resume and (begun or tracking.has_study(client, name)):  # else its first driver died before it had told MLflow
-        study = tracking.find_study(client, name)
+    study = tracking.study_with(client, study_id(proposed)) if resume else None
+    if study is not None:
         client.update_run(study.run_id, status="RUNNING")
-        statuses = _close_as_stored(client, study, proposed)
-        return study, sum(status in ("FINISHED", "FAILED") for status in statuses)
+        return study, _close_as_stored(client, study, proposed)
+    if any(trial.state != TrialState.WAITING for trial in proposed.get_trials(deepcopy=False)):
+        problem = f"study {name!r} was told to another MLflow server or database than this one; give that one"
+        raise ConfigError(problem, fields=("tracking_uri",))
     notes = {store.data_note for store in stores if store.data_note}
     study = tracking.start_study(
         client,
@@ -67,6 +73,8 @@ def start_or_find(
             [row.name for row in space.rows],
             [store.uri for store in stores],
             " ".join(sorted(notes)),
+            study_id=study_id(proposed),
+            constraints=space.constraints,
         ),
     )
     tracking.attach_text(client, study.run_id, space.text, "space.yaml")
@@ -75,34 +83,45 @@ def start_or_find(
     return study, 0
 
 
-def _close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> list[str]:
+def _close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> int:
     """Ends the runs that a dead driver left open. What it had told Optuna stands; what runs elsewhere is let be.
 
-    Returns the statuses of all trials but those that confirm others.
+    Returns how many trials have ended, but for those that confirm others or were refused before training.
     """
     stored = {trial.number: trial for trial in proposed.get_trials(deepcopy=False)}
-    statuses = []
+    ended = 0
     for record in tracking.read_trials(client, study):
         trial, status = stored[record.number], record.status
         if status == "RUNNING" and trial.state != TrialState.RUNNING:
             status = _close_one_as_stored(client, study, record, trial)
-        if record.confirms is None:
-            statuses.append(status)
-    return statuses
+        if record.confirms is None and not is_infeasible(trial):
+            ended += status in ("FINISHED", "FAILED")
+    return ended
 
 
 def _close_one_as_stored(
     client: MlflowClient, study: StudyRun, record: TrialRecord, trial: optuna.trial.FrozenTrial
 ) -> Status:
     status: Status = "KILLED"
-    reason = "its driver died; the trial was run again"
+    reason, pruned = "its driver died; the trial was run again", ""
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-        status = "FINISHED" if trial.state == TrialState.COMPLETE else "FAILED"
         reason = reason_of(trial)
+        pruned = "infeasible" if is_infeasible(trial) else _pruned(reason)
+        status = _status(reason, pruned)
     for run_id in tracking.seed_runs(client, study, record):
         client.set_terminated(run_id, status)
-    tracking.end_trial(client, record.run_id, status, result_of(trial), reason)
+    tracking.end_trial(client, record.run_id, status, result_of(trial), reason, pruned)
     return status
+
+
+def _pruned(reason: str | None) -> Pruned:
+    """Of a trial that was trained and has no result for that reason."""
+    return "stopped early" if reason == STOPPED else ""
+
+
+def _status(reason: str | None, pruned: Pruned) -> Status:
+    """What is neither trained to its end nor pruned has failed."""
+    return "FINISHED" if reason is None or pruned else "FAILED"
 
 
 class StudyLog(tune.Callback):
@@ -143,7 +162,7 @@ class StudyLog(tune.Callback):
         """Records a proposal that broke a constraint and was not trained."""
         parameters, tags = flatten(self.space.trial(values)), trial_tags(values, values.get(POINT, ""))
         run_id = tracking.start_trial(self.client, self.study, number, parameters, tags)
-        tracking.end_trial(self.client, run_id, "FAILED", costs, reason)
+        tracking.end_trial(self.client, run_id, "FINISHED", costs, reason, "infeasible")
         say(f"trial {number}: {reason}")
 
     # --- Tune's events ------------------------------------------------------------------------------------------
@@ -226,7 +245,7 @@ class StudyLog(tune.Callback):
         message = unpack_message(trial.last_result)
         reason = why_incomplete(message, died, self.space)
         metrics = final_metrics(message)
-        self._close(trial.trial_id, "FINISHED" if reason is None else "FAILED", metrics, reason)
+        self._close(trial.trial_id, _status(reason, _pruned(reason)), metrics, reason)
         proposal = unpack_proposal(trial.config)
         self.ended += proposal.confirms is None
         self._say(proposal, metrics, reason)
@@ -235,7 +254,7 @@ class StudyLog(tune.Callback):
         for (owner, _), seed_run in self.seeds.items():
             if owner == trial_id:
                 self.client.set_terminated(seed_run, status)
-        tracking.end_trial(self.client, self.runs[trial_id], status, metrics, reason)
+        tracking.end_trial(self.client, self.runs[trial_id], status, metrics, reason, _pruned(reason))
         self.open.discard(trial_id)
 
     def _say(self, proposal: Proposal, metrics: Mapping[str, float], reason: str | None) -> None:
@@ -270,6 +289,7 @@ class StudyLog(tune.Callback):
         for trial_id in tuple(self.open):
             self._close(trial_id, "KILLED", {}, "the study ended before the trial did")
         tracking.end_study(self.client, self.study, status, self.ended, ledger)
+        self.client.settle()
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -283,6 +303,7 @@ class StudyLog(tune.Callback):
         except BaseException as error:
             stopped, name = isinstance(error, KeyboardInterrupt), self.study.name
             try:
+                self.client.settle(_LAST_PATIENCE_SECONDS)
                 self.end("KILLED" if stopped else "FAILED")
             except Exception as failure:
                 say(f"study {name}: MLflow could not be told of the end ({type(failure).__name__})")

@@ -4,15 +4,11 @@ So side networks share a card, and a full fine-tuning takes one alone. Ray does 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import ray
-import torch
-
-from fpt_ray.cluster import cluster_resources, computing_hosts, require_resources
+from fpt_ray.cluster import require_resources, room_for, working_hosts
 from fpt_ray.config.trial import TrialConfig, reads_images
+from fpt_ray.models.hardware import Hardware
 
 WAITING_CPU = 0.01
 """What a trial holds that only waits for its workers; Ray refuses 0."""
@@ -33,15 +29,16 @@ class Packing:
     """Share of a GPU of one worker. Default: what its predicted memory needs."""
     node_cpus: int
     """Of the smallest node."""
-    gpu_bytes: int
-    """Memory of a GPU; 0 where there are none."""
+    hardware: Hardware
+    """Of a worker."""
 
     def worker(self, trial: TrialConfig, peak_memory_bytes: float) -> dict[str, float]:
         """Resources of one worker of a trial."""
-        alone = reads_images(trial) and not self.gpu_bytes
+        on_gpu = self.hardware.device == "cuda"
+        alone = reads_images(trial) and not on_gpu
         share = {"CPU": self.cpus or float(self.node_cpus if alone else 1)}
-        if self.gpu_bytes:
-            share["GPU"] = self.gpus or gpu_share(peak_memory_bytes, self.gpu_bytes)
+        if on_gpu:
+            share["GPU"] = self.gpus or gpu_share(peak_memory_bytes, self.hardware.memory_bytes)
         if self.workers > 1:
             share["CPU"] -= WAITING_CPU
         return share
@@ -57,29 +54,22 @@ def gpu_share(peak_memory_bytes: float, gpu_bytes: int) -> float:
     return 1.0 if share > 0.5 else max(_SMALLEST_GPU_SHARE, share)
 
 
-def plan_packing(workers: int, cpus: float | None, gpus: float | None) -> tuple[Packing, int]:
+def plan_packing(workers: int, cpus: float | None, gpus: float | None, hardware: Hardware) -> tuple[Packing, int]:
     """(how trials share this cluster, how many trials at most run at once on what it has now).
+
+    ``hardware`` is what a worker says of itself.
 
     Raises:
         ConfigError: the cluster cannot run one trial.
     """
-    all_cpus, all_gpus = cluster_resources()
-    require_resources("a trial", cpus=workers * (cpus or 1), gpus=workers * (gpus or 0.01) if all_gpus else 0)
+    least = {"CPU": cpus or 1.0, "GPU": (gpus or _SMALLEST_GPU_SHARE) if hardware.device == "cuda" else 0.0}
+    require_resources("a trial", cpus=least["CPU"], gpus=least["GPU"], workers=workers)
+    hosts = working_hosts()
     packing = Packing(
         workers=workers,
         cpus=cpus,
         gpus=gpus,
-        node_cpus=min((int(host["CPU"]) for host in computing_hosts()), default=1),
-        gpu_bytes=_gpu_bytes() if all_gpus else 0,
+        node_cpus=min((int(host.get("CPU", 0)) for host in hosts), default=1),
+        hardware=hardware,
     )
-    return packing, max(1, int(all_cpus / (workers * (cpus or 1))))
-
-
-def _gpu_bytes() -> int:
-    """Memory of a GPU of this cluster, asked of a task that holds a little of one."""
-    ask: Callable[[], Any] = ray.remote(num_gpus=0.01, num_cpus=0)(_memory_of_first_gpu).remote
-    return ray.get(ask())
-
-
-def _memory_of_first_gpu() -> int:
-    return torch.cuda.get_device_properties(0).total_memory
+    return packing, max(1, room_for(least, hosts) // workers)

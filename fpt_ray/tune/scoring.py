@@ -1,22 +1,34 @@
-"""The test split, read once when a search has ended: for the front's members, or for what was confirmed alone."""
+"""The test split, read once when a search has ended: for the front's members, or for what was confirmed alone.
+
+Trials are scored on workers, at once, each with the share of a host that it was trained with.
+"""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from fpt_ray.cluster import run_on_workers
+from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.features.serving import store_for
+from fpt_ray.config.trial import TrialConfig, override
+from fpt_ray.features.serving import store_for, trial_identity
 from fpt_ray.features.store import Store
 from fpt_ray.metrics.intervals import bootstrap_aucs, interval
 from fpt_ray.metrics.scores import auc
+from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.tracking.records import TrialRecord, counted
 from fpt_ray.train.best import predictions_of_best, scores_of_best
-from fpt_ray.train.checkpoint import load_checkpoint
+from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
+from fpt_ray.tune.worker import Shared
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,42 +45,78 @@ class TrialScores:
 def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
     """The trials whose test score a search shows: of the front's members, or of all rows of a grid."""
     if space.sampler == "grid":
-        return [record for record in records if record.status == "FINISHED" and not record.auxiliary]
-    return front_of(records, space.objectives)
+        return counted(records, space.constraints)
+    return front_of(records, space.objectives, space.constraints)
 
 
-def score_shown(records: Sequence[TrialRecord], space: SearchSpace, stores: Sequence[Store]) -> list[TrialScores]:
-    """Test scores of the trials that are shown and have none yet. Nothing reads test data before."""
-    return [_scores(record, space, stores) for record in shown_trials(records, space) if not _is_scored(record)]
+def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[TrialScores]:
+    """Test scores of the trials that are shown and have none yet, as they come. Nothing reads test data before.
+
+    Raises:
+        ConfigError: a checkpoint or the store cannot be read.
+    """
+    missing = [record for record in shown_trials(records, shared.space) if not _is_scored(record)]
+    for _, found in _on_workers(_scores, missing, shared):
+        yield found
+
+
+def _on_workers(
+    function: Callable[[TrialConfig, Store, Checkpoint, str], Found], records: Sequence[TrialRecord], shared: Shared
+) -> Iterator[tuple[str, Found]]:
+    """(a trial's run, what the function says of the trial), as they come."""
+    calls, shares = {}, {}
+    for record in records:
+        seed = int(record.params["training.seed"])  # of one that confirms another, not the space's
+        trial = override(shared.space.trial(record.values), {"training.seed": seed})
+        shares[record.run_id] = shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"])
+        store, identity = store_for(trial, shared.stores), digest_of(trial_identity(trial, shared.stores))
+        trial = replace(trial, backbone=anchored(trial.backbone, shared.weights_root))
+        calls[record.run_id] = partial(_of_saved, function, record, trial, store, identity)
+    return run_on_workers(calls, shares)
+
+
+def _of_saved(
+    function: Callable[[TrialConfig, Store, Checkpoint, str], Found],
+    record: TrialRecord,
+    trial: TrialConfig,
+    store: Store,
+    identity: str,
+) -> Found:
+    """What a function says of a trial's checkpoint; ConfigError if that is of another trial or store."""
+    saved = load_checkpoint(record.checkpoint)
+    check_identity(saved, identity, record.checkpoint)
+    return function(trial, store, saved, record.run_id)
 
 
 def _is_scored(record: TrialRecord) -> bool:
     return "test_auc" in record.metrics
 
 
-def _scores(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) -> TrialScores:
-    trial = space.trial(record.values)
-    found = scores_of_best(trial, store_for(trial, stores), "test", load_checkpoint(record.checkpoint))
+def _scores(trial: TrialConfig, store: Store, saved: Checkpoint, run_id: str) -> TrialScores:
+    found = scores_of_best(trial, store, "test", saved)
     metrics = {}
     for name in ("auc", "accuracy", "kappa"):
         values = [getattr(scores, name) for scores in found]
         metrics[f"test_{name}"] = statistics.fmean(values)
         if len(values) > 1:
             metrics[f"test_{name}_std"] = statistics.stdev(values)
-    return TrialScores(run_id=record.run_id, metrics=metrics, seed_aucs=tuple(scores.auc for scores in found))
+    return TrialScores(run_id=run_id, metrics=metrics, seed_aucs=tuple(scores.auc for scores in found))
 
 
-def score_confirmed(records: Sequence[TrialRecord], space: SearchSpace, stores: Sequence[Store]) -> list[TrialScores]:
+def score_confirmed(records: Sequence[TrialRecord], shared: Shared) -> list[TrialScores]:
     """Test scores of the trials that confirm others: mean over the new seeds, and 95 % intervals.
 
     The intervals are of that mean, and of its difference from the best of them by validation AUC. Where nothing new was
     confirmed, nothing is read.
+
+    Raises:
+        ConfigError: a checkpoint or the store cannot be read.
     """
     confirmed = confirming(records)
     if all(_is_scored(record) for record in confirmed):
         return []
     best = reference(confirmed)
-    resampled = {record.run_id: _resampled(record, space, stores) for record in confirmed}
+    resampled = dict(_on_workers(_resampled, confirmed, shared))
     return [_with_difference(resampled[record.run_id], resampled[best.run_id]) for record in confirmed]
 
 
@@ -81,23 +129,21 @@ class _Resampled:
     labels: Int[np.ndarray, " N"]
 
 
-def _resampled(record: TrialRecord, space: SearchSpace, stores: Sequence[Store]) -> _Resampled:
-    trial = space.trial(record.values)
-    store = store_for(trial, stores)
-    probabilities, labels = predictions_of_best(trial, store, "test", load_checkpoint(record.checkpoint))
+def _resampled(trial: TrialConfig, store: Store, saved: Checkpoint, run_id: str) -> _Resampled:
+    probabilities, labels = predictions_of_best(trial, store, "test", saved)
     aucs = [auc(one, labels, store.classes) for one in probabilities]
     samples = bootstrap_aucs([probabilities], labels)[0]
     low, high = interval(samples)
     metrics = {"test_auc": statistics.fmean(aucs), "test_auc_low": low, "test_auc_high": high}
     if len(aucs) > 1:
         metrics["test_auc_std"] = statistics.stdev(aucs)
-    scores = TrialScores(run_id=record.run_id, metrics=metrics, seed_aucs=tuple(aucs))
+    scores = TrialScores(run_id=run_id, metrics=metrics, seed_aucs=tuple(aucs))
     return _Resampled(scores=scores, samples=samples, labels=labels)
 
 
 def _with_difference(own: _Resampled, best: _Resampled) -> TrialScores:
     """Scores with the interval of their difference from the best's; without it where the stores hold other images."""
-    if own is best or not np.array_equal(own.labels, best.labels):
+    if own.scores.run_id == best.scores.run_id or not np.array_equal(own.labels, best.labels):
         return own.scores
     low, high = interval(own.samples - best.samples)
     metrics = {**own.scores.metrics, "difference_low": low, "difference_high": high}

@@ -2,6 +2,8 @@
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -9,20 +11,23 @@ from ray import tune
 from ray.tune.error import TuneError
 from ray.tune.execution import class_cache
 
-from fpt_ray.cluster import ray_session
+from fpt_ray.cluster import ask_worker, ray_session
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import load_space, with_fixed
 from fpt_ray.display.terminal import say, without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.serving import store_for
-from fpt_ray.features.store import Store, open_store
+from fpt_ray.features.serving import Stores, store_for, study_identity
+from fpt_ray.features.store import open_store
+from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
+from fpt_ray.models.weights import known_weights
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.reading.places import share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
 from fpt_ray.search.attributes import confirmations_waiting, finished_trials
 from fpt_ray.search.early_stopping import FairStopping
+from fpt_ray.search.identity import claim_folder
 from fpt_ray.search.journal import one_driver
 from fpt_ray.search.messages import RESTARTS
 from fpt_ray.search.optuna_study import load_study, open_study
@@ -62,12 +67,18 @@ def run_study(options: StudyOptions) -> StudyResult:
     study_uri = f"{workdir}/studies/{name}"
     uri = tracking_uri(options.tracking_uri, workdir)
     location = storage_location(options, workdir, name)
-    with ray_session(local=options.local, dashboard=options.workers_per_trial > 1), one_driver(location):
-        packing, room = plan_packing(options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker)
-        stores = open_stores(options, space, workdir)
-        study = open_study(space, name, location, resume=options.resume)
+    with (
+        one_driver(location),
+        patient_client(uri, study_uri) as client,
+        ray_session(local=options.local, dashboard=options.workers_per_trial > 1),
+    ):
+        packing, room = plan_packing(
+            options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker, ask_worker(hardware_here)
+        )
+        stores = open_stores(options, space, workdir, packing.hardware)
+        study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
+        claim_folder(study, study_uri)
         warm_start(options, space, study, workdir)
-        client = patient_client(uri, study_uri)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
         with log.closing():
@@ -107,12 +118,16 @@ def check_points(space: SearchSpace) -> None:
             check_trial(space.trial({**middle, row.name: value}))
 
 
-def open_stores(options: StudyOptions, space: SearchSpace, workdir: str) -> tuple[Store, ...]:
-    """The feature stores of the space: those given, or those of the images, preloaded where they are missing."""
+def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware) -> Stores:
+    """The feature stores of the space: those given, or those of the images, preloaded where they are missing.
+
+    ``hardware`` is of the workers that preload.
+    """
     if options.features:
-        stores = tuple(open_store(uri) for uri in options.features)
+        found = tuple(open_store(uri) for uri in options.features)
     else:
-        stores = tuple(preload(str(options.images), wide, workdir) for wide in space.stores())
+        found = tuple(preload(str(options.images), wide, workdir, hardware=hardware) for wide in space.stores())
+    stores = Stores(stores=found, weights=known_weights(space.backbones(), str(Path.cwd())))
     for wide in space.stores():
         store_for(wide, stores)
     return stores
@@ -137,12 +152,13 @@ def warm_start(options: StudyOptions, space: SearchSpace, study: optuna.Study, w
     )
 
 
-def patient_client(uri: str, study_uri: str) -> PatientClient:
-    """A client for a study that has delivered what an earlier driver could not."""
+@contextmanager
+def patient_client(uri: str, study_uri: str) -> Iterator[PatientClient]:
+    """A client for a study that has delivered what an earlier driver could not; MLflow is asked before all else."""
     open_tracking(uri)
-    client = PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")
-    client.settle()
-    return client
+    with closing(PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")) as client:
+        client.settle()
+        yield client
 
 
 # --- the search -----------------------------------------------------------------------------------------------
@@ -152,7 +168,7 @@ def search_and_score(
     options: StudyOptions,
     study: optuna.Study,
     log: StudyLog,
-    stores: tuple[Store, ...],
+    stores: Stores,
     packing: Packing,
     room: int,
 ) -> list[TrialRecord]:
@@ -235,13 +251,14 @@ def score(log: StudyLog, shared: Shared, *, front: bool) -> list[TrialRecord]:
 
     Returns all trials with their scores. Without ``front``, only what was confirmed is scored.
     """
-    space, stores = shared.space, shared.stores
+    space = shared.space
     records = tracking.read_trials(log.client, log.study)
     if front:
-        records = log.scored(score_shown(records, space, stores), records)
+        for found in score_shown(records, shared):
+            records = log.scored([found], records)
         kind = "rows" if space.sampler == "grid" else "front"
         say(f"{kind}: {len(shown_trials(records, space))} of {log.ended} trials, test scores computed once")
-    if confirmed := score_confirmed(records, space, stores):
+    if confirmed := score_confirmed(records, shared):
         records = log.scored(confirmed, records)
         say(f"confirmed: {len(confirmed)} of {log.ended} trials, test split read for these alone")
     return records

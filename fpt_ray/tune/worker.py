@@ -12,12 +12,13 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
+from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.serving import feature_bytes, store_for
-from fpt_ray.features.store import Store
+from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_identity
+from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import SharedTables, trial_rows
 from fpt_ray.search.messages import EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
@@ -35,7 +36,7 @@ class Shared:
     """What all trials of a study read: tables in Ray's shared memory (one copy a host), unless they stream."""
 
     space: SearchSpace
-    stores: tuple[Store, ...]
+    stores: Stores
     tables: Mapping[str, SharedTables]
     """{store's URI: its tables}; empty where the features are streamed."""
     packing: Packing
@@ -47,8 +48,8 @@ class Shared:
     def costs(self, trial: TrialConfig) -> dict[str, float]:
         """What a trial costs, known before it is trained."""
         store = store_for(trial, self.stores)
-        device = torch.device("cuda" if self.packing.gpu_bytes else "cpu")
-        return {**trial_costs(trial, len(store.classes), device), "feature_bytes": float(feature_bytes(trial, store))}
+        costs = trial_costs(trial, len(store.classes), self.packing.hardware)
+        return {**costs, "feature_bytes": float(feature_bytes(trial, store))}
 
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
         """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
@@ -62,7 +63,7 @@ class TuneSession:
     rank, num_workers, says_epochs = 0, 1, False
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = compute_device()
         self.started = time.perf_counter()
 
     def prepare(self, model: nn.Module) -> nn.Module:
@@ -102,10 +103,10 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 def failure_of(error: Exception) -> TrialFailure:
     """Why a trial came to no result, in one line; the whole of it is in the worker's log.
 
-    A full disk and storage that fails halt the search. Of a GPU whose memory was not enough, what had been allocated
-    is said.
+    A full disk, storage that fails and a GPU that PyTorch cannot use halt the search. Of a GPU whose memory was not
+    enough, what had been allocated is said.
     """
-    if isinstance(error, FullError | StorageError):
+    if isinstance(error, FullError | StorageError | DeviceError):
         return TrialFailure(reason=str(error), halts_search=True)
     lines = str(error).strip().splitlines() or [""]
     expected = isinstance(error, ConfigError | NonFiniteLossError)
@@ -121,7 +122,14 @@ def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> 
     tables = shared.tables.get(store.uri)
     system, runs = filesystem(f"{shared.study_uri}/runs")
     train(
-        TrainWork(trial=trial, seeds=proposal.seeds, store=store, tables=tables, streamed=tables is None),
+        TrainWork(
+            trial=trial,
+            seeds=proposal.seeds,
+            store=store,
+            tables=tables,
+            streamed=tables is None,
+            identity=digest_of(trial_identity(trial, shared.stores)),
+        ),
         ray.train.RunConfig(
             name=f"trial-{proposal.number:04d}",
             storage_path=runs,
@@ -138,4 +146,5 @@ def train_here(trial: TrialConfig, seeds: int, shared: Shared) -> None:
     torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
     session, store = TuneSession(), store_for(trial, shared.stores)
     rows = {split: trial_rows(trial, store, split, shared.tables.get(store.uri)) for split in ("train", "val")}
-    train_and_report(trial, seeds, store, rows, session, run=shared.study_uri)
+    identity = digest_of(trial_identity(trial, shared.stores))
+    train_and_report(trial, seeds, store, rows, session, run=shared.study_uri, identity=identity)

@@ -7,6 +7,7 @@ import timm
 import torch
 
 from fpt_ray.config.trial import TrialConfig, override, trial_from
+from fpt_ray.cost import prediction
 from fpt_ray.cost.execution import PAPER_FPT, Execution
 from fpt_ray.cost.prediction import (
     count_parameters,
@@ -20,12 +21,17 @@ from fpt_ray.cost.prediction import (
 )
 from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
+from fpt_ray.models import importance
+from fpt_ray.models.hardware import Hardware
 from fpt_ray.paper.numbers import FPT_AS_RUN
 
 VIT_B = "vit_base_patch16_384.augreg_in21k_ft_in1k"
 PARTS = ("weights", "gradients", "optimizer", "activations", "batch", "transient")
 LAYER_FIRST = Execution(precision="float32", fused_attention=False, optimizer_copies=2)
 """The paper's setting but for the layout of keys and values."""
+CPU = Hardware(device="cpu", name="cpu", has_bfloat16=True)
+GPU = Hardware(device="cuda", name="of a worker", has_bfloat16=True, memory_bytes=24 * 2**30)
+OLD_GPU = Hardware(device="cuda", name="of a worker", has_bfloat16=False, memory_bytes=24 * 2**30)
 
 
 # --- parameters ---------------------------------------------------------------------------------------------------
@@ -109,11 +115,31 @@ def test_the_ratio_is_of_the_same_system_on_both_sides():
     training, fine_tuning = (
         predict(trial, 5, precision="bfloat16") for predict in (training_memory, fine_tuning_memory)
     )
-    costs = trial_costs(override(trial, {"training.precision": "bfloat16"}), 5, torch.device("cpu"))
+    costs = trial_costs(override(trial, {"training.precision": "bfloat16"}), 5, CPU)
     ratio = costs["memory_ratio"]
     assert costs["peak_memory_bytes"] == training.process_bytes
     assert ratio == training.process_bytes / fine_tuning.process_bytes
     assert 0.06 < ratio < 0.08
+
+
+@pytest.mark.parametrize(("hardware", "precision"), [(CPU, "float32"), (OLD_GPU, "float32"), (GPU, "bfloat16")])
+def test_costs_are_those_of_the_workers_hardware_whatever_the_driver_has(hardware, precision):
+    costs = trial_costs(TrialConfig(), 5, hardware)
+    assert costs["peak_memory_bytes"] == training_memory(TrialConfig(), 5, precision=precision).process_bytes
+
+
+def test_an_lpm_in_every_step_holds_as_many_scores_at_once_as_on_a_gpu(monkeypatch):
+    """4097 tokens of 2 images in 3 heads: in a GPU's 256 MiB are the scores of 2730 queries, in a CPU's 4 MiB of 42."""
+    small = {"backbone.name": "vit_tiny_patch16_224", "features.resolution": 1024, "training.batch_size": 2}
+    trial = trial_from({"features.preloaded": False, "side.depth": 1, "side.resolution": 32, **small})
+    few, many = (
+        network_memory(trial, 3, Execution(precision="float32", score_bytes=size * MIB)).allocated_bytes
+        for size in (4, 256)
+    )
+    assert many - few > 200 * MIB
+    monkeypatch.setitem(importance.SCORE_BYTES, "cpu", 64 * MIB)
+    prediction._network_memory.cache_clear()
+    assert training_memory(trial, 3, precision="float32").allocated_bytes == many
 
 
 @pytest.mark.parametrize("name", ["training.batch_size", "side.num_prompts", "side.depth", "side.resolution"])

@@ -97,7 +97,7 @@ def test_disk_full_while_writing_what_waits_for_mlflow(tmp_path, monkeypatch):
     ):
         client.set_tag("run", "two", "x" * 200)
     client.set_tag("run", "three", "x")
-    lines = [json.loads(line) for line in client.waiting.read_text().splitlines()]
+    lines = [json.loads(line) for line in client.outbox.file.path.read_text().splitlines()]
     assert [values["key"] for _, _, values in lines] == ["one", "three"]
 
 

@@ -185,7 +185,7 @@ def test_paths_cannot_leave_the_store(path, tmp_path):
         open_store(store.uri)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}'])
 def test_a_broken_manifest_is_refused(text, tmp_path):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(StoreError, match="is no manifest"):

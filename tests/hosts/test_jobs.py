@@ -120,18 +120,20 @@ def running(command, folder, env):
 def preloaded_here(images, workdir):
     """A feature store made in this process, without Ray: test_commands.py shows preload itself."""
 
-    def write_shards(model, spec, todo, root):
+    def write_shards(holder, spec, todo, root):
         for plan in todo:
             high, low = (
                 np.stack(kind) for kind in zip(*(read_image(root, one, spec) for one in plan.images), strict=True)
             )
-            table = shard_table(plan.images, plan.first_row, low, extract_batches(model, high, spec), spec)
+            table = shard_table(plan.images, plan.first_row, low, extract_batches(holder[0], high, spec), spec)
             yield write_shard(plan.uri, plan.split, table, spec)
 
     with pytest.MonkeyPatch.context() as patch:
         found = lambda table: [tuple(inspect_image(table.root, row)) for row in table.rows]  # noqa: E731
         patch.setattr(preloading, "inspected", lambda table, *_, **__: accept(table, found(table)))
         patch.setattr(preloading, "ray_session", lambda **_: contextlib.nullcontext())
+        patch.setattr(preloading, "ask_worker", lambda question: question())
+        patch.setattr(preloading, "share_model", lambda model: (model,))
         patch.setattr(preloading, "_announce", lambda *_: None)
         patch.setattr(preloading, "write_shards", write_shards)
         return preloading.preload(images, load_space(ROOT / "search_spaces" / "smoke.yaml").stores()[0], workdir).uri

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -185,37 +184,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     assert read_images(str(tmp_path / "link")) == read_images(str(root))
 
 
-# --- the 70/10/20 split ---------------------------------------------------------------------------------------
-
-
-def test_one_folder_is_split_class_by_class(tmp_path: Path) -> None:
-    counts = {"a": 100, "b": 50, "c": 3, "d": 7}
-    table = read_images(str(class_folder(tmp_path, counts)))
-    sizes = Counter((table.classes[row.label], row.split) for row in table.rows)
-    wanted = {"a": (70, 10, 20), "b": (35, 5, 10), "c": (1, 1, 1), "d": (5, 1, 1)}
-    assert {name: tuple(sizes[name, split] for split in datasets.SPLITS) for name in counts} == wanted
-    assert len({row.path for row in table.rows}) == sum(counts.values())
-
-
-def test_the_split_is_the_seeds(tmp_path: Path) -> None:
-    root = str(class_folder(tmp_path, {"a": 30, "b": 30}))
-    assert read_images(root, seed=1) == read_images(root, seed=1)
-    assert read_images(root, seed=1) != read_images(root, seed=2)
-    test = [row.path for row in read_images(root, seed=1).of("test")]
-    assert [path[2:] for path in test[:6]] != [path[2:] for path in test[6:]]  # classes are shuffled apart
-
-
-def test_another_class_leaves_the_split_of_the_others_alone(tmp_path: Path) -> None:
-    root = class_folder(tmp_path, {"b": 20, "c": 20})
-    before = {row.path: row.split for row in read_images(str(root)).rows}
-    after = {row.path: row.split for row in read_images(str(class_folder(root, {"a": 20}))).rows}
-    assert before == {path: split for path, split in after.items() if path in before}
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_class_too_small_to_be_split_is_named(tmp_path: Path, count: int) -> None:
-    with pytest.raises(ConfigError, match=f"class 'rare' has {count} images; a split needs at least 3"):
-        read_images(str(class_folder(tmp_path, {"common": 9, "rare": count})))
+# --- classes -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -266,11 +235,25 @@ def test_labels_may_be_numbers(tmp_path: Path) -> None:
     assert {row.path: row.label for row in table.of("train")} == {"0.png": 0, "1.png": 1, "2.png": 0, "3.png": 1}
 
 
-def test_a_table_without_split_is_split_like_a_folder(tmp_path: Path) -> None:
-    folder = read_images(str(class_folder(tmp_path, {"a": 10, "b": 20})), seed=3)
+def test_without_splits_a_table_holds_what_its_folder_holds(tmp_path: Path) -> None:
+    folder = read_images(str(class_folder(tmp_path, {"a": 10, "b": 20})))
     rows = [(row.path, folder.classes[row.label]) for row in folder.rows]
-    table = read_images(csv_table(tmp_path / "set.csv", rows, "path,label"), seed=3)
-    assert table.rows == folder.rows
+    assert read_images(csv_table(tmp_path / "set.csv", rows, "path,label")).rows == folder.rows
+    assert {row.split for row in folder.rows} == {""}
+
+
+def test_groups_may_be_numbers_and_stand_in_one_split(tmp_path: Path) -> None:
+    rows = [(path, label, split, str(number)) for number, (path, label, split) in enumerate(GOOD)]
+    table = read_images(csv_table(tmp_path / "set.csv", rows, "path,label,split,group"))
+    assert {row.group for row in table.rows} == set("012345")
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(("path", "label", "split"))}
+    pq.write_table(pa.table({**columns, "group": list(range(6))}), tmp_path / "set.parquet")
+    assert read_images(str(tmp_path / "set.parquet")).rows == table.rows
+    torn = [(*row[:3], "twin") if row[0] in (GOOD[0][0], GOOD[2][0]) else row for row in rows]
+    with pytest.raises(ConfigError, match="1 groups in several splits, such as 'twin'; put each into one"):
+        read_images(csv_table(tmp_path / "torn.csv", torn, "path,label,split,group"))
+    with pytest.raises(ConfigError, match="row 1 has the group ''; fill it"):
+        read_images(csv_table(tmp_path / "gap.csv", [(*rows[0][:3], "")], "path,label,split,group"))
 
 
 @pytest.mark.parametrize(
@@ -457,7 +440,7 @@ def test_the_digest_is_of_everything_but_the_root() -> None:
         dataclasses.replace(table, classes=("a", "c")),
         *(
             dataclasses.replace(table, rows=(dataclasses.replace(first, **change), *table.rows[1:]))
-            for change in ({"path": "new"}, {"label": 1}, {"split": "test"}, {"sha256": "new"})
+            for change in ({"path": "new"}, {"label": 1}, {"split": "test"}, {"sha256": "new"}, {"group": "new"})
         ),
         dataclasses.replace(table, rows=table.rows[:-1]),
     ]

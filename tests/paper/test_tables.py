@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png, panels
 from fpt_ray.paper.numbers import METHOD_NAMES, RUNGS, rows_of, table1
 from fpt_ray.paper.tables import averaged, cells, outcome, paper_table
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.tracking.records import PRUNED, TrialRecord
 
 BY_NAME = {name: method for method, name in METHOD_NAMES.items()}
 SUPERVISED = "supervised Attention-tuning"  # numbers.json: its printed average is not that of its cells
@@ -111,6 +112,9 @@ def test_of_a_cells_trials_the_best_on_the_validation_split_counts():
 
 def test_what_failed_is_told_from_what_is_not_there():
     assert outcome([trial(None, status="FAILED")]).failed
+    pruned = replace(trial(0.9, val=0.9), tags={PRUNED: "stopped early"})
+    assert outcome([pruned]).failed
+    assert outcome([pruned, trial(0.7, val=0.5)]).auc == 0.7
     assert outcome([trial(None, status="KILLED"), trial(None, status="RUNNING")]) is None
     assert outcome([]) is None
 

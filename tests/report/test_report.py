@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,12 +20,14 @@ from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.report import command
 from fpt_ray.report.command import Command, report
 from fpt_ray.report.command import run as run_report
+from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
 from fpt_ray.report.result import study_result
 from fpt_ray.report.summary import rendered, short_names, summarise, value_text
+from fpt_ray.report.what_if import what_if
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.records import StudyRun, TrialRecord, study_tags
+from fpt_ray.tracking.records import PRUNED, StudyRun, TrialRecord, study_tags
 from fpt_ray.tracking.server import default_uri, open_tracking
 
 SEARCHED = ["side.num_prompts", "features.token_ratio"]
@@ -49,10 +52,10 @@ def metrics_of(auc, memory):
     }
 
 
-def record(number, status="FINISHED", params=None, reason="", **metrics):
+def record(number, status="FINISHED", params=None, reason="", tags=None, **metrics):
     given = {name: str(value) for name, value in flatten(trial_from(params or {})).items()}
     return TrialRecord(
-        number=number, run_id=f"r{number}", params=given, metrics=metrics, tags={}, status=status, reason=reason
+        number=number, run_id=f"r{number}", params=given, metrics=metrics, tags=tags or {}, status=status, reason=reason
     )
 
 
@@ -98,6 +101,20 @@ def test_the_front_is_the_one_by_hand(records):
     assert [found.number for found in front] == [number for number, trial in enumerate(TRIALS) if trial[3]]
     assert [found.number for found in front_of(records, {"val_auc": "max"})] == [3, 4]
     assert [found.number for found in front_of(records, {"memory_ratio": "min"})] == [0]
+
+
+@pytest.mark.parametrize("pruned", ["stopped early", "infeasible"])
+def test_a_pruned_trial_is_shown_as_what_it_is_and_reaches_no_table(records, pruned):
+    best = record(9, reason="epoch 3 of 20", tags={PRUNED: pruned}, **metrics_of(1.0, 0.001))
+    assert best not in front_of([*records, best], OBJECTIVES)
+    assert what_if([best], SEARCHED) == what_if([], SEARCHED)
+    confirming_one = replace(best, tags={**best.tags, "stage": "confirm", "of": "1", "seeds": "5"})
+    assert confirming([confirming_one]) == []
+    found = summarise(result([*records, best]))
+    assert "trial 9" not in [point.name for point in found.picture.trials]
+    assert found.failed == (f"trial 9 {pruned}: epoch 3 of 20",)
+    told = replace(best, reason=f"{pruned} before training")
+    assert summarise(result([told])).failed == (f"trial 9 {pruned} before training",)
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])

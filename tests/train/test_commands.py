@@ -168,7 +168,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(store, workdir):
 
 
 def test_a_machine_that_is_too_small_is_said():
-    with pytest.raises(ConfigError, match="a trial needs 64 CPUs and 0 GPUs at once; this cluster has 2 CPUs"):
+    with pytest.raises(ConfigError, match="a trial needs 64 CPUs and 0 GPUs, on one host; this cluster has 2 CPUs"):
         require_resources("a trial", cpus=64, gpus=0)
 
 

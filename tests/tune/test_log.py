@@ -1,20 +1,25 @@
 """What a driver that dies between Optuna's storage and MLflow leaves behind, and how a resumed study closes it."""
 
+from dataclasses import replace
+from math import nan
 from types import SimpleNamespace
 
 import optuna
 import pytest
+from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.messages import DIED, Proposal, pack_proposal
+from fpt_ray.search.attributes import remember_infeasible, remember_reason
+from fpt_ray.search.messages import DIED, STOPPED, Proposal, pack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.log import StudyLog, start_or_find
+from fpt_ray.tune.scoring import shown_trials
 from tests.messages import report
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}")
@@ -43,7 +48,8 @@ def test_what_optuna_was_told_stands_in_mlflow_after_resuming(dead):
     start_or_find(client, "s", SPACE, (), study, resume=True)
     complete, stopped, running = tracking.read_trials(client, run)
     assert (complete.status, complete.metrics) == ("FINISHED", {"val_auc": 0.8, "param_ratio": 0.01, "epochs": 3})
-    assert (stopped.status, stopped.reason) == ("FAILED", "stopped before its last epoch")
+    assert (stopped.status, stopped.pruned, stopped.reason) == ("FINISHED", "stopped early", STOPPED)
+    assert [record.complete for record in (complete, stopped, running)] == [True, False, False]
     assert stopped.metrics == {"val_auc": 0.7, "epochs": 2}
     assert (running.status, running.reason) == ("KILLED", "its driver died; the trial was run again")
     for record in (complete, stopped, running):
@@ -102,6 +108,49 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
         log.on_trial_result(0, [], trial, report(epochs=epoch, val_auc_epoch=epoch / 10, finished=False))
     points = client.get_metric_history(running, "val_auc_epoch")
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_what_was_stopped_or_refused_has_not_failed_and_is_not_complete(dead, tmp_path):
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path))
+    for number, last in ((3, report(val_auc=0.8)), (4, report(val_auc=0.9, finished=False)), (5, report(val_auc=nan))):
+        config = pack_proposal(Proposal(number=number, values={"side.num_prompts": number}, seeds=2))
+        trial = SimpleNamespace(trial_id=str(number), config=config, last_result=last)
+        log.on_trial_start(0, [], trial)
+        log.on_trial_result(0, [], trial, last)
+        log.on_trial_complete(0, [], trial)
+    log.refused(6, {"side.num_prompts": 6}, {"param_ratio": 0.5}, "infeasible before training: param_ratio is 0.5")
+    records = tracking.read_trials(client, run)[3:]
+    endings = [(record.status, record.pruned, record.complete) for record in records]
+    assert endings == [
+        ("FINISHED", "", True),
+        ("FINISHED", "stopped early", False),
+        ("FAILED", "", False),
+        ("FINISHED", "infeasible", False),
+    ]
+    for record in records[:3]:
+        (seed,) = tracking.seed_runs(client, run, record)
+        assert client.get_run(seed).info.status == record.status
+    assert shown_trials(records, replace(SPACE, sampler="grid")) == records[:1]
+    assert log.ended == 3
+
+
+def test_what_was_refused_before_training_is_not_counted_when_resuming(tmp_path):
+    """Its driver died before MLflow had its end; Optuna knows it by what it would have cost."""
+    open_tracking(default_uri(tmp_path))
+    client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
+    study = open_study(SPACE, "s", str(tmp_path / "optuna.log"), resume=False)
+    run, _ = start_or_find(client, "s", SPACE, (), study, resume=False)
+    for state in (TrialState.PRUNED, TrialState.COMPLETE):
+        trial = study.ask({"side.num_prompts": IntDistribution(1, 64)})
+        tracking.start_trial(client, run, trial.number, {}, {"proposal": "{}"})
+        if state == TrialState.PRUNED:
+            remember_infeasible(trial, {"param_ratio": 0.5})
+            remember_reason(trial, "infeasible before training: param_ratio is 0.5")
+        study.tell(trial, 0.8 if state == TrialState.COMPLETE else None, state=state)
+    for _ in range(2):  # closed now; closed before
+        assert start_or_find(client, "s", SPACE, (), study, resume=True)[1] == 1
+    assert [record.pruned for record in tracking.read_trials(client, run)] == ["infeasible", ""]
 
 
 def test_an_actor_that_dies_before_its_trial_is_called_started_is_told(dead, tmp_path):

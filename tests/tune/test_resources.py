@@ -3,13 +3,16 @@
 import pytest
 
 from fpt_ray.config.trial import trial_from
+from fpt_ray.models.hardware import Hardware
 from fpt_ray.tune.resources import Packing, gpu_share
 
 GIB = 2**30
+GPU = Hardware(device="cuda", name="a card", has_bfloat16=True, memory_bytes=24 * GIB)
+CPU = Hardware(device="cpu", name="cpu", has_bfloat16=False)
 
 
 def packing(**options):
-    return Packing(**({"workers": 1, "cpus": None, "gpus": None, "node_cpus": 8, "gpu_bytes": 24 * GIB} | options))
+    return Packing(**({"workers": 1, "cpus": None, "gpus": None, "node_cpus": 8, "hardware": GPU} | options))
 
 
 @pytest.mark.parametrize(
@@ -28,13 +31,13 @@ def test_side_networks_share_and_a_large_model_is_alone():
 
 
 def test_on_cpus_the_lpm_takes_all_cores():
-    cores = packing(gpu_bytes=0)
+    cores = packing(hardware=CPU)
     assert cores.trial(trial_from({}), GIB) == {"CPU": 1.0}
     assert cores.trial(trial_from({"method": "lora"}), GIB) == {"CPU": 8.0}
-    assert packing(gpu_bytes=0, cpus=2.0).trial(trial_from({"method": "lora"}), GIB) == {"CPU": 2.0}
+    assert packing(hardware=CPU, cpus=2.0).trial(trial_from({"method": "lora"}), GIB) == {"CPU": 2.0}
 
 
 def test_a_trial_with_workers_of_its_own_only_waits():
-    own = packing(workers=2, gpu_bytes=0)
+    own = packing(workers=2, hardware=CPU)
     assert own.trial(trial_from({}), GIB) == {"CPU": 0.01}
     assert own.worker(trial_from({}), GIB) == {"CPU": pytest.approx(0.99)}

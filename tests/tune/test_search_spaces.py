@@ -18,6 +18,7 @@ from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.images.table import accept, inspect_image, read_images
+from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import load_learnable_state
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.paper.numbers import METHOD_NAMES, numbers
@@ -55,7 +56,7 @@ def stores(table, tmp_path_factory):
 
 
 def write_store(table, trial, uri):
-    spec = store_spec(trial, images_digest=table.digest(), precision=lpm_precision(trial))
+    spec = store_spec(trial, images_digest=table.digest(), precision=lpm_precision(trial, hardware_here()))
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     entries = []
     for plan in plan_shards(table, spec, uri):

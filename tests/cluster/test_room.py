@@ -1,0 +1,94 @@
+"""What hosts have room for, by hand: hosts are what ``ray.nodes()`` lists, without Ray."""
+
+import pytest
+import ray
+
+from fpt_ray.cluster import require_resources, room_for, working_hosts
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.hardware import Hardware
+from fpt_ray.preload.extraction import lpm_actors
+from fpt_ray.tune.resources import plan_packing
+
+CPUS, GPU = {"CPU": 16.0}, {"CPU": 4.0, "GPU": 1.0}
+CARD = Hardware(device="cuda", name="a card", has_bfloat16=True, memory_bytes=24 * 2**30)
+CPU = Hardware(device="cpu", name="cpu", has_bfloat16=False)
+
+
+@pytest.fixture
+def hosts(monkeypatch):
+    """Sets the hosts of the cluster; ``of_type`` is the node type that an autoscaler writes on them."""
+
+    def have(*hosts, of_type=None):
+        labels = {"ray.io/node-group": of_type} if of_type else {}
+        nodes = [{"Alive": True, "Resources": host, "Labels": labels} for host in hosts]
+        gone = {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}, "Labels": {}}
+        monkeypatch.setattr(ray, "nodes", lambda: [*nodes, gone])
+        total = {name: sum(host.get(name, 0) for host in hosts) for name in ("CPU", "GPU")}
+        monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+
+    return have
+
+
+@pytest.mark.parametrize(
+    ("share", "hosts", "workers"),
+    [
+        ({"CPU": 1.0}, [CPUS, GPU], 20),
+        ({"CPU": 3.0}, [CPUS, GPU], 6),  # 5 and 1, where 20 CPUs in one place would hold no more
+        ({"CPU": 12.0}, [CPUS, CPUS], 2),
+        ({"CPU": 5.0, "GPU": 1.0}, [CPUS, GPU], 0),
+        ({"CPU": 1.0, "GPU": 0.3}, [GPU], 3),
+        ({"CPU": 0.1}, [{"CPU": 1.0}], 10),
+    ],
+)
+def test_a_worker_has_its_share_on_one_host(share, hosts, workers):
+    assert room_for(share, hosts) == workers
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        [CPUS, GPU],
+        [{"CPU": 64.0, "GPU": 8.0}, GPU],
+        [{"CPU": 1.0, "GPU": 4.0}],
+        [CPUS, {"CPU": 4.0}],
+        [{"CPU": 1.0}],
+    ],
+)
+def test_every_preload_actor_has_room_and_leaves_some_to_read_images(hosts, each):
+    hosts(*each)
+    number, cpus, gpus = lpm_actors(working_hosts())
+    assert number >= 1
+    assert room_for({"CPU": cpus, "GPU": gpus}, each) >= number
+    assert number * cpus + 0.5 <= sum(host["CPU"] for host in each)
+
+
+def test_actors_on_gpus_take_a_quarter_of_the_gpu_hosts_cpus(hosts):
+    hosts(CPUS, GPU)
+    assert lpm_actors(working_hosts()) == (1, 1.0, 1.0)
+
+
+def test_what_no_host_has_is_refused_though_the_cluster_has_it_in_all(hosts):
+    hosts(CPUS, GPU)
+    with pytest.raises(ConfigError, match=r"a trial needs 5 CPUs and 0.02 GPUs, on one host; .*16 CPUs and 0 GPUs, 4 "):
+        plan_packing(1, 5.0, None, CARD)
+    hosts(CPUS, {"CPU": 8.0}, {"CPU": 8.0})
+    with pytest.raises(
+        ConfigError, match=r"12 CPUs and 0 GPUs, each for 2 workers.*has 16 CPUs and 0 GPUs, 2 x 8 CPUs"
+    ):
+        require_resources("training", cpus=12, gpus=0, workers=2)
+
+
+def test_where_hosts_join_by_themselves_it_is_waited_for_and_said(hosts, capsys):
+    hosts(GPU, of_type="gpu")
+    require_resources("a trial", cpus=8, gpus=1)
+    said = capsys.readouterr().err
+    assert "a trial needs 8 CPUs and 1 GPUs, on one host; its hosts have 4 CPUs and 1 GPUs; waiting" in said
+
+
+def test_trials_run_at_once_where_they_have_room(hosts):
+    hosts(CPUS, GPU)
+    packing, at_once = plan_packing(1, None, None, CARD)
+    assert (packing.node_cpus, at_once) == (4, 4)
+    hosts(CPUS, {"CPU": 4.0})
+    packing, at_once = plan_packing(2, 3.0, None, CPU)
+    assert (packing.node_cpus, at_once) == (4, 3)
