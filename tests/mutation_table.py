@@ -24,6 +24,7 @@ _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backb
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
 _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
+_IDENTITY, _COUNTED = "tests/config/test_identity.py", "tests/report/test_counted.py"
 _DRAWN = "augment or draw or crops or row"
 
 MUTATIONS = (
@@ -252,12 +253,6 @@ MUTATIONS = (
         _STORE,
     ),
     Mutation("fpt_ray/features/spec.py", "if band.start < cut.num_kept", "if band.stop <= cut.num_kept", _STORE),
-    Mutation(
-        "fpt_ray/features/spec.py",
-        "json.dumps(dataclasses.asdict(self), sort_keys=True)",
-        "json.dumps([self.backbone, self.resolution], sort_keys=True)",
-        _STORE,
-    ),
     Mutation("fpt_ray/features/spec.py", "weights_digest=weights_digest,", 'weights_digest="",', _STORE),
     Mutation(
         "fpt_ray/features/rows.py",
@@ -362,7 +357,7 @@ MUTATIONS = (
         "(value - self.low) / abs(self.low or 1)",
         _SEARCHER,
     ),
-    Mutation("fpt_ray/config/space.py", "return max(over, under)", "return min(over, under)", _CONFIG),
+    Mutation("fpt_ray/config/space.py", "else max(over, under)", "else min(over, under)", _COUNTED),
     Mutation("fpt_ray/config/space.py", "self.low <= value <= self.high", "self.low < value < self.high", _CONFIG),
     Mutation(
         "fpt_ray/config/space.py",
@@ -380,22 +375,9 @@ MUTATIONS = (
     Mutation("fpt_ray/search/searcher.py", 'trial.set_constraint("deaths", float(RESTARTS + 1))', "pass", _SEARCHER),
     Mutation(
         "fpt_ray/search/queue.py",
-        "and all(excess <= 0 for excess in trial.constraints.values())",
-        "and True",
-        _SEARCHER,
-    ),
-    Mutation(
-        "fpt_ray/search/queue.py",
         "key=lambda trial: (-val_auc(trial), trial.number)",
         "key=lambda trial: (val_auc(trial), trial.number)",
         _SEARCHER,
-    ),
-    Mutation(
-        "fpt_ray/search/queue.py",
-        "best[key] = max(best.get(key, trial), trial, key=val_auc)",
-        "best[key] = trial",
-        _SEARCHER,
-        "grid",
     ),
     Mutation(
         "fpt_ray/search/queue.py", "return min(max(value, row.low), row.high)", "return max(value, row.low)", _SEARCHER
@@ -443,5 +425,88 @@ MUTATIONS = (
         "progress.repeat * trial.training.epochs + epoch.number",
         "epoch.number",
         "tests/train/test_seeds.py",
+    ),
+    Mutation("fpt_ray/train/seeds.py", "train=before.train + time", "train=time", "tests/train/test_seeds.py"),
+    Mutation(
+        "fpt_ray/train/checkpoint.py", "if checkpoint.identity != identity:", "if False:", "tests/train/test_seeds.py"
+    ),
+    # --- which question a number answers, and which trials count --------------------------------------------------
+    Mutation(
+        "fpt_ray/config/identity.py",
+        "json.dumps(dict(identity), sort_keys=True)",
+        "json.dumps(sorted(identity))",
+        _IDENTITY,
+    ),
+    Mutation(
+        "fpt_ray/config/identity.py",
+        "json.dumps(dict(identity), sort_keys=True)",
+        "json.dumps(dict(identity))",
+        _IDENTITY,
+    ),
+    Mutation("fpt_ray/config/identity.py", "or one[name] != other[name]", "", _IDENTITY),
+    Mutation(
+        "fpt_ray/config/identity.py", "for name in sorted({*one, *other}):", "for name in sorted(one):", _IDENTITY
+    ),
+    Mutation("fpt_ray/config/space.py", "math.inf if math.isnan(value) else max", "max", _COUNTED),
+    Mutation(
+        "fpt_ray/tracking/records.py",
+        'return self.status == "FINISHED" and not self.pruned',
+        'return self.status == "FINISHED"',
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/tracking/records.py", "        and not broken_limits(constraints, record.metrics)\n", "", _COUNTED
+    ),
+    Mutation(
+        "fpt_ray/tracking/records.py",
+        "math.isfinite(record.metrics.get(name, math.nan)) for",
+        "name in record.metrics for",
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/tracking/records.py",
+        'return self.stage in ("choose", "confirm")',
+        'return self.stage in ("choose",)',
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/report/front.py",
+        "finished = counted(records, constraints, objectives)",
+        "finished = counted(records, {}, objectives)",
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/report/front.py",
+        "pareto_front(points, tuple(objectives.values()))",
+        'pareto_front(points, ("max",) * len(objectives))',
+        _COUNTED,
+    ),
+    Mutation("fpt_ray/report/front.py", 'metrics.get("test_auc", metrics["val_auc"])', 'metrics["val_auc"]', _COUNTED),
+    Mutation(
+        "fpt_ray/report/what_if.py", "trials = counted(records, constraints)", "trials = counted(records, {})", _COUNTED
+    ),
+    Mutation("fpt_ray/report/what_if.py", "math.inf) <= limit]", "math.inf) < limit]", _COUNTED),
+    Mutation("fpt_ray/report/what_if.py", "-record.metrics[name])", "record.metrics[name])", _COUNTED),
+    Mutation(
+        "fpt_ray/search/queue.py",
+        "key=lambda one: (feasible(one, space.constraints), val_auc(one))",
+        "key=lambda one: feasible(one, space.constraints)",
+        _SEARCHER,
+        "grid",
+    ),
+    Mutation(
+        "fpt_ray/search/attributes.py",
+        "trial.state == TrialState.COMPLETE and math.isfinite(val_auc(trial))",
+        "math.isfinite(val_auc(trial))",
+        _SEARCHER,
+    ),
+    Mutation(
+        "fpt_ray/search/attributes.py", 'ended and stage_of(trial) == "final" and', "ended and", _SEARCHER, "confirmed"
+    ),
+    Mutation(
+        "fpt_ray/search/attributes.py",
+        "return stored and not broken_limits(constraints, result_of(trial))",
+        "return True",
+        _SEARCHER,
     ),
 )
