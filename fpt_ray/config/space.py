@@ -84,10 +84,10 @@ class Limit:
         return " and ".join(f"{word} {end:.6g}" for word, end in ends if end is not None)
 
     def excess(self, value: float) -> float:
-        """By how much a value breaks the limit, as a share of it; 0 or less where it keeps to it."""
+        """By how much a value breaks the limit, as a share of it; 0 or less where it keeps to it; infinite for NaN."""
         over = -math.inf if self.high is None else (value - self.high) / abs(self.high or 1)
         under = -math.inf if self.low is None else (self.low - value) / abs(self.low or 1)
-        return max(over, under)
+        return math.inf if math.isnan(value) else max(over, under)
 
 
 def broken_limits(constraints: Mapping[str, Limit], metrics: Mapping[str, float]) -> dict[str, float]:

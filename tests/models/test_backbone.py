@@ -172,3 +172,11 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch):
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(ConfigError, match=r"^backbone\.weights: .*give a local .*file$"):
         load_backbone(BackboneConfig(name="vit_tiny_patch16_224"), 224)
+
+
+def test_mean_attention_is_a_mean_over_the_queries_however_they_are_cut():
+    queries, keys = torch.randn(2, 3, 70, 4), torch.randn(2, 3, 9, 4)
+    expected = torch.stack([torch.softmax(keys @ query / 2, dim=-2) for query in queries.unsqueeze(-1).unbind(2)])
+    for held in (4 * 2**20, 1):  # all at once, and 32 queries
+        found = mean_attention(queries, keys, 0.5, held)
+        torch.testing.assert_close(found, expected.mean(dim=0).squeeze(-1))

@@ -118,3 +118,24 @@ def test_what_cannot_be_built_is_named(change, message, small_trial, small_shape
     trial = dataclasses.replace(small_trial, side=dataclasses.replace(small_trial.side, **change))
     with pytest.raises(ConfigError, match=message):
         SideNetwork(trial, small_shape, 3)
+
+
+@pytest.mark.parametrize("method", ["fpt+", "fpt"])
+def test_a_forward_pass_equals_by_hand(method, small_trial, small_shape):
+    """Eq. 5 to 7, one image after another: a layer's prompts join its sequence, are dropped again, and the class token
+    is read."""
+    trial = dataclasses.replace(small_trial, method=method)
+    network = SideNetwork(trial, small_shape, 3).eval()
+    torch.nn.init.normal_(network.fusion.prompts)
+    images, (keys, values) = torch.randn(2, 3, 16, 16), features(trial, small_shape)
+    logits = []
+    for image in range(2):
+        patches = [images[image, :, y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8)]
+        kernel, bias = network.patch_embed.weight, network.patch_embed.bias
+        tokens = [network.cls_token[0, 0], *((kernel * patch).sum(dim=(1, 2, 3)) + bias for patch in patches)]
+        tokens = torch.stack(tokens) + network.pos_embed[0]
+        for layer, block in enumerate(network.blocks):
+            fused = network.fusion(layer, keys[layer, image][None], values[layer, image][None])
+            tokens = block(torch.cat([tokens[None], fused], dim=1))[0, :5]
+        logits.append(network.head(network.norm(tokens[0])))
+    torch.testing.assert_close(network(images, keys, values), torch.stack(logits), atol=1e-5, rtol=1e-4)

@@ -13,9 +13,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from fpt_ray.config.trial import TrainingConfig
+from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import make_model
+from fpt_ray.models.step import take_step
 from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, evaluate, fit
+from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit
 from fpt_ray.train.order import epoch_order, worker_rows
 from tests.conftest import FakeRows
 
@@ -165,3 +167,78 @@ def test_class_weights_are_inverse_frequencies(small_trial, small_shape):
     weights = class_weights(rows, task(), TrainingConfig(class_weights=True))
     torch.testing.assert_close(weights, torch.tensor([18 / 36, 18 / 12, 18 / 6]))
     assert torch.isclose(weights[torch.as_tensor(rows.labels)].mean(), torch.tensor(1.0))
+
+
+# --- what the loop hands on ---------------------------------------------------------------------------------------
+
+
+def test_dropout_masks_keep_the_mean_and_depend_on_epoch_and_row_alone(small_trial):
+    masks = dropout_masks(small_trial, np.arange(40), 1)
+    assert masks.shape == (2, 40, 3, 48)
+    assert masks.unique().tolist() == [0, 2]  # half is dropped
+    assert float(masks.mean()) == pytest.approx(1, abs=0.05)
+    assert torch.equal(dropout_masks(small_trial, np.array([7, 3]), 1), masks[:, [7, 3]])
+    assert not torch.equal(masks[:, 0], masks[:, 1])
+    assert not torch.equal(dropout_masks(small_trial, np.arange(40), 2), masks)
+
+
+def test_the_mode_is_trainings_in_steps_and_evaluations_in_between(small_trial, small_shape):
+    model, seen = make_model(small_trial, 3), []
+    model.register_forward_pre_hook(lambda module, _: seen.append((module.training, torch.is_grad_enabled())))
+    rows, val = FakeRows(8, small_trial, small_shape), FakeRows(6, small_trial, small_shape, split="val")
+    list(fit(model, rows, val, small_trial, task(8)))
+    assert seen == 3 * [(True, True), (True, True), (False, False), (False, False)]
+
+
+def scripted(monkeypatch, aucs):
+    """Validation that finds these AUCs, one after the other."""
+    left, none = list(aucs), np.zeros((3, 3), np.int64)
+    monkeypatch.setattr(
+        "fpt_ray.train.loop.evaluate",
+        lambda *_: Scores(auc=left.pop(0), accuracy=0.0, macro_f1=0.0, kappa=0.0, confusion=none),
+    )
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_and_its_weights_stay_as_they_were(
+    small_trial, small_shape, monkeypatch
+):
+    trial = dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, epochs=5))
+    model, rows = make_model(trial, 3), FakeRows(8, small_trial, small_shape)
+    aucs, weights, snapshots, best = [0.6, 0.9, 0.7, 0.9, 0.8], [], [], []
+    scripted(monkeypatch, aucs)
+    for epoch in fit(model, rows, rows, trial, task(8)):
+        weights.append({name: value.clone() for name, value in model.state_dict().items()})
+        snapshots.append(stored(epoch.snapshot))
+        best.append((epoch.best_epoch, epoch.best_val_auc))
+        kept = epoch.snapshot.best.model
+    assert best == [(1, 0.6), (2, 0.9), (2, 0.9), (2, 0.9), (2, 0.9)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in kept.items())
+    scripted(monkeypatch, aucs[3:])
+    resumed = list(fit(make_model(trial, 3), rows, rows, trial, task(8), snapshots[2]))
+    assert [(epoch.number, epoch.best_epoch) for epoch in resumed] == [(4, 2), (5, 2)]
+
+
+def test_steps_count_on_over_epochs_and_mean_loss_is_of_an_epochs_steps(small_trial, small_shape, monkeypatch):
+    steps = []
+
+    def recorded(learner, number, *makers):
+        steps.append((number, float(loss := take_step(learner, number, *makers))))
+        return loss
+
+    monkeypatch.setattr("fpt_ray.train.loop.take_step", recorded)
+    rows = FakeRows(18, small_trial, small_shape)
+    epochs = list(fit(make_model(small_trial, 3), rows, rows, small_trial, task()))
+    assert [number for number, _ in steps] == list(range(1, 13))
+    means = np.reshape([loss for _, loss in steps], (3, 4)).mean(axis=1)
+    assert [epoch.train_loss for epoch in epochs] == pytest.approx(means, rel=1e-5)
+
+
+def test_rows_are_shuffled_within_strands_and_windows_and_windows_among_each_other():
+    strands = epoch_order(64, 4, (0, 1)).T
+    assert [set(strand) for strand in strands] == [set(range(start, start + 16)) for start in range(0, 64, 16)]
+    assert all(list(strand) != sorted(strand) for strand in strands)
+    windows = epoch_order(64, 4, (0, 1), 8).reshape(8, 8)
+    assert {frozenset(rows) for rows in windows} == {frozenset(range(start, start + 8)) for start in range(0, 64, 8)}
+    assert all(list(rows) != sorted(rows) for rows in windows)
+    firsts = [min(rows) for rows in windows]
+    assert firsts != sorted(firsts)

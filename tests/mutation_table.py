@@ -1,0 +1,512 @@
+"""The mutations that ``python -m tests.mutations`` tries."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One line made wrong."""
+
+    file: str
+    line: str
+    """Text that stands exactly once in the file."""
+    wrong: str
+    """What stands there instead."""
+    test: str
+    """The file of the tests of which one must fail."""
+    only: str = ""
+    """pytest's -k, where the file is slow."""
+
+
+_BY_HAND = "tests/train/test_by_hand.py"
+_LOOP, _NOT_TWO = "tests/train/test_loop.py", "not two_workers"
+_SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
+_SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
+_STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
+_SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
+_IDENTITY, _COUNTED = "tests/config/test_identity.py", "tests/report/test_counted.py"
+_DRAWN = "augment or draw or crops or row"
+
+MUTATIONS = (
+    # --- one step -------------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/models/step.py",
+        "    nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)\n",
+        "",
+        _BY_HAND,
+    ),
+    Mutation("fpt_ray/models/step.py", "    learner.schedule.step()\n", "", _BY_HAND),
+    Mutation(
+        "fpt_ray/models/step.py", "weight_decay=training.weight_decay", "weight_decay=0.0", _BY_HAND, "fpt or linear"
+    ),
+    Mutation("fpt_ray/models/step.py", "loss = losses.mean()", "loss = -losses.mean()", _BY_HAND),
+    Mutation("fpt_ray/models/step.py", "    learner.model.zero_grad(set_to_none=True)\n", "", _BY_HAND),
+    Mutation("fpt_ray/models/step.py", "torch.optim.AdamW(", "torch.optim.Adam(", _BY_HAND),
+    Mutation(
+        "fpt_ray/models/step.py",
+        "learner.class_weights.to(logits.dtype)",
+        "learner.class_weights.to(logits.dtype) ** 0",
+        _BY_HAND,
+    ),
+    Mutation(
+        "fpt_ray/models/step.py",
+        "(loss if learner.adalora is None else loss + learner.adalora.regulariser()).backward()",
+        "loss.backward()",
+        _BY_HAND,
+        "adalora",
+    ),
+    Mutation(
+        "fpt_ray/models/step.py",
+        "        learner.adalora.allocate(number)\n",
+        "        pass\n",
+        "tests/models/test_methods.py",
+        "adaloras_ranks",
+    ),
+    # --- the loop -------------------------------------------------------------------------------------------------
+    Mutation("fpt_ray/train/loop.py", "steps * training.epochs, arithmetic", "steps, arithmetic", _BY_HAND),
+    Mutation(
+        "fpt_ray/train/loop.py", "(training.seed, epoch), train.window", "(training.seed, 1), train.window", _BY_HAND
+    ),
+    Mutation("fpt_ray/train/loop.py", "masks = dropout_masks(trial, row_ids, epoch)", "masks = None", _BY_HAND, "fpt"),
+    Mutation(
+        "fpt_ray/train/loop.py",
+        "masks.transpose(0, 1).div_(1 - side.prompt_dropout)",
+        "masks.transpose(0, 1)",
+        _LOOP,
+        "dropout",
+    ),
+    Mutation(
+        "fpt_ray/train/loop.py",
+        "(training.seed, epoch, int(row), 1)",
+        "(training.seed, 0, int(row), 1)",
+        _LOOP,
+        "dropout",
+    ),
+    Mutation("fpt_ray/train/loop.py", "    learner.model.train()\n", "", _LOOP, "mode"),
+    Mutation("fpt_ray/train/loop.py", "    model.eval()\n", "", _LOOP, "mode"),
+    Mutation("fpt_ray/train/loop.py", "if val_scores.auc > best.val_auc:", "if True:", _LOOP, "best"),
+    Mutation("fpt_ray/train/loop.py", "> best.val_auc:", ">= best.val_auc:", _LOOP, "best"),
+    Mutation(
+        "fpt_ray/train/loop.py", "model=_copied(learnable_state(bare))", "model=learnable_state(bare)", _LOOP, "best"
+    ),
+    Mutation(
+        "fpt_ray/train/loop.py", "        learner.schedule.load_state_dict(resume.schedule)\n", "", _LOOP, "resumed"
+    ),
+    Mutation(
+        "fpt_ray/train/loop.py", "        learner.optimizer.load_state_dict(resume.optimizer)\n", "", _LOOP, "resumed"
+    ),
+    Mutation(
+        "fpt_ray/train/loop.py",
+        "best, done = resume.best, resume.epoch",
+        "done = resume.epoch",
+        _LOOP,
+        "resumed",
+    ),
+    Mutation("fpt_ray/train/loop.py", "    mean = total / len(order)\n", "    mean = total\n", _LOOP, "mean_loss"),
+    Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(order) + step,", "step,", _LOOP, "count"),
+    Mutation(
+        "fpt_ray/train/loop.py", "rows.row_ids[start : start + trial", "rows.row_ids[start + 1 : start + trial", _LOOP
+    ),
+    Mutation(
+        "fpt_ray/train/loop.py",
+        "counts.sum() / (len(task.classes) * counts.float())",
+        "counts.sum() / counts.float()",
+        _BY_HAND,
+    ),
+    # --- the order ------------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/train/order.py",
+        "steps = num_rows // batch_size",
+        "steps = num_rows // batch_size - 1",
+        _LOOP,
+        "epoch_visits",
+    ),
+    Mutation(
+        "fpt_ray/train/order.py",
+        "[generator.permutation(np.arange(*ends))[:steps]",
+        "[np.arange(*ends)[:steps]",
+        _LOOP,
+        "epoch_visits or shuffled",
+    ),
+    Mutation(
+        "fpt_ray/train/order.py", "np.stack(strands, axis=1)", "np.stack(strands).reshape(steps, -1)", _LOOP, "strands"
+    ),
+    Mutation(
+        "fpt_ray/train/order.py",
+        "starts = generator.permutation(np.arange(0, num_rows, window))",
+        "starts = np.arange(0, num_rows, window)",
+        _LOOP,
+        "shuffled",
+    ),
+    # --- the networks ---------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/models/side_network.py",
+        "project(summary + prompts) if self.plus",
+        "project(summary) if self.plus",
+        _SIDE,
+    ),
+    Mutation("fpt_ray/models/side_network.py", "else project(summary) + prompts", "else project(summary)", _SIDE),
+    Mutation("fpt_ray/models/side_network.py", "transpose(0, 1) * self.scale", "transpose(0, 1)", _SIDE),
+    Mutation(
+        "fpt_ray/models/side_network.py",
+        "torch.softmax(heads @ keys.transpose(-2, -1), dim=-1)",
+        "torch.softmax(heads @ keys.transpose(-2, -1), dim=-2)",
+        _SIDE,
+    ),
+    Mutation(
+        "fpt_ray/models/side_network.py",
+        "fused = self.fusion(layer, keys[layer], values[layer], mask)",
+        "fused = self.fusion(layer, keys[-1], values[-1], mask)",
+        _SIDE,
+    ),
+    Mutation("fpt_ray/models/side_network.py", "fused * keep_mask", "fused", _BY_HAND, "fpt"),
+    Mutation("fpt_ray/models/side_network.py", "dim=1) + self.pos_embed", "dim=1)", _SIDE),
+    Mutation(
+        "fpt_ray/models/side_network.py", "tokens = block(tokens)[:, :num_tokens]", "tokens = block(tokens)", _SIDE
+    ),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "descending=True, stable=True",
+        "descending=False, stable=True",
+        _BACKBONE,
+        "by_hand",
+    ),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "queries = queries[:, :, :1]",
+        "queries = queries[:, :, -1:]",
+        _BACKBONE,
+        "by_hand",
+    ),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "return total / num_queries",
+        "return total / num_tokens",
+        _BACKBONE,
+        "mean_attention",
+    ),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "torch.softmax(part @ transposed, dim=-1).sum(dim=2",
+        "torch.softmax(part @ transposed, dim=-2).sum(dim=2",
+        _BACKBONE,
+        "by_hand",
+    ),
+    Mutation("fpt_ray/models/importance.py", "model.blocks][-depth:]", "model.blocks][:depth]", _BACKBONE, "by_hand"),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "values.gather(2, at), tokens",
+        "keys.gather(2, at), tokens",
+        _BACKBONE,
+        "by_hand",
+    ),
+    Mutation("fpt_ray/models/importance.py", "(queries * scale).split", "queries.split", _BACKBONE, "by_hand"),
+    # --- numbers --------------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/metrics/scores.py",
+        "roc_auc_score(labels == c, probabilities[:, c])",
+        "roc_auc_score(labels == c, -probabilities[:, c])",
+        _SCORES,
+    ),
+    Mutation(
+        "fpt_ray/metrics/scores.py",
+        "positives = [1] if len(classes) == 2",
+        "positives = [0] if len(classes) == 2",
+        _SCORES,
+    ),
+    Mutation("fpt_ray/metrics/scores.py", "math.log10(memory_ratio + 1)", "math.log(memory_ratio + 1)", _SCORES),
+    Mutation("fpt_ray/metrics/scores.py", 'weights="quadratic"', 'weights="linear"', _SCORES),
+    Mutation(
+        "fpt_ray/metrics/scores.py",
+        "sklearn_metrics.confusion_matrix(labels, predicted",
+        "sklearn_metrics.confusion_matrix(predicted, labels",
+        _SCORES,
+    ),
+    Mutation(
+        "fpt_ray/metrics/intervals.py", "np.cumsum(downs, axis=1) - downs / 2", "np.cumsum(downs, axis=1)", _INTERVALS
+    ),
+    Mutation("fpt_ray/metrics/intervals.py", "((1 - LEVEL) / 2, (1 + LEVEL) / 2)", "(1 - LEVEL, LEVEL)", _INTERVALS),
+    Mutation(
+        "fpt_ray/metrics/intervals.py",
+        "[np.mean([_aucs(one, labels, counts) for one in seeds], axis=0) for",
+        "[_aucs(seeds[0], labels, counts) for",
+        _INTERVALS,
+    ),
+    Mutation(
+        "fpt_ray/metrics/pareto.py",
+        "as_good = (gains >= gain).all(axis=1)",
+        "as_good = (gains >= gain).any(axis=1)",
+        _SCORES,
+    ),
+    Mutation(
+        "fpt_ray/metrics/pareto.py",
+        "(as_good & (gains > gain).any(axis=1)).any()",
+        "(as_good & (gains > gain).all(axis=1)).any()",
+        _SCORES,
+    ),
+    Mutation("fpt_ray/metrics/pareto.py", '1.0 if mode == "max" else -1.0', '-1.0 if mode == "max" else 1.0', _SCORES),
+    # --- the store ------------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/features/spec.py",
+        "list(spec.layers)[len(spec.layers) - cut.depth :]",
+        "list(spec.layers)[: cut.depth]",
+        _STORE,
+    ),
+    Mutation("fpt_ray/features/spec.py", "if band.start < cut.num_kept", "if band.stop <= cut.num_kept", _STORE),
+    Mutation("fpt_ray/features/spec.py", "weights_digest=weights_digest,", 'weights_digest="",', _STORE),
+    Mutation(
+        "fpt_ray/features/rows.py",
+        "out[at, :, ranks] = cell[:, : ranks.stop - ranks.start]",
+        "out[at, :, ranks] = cell[:, ranks.start - ranks.stop :]",
+        _STORE,
+    ),
+    Mutation(
+        "fpt_ray/features/rows.py",
+        "(self.row_ids >= share.start) & (self.row_ids < share.stop)",
+        "(self.row_ids >= share.start) & (self.row_ids <= share.stop)",
+        _STORE,
+    ),
+    Mutation(
+        "fpt_ray/features/rows.py", "first = spec.layers.stop - self.cut.depth", "first = spec.layers.start", _STORE
+    ),
+    Mutation(
+        "fpt_ray/features/shards.py",
+        '    check_rows(table["row"].to_pylist(), rows, uri)\n',
+        "",
+        "tests/faults/test_stores.py",
+    ),
+    Mutation(
+        "fpt_ray/features/shards.py",
+        "if notes.get(DIGEST_KEY) != spec.digest.encode():",
+        "if False:",
+        "tests/faults/test_stores.py",
+    ),
+    Mutation(
+        "fpt_ray/features/shards.py",
+        "        _check_finite(features, images, spec)\n",
+        "        pass\n",
+        "tests/faults/test_stores.py",
+    ),
+    Mutation(
+        "fpt_ray/features/shards.py",
+        "if found == list(planned) else None",
+        "if len(found) == len(planned) else None",
+        _STORE,
+    ),
+    Mutation("fpt_ray/features/store.py", "        if has != wants:\n", "        if False:\n", _STORE),
+    Mutation(
+        "fpt_ray/features/store.py",
+        "        if found != shard.bytes:\n",
+        "        if found is None:\n",
+        "tests/faults/test_stores.py",
+    ),
+    Mutation("fpt_ray/features/store.py", "(shard.rows, shard.sha256) for shard", "(shard.rows,) for shard", _STORE),
+    # --- the images -----------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/images/augmentation.py",
+        "torch.where(flip, steps.flip(0), steps)",
+        "steps.expand(len(draws), size)",
+        _IMAGES,
+        _DRAWN,
+    ),
+    Mutation(
+        "fpt_ray/images/augmentation.py",
+        "np.random.default_rng((seed, epoch, row))",
+        "np.random.default_rng((seed, row))",
+        _IMAGES,
+        _DRAWN,
+    ),
+    Mutation(
+        "fpt_ray/images/augmentation.py",
+        "inside = inside.clamp(min=0).minimum(length - 1)",
+        "inside = inside.clamp(min=0)",
+        _IMAGES,
+        _DRAWN,
+    ),
+    Mutation(
+        "fpt_ray/images/augmentation.py",
+        "before = factors([draw.brightness if draw.brightness_first",
+        "before = factors([draw.brightness if not draw.brightness_first",
+        _IMAGES,
+        _DRAWN,
+    ),
+    Mutation(
+        "fpt_ray/images/augmentation.py",
+        "torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)",
+        "torch.stack((y[:, :, None].expand(shape), x[:, None, :].expand(shape)), dim=-1)",
+        _IMAGES,
+        _DRAWN,
+    ),
+    Mutation(
+        "fpt_ray/images/pixels.py",
+        "return (images - centre) / spread",
+        "return (images - centre) * spread",
+        _IMAGES,
+        "normalise",
+    ),
+    # --- the search -----------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/config/space.py",
+        "(value - self.high) / abs(self.high or 1)",
+        "(self.high - value) / abs(self.high or 1)",
+        _SEARCHER,
+    ),
+    Mutation(
+        "fpt_ray/config/space.py",
+        "(self.low - value) / abs(self.low or 1)",
+        "(value - self.low) / abs(self.low or 1)",
+        _SEARCHER,
+    ),
+    Mutation("fpt_ray/config/space.py", "else max(over, under)", "else min(over, under)", _COUNTED),
+    Mutation("fpt_ray/config/space.py", "self.low <= value <= self.high", "self.low < value < self.high", _CONFIG),
+    Mutation(
+        "fpt_ray/config/space.py",
+        "return self.values()[-1] if self.step is not None else self.high",
+        "return self.low",
+        _CONFIG,
+    ),
+    Mutation("fpt_ray/config/space.py", "all(values.get(other) in wanted", "any(values.get(other) in wanted", _CONFIG),
+    Mutation(
+        "fpt_ray/search/searcher.py",
+        "for name, value in excess.items() if value > 0]",
+        "for name, value in excess.items() if value > 1]",
+        _SEARCHER,
+    ),
+    Mutation("fpt_ray/search/searcher.py", 'trial.set_constraint("deaths", float(RESTARTS + 1))', "pass", _SEARCHER),
+    Mutation(
+        "fpt_ray/search/queue.py",
+        "key=lambda trial: (-val_auc(trial), trial.number)",
+        "key=lambda trial: (val_auc(trial), trial.number)",
+        _SEARCHER,
+    ),
+    Mutation(
+        "fpt_ray/search/queue.py", "return min(max(value, row.low), row.high)", "return max(value, row.low)", _SEARCHER
+    ),
+    Mutation("fpt_ray/search/early_stopping.py", "share = 1 - 1 / REDUCTION", "share = 1 / REDUCTION", _STOPPING),
+    Mutation("fpt_ray/search/early_stopping.py", "all(a <= b for a, b in", "all(a >= b for a, b in", _STOPPING),
+    Mutation("fpt_ray/search/early_stopping.py", "return score < float(", "return score > float(", _STOPPING),
+    Mutation("fpt_ray/search/early_stopping.py", "        others.append((score, costs))\n", "", _STOPPING),
+    Mutation(
+        "fpt_ray/search/journal.py",
+        'whole = journal.read_bytes().rpartition(b"\\n")',
+        'whole = (journal.read_bytes(), b"", b"")',
+        "tests/faults/test_disk.py",
+    ),
+    Mutation(
+        "fpt_ray/search/journal.py",
+        "self.logs.extend(json.loads(content)",
+        "list(json.loads(content)",
+        "tests/search/test_journal.py",
+    ),
+    Mutation("fpt_ray/search/journal.py", "        self.objects += 1\n", "", "tests/search/test_journal.py"),
+    # --- what stays of a trial ------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/train/checkpoint.py",
+        "return (*self.finished, self.current.best)",
+        "return (self.current.best, *self.finished)",
+        _LOOP,
+        "checkpoint",
+    ),
+    Mutation(
+        "fpt_ray/train/seeds.py",
+        "seed=trial.training.seed + repeat",
+        "seed=trial.training.seed",
+        "tests/train/test_seeds.py",
+    ),
+    Mutation(
+        "fpt_ray/train/seeds.py",
+        '"val_auc": statistics.fmean(best),',
+        '"val_auc": best[-1],',
+        "tests/train/test_seeds.py",
+    ),
+    Mutation("fpt_ray/train/seeds.py", "        current = None\n", "", "tests/train/test_seeds.py"),
+    Mutation(
+        "fpt_ray/train/seeds.py",
+        "progress.repeat * trial.training.epochs + epoch.number",
+        "epoch.number",
+        "tests/train/test_seeds.py",
+    ),
+    Mutation("fpt_ray/train/seeds.py", "train=before.train + time", "train=time", "tests/train/test_seeds.py"),
+    Mutation(
+        "fpt_ray/train/checkpoint.py", "if checkpoint.identity != identity:", "if False:", "tests/train/test_seeds.py"
+    ),
+    # --- which question a number answers, and which trials count --------------------------------------------------
+    Mutation(
+        "fpt_ray/config/identity.py",
+        "json.dumps(dict(identity), sort_keys=True)",
+        "json.dumps(sorted(identity))",
+        _IDENTITY,
+    ),
+    Mutation(
+        "fpt_ray/config/identity.py",
+        "json.dumps(dict(identity), sort_keys=True)",
+        "json.dumps(dict(identity))",
+        _IDENTITY,
+    ),
+    Mutation("fpt_ray/config/identity.py", "or one[name] != other[name]", "", _IDENTITY),
+    Mutation(
+        "fpt_ray/config/identity.py", "for name in sorted({*one, *other}):", "for name in sorted(one):", _IDENTITY
+    ),
+    Mutation("fpt_ray/config/space.py", "math.inf if math.isnan(value) else max", "max", _COUNTED),
+    Mutation(
+        "fpt_ray/tracking/records.py",
+        'return self.status == "FINISHED" and not self.pruned',
+        'return self.status == "FINISHED"',
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/tracking/records.py", "        and not broken_limits(constraints, record.metrics)\n", "", _COUNTED
+    ),
+    Mutation(
+        "fpt_ray/tracking/records.py",
+        "math.isfinite(record.metrics.get(name, math.nan)) for",
+        "name in record.metrics for",
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/tracking/records.py",
+        'return self.stage in ("choose", "confirm")',
+        'return self.stage in ("choose",)',
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/report/front.py",
+        "finished = counted(records, constraints, objectives)",
+        "finished = counted(records, {}, objectives)",
+        _COUNTED,
+    ),
+    Mutation(
+        "fpt_ray/report/front.py",
+        "pareto_front(points, tuple(objectives.values()))",
+        'pareto_front(points, ("max",) * len(objectives))',
+        _COUNTED,
+    ),
+    Mutation("fpt_ray/report/front.py", 'metrics.get("test_auc", metrics["val_auc"])', 'metrics["val_auc"]', _COUNTED),
+    Mutation(
+        "fpt_ray/report/what_if.py", "trials = counted(records, constraints)", "trials = counted(records, {})", _COUNTED
+    ),
+    Mutation("fpt_ray/report/what_if.py", "math.inf) <= limit]", "math.inf) < limit]", _COUNTED),
+    Mutation("fpt_ray/report/what_if.py", "-record.metrics[name])", "record.metrics[name])", _COUNTED),
+    Mutation(
+        "fpt_ray/search/queue.py",
+        "key=lambda one: (feasible(one, space.constraints), val_auc(one))",
+        "key=lambda one: feasible(one, space.constraints)",
+        _SEARCHER,
+        "grid",
+    ),
+    Mutation(
+        "fpt_ray/search/attributes.py",
+        "trial.state == TrialState.COMPLETE and math.isfinite(val_auc(trial))",
+        "math.isfinite(val_auc(trial))",
+        _SEARCHER,
+    ),
+    Mutation(
+        "fpt_ray/search/attributes.py", 'ended and stage_of(trial) == "final" and', "ended and", _SEARCHER, "confirmed"
+    ),
+    Mutation(
+        "fpt_ray/search/attributes.py",
+        "return stored and not broken_limits(constraints, result_of(trial))",
+        "return True",
+        _SEARCHER,
+    ),
+)
