@@ -5,7 +5,6 @@ The autoscaler is Ray's own over its fake provider, whose nodes are processes he
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,6 @@ import psutil
 import pytest
 import ray
 
-from fpt_ray import cluster
-from fpt_ray.errors import ConfigError
 from tests.hosts.namespaces import wait_until
 from tests.s3_server import free_ports
 
@@ -33,8 +30,10 @@ CONFIG = {
     "file_mounts_sync_continuously": False,
     "rsync_exclude": [],
     "rsync_filter": [],
-    **dict.fromkeys(("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"), []),
-    **dict.fromkeys(("head_start_ray_commands", "worker_start_ray_commands"), []),
+    **{
+        key: [] for key in ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+    },
+    **{key: [] for key in ("head_start_ray_commands", "worker_start_ray_commands")},
     "head_node": {},
     "worker_nodes": {},
     "head_node_type": HEAD,
