@@ -19,7 +19,13 @@ GPU = Hardware(device="cuda", name="a card", has_bfloat16=True, memory_bytes=100
 def record(number, **metrics):
     tags = {tracking._PROPOSAL: json.dumps({"side.num_prompts": 2 + number})}
     return TrialRecord(
-        number=number, run_id=f"r{number}", params={"training.seed": "5"}, metrics=metrics, tags=tags, status="FINISHED", reason=""
+        number=number,
+        run_id=f"r{number}",
+        params={"training.seed": "5"},
+        metrics=metrics,
+        tags=tags,
+        status="FINISHED",
+        reason="",
     )
 
 
