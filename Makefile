@@ -40,8 +40,11 @@ types: .venv/installed
 audit: .venv/installed
 	$(BIN)/uv tool run pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
+# Everything, and what a cluster's image needs of it: no tests' servers and tools, no demonstration.
 lock:
 	$(BIN)/uv pip compile --all-extras --group dev --generate-hashes --no-emit-index-url pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --extra postgres --constraint requirements.lock --generate-hashes --no-emit-index-url \
+		pyproject.toml -o cluster/requirements.lock
 
 clean:
 	rm -rf .venv demo

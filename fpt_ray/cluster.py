@@ -94,11 +94,23 @@ def _interrupted_by_sigterm(before: Any) -> Iterator[None]:
 def _await_first_worker() -> None:
     """Has an autoscaling cluster that has shrunk to a head that computes nothing start a worker.
 
-    What a cluster is made of is read off its workers.
+    What a cluster is made of is read off its workers. Ray does not tell which kinds its autoscaler could start: whether
+    they have GPUs is said by FPT_RAY_WORKER_GPUS in the head's environment, which drivers inherit.
     """
-    if cluster_resources()[0] == 0:
-        say("cluster: it has no worker; waiting until it has started one")
-        ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
+    cpus, gpus = cluster_resources()
+    wanted = _worker_gpus()
+    if cpus == 0 or gpus < wanted:
+        kind = "worker with a GPU" if wanted else "worker"
+        say(f"cluster: it has no {kind}; waiting until it has started one")
+        ray.get(ray.remote(num_cpus=1, num_gpus=wanted)(lambda: None).remote())
+
+
+def _worker_gpus() -> int:
+    """GPUs of a worker that the cluster's autoscaler can start, as its files say."""
+    value = os.environ.get("FPT_RAY_WORKER_GPUS", "0")
+    if not value.isdecimal():
+        raise ConfigError(f"FPT_RAY_WORKER_GPUS is {value!r}; give a worker's GPUs as a whole number, or 0 for none")
+    return int(value)
 
 
 def cluster_resources() -> tuple[int, int]:

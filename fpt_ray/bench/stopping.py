@@ -80,7 +80,8 @@ def stop_early(
     """``trials`` with early stopping of that kind, in random orders. ``fair`` False: on the validation AUC alone."""
     objectives = space.objectives if fair else {"val_auc": space.objectives["val_auc"]}
     stopping = replace(space, early_stopping=kind, objectives=objectives)
-    front = {record.run_id for record in front_of([record for record, _ in trials], space.objectives)}
+    members = front_of([record for record, _ in trials], space.objectives, space.constraints)
+    front = {record.run_id for record in members}
     total = sum(len(curve.val_auc) for _, curve in trials)
     signs = [1.0 if mode == "max" else -1.0 for mode in space.objectives.values()]
     gains = np.array([[record.metrics[name] for name in space.objectives] for record, _ in trials]) * signs

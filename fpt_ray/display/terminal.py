@@ -7,10 +7,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from urllib.parse import unquote
 
 from fpt_ray.errors import ConfigError
 
-_USER_IN_URI = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s@\"']+@", re.IGNORECASE)
+_SCHEME = r"([a-z][a-z0-9+.-]*://)"
+# People paste passwords as they are. All up to the last @ of what may be one URL is taken for the password; what
+# SQLAlchemy's ``render_as_string`` hides ends at the first @, and the rest of p@ss/word is shown.
+_USER_IN_TEXT = re.compile(_SCHEME + r"(?:[^/\s@:\"']*:[^\s\"']*|[^/\s@\"']+)@", re.IGNORECASE)
+_USER_IN_URL = re.compile(_SCHEME + r"(?:[^/\s@:]*:(?P<password>\S*)|[^/\s@]+)@(?=\S*$)", re.IGNORECASE)
+_LOCATIONS = ("MLFLOW_TRACKING_URI", "FPT_RAY_STORAGE")
 _SECRET_IN_QUERY = re.compile(
     r"([?&][\w-]*(?:secret|password|token|key|signature|credential)[\w-]*=)[^&\s\"']+", re.IGNORECASE
 )
@@ -39,7 +45,7 @@ def run_command(main: Callable[[], int | None], described: Callable[[ConfigError
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         sys.exit(128 + signal.SIGPIPE)
     except Exception:  # a defect: all of it, but for passwords in the addresses that libraries quote
-        print(without_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        print(without_secrets(traceback.format_exc(), *_known_urls()), end="", file=sys.stderr)
         sys.exit(1)
 
 
@@ -55,6 +61,27 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def without_secrets(text: str) -> str:
-    """The text with users, passwords and keys that stand in URIs replaced by ``***``."""
-    return _SECRET_IN_QUERY.sub(r"\1***", _USER_IN_URI.sub(r"\1***@", text))
+def without_secrets(text: str, *urls: str) -> str:
+    """The text, or the URL, with users, passwords and keys that stand in URLs replaced by ``***``.
+
+    ``urls`` are such as the text may quote: their passwords are replaced wherever they stand.
+    """
+    for url in urls:
+        if password := password_in(url):
+            text = text.replace(url, without_secrets(url))
+            for written in (password, unquote(password)):
+                text = text.replace(written, "***")
+    hidden = _USER_IN_TEXT.sub(r"\1***@", _USER_IN_URL.sub(r"\1***@", text) if _USER_IN_URL.match(text) else text)
+    return _SECRET_IN_QUERY.sub(r"\1***", hidden)
+
+
+def password_in(url: str) -> str:
+    """The password in a URL, as it is written there; "" where there is none."""
+    found = _USER_IN_URL.match(url)
+    return (found["password"] or "") if found else ""
+
+
+def _known_urls() -> list[str]:
+    """What the command was given of databases and servers."""
+    words = [word.partition("=")[2] if word.startswith("--") else word for word in sys.argv[1:]]
+    return [url for url in (*words, *(os.environ.get(name, "") for name in _LOCATIONS)) if "://" in url]

@@ -10,9 +10,9 @@ from fpt_ray.display.typesetting import Form, Table, typeset
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
 from fpt_ray.paper.tables import paper_table
-from fpt_ray.search.identity import folder_id
 from fpt_ray.storage.files import own_folder
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.folder import folder_id
 from fpt_ray.tracking.records import StudyRun, infeasible
 from fpt_ray.tracking.server import open_tracking
 

@@ -1,7 +1,7 @@
 """What came of a study, as a value: its trials, its front, what was confirmed, what it cost, where things are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from fpt_ray.config.space import Limit, Mode
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
-from fpt_ray.search.identity import folder_id
 from fpt_ray.storage.files import own_folder
+from fpt_ray.tracking.folder import folder_id
 from fpt_ray.tracking.records import StudyRun, TrialRecord, infeasible
 from fpt_ray.tracking.runs import find_study, read_trials
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class StudyPlaces:
     """Where the things of a study are."""
 
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)
     """MLflow's tracking server or database."""
     experiment_id: str
     run_id: str

@@ -105,6 +105,11 @@ def val_auc(trial: FrozenTrial) -> float:
 # --- counted ------------------------------------------------------------------------------------------------------
 
 
+def has_begun(study: optuna.Study) -> bool:
+    """Whether a study has asked any trial."""
+    return any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+
+
 def finished_trials(study: optuna.Study) -> int:
     """Trials that have ended with a result or a reason.
 

@@ -215,7 +215,7 @@ class PatientClient(MlflowClient):
 
     def _judged(self, error: MlflowException) -> Exception:
         """Whether trying again may help: nobody answered, not MLflow did, or it has a trouble of its own."""
-        reason = without_secrets(str(error)).partition("\n")[0][:_LONGEST_REASON]
+        reason = without_secrets(str(error), self.tracking_uri).partition("\n")[0][:_LONGEST_REASON]
         if refuses_login(error):
             return AwayError(reason) if self.welcome else login_refused(self.tracking_uri, error)
         status = error.get_http_status_code()

@@ -1,5 +1,6 @@
 """What computes: versions of the libraries and the commit of this code."""
 
+import os
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -8,15 +9,18 @@ from fpt_ray import __version__
 
 
 def provenance() -> dict[str, str]:
-    """Versions of what computes and, in a checkout, the git commit ("-dirty": with changes of its own)."""
+    """Versions of what computes and the git commit ("-dirty": with changes of its own), where it is known.
+
+    It is the checkout's. Code without one, such as a submitted job's, has the commit that FPT_RAY_COMMIT says.
+    """
     found = {"version.fpt_ray": __version__}
     found |= {f"version.{name}": metadata.version(name) for name in ("torch", "timm", "ray", "optuna", "mlflow")}
     root = Path(__file__).resolve().parents[2]
+    commit = os.environ.get("FPT_RAY_COMMIT", "")
     # The package may lie in an environment inside somebody else's checkout, whose commit says nothing about it.
     if _git(root, "rev-parse", "--show-toplevel") == str(root):
         commit = _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-        found |= {"git_commit": commit} if commit else {}
-    return found
+    return found | ({"git_commit": commit} if commit else {})
 
 
 def _git(folder: Path, *arguments: str) -> str:

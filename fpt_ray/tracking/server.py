@@ -15,7 +15,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from fpt_ray.display.terminal import without_secrets
+from fpt_ray.display.terminal import password_in, without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import local_path
 
@@ -81,9 +81,11 @@ def open_tracking(uri: str) -> MlflowClient:
     except Exception as error:  # each kind of database has its own
         if isinstance(error, MlflowException) and refuses_login(error):
             raise login_refused(uri, error) from None
-        reason = without_secrets(str(error)).strip().partition("\n")[0]
-        problem = f"tracking_uri: {without_secrets(uri)} cannot be used ({type(error).__name__}: {reason})"
+        reason = f": {without_secrets(str(error), uri).strip().partition(chr(10))[0]}"
         remedy = "give sqlite:///PATH/mlflow.db or an MLflow server's address"
+        if set("@/") & set(password_in(uri)):  # libraries take what follows for a host, and print it
+            reason, remedy = "", f"{remedy}; in a password, write %40 for @ and %2F for /"
+        problem = f"tracking_uri: {without_secrets(uri)} cannot be used ({type(error).__name__}{reason})"
         raise ConfigError(f"{problem}; {remedy}", fields=("tracking_uri",)) from None
     return client
 
@@ -101,7 +103,7 @@ def refuses_login(error: MlflowException) -> bool:
 
 def login_refused(uri: str, error: MlflowException) -> ConfigError:
     """The error of who may not in."""
-    reason = without_secrets(str(error)).partition("\n")[0]
+    reason = without_secrets(str(error), uri).partition("\n")[0]
     return ConfigError(
         f"tracking_uri: {without_secrets(uri)} refuses the login ({error.get_http_status_code()}: {reason}); set "
         "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",

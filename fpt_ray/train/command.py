@@ -28,8 +28,8 @@ class Command:
     num_workers: int = 1
     """The number of workers, each on one GPU where there are GPUs."""
     name: str = "train"
-    """What the run under workdir/runs is called, before the digest of all that determines its numbers. An equal run that
-    was interrupted goes on; one that has ended is reported."""
+    """What the run under workdir/runs is called, before the digest of all that determines its numbers. An equal
+    one that was interrupted goes on; one that has ended is reported."""
     workdir: str = "."
     """The working directory of the run and, of images, of the feature store: a folder, or s3://bucket/prefix."""
     local: bool = False

@@ -17,7 +17,7 @@ from fpt_ray.config.trial import flatten
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.store import Store
-from fpt_ray.search.attributes import is_infeasible, reason_of, result_of
+from fpt_ray.search.attributes import has_begun, is_infeasible, reason_of, result_of
 from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import (
     STOPPED,
@@ -60,7 +60,7 @@ def start_or_find(
     if study is not None:
         client.update_run(study.run_id, status="RUNNING")
         return study, _close_as_stored(client, study, proposed)
-    if any(trial.state != TrialState.WAITING for trial in proposed.get_trials(deepcopy=False)):
+    if has_begun(proposed):
         problem = f"study {name!r} was told to another MLflow server or database than this one; give that one"
         raise ConfigError(problem, fields=("tracking_uri",))
     notes = {store.data_note for store in stores if store.data_note}

@@ -25,9 +25,9 @@ from fpt_ray.preload.pipeline import preload
 from fpt_ray.reading.places import share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
-from fpt_ray.search.attributes import confirmations_waiting, finished_trials
+from fpt_ray.search.attributes import confirmations_waiting, finished_trials, has_begun
 from fpt_ray.search.early_stopping import FairStopping
-from fpt_ray.search.identity import claim_folder
+from fpt_ray.search.identity import study_id
 from fpt_ray.search.journal import one_driver
 from fpt_ray.search.messages import RESTARTS
 from fpt_ray.search.optuna_study import load_study, open_study
@@ -37,6 +37,7 @@ from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import absolute, failure_as_error, filesystem, own_folder
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.folder import claim_folder
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import open_tracking, tracking_uri
@@ -77,7 +78,7 @@ def run_study(options: StudyOptions) -> StudyResult:
         )
         stores = open_stores(options, space, workdir, packing.hardware)
         study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
-        claim_folder(study, study_uri)
+        claim_folder(study_uri, study_id(study), begun=has_begun(study))
         warm_start(options, space, study, workdir)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
@@ -89,7 +90,7 @@ def run_study(options: StudyOptions) -> StudyResult:
         try:
             publish(result)
         except Exception as error:  # hours of searching are not lost for a picture
-            why = without_secrets(f"{type(error).__name__}: {error}")
+            why = without_secrets(f"{type(error).__name__}: {error}", uri)
             say(f"study {name}: its report could not be written ({why}); `report` writes it again")
     return result
 

@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from fpt_ray.display.terminal import run_command
+from fpt_ray.display.terminal import password_in, run_command, without_secrets
+
+PASSWORDS = ("hunter2", "hun/ter2", "hun@ter2", "h@n/t@r:2?#", "@hunter/", "hun%2Fter%402", "hun://ter2", "hun'ter\"2")
+PLACES = (
+    "postgresql://{}@db.example:5432/mlflow",
+    "mysql+pymysql://{}@db.example/mlflow?charset=utf8",
+    "https://{}@mlflow.example/path",
+    "s3://{}@bucket/prefix",
+)
 
 
 def test_a_command_whose_output_nobody_reads_ends_quietly():
@@ -17,6 +25,34 @@ def test_a_command_whose_output_nobody_reads_ends_quietly():
             running.stdout.close()
             assert running.stderr.read() == ""
         assert running.returncode == 141  # as a shell shows what SIGPIPE ended
+
+
+@pytest.mark.parametrize("user", ["me", ""])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_no_password_of_a_url_is_shown_however_it_is_written(password, place, user):
+    url = place.format(f"{user}:{password}")
+    hidden = place.format("***")
+    assert password_in(url) == password
+    assert without_secrets(url) == hidden
+    assert without_secrets(f"cannot reach {url} (as {password})", url) == f"cannot reach {hidden} (as ***)"
+    if not set("'\"") & set(password):  # which end a URL in a text
+        assert without_secrets(f"a@b cannot reach '{url}'; c@d") == f"a@b cannot reach '{hidden}'; c@d"
+
+
+def test_a_password_that_a_library_has_decoded_is_not_shown_either():
+    url = "postgresql://me:hun%2Fter2@db.example/mlflow"
+    assert without_secrets("no login for me with hun/ter2", url) == "no login for me with ***"
+
+
+def test_a_traceback_shows_no_password_of_the_command_line_or_the_environment(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fpt-ray", "--storage=postgresql://me:hunt'er2@db.example/optuna"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:tr/out@mlflow.example")
+    with pytest.raises(SystemExit):
+        run_command(lambda: {}["hunt'er2 and tr/out"])
+    said = capsys.readouterr().err
+    assert "*** and ***" in said
+    assert "er2 and" not in said
 
 
 def test_another_broken_pipe_is_an_error(monkeypatch):

@@ -207,5 +207,5 @@ def test_rays_object_store_full(cluster, tmp_path):
     trial, task = load_space(space).trial(record.values), trial_task(ample, torch.device("cpu"))
     cut, resolution = trial_slice(trial, ample), image_resolution(trial)
     rows = {split: rows_from_files(ample, split, cut, resolution) for split in ("train", "val")}
-    *_, last = fit_seeds(trial, 1, rows, task)
+    *_, last = fit_seeds(trial, 1, rows, task, identity="", started=0.0)
     assert record.metrics["val_auc"] == pytest.approx(last.epoch.best_val_auc, abs=1e-6)

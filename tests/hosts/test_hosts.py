@@ -113,7 +113,7 @@ def alone(trial, store):
         places = zip(store.shard_uris(split), store.row_ranges(split), strict=True)
         tables = [read_shard(uri, store.columns(cut), store.spec, part) for uri, part in places]
         rows[split] = rows_from_tables(tables, store.spec, cut, trial.side.resolution)
-    *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")))
+    *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     return last.epoch
 
 

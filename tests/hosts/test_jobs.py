@@ -38,6 +38,7 @@ from tests.stores import draw_images
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PASSWORD, AWS_KEY, TOKEN = "planted-password", "planted/AWS+key", "planted-token-" + 32 * "0"
+COMMIT = "0123456789abcdef0123456789abcdef01234567-dirty"
 NUM_TRIALS = 3
 STUDY = ["--study", "s", "--num_trials", str(NUM_TRIALS), "--at_once", "1", "--set", "training.epochs=30"]
 
@@ -64,7 +65,16 @@ class Cluster:
 
     def submit(self, name: str, *options: str, resume: bool = False) -> str:
         where = ["--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--submission-id", name]
-        command = ["python", "-m", "fpt_ray.tune", "--space", "search_spaces/smoke.yaml", *STUDY]
+        command = [
+            "env",
+            f"FPT_RAY_COMMIT={COMMIT}",
+            "python",
+            "-m",
+            "fpt_ray.tune",
+            "--space",
+            "search_spaces/smoke.yaml",
+            *STUDY,
+        ]
         command += ["--features", self.features, "--workdir", str(self.folder / "work")]
         return self.job("submit", *options, *where, "--", *command, *(["--resume"] if resume else []))
 
@@ -218,6 +228,11 @@ def test_the_package_has_the_code_and_no_data(cluster, stopped):
     (package,) = (cluster.folder / "ray" / "session_latest").glob("runtime_resources/working_dir_files/_ray_pkg_*/")
     assert {path.name for path in package.iterdir()} <= {"fpt_ray", "search_spaces", "cluster", ".rayignore"}
     assert sum(path.stat().st_size for path in package.rglob("*") if path.suffix != ".pyc") < 2**20
+
+
+def test_its_commit_is_recorded_though_git_stays_behind(cluster, stopped):
+    run = MlflowClient(cluster.mlflow).get_run(cluster.runs()[0].run_id)
+    assert run.data.tags["git_commit"] == COMMIT
 
 
 def test_a_stopped_job_ends_its_trials_and_marks_its_runs_killed(cluster, stopped):

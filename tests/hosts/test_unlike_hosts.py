@@ -4,6 +4,7 @@ answer to what it computes on differs from the driver's. Compared with the same 
 
 import logging
 import os
+from typing import Any
 
 import pytest
 import ray
@@ -12,7 +13,7 @@ from ray.cluster_utils import Cluster
 from fpt_ray.cluster import ask_worker, run_on_workers
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.cost.prediction import training_memory, trial_costs
+from fpt_ray.cost.prediction import Arithmetic, training_memory, trial_costs
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.preload import pipeline
@@ -25,7 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def unlike_hosts():
-    memory = {"object_store_memory": 150 * 2**20}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    memory: dict[str, Any] = {"object_store_memory": 150 * 2**20}
     cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
     cluster.add_node(num_cpus=16, **memory, env_vars={"FPT_RAY_TEST_HOST": "cpus"})
     cluster.add_node(num_cpus=4, num_gpus=1, **memory, env_vars={"FPT_RAY_TEST_HOST": "gpu"})
@@ -61,7 +63,7 @@ def test_a_stores_name_and_the_costs_follow_the_worker_not_the_driver(
     monkeypatch.setattr(pipeline, "hardware_here", asked)
     hardware, trial = ask_worker(asked), load_space(SMOKE).stores()[0]
     store = pipeline.preload(draw_images(tmp_path / "images"), trial, str(tmp_path / "work"))
-    kinds = {True: "bfloat16", False: "float32"}
+    kinds: dict[bool, Arithmetic] = {True: "bfloat16", False: "float32"}
     assert store.spec.precision == kinds[hardware.has_bfloat16] != kinds[hardware_here().has_bfloat16]
     assert "on 1 x a card in" in capsys.readouterr().err
     packing, at_once = plan_packing(1, None, None, hardware)

@@ -56,7 +56,7 @@ def test_confirmed_trials_stand_under_the_number_of_the_one_they_confirm(records
 
 def test_the_report_has_both_tables_and_confirmations_are_not_of_the_front(records):
     objectives = {"val_auc": "max", "memory_ratio": "min"}
-    assert [one.number for one in front_of(records, objectives)] == [0, 1, 2, 3]
+    assert [one.number for one in front_of(records, objectives, {})] == [0, 1, 2, 3]
     found = summarise(result(records, objectives))
     assert [point.name for point in found.picture.trials] == [f"trial {number}" for number in range(4)]
     assert found.heading[0].startswith("Study s: 4 of 4 trials")
@@ -89,11 +89,11 @@ def test_what_if_is_the_best_within_each_budget():
             records[0], number=6, tags={"stage": "confirm", "of": "0"}, metrics={**records[0].metrics, "val_auc": 0.99}
         )
     )
-    found = what_if(records, SEARCHED)
+    found = what_if(records, SEARCHED, {})
     by_hand = {"100 MB": 0, "300 MB": 3, "1000 MB": 1, "3000 MB": 1, "0.5 % parameters": 0, "1 % parameters": 1}
     by_hand["2 % parameters"] = 1
     assert {row["at most"]: row["trial"] for row in found} == by_hand
     assert found[1]["side.num_prompts"] == "4"
-    none = what_if(records[4:5], SEARCHED)
+    none = what_if(records[4:5], SEARCHED, {})
     assert [row["trial"] for row in none] == ["none fits"] * 7
     assert none[0]["val_auc"] is None

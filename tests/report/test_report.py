@@ -59,12 +59,12 @@ def record(number, status="FINISHED", params=None, reason="", tags=None, **metri
     )
 
 
-def tags_of(note=""):
-    return study_tags(OBJECTIVES, SEARCHED, [], note)
+def tags_of(note="", limits=None):
+    return study_tags(OBJECTIVES, SEARCHED, [], note, study_id="id", constraints=limits or {})
 
 
-def result(records, objectives=OBJECTIVES, note=""):
-    tags = study_tags(objectives, SEARCHED, [], note)
+def result(records, objectives=OBJECTIVES, note="", limits=None):
+    tags = study_tags(objectives, SEARCHED, [], note, study_id="id", constraints=limits or {})
     study = StudyRun(name="s", experiment_id="1", run_id="r", tags=tags)
     return study_result(study, records, {}, "sqlite:///s.db", "studies/s")
 
@@ -97,17 +97,17 @@ def tracked(tmp_path_factory):
 
 
 def test_the_front_is_the_one_by_hand(records):
-    front = front_of(records, OBJECTIVES)
+    front = front_of(records, OBJECTIVES, {})
     assert [found.number for found in front] == [number for number, trial in enumerate(TRIALS) if trial[3]]
-    assert [found.number for found in front_of(records, {"val_auc": "max"})] == [3, 4]
-    assert [found.number for found in front_of(records, {"memory_ratio": "min"})] == [0]
+    assert [found.number for found in front_of(records, {"val_auc": "max"}, {})] == [3, 4]
+    assert [found.number for found in front_of(records, {"memory_ratio": "min"}, {})] == [0]
 
 
 @pytest.mark.parametrize("pruned", ["stopped early", "infeasible"])
 def test_a_pruned_trial_is_shown_as_what_it_is_and_reaches_no_table(records, pruned):
     best = record(9, reason="epoch 3 of 20", tags={PRUNED: pruned}, **metrics_of(1.0, 0.001))
-    assert best not in front_of([*records, best], OBJECTIVES)
-    assert what_if([best], SEARCHED) == what_if([], SEARCHED)
+    assert best not in front_of([*records, best], OBJECTIVES, {})
+    assert what_if([best], SEARCHED, {}) == what_if([], SEARCHED, {})
     confirming_one = replace(best, tags={**best.tags, "stage": "confirm", "of": "1", "seeds": "5"})
     assert confirming([confirming_one]) == []
     found = summarise(result([*records, best]))
@@ -120,13 +120,13 @@ def test_a_pruned_trial_is_shown_as_what_it_is_and_reaches_no_table(records, pru
 @pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
 def test_only_finished_trials_reach_the_front(records, status):
     better = record(9, status=status, **metrics_of(1.0, 0.001))
-    assert better not in front_of([*records, better], OBJECTIVES)
+    assert better not in front_of([*records, better], OBJECTIVES, {})
 
 
 def test_a_trial_without_an_objective_or_with_nan_is_not_on_the_front(records):
     for broken in (record(9, memory_ratio=0.0), record(9, **metrics_of(float("nan"), 0.0))):
-        assert front_of([*records, broken], OBJECTIVES) == front_of(records, OBJECTIVES)
-    assert front_of([], OBJECTIVES) == []
+        assert front_of([*records, broken], OBJECTIVES, {}) == front_of(records, OBJECTIVES, {})
+    assert front_of([], OBJECTIVES, {}) == []
 
 
 def test_the_table_is_sorted_by_memory_and_follows_the_test_auc_where_there_is_one(records):

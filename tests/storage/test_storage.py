@@ -200,5 +200,5 @@ def contents(store):
 def numbers_of(trial, store):
     """Loss and best AUC of every epoch of training on rows as they are streamed from the store."""
     rows = {split: rows_from_files(store, split, trial_slice(trial, store), 64) for split in ("train", "val")}
-    progress = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")))
+    progress = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     return [(one.epoch.train_loss, one.epoch.best_val_auc) for one in progress]

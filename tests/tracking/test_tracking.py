@@ -14,6 +14,7 @@ from fpt_ray.config.trial import TrialConfig, flatten
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking import provenance
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.records import STUDY_ID
 from fpt_ray.tracking.server import default_uri, open_tracking, tracking_uri, ui_command
 
 _TELEMETRY_OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")
@@ -111,12 +112,19 @@ def test_without_a_place_for_files_they_lie_beside_the_database(tmp_path):
     assert (tmp_path / "mlartifacts" / study.run_id / "artifacts" / "x.txt").exists()
 
 
-def test_a_study_is_found_by_its_name_and_never_written_over(tracked, mlflows_own):
+def test_a_study_is_found_by_its_name_and_among_several_by_its_id(tracked, mlflows_own):
     assert tracking.find_study(mlflows_own, "first").run_id == tracked[1].run_id
     with pytest.raises(ConfigError, match="no study 'second' here; known are: first"):
         tracking.find_study(mlflows_own, "second")
-    with pytest.raises(ConfigError, match="exists already; resume it, or choose another name"):
-        tracking.start_study(mlflows_own, "first", params={}, tags={})
+    other = tracking.start_study(mlflows_own, "first", params={}, tags={STUDY_ID: "b"})
+    with pytest.raises(ConfigError, match="there are 2 studies 'first' here; give the workdir of the one meant"):
+        tracking.find_study(mlflows_own, "first")
+    assert tracking.find_study(mlflows_own, "first", "b").run_id == other.run_id
+    assert tracking.study_with(mlflows_own, "b").run_id == other.run_id
+    assert tracking.study_with(mlflows_own, "c") is None
+    with pytest.raises(ConfigError, match="study 'first' here is another than that of the workdir"):
+        tracking.find_study(mlflows_own, "first", "c")
+    mlflows_own.delete_run(other.run_id)
 
 
 @pytest.mark.parametrize("name", ["", "..", "../other", "a/b", "-s", "a b", "x" * 101])
@@ -166,13 +174,16 @@ def test_long_reasons_are_cut_and_long_tags_refused(tracked, mlflows_own):
         "http://me:hunter2@127.0.0.1:9",  # nobody listens
         "sqlite:////proc/none/mlflow.db",
         "postgresql://me:hunter2@127.0.0.1:9/db",  # neither driver nor server
+        "http://me:hunter2@planted/x@127.0.0.1:9",  # a password as it was pasted: libraries ask the host "planted"
         "nonsense://x",
     ],
 )
-def test_a_place_that_cannot_be_used_is_said_at_once(uri):
+def test_a_place_that_cannot_be_used_is_said_at_once(uri, monkeypatch):
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # of a database MLflow asks for 100 s
     with pytest.raises(ConfigError, match=r"cannot be used .*give sqlite:///PATH/mlflow.db") as error:
         open_tracking(uri)
     assert "hunter2" not in str(error.value)
+    assert "planted" not in str(error.value)
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
@@ -214,11 +225,15 @@ def test_the_command_for_the_pages_survives_a_shell():
 def test_provenance_has_versions_and_no_commit_of_somebody_elses_checkout(tmp_path, monkeypatch):
     found = provenance.provenance()
     assert {f"version.{name}" for name in ("fpt_ray", "torch", "timm", "ray", "optuna", "mlflow")} <= set(found)
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    inside = tmp_path / "site-packages" / "fpt_ray"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init", "-q"], ["commit", "-qm", "x", "--allow-empty"]):
+        subprocess.run([*git, *command], check=True)
+    inside = tmp_path / "site-packages" / "fpt_ray" / "tracking"
     inside.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(inside / "provenance.py"))
     assert "git_commit" not in provenance.provenance()
+    monkeypatch.setenv("FPT_RAY_COMMIT", "0123-dirty")  # as a submitted job has it, which has no checkout
+    assert provenance.provenance()["git_commit"] == "0123-dirty"
 
 
 @needs_git

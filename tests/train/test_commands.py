@@ -153,7 +153,7 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
     for split in ("train", "val"):
         tables = [open_shard(uri).read(columns=store.columns(cut)) for uri in store.shard_uris(split)]
         rows[split] = rows_from_tables(tables, store.spec, cut, trial.side.resolution)
-    *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")))
+    *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     assert found.epoch == last.epoch.number == 3
     assert found.best.val_auc == pytest.approx(last.epoch.best_val_auc, abs=1e-6)
     for name, tensor in last.epoch.snapshot.model.items():

@@ -84,7 +84,7 @@ def test_sigkill_of_tunes_driver_before_it_has_told_mlflow_of_its_study(tmp_path
     assert start_or_find(client, "s", SPACE, (), study, resume=True)[0].name == "s"
     open_study(SPACE, "t", str(tmp_path / "t"), resume=False).ask()
     other = open_study(SPACE, "t", str(tmp_path / "t"), resume=True)
-    with pytest.raises(ConfigError, match="there is no study 't' here; known are: s"):
+    with pytest.raises(ConfigError, match="study 't' was told to another MLflow server"):
         start_or_find(client, "t", SPACE, (), other, resume=True)
 
 

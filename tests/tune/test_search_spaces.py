@@ -13,7 +13,7 @@ from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import flatten, image_resolution, override, reads_images
 from fpt_ray.demo.material import write_images
 from fpt_ray.features.rows import rows_from_files
-from fpt_ray.features.serving import store_for, trial_slice
+from fpt_ray.features.serving import Stores, store_for, trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import open_store, write_manifest
@@ -47,7 +47,7 @@ def stores(table, tmp_path_factory):
 
     def store(trial):
         try:
-            return store_for(trial, known)
+            return store_for(trial, Stores(stores=tuple(known), weights={trial.backbone: ""}))
         except ValueError:
             known.append(write_store(table, trial, f"{tmp_path_factory.getbasetemp()}/store-{len(known)}"))
             return known[-1]
@@ -115,7 +115,8 @@ def trial_ends_with_two_seeds(trial, store):
     }
     task = trial_task(store, torch.device("cpu"))
     models = []
-    *_, last = fit_seeds(trial, 2, rows, task, prepare=lambda model: models.append(model) or model)
+    kept = {"prepare": lambda model: models.append(model) or model}
+    *_, last = fit_seeds(trial, 2, rows, task, identity="", started=0.0, **kept)
     assert (last.repeat, last.epoch.number, len(last.earlier)) == (1, 1, 1)
     assert math.isfinite(last.epoch.train_loss)
     first, second = last.earlier[0].model, last.epoch.snapshot.best.model
