@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-slow lint types audit lock clean
+.PHONY: demo test test-slow test-gpu lint types audit lock clean
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,10 @@ test: .venv/installed
 # The fault table, two hosts, jobs on a head of its own, a real S3 server that fails: half an hour.
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# The core alone, on a machine with a GPU whose Python has torch, timm, peft and pytest: no Ray, nothing is installed.
+test-gpu:
+	$(PYTHON) -m pytest -c tests/gpu/pytest.ini tests/gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -159,7 +159,7 @@ MUTATIONS = (
         "fused = self.fusion(layer, keys[-1], values[-1], mask)",
         _SIDE,
     ),
-    Mutation("fpt_ray/models/side_network.py", "fused * keep_mask", "fused", _BY_HAND, "fpt"),
+    Mutation("fpt_ray/models/side_network.py", "fused * keep_mask", "fused", _SIDE),
     Mutation("fpt_ray/models/side_network.py", "dim=1) + self.pos_embed", "dim=1)", _SIDE),
     Mutation(
         "fpt_ray/models/side_network.py", "tokens = block(tokens)[:, :num_tokens]", "tokens = block(tokens)", _SIDE

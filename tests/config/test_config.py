@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
-from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.space import SearchRow, SearchSpace
 from fpt_ray.config.space_yaml import load_space, parse_space, with_fixed
 from fpt_ray.config.trial import (
     SideConfig,
@@ -451,3 +451,19 @@ def test_the_widest_is_reached() -> None:
 
 def test_what_changes_the_features_has_a_store_of_its_own() -> None:
     assert len(space("features.dtype: {choices: [float16, float32]}, side.depth: {low: 1, high: 3}").stores()) == 2
+
+
+def test_a_row_holds_its_ends_and_what_lies_on_its_steps_between():
+    plain, stepped = SearchRow(name="side.depth", low=2, high=6), SearchRow(name="side.depth", low=2, high=6, step=2)
+    assert [value for value in range(1, 8) if plain.holds(value)] == [2, 3, 4, 5, 6]
+    assert [value for value in range(1, 8) if stepped.holds(value)] == [2, 4, 6]
+    assert not plain.holds("3")
+    chosen = SearchRow(name="petl.rank", choices=(None, 8, 4))
+    assert [value for value in (None, 4, 6, 8) if chosen.holds(value)] == [None, 4, 8]
+    assert (plain.widest(), stepped.widest(), chosen.widest()) == (6, 6, 8)
+
+
+def test_every_condition_of_a_row_must_hold():
+    row = SearchRow(name="side.depth", low=1, high=2, when={"method": ("fpt", "fpt+"), "side.num_prompts": (4,)})
+    found = [row.active({"method": method, "side.num_prompts": n}) for method in ("fpt", "lora") for n in (4, 8)]
+    assert found == [True, False, False, False]

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from fpt_ray.config.trial import Method, trial_from
-from fpt_ray.cost.measurement import gpu_execution, measure
-from fpt_ray.cost.prediction import network_memory
+from fpt_ray.cost.costs import measured_cost
 from fpt_ray.features.rows import Batch
 from fpt_ray.models.importance import extract, mean_attention
 from fpt_ray.models.methods import make_model
@@ -165,14 +164,10 @@ def test_predicted_memory_is_within_a_tenth_of_what_is_allocated(device, method)
     """And so is its ratio to full fine-tuning, m of Eq. 10."""
     if device.type != "cuda":
         pytest.skip("only CUDA counts what is allocated")
-    measured, predicted = [], []
-    for one in (method, "full_fine_tuning"):
-        trial = trial_from({"method": one})
-        execution = gpu_execution(trial, device)
-        measured.append(measure(trial, 5, execution, device).allocated_bytes)
-        predicted.append(network_memory(trial, 5, execution).allocated_bytes)
-    assert predicted[0] == pytest.approx(measured[0], rel=0.1)
-    assert predicted[0] / predicted[1] == pytest.approx(measured[0] / measured[1], rel=0.1)
+    cost, full = (measured_cost(trial_from({"method": one}), 5) for one in (method, "full_fine_tuning"))
+    measured, reference = cost.measured.allocated_bytes, full.measured.allocated_bytes
+    assert cost.memory.allocated_bytes == pytest.approx(measured, rel=0.1)
+    assert cost.memory.allocated_bytes / full.memory.allocated_bytes == pytest.approx(measured / reference, rel=0.1)
 
 
 def test_none_of_this_imports_what_a_search_needs():

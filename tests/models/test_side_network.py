@@ -128,6 +128,7 @@ def test_a_forward_pass_equals_by_hand(method, small_trial, small_shape):
     network = SideNetwork(trial, small_shape, 3).eval()
     torch.nn.init.normal_(network.fusion.prompts)
     images, (keys, values) = torch.randn(2, 3, 16, 16), features(trial, small_shape)
+    masks = 2.0 * torch.randint(0, 2, (2, 2, 3, 16))
     logits = []
     for image in range(2):
         patches = [images[image, :, y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8)]
@@ -135,7 +136,7 @@ def test_a_forward_pass_equals_by_hand(method, small_trial, small_shape):
         tokens = [network.cls_token[0, 0], *((kernel * patch).sum(dim=(1, 2, 3)) + bias for patch in patches)]
         tokens = torch.stack(tokens) + network.pos_embed[0]
         for layer, block in enumerate(network.blocks):
-            fused = network.fusion(layer, keys[layer, image][None], values[layer, image][None])
+            fused = network.fusion(layer, keys[layer, image][None], values[layer, image][None]) * masks[layer, image]
             tokens = block(torch.cat([tokens[None], fused], dim=1))[0, :5]
         logits.append(network.head(network.norm(tokens[0])))
-    torch.testing.assert_close(network(images, keys, values), torch.stack(logits), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(network(images, keys, values, masks), torch.stack(logits), atol=1e-5, rtol=1e-4)

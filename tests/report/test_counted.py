@@ -62,6 +62,8 @@ def test_what_fits_a_budget_is_of_what_counts_and_of_equals_the_cheaper():
     assert found["0.5 % parameters"] == 9  # just 0.5 %
     assert found["1 % parameters"] == 7
     assert found["2 % parameters"] == 0
+    stricter = what_if(RECORDS, (), {"val_auc": Limit(low=0.6)})
+    assert {row["at most"]: row["trial"] for row in stricter}["0.5 % parameters"] == "none fits"
     alike = [record(1, 0.7, 0.003), record(2, 0.7, 0.002), record(3, 0.7, 0.004)]
     assert {row["trial"] for row in what_if(alike, (), {}) if "parameters" in row["at most"]} == {2}
 

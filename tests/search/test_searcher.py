@@ -61,6 +61,7 @@ def test_the_first_trial_is_the_papers(tmp_path):
 def test_what_the_paper_has_outside_the_space_moves_to_the_nearest():
     space = parse_space("space: {side.resolution: {choices: [70, 126, 196]}, side.depth: {low: 8, high: 12}}")
     assert paper_point(space) == {"side.resolution": 126, "side.depth": 8}
+    assert paper_point(parse_space("space: {side.depth: {low: 1, high: 4}}")) == {"side.depth": 4}
 
 
 def test_conditional_rows_are_left_out_where_they_do_not_hold(tmp_path):
@@ -347,6 +348,17 @@ def test_with_one_objective_the_best_are_confirmed(tmp_path):
         search.suggest(str(number))
         search.on_trial_complete(str(number), result(0.6 + 0.1 * number))
     assert enqueue_confirmed(search.space, search.study, 2, 5) == [3, 2]
+
+
+def test_what_was_stopped_or_breaks_a_constraint_is_not_confirmed(tmp_path):
+    text = SPACE.replace(", param_ratio: min", "") + "constraints: {val_auc: {min: 0.65}}\n"
+    search = searcher(tmp_path, text)
+    for number in range(4):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), result(0.6 + 0.1 * number))
+    search.suggest("stopped")
+    search.on_trial_complete("stopped", report(val_auc=0.99, param_ratio=0.01, finished=False))
+    assert enqueue_confirmed(search.space, search.study, 9, 5) == [3, 2, 1]
 
 
 def test_a_storages_password_comes_from_the_environment_and_stays_out_of_snapshots(tmp_path, monkeypatch):
