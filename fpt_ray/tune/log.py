@@ -55,7 +55,7 @@ def start_or_find(
     if resume and (begun or tracking.has_study(client, name)):  # else its first driver died before it had told MLflow
         study = tracking.find_study(client, name)
         client.update_run(study.run_id, status="RUNNING")
-        statuses = _close_as_stored(client, study, proposed)
+        statuses = close_as_stored(client, study, proposed)
         return study, sum(status in ("FINISHED", "FAILED") for status in statuses)
     notes = {store.data_note for store in stores if store.data_note}
     study = tracking.start_study(
@@ -75,7 +75,7 @@ def start_or_find(
     return study, 0
 
 
-def _close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> list[str]:
+def close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> list[str]:
     """Ends the runs that a dead driver left open. What it had told Optuna stands; what runs elsewhere is let be.
 
     Returns the statuses of all trials but those that confirm others.
@@ -126,6 +126,8 @@ class StudyLog(tune.Callback):
         """{Tune's trial: its run in MLflow}."""
         self.open: set[str] = set()
         """Of these, the trials that have not ended."""
+        self.disowned: set[str] = set()
+        """Of Tune's trials, those that another driver has taken for dead and asked again."""
         self.seeds: dict[tuple[str, int], str] = {}
         """(trial, repeat): run, of trials with several seeds."""
         self.epochs: dict[str, int] = {}
@@ -223,6 +225,9 @@ class StudyLog(tune.Callback):
 
     def _end(self, trial: Any, *, died: bool) -> None:
         self._open(trial)  # its worker may have died before Tune called it started
+        if trial.trial_id in self.disowned:
+            self._close(trial.trial_id, "KILLED", {}, "its driver was taken for dead; the trial was run again")
+            return
         message = unpack_message(trial.last_result)
         reason = why_incomplete(message, died, self.space)
         metrics = final_metrics(message)
