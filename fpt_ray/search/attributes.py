@@ -1,17 +1,21 @@
 """What a study's storage remembers of a trial beside its values: Optuna's user attributes, each by one name."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from fpt_ray.config.space import Limit, broken_limits
+from fpt_ray.config.space import Limit, SearchSpace, broken_limits
 from fpt_ray.search.messages import Stage
 
-_STAGE, _REPEATS, _CONFIRMS = "stage", "repeats", "of"
+_STAGE, _REPEATS, _CONFIRMS, _TURN = "stage", "repeats", "of", "turn"
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _INFEASIBLE, _RESULT, _REASON = "infeasible", "result", "reason"
+_FIXED = "fixed_params"
+"""Optuna's own name."""
 _PURPOSE = (_STAGE, _REPEATS, _CONFIRMS)
 
 
@@ -44,9 +48,24 @@ def confirms(trial: FrozenTrial | optuna.Trial) -> int | None:
     return trial.user_attrs.get(_CONFIRMS)
 
 
+def turn_attributes() -> dict[str, Any]:
+    """The attributes of a trial by which a driver waits its turn; it is never trained."""
+    return {_TURN: True}
+
+
+def is_turn(trial: FrozenTrial) -> bool:
+    """Whether a driver waits its turn by this trial."""
+    return _TURN in trial.user_attrs
+
+
+def was_enqueued(trial: FrozenTrial) -> bool:
+    """Whether a trial's values were given; else the sampler drew them."""
+    return _FIXED in trial.system_attrs
+
+
 def asked_values(trial: FrozenTrial) -> dict[str, Any]:
     """The values of a trial; of one that was enqueued, those, though it may have died before it took them all."""
-    return trial.system_attrs.get("fixed_params", trial.params)
+    return trial.system_attrs.get(_FIXED, trial.params)
 
 
 # --- what became of it --------------------------------------------------------------------------------------------
@@ -107,15 +126,65 @@ def val_auc(trial: FrozenTrial) -> float:
 
 def has_begun(study: optuna.Study) -> bool:
     """Whether a study has asked any trial."""
-    return any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    trials = study.get_trials(deepcopy=False)
+    return any(trial.state != TrialState.WAITING and not is_turn(trial) for trial in trials)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How far the drivers of a study have come, all together."""
+
+    finished: int
+    """Trials of the search that have ended with a result or a reason."""
+    running: int
+    """Trials of the search that run."""
+    elsewhere: int
+    """Trials of whatever purpose that run in other drivers."""
+    waiting: int
+    """Trials of whatever purpose that are enqueued."""
+    follow_ups: int
+    """Of these, such as follow the search: they confirm other trials, or repeat what was chosen."""
+
+
+def standing(study: optuna.Study, space: SearchSpace, own: Collection[int] = ()) -> Standing:
+    """How far a study has come; ``own`` are the numbers of this driver's running trials."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if not is_turn(trial)]
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    return Standing(
+        finished=sum(_is_of_search(trial, space) for trial in trials if trial.state in _ENDED),
+        running=sum(_is_of_search(trial, space) for trial in running),
+        elsewhere=sum(trial.number not in own for trial in running),
+        waiting=len(waiting),
+        follow_ups=sum(_follows(trial, space) for trial in waiting),
+    )
+
+
+def is_needed(study: optuna.Study, space: SearchSpace, number: int, num_trials: int) -> bool:
+    """Whether a trial follows the search, or is one of so many that it is to have.
+
+    Numbers are given one after the other, so that of several drivers none counts its own trial too low: together they
+    run no trial too many.
+    """
+    trials = study.get_trials(deepcopy=False)
+    owed = [trial for trial in trials[:number] if trial.state != TrialState.FAIL and _is_of_search(trial, space)]
+    return _follows(trials[number], space) or len(owed) < num_trials
+
+
+def _is_of_search(trial: FrozenTrial, space: SearchSpace) -> bool:
+    return not (is_infeasible(trial) or is_turn(trial) or _follows(trial, space))
+
+
+def _follows(trial: FrozenTrial, space: SearchSpace) -> bool:
+    return confirms(trial) is not None or (bool(space.choose) and stage_of(trial) == "final")
 
 
 def finished_trials(study: optuna.Study) -> int:
-    """Trials that have ended with a result or a reason.
+    """Trials that have ended with a result or a reason, those that repeat what was chosen among them.
 
     What was refused before training, or confirms another trial, does not count.
     """
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    trials = study.get_trials(deepcopy=False, states=_ENDED)
     return sum(not is_infeasible(trial) and confirms(trial) is None for trial in trials)
 
 

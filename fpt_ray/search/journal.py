@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from sqlalchemy.engine import make_url
 
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.errors import ExistsError, disk_full_as_error
@@ -65,16 +66,18 @@ class JournalFile(JournalFileBackend):
 def one_driver(location: str) -> Iterator[None]:
     """Holds a journal file for this driver alone, until the block or the process ends, however it ends.
 
-    What lies elsewhere (dialect://..., s3://...) has its own ways, and is let be.
+    So it does with SQLite's, which knows no heartbeats of drivers on several hosts. What lies elsewhere (another
+    dialect://..., s3://...) has its own ways, and is let be.
 
     Raises:
         ConfigError: another driver holds it.
     """
     journal = journal_file(location)
-    if journal is None:
+    held = journal or _sqlite_file(location)
+    if held is None:
         yield
         return
-    path = journal.with_name(f"{journal.name}.driver")
+    path = held.with_name(f"{held.name}.driver")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         try:
@@ -82,14 +85,24 @@ def one_driver(location: str) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(
                 f"another driver searches this study just now ({path.read_text() or 'just started'}; {location}): wait "
-                "for its end or stop it, or choose another name. Several drivers may share a database as storage",
+                "for its end or stop it, or choose another name or storage. Several drivers may share a database as "
+                "storage, of PostgreSQL or MySQL",
                 fields=("study", "storage"),
             ) from None
         with contextlib.suppress(OSError):  # on a full disk there is no room for what only informs
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        _drop_half_an_entry(journal)
+        if journal is not None:
+            _drop_half_an_entry(journal)
         yield
+
+
+def _sqlite_file(location: str) -> Path | None:
+    """The file of an SQLite database; None: it is another database, or in memory."""
+    if not location.startswith("sqlite"):
+        return None
+    name = make_url(location).database
+    return None if name is None or name == ":memory:" else Path(name)
 
 
 def _drop_half_an_entry(journal: Path) -> None:

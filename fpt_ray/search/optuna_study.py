@@ -4,29 +4,23 @@ Optuna's storage is the truth of a search. It is a journal, a local file or on S
 any database that Optuna's RDB storage takes, which several drivers may share.
 """
 
-import threading
-import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.trial import TrialState
+from optuna.storages import BaseStorage, JournalStorage
 
 from fpt_ray.config.identity import Identity
-from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.space import POINT, SearchRow, SearchSpace
+from fpt_ray.config.trial import flatten
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.attributes import asked_values, purpose_of
+from fpt_ray.search.drivers import close_all, close_lost, may_be_shared, open_database
 from fpt_ray.search.identity import begin, check_same_question
 from fpt_ray.search.journal import journal_file, open_journal
 from fpt_ray.search.queue import enqueue_grid, paper_point
 from fpt_ray.storage.files import is_location
-
-_HEARTBEAT_SECONDS = 30
 
 
 def open_storage(location: str) -> BaseStorage:
@@ -38,9 +32,9 @@ def open_storage(location: str) -> BaseStorage:
     if is_location(location):
         return JournalStorage(open_journal(location))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are marked so since Optuna 3
-            return RDBStorage(location, heartbeat_interval=_HEARTBEAT_SECONDS)
+        return open_database(location)
+    except ConfigError:
+        raise
     except Exception as error:  # SQLAlchemy and the database's driver raise what they like
         problem = f"the database at {without_secrets(location)} cannot be opened ({type(error).__name__})"
         raise ConfigError(f"storage or FPT_RAY_STORAGE: {problem}", fields=("storage",)) from None
@@ -68,21 +62,16 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(location) if _may_be_there(location) or not resume else None
     found = storage is not None and name in optuna.get_all_study_names(storage)
-    if found != resume:
-        state, remedy = ("exists", "resume it") if found else ("is not there", "start it without resume")
-        problem = f"study {name!r} {state} ({without_secrets(location)}); {remedy}, or choose another name"
-        raise ConfigError(problem, fields=("resume", "study") if found else ("study",))
+    if storage is None or found != resume:
+        raise _not_opened(name, location, found=found)
     identity = space.identity() if identity is None else identity
-    if not resume:
-        directions = ["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()]
-        study = optuna.create_study(
-            storage=storage, study_name=name, sampler=make_sampler(space, 0), directions=directions
-        )
-        begin(study, identity)
-    else:
+    if resume:
         study = optuna.load_study(storage=storage, study_name=name, sampler=make_sampler(space, 0))
         check_same_question(study, identity)
-        _ask_again(study, shared=not is_location(location))
+        (close_lost if may_be_shared(location) else close_all)(study)
+    else:
+        study = _begun(space, name, location, storage)
+        begin(study, identity)
     if space.sampler == "grid":
         enqueue_grid(space, study)
     elif not study.get_trials(deepcopy=False):
@@ -90,23 +79,23 @@ def open_study(
     return study
 
 
-def keep_alive(study: optuna.Study, trials: Mapping[str, optuna.Trial]) -> None:
-    """Says every half a minute, from a thread, that these trials run, so that no other driver takes them for dead.
+def _not_opened(name: str, location: str, *, found: bool) -> ConfigError:
+    state, remedy = ("exists", "resume it") if found else ("is not there", "start it without resume")
+    problem = f"study {name!r} {state} ({without_secrets(location)}); {remedy}, or choose another name"
+    return ConfigError(problem, fields=("resume", "study") if found else ("study",))
 
-    Optuna does so itself within ``Study.optimize`` only. A journal file has one driver and needs none of it.
-    """
-    storage: Any = study._storage
-    storage = getattr(storage, "_backend", storage)
-    if not isinstance(storage, RDBStorage):
-        return
 
-    def beat() -> None:
-        while True:
-            for trial in list(trials.values()):
-                storage.record_heartbeat(trial._trial_id)
-            time.sleep(_HEARTBEAT_SECONDS)
-
-    threading.Thread(target=beat, daemon=True, name="heartbeat").start()
+def _begun(space: SearchSpace, name: str, location: str, storage: BaseStorage | None) -> optuna.Study:
+    """A new study; ConfigError where another driver has begun it meanwhile."""
+    try:
+        return optuna.create_study(
+            storage=storage,
+            study_name=name,
+            sampler=make_sampler(space, 0),
+            directions=["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()],
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        raise _not_opened(name, location, found=True) from None
 
 
 def load_study(name: str, location: str) -> optuna.Study:
@@ -116,21 +105,6 @@ def load_study(name: str, location: str) -> optuna.Study:
         if name in optuna.get_all_study_names(storage):
             return optuna.load_study(study_name=name, storage=storage)
     raise ConfigError(f"study {name!r} is not there ({without_secrets(location)}); give the name of an earlier study")
-
-
-def _ask_again(study: optuna.Study, *, shared: bool) -> None:
-    """Closes what a dead driver left running. Where several drivers share a study, only what has lost its heartbeat."""
-    before = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,))}
-    if shared:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
-    else:
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
-        if trial.number not in before:
-            study.enqueue_trial(asked_values(trial), user_attrs=purpose_of(trial))
 
 
 def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:
@@ -149,3 +123,25 @@ def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:
         "grid": lambda: RandomSampler(seed=seed),  # every proposal is enqueued
     }
     return samplers[space.sampler]()
+
+
+def propose(space: SearchSpace, trial: optuna.Trial) -> dict[str, Any]:
+    """The proposal's values, {dotted name: value}; rows whose condition does not hold are left out."""
+    proposal: dict[str, Any] = {}
+    if space.points:
+        proposal[POINT] = trial.suggest_categorical(POINT, list(space.points))
+    values: dict[str, Any] = flatten(space.trial(proposal))
+    for row in space.rows:
+        if row.active(values):
+            proposal[row.name] = values[row.name] = _suggest(row, trial)
+    return proposal
+
+
+def _suggest(row: SearchRow, trial: optuna.Trial) -> Any:
+    if row.choices is not None:
+        return trial.suggest_categorical(row.name, row.choices)
+    assert row.low is not None
+    assert row.high is not None
+    if isinstance(row.low, int):
+        return trial.suggest_int(row.name, row.low, int(row.high), step=int(row.step or 1), log=row.log)
+    return trial.suggest_float(row.name, row.low, row.high, step=row.step, log=row.log)

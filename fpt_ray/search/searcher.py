@@ -5,6 +5,8 @@ crashed trials as FAIL, which TPE ignores and proposes again, leaves trials with
 trials as complete, enqueues its first points again at every restart, and knows no constraints.
 """
 
+import contextlib
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,18 +17,25 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from fpt_ray.config.space import KNOWN_BEFORE, POINT, SearchRow, SearchSpace
-from fpt_ray.config.trial import TrialConfig, flatten
+from fpt_ray.config.space import KNOWN_BEFORE, SearchSpace
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.search.attributes import (
+    Standing,
+    asked_values,
     confirms,
     is_infeasible,
+    is_needed,
+    purpose_of,
     remember_infeasible,
     remember_reason,
     remember_result,
     repeats_of,
     stage_of,
+    standing,
+    was_enqueued,
 )
+from fpt_ray.search.drivers import beat, close_lost, heartbeat_seconds, keep_alive
 from fpt_ray.search.messages import (
     RESTARTS,
     Message,
@@ -39,7 +48,8 @@ from fpt_ray.search.messages import (
     unpack_message,
     why_incomplete,
 )
-from fpt_ray.search.optuna_study import keep_alive, make_sampler
+from fpt_ray.search.optuna_study import make_sampler, propose
+from fpt_ray.search.queue import enqueue_grid
 
 _REPEATS, _ASKS = 3, 40
 """Repeated points in a row before proposals are drawn at random, and before one of them is run again."""
@@ -47,60 +57,106 @@ _REFUSALS = 200
 """Infeasible proposals in a row before the search gives up."""
 _EXHAUSTED = 3
 """Times that nothing but known infeasible points is found before the search gives up."""
-
-
-def propose(space: SearchSpace, trial: optuna.Trial) -> dict[str, Any]:
-    """The proposal's values, {dotted name: value}; rows whose condition does not hold are left out."""
-    proposal: dict[str, Any] = {}
-    if space.points:
-        proposal[POINT] = trial.suggest_categorical(POINT, list(space.points))
-    values: dict[str, Any] = flatten(space.trial(proposal))
-    for row in space.rows:
-        if row.active(values):
-            proposal[row.name] = values[row.name] = _suggest(row, trial)
-    return proposal
-
-
-def _suggest(row: SearchRow, trial: optuna.Trial) -> Any:
-    if row.choices is not None:
-        return trial.suggest_categorical(row.name, row.choices)
-    assert row.low is not None
-    assert row.high is not None
-    if isinstance(row.low, int):
-        return trial.suggest_int(row.name, row.low, int(row.high), step=int(row.step or 1), log=row.log)
-    return trial.suggest_float(row.name, row.low, row.high, step=row.step, log=row.log)
+_REST_SECONDS = 1
+"""Before the storage is asked again whether there is something to run."""
 
 
 class StudySearcher(Searcher):
-    """Tune's view of an Optuna study.
+    """Tune's view of an Optuna study, which other drivers may search at the same time.
 
-    ``costs`` says what a trial costs before it is trained; what breaks a constraint of the space is told to Optuna, and
-    to ``refused`` (number, values, costs, reason), without being trained.
+    ``num_trials`` are those of the search that all drivers run together; None: as many as Tune asks for. ``costs`` says
+    what a trial costs before it is trained; what breaks a constraint of the space is told to Optuna, and to ``refused``
+    (number, values, costs, reason), without being trained. ``disowned`` is told Tune's name of a trial that another
+    driver has taken for dead and asked again, before it ended here.
     """
 
     def __init__(
         self,
         space: SearchSpace,
         study: optuna.Study,
+        num_trials: int | None = None,
         costs: Callable[[TrialConfig], Mapping[str, float]] | None = None,
         refused: Callable[[int, dict[str, Any], Mapping[str, float], str], None] | None = None,
+        disowned: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()
-        self.space, self.study, self.costs, self.refused = space, study, costs, refused
+        self.space, self.study, self.num_trials = space, study, num_trials
+        self.costs, self.refused, self.disowned = costs, refused, disowned
         self.trials: dict[str, optuna.Trial] = {}
-        keep_alive(study, self.trials)
+        self.exhausted = False
+        """Whether nothing new is left to propose."""
+        self.rests_until = self.looks_at = 0.0
+        """By the monotonic clock: when the storage is asked again, and when it is searched for lost trials."""
+        self.said_waiting = False
+
+    def keeping_alive(self) -> contextlib.AbstractContextManager[None]:
+        """While the block lasts, other drivers see that this one's trials run."""
+        return keep_alive(self.study, self._running_ids)
+
+    def _running_ids(self) -> list[int]:
+        return [trial._trial_id for trial in list(self.trials.values())]
 
     # Ray's own annotation leaves out Searcher.FINISHED, a string.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next proposal that was not made before and keeps to the constraints.
 
-        It is dotted names and values, and the trial's number in the study.
+        It is dotted names and values, and the trial's number in the study. None: there is none just now, and there may
+        be one later, if another driver dies.
         """
+        if time.monotonic() < self.rests_until:
+            return None
+        self._close_lost()
+        found = self._standing()
+        if self.space.sampler == "grid" and found.waiting == 0 and found.running == 0 and not self._has_all(found):
+            enqueue_grid(self.space, self.study)  # what a driver lost that died while it asked a point again
+            found = self._standing()
+            self.exhausted = found.waiting == 0
+        proposal = self._next() if self._may_ask(found) else None
+        if proposal is not None:
+            self.trials[trial_id] = proposal[0]
+            return pack_proposal(self._proposal(*proposal))
+        if self.is_done():
+            return Searcher.FINISHED
+        self._say_waiting()
+        self.rests_until = time.monotonic() + _REST_SECONDS
+        return None
+
+    def is_done(self) -> bool:
+        """Whether the study has its number of trials, nothing follows them, and none runs in another driver."""
+        found = self._standing()
+        return (self._has_all(found) or self.exhausted) and found.follow_ups == 0 and found.elsewhere == 0
+
+    def _standing(self) -> Standing:
+        return standing(self.study, self.space, [trial.number for trial in self.trials.values()])
+
+    def _has_all(self, found: Standing) -> bool:
+        return self.num_trials is not None and found.finished >= self.num_trials
+
+    def _may_ask(self, found: Standing) -> bool:
+        if found.follow_ups > 0:
+            return True
+        full = self.num_trials is not None and found.finished + found.running >= self.num_trials
+        return not full and not self.exhausted and (self.space.sampler != "grid" or found.waiting > 0)
+
+    def _close_lost(self) -> None:
+        if time.monotonic() >= self.looks_at:
+            beat(self.study, self._running_ids())  # this driver may have slept
+            close_lost(self.study)
+            self.looks_at = time.monotonic() + heartbeat_seconds()
+
+    def _say_waiting(self) -> None:
+        if not self.trials and not self.said_waiting:
+            say(f"search: {self._standing().elsewhere} trials run in other drivers; this one waits for them")
+            self.said_waiting = True
+
+    def _next(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+        """A trial to run and its values; None: there is none just now, or nothing is left to propose."""
         exhausted = 0
         for _ in range(_REFUSALS):
-            if self.space.sampler == "grid" and not self._waiting():
-                return Searcher.FINISHED
-            trial, proposal, earlier = self._ask()
+            asked = self._ask()
+            if asked is None:
+                return None
+            trial, proposal, earlier = asked
             if earlier is not None and is_infeasible(self.study.get_trials(deepcopy=False)[earlier]):
                 self.study.tell(trial, state=TrialState.FAIL)
                 exhausted += 1
@@ -108,10 +164,10 @@ class StudySearcher(Searcher):
                     break
                 continue
             if self._keeps_to_constraints(trial, proposal):
-                self.trials[trial_id] = trial
-                return pack_proposal(self._proposal(trial, proposal))
+                return trial, proposal
         say("search: no further point keeps to the constraints; loosen the constraints, or widen the space")
-        return Searcher.FINISHED
+        self.exhausted = True
+        return None
 
     def _proposal(self, trial: optuna.Trial, values: dict[str, Any]) -> Proposal:
         """A trial's values with its stage and seeds; one that confirms another takes seeds the search has not used."""
@@ -128,42 +184,56 @@ class StudySearcher(Searcher):
             confirms=confirms(trial),
         )
 
-    def _waiting(self) -> bool:
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-    def _ask(self) -> tuple[optuna.Trial, dict[str, Any], int | None]:
+    def _ask(self) -> tuple[optuna.Trial, dict[str, Any], int | None] | None:
         """A proposal of a point that has not ended and does not run, unless the space is as good as used up.
 
-        Then it is one of a point that was there before, with the number of the earlier trial.
+        Then it is one of a point that was there before, with the number of the earlier trial. None: there is no trial
+        to be run just now.
         """
-        for asked in range(_ASKS - 1):
+        for asked in range(_ASKS):
+            if not self._may_ask(self._standing()):
+                return None
             # A sampler that insists on points it knows is left aside: draw at random for once.
             trial, proposal = self._draw(at_random=asked >= _REPEATS)
+            if not self._is_wanted(trial):
+                return None
             earlier = self._same(trial)
-            if earlier is None:
-                return trial, proposal, None
+            if earlier is None or (asked == _ASKS - 1 and self.space.sampler != "grid"):
+                return trial, proposal, earlier
             remember_reason(trial, f"the same as trial {earlier}, not run")
             self.study.tell(trial, state=TrialState.FAIL)
-        trial, proposal = self._draw(at_random=True)
-        return trial, proposal, self._same(trial)
+        return None
 
     def _draw(self, *, at_random: bool) -> tuple[optuna.Trial, dict[str, Any]]:
         num_asked = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = RandomSampler(seed=num_asked) if at_random else make_sampler(self.space, num_asked)
         with warnings.catch_warnings():
             # An enqueued point may lie outside a range by a rounding; Optuna then warns and draws. It also warns that
-            # heartbeats are for its own loop; ``keep_alive`` sends them here.
+            # heartbeats are for its own loop; they are sent here.
             warnings.simplefilter("ignore", UserWarning)
             trial = self.study.ask()
+            beat(self.study, [trial._trial_id])
             return trial, propose(self.space, trial)
 
+    def _is_wanted(self, trial: optuna.Trial) -> bool:
+        """Closes a trial that other drivers have made superfluous since it was asked for, as they may at any time."""
+        asked = self.study.get_trials(deepcopy=False)[trial.number]
+        drawn_for_grid = self.space.sampler == "grid" and not was_enqueued(asked)
+        many = self.num_trials is not None and not is_needed(self.study, self.space, trial.number, self.num_trials)
+        if not drawn_for_grid and not many:
+            return True
+        remember_reason(trial, "not needed, since another driver was faster; not run")
+        self.study.tell(trial, state=TrialState.FAIL)
+        if was_enqueued(asked):  # for a later session with more trials
+            self.study.enqueue_trial(asked_values(asked), user_attrs=purpose_of(asked))
+        return False
+
     def _same(self, trial: optuna.Trial) -> int | None:
-        """An earlier trial of the same point and stage that has ended or runs."""
-        stage = stage_of(trial)
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        for other in self.study.get_trials(deepcopy=False, states=states):
-            same = other.params == trial.params and stage_of(other) == stage
-            if other.number < trial.number and same:
+        """An earlier trial of the same point and stage that has ended, runs, or waits."""
+        own = self.study.get_trials(deepcopy=False)[trial.number]
+        for other in self.study.get_trials(deepcopy=False)[: trial.number]:
+            same = other.params == trial.params or asked_values(other) in (trial.params, asked_values(own))
+            if same and other.state != TrialState.FAIL and stage_of(other) == stage_of(trial):
                 return other.number
         return None
 
@@ -193,9 +263,19 @@ class StudySearcher(Searcher):
         away from (it ignores failed ones). Their last numbers are kept as an attribute.
         """
         trial = self.trials.pop(trial_id, None)
+        self.rests_until = 0.0
         if trial is None:
             return
-        message = unpack_message(result)
+        try:
+            self._tell(trial, unpack_message(result), error)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+            if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                raise
+            say(f"trial {trial.number}: another driver took its driver for dead and asked it again; not counted here")
+            if self.disowned is not None:
+                self.disowned(trial_id)
+
+    def _tell(self, trial: optuna.Trial, message: Message | None, error: bool) -> None:
         self._tell_constraints(trial, message, error)
         reason = why_incomplete(message, error, self.space)
         remember_result(trial, final_metrics(message))

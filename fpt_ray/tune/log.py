@@ -59,7 +59,7 @@ def start_or_find(
     study = tracking.study_with(client, study_id(proposed)) if resume else None
     if study is not None:
         client.update_run(study.run_id, status="RUNNING")
-        return study, _close_as_stored(client, study, proposed)
+        return study, close_as_stored(client, study, proposed)
     if has_begun(proposed):
         problem = f"study {name!r} was told to another MLflow server or database than this one; give that one"
         raise ConfigError(problem, fields=("tracking_uri",))
@@ -83,7 +83,7 @@ def start_or_find(
     return study, 0
 
 
-def _close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> int:
+def close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> int:
     """Ends the runs that a dead driver left open. What it had told Optuna stands; what runs elsewhere is let be.
 
     Returns how many trials have ended, but for those that confirm others or were refused before training.
@@ -145,6 +145,8 @@ class StudyLog(tune.Callback):
         """{Tune's trial: its run in MLflow}."""
         self.open: set[str] = set()
         """Of these, the trials that have not ended."""
+        self.disowned: set[str] = set()
+        """Of Tune's trials, those that another driver has taken for dead and asked again."""
         self.seeds: dict[tuple[str, int], str] = {}
         """(trial, repeat): run, of trials with several seeds."""
         self.epochs: dict[str, int] = {}
@@ -242,6 +244,9 @@ class StudyLog(tune.Callback):
 
     def _end(self, trial: Any, *, died: bool) -> None:
         self._open(trial)  # its worker may have died before Tune called it started
+        if trial.trial_id in self.disowned:
+            self._close(trial.trial_id, "KILLED", {}, "its driver was taken for dead; the trial was run again")
+            return
         message = unpack_message(trial.last_result)
         reason = why_incomplete(message, died, self.space)
         metrics = final_metrics(message)

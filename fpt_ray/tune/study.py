@@ -1,6 +1,7 @@
 """A study from start to result: what is missing is preloaded, trials are run, the test split is read once."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,7 +26,8 @@ from fpt_ray.preload.pipeline import preload
 from fpt_ray.reading.places import share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
-from fpt_ray.search.attributes import confirmations_waiting, finished_trials, has_begun
+from fpt_ray.search.attributes import finished_trials, has_begun
+from fpt_ray.search.drivers import turn
 from fpt_ray.search.early_stopping import FairStopping
 from fpt_ray.search.identity import study_id
 from fpt_ray.search.journal import one_driver
@@ -42,12 +44,14 @@ from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import open_tracking, tracking_uri
 from fpt_ray.tune.accounting import study_ledger
-from fpt_ray.tune.log import StudyLog, start_or_find
+from fpt_ray.tune.log import StudyLog, close_as_stored, start_or_find
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.resources import Packing, plan_packing
 from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
 from fpt_ray.tune.worker import Shared, run_trial
 
+_RECORDS_SECONDS = 60
+"""How long another driver that lives may take to tell MLflow of a trial that Optuna's storage has as ended."""
 _KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 
 
@@ -187,7 +191,7 @@ def search_and_score(
         weights_root=str(Path.cwd()),
     )
     search_all(options, study, log, shared, options.at_once or room)
-    records = score(log, shared, front=options.confirm is None)
+    records = score(study, log, shared, front=options.confirm is None)
     for page in draw_study_pictures(study, space, own_folder(study_uri)):
         tracking.attach(log.client, log.study.run_id, page)
     return records
@@ -197,19 +201,25 @@ def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared
     """Searches, repeats what was chosen, and trains again what is to be confirmed."""
     num_trials = log.num_trials
     search(study, log, shared, num_trials, at_once)
-    num_trials += enqueue_chosen(shared.space, study)
-    search(study, log, shared, num_trials, at_once)
+    if chosen := enqueue_chosen(shared.space, study):
+        log.num_trials += chosen
+        search(study, log, shared, num_trials, at_once)
     if options.confirm is not None:
         enqueue_confirmed(shared.space, study, options.confirm, options.repeats)
         search(study, log, shared, num_trials, at_once)
 
 
 def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int) -> None:
-    """Runs trials until the study has its number of ended ones, and those that wait to confirm others."""
-    log.num_trials = num_trials
-    missing = max(0, num_trials - finished_trials(study)) + confirmations_waiting(study)
-    if missing == 0:
-        return
+    """Runs trials until all drivers together have that many, and those that follow; then none runs anywhere."""
+    searcher = StudySearcher(shared.space, study, num_trials, shared.costs, log.refused, log.disowned.add)
+    with searcher.keeping_alive():
+        while not searcher.is_done():
+            run_trials(searcher, log, shared, at_once)
+    log.ended = finished_trials(study)  # those of other drivers among them
+
+
+def run_trials(searcher: StudySearcher, log: StudyLog, shared: Shared, at_once: int) -> None:
+    """Runs what the searcher proposes until it proposes nothing more."""
     space = shared.space
     # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
     class_cache.ENV_VARS_TO_PROPAGATE -= _KEYS
@@ -218,9 +228,9 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
     tuner = tune.Tuner(
         tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([shared.resources(config)])),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(space, study, shared.costs, log.refused),
+            search_alg=searcher,
             scheduler=None if space.early_stopping == "none" else FairStopping(space),
-            num_samples=missing,
+            num_samples=-1,  # the searcher ends it
             max_concurrent_trials=at_once,
             reuse_actors=shared.packing.workers == 1,
         ),
@@ -247,11 +257,33 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
 # --- after it -------------------------------------------------------------------------------------------------
 
 
-def score(log: StudyLog, shared: Shared, *, front: bool) -> list[TrialRecord]:
+def score(study: optuna.Study, log: StudyLog, shared: Shared, *, front: bool) -> list[TrialRecord]:
     """Reads the study's trials and the test split: for the front's members, and for what confirms others.
 
-    Returns all trials with their scores. Without ``front``, only what was confirmed is scored.
+    Returns all trials with their scores. Without ``front``, only what was confirmed is scored. Of several drivers the
+    first scores, and the others find its scores.
     """
+    with turn(study):
+        wait_for_records(log, study)
+        records = score_missing(log, shared, front=front)
+        log.client.settle()
+    return records
+
+
+def wait_for_records(log: StudyLog, study: optuna.Study) -> None:
+    """Waits until other drivers have told MLflow how their trials ended; what the dead left open is closed for them."""
+    ended = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    until = time.monotonic() + _RECORDS_SECONDS
+    while time.monotonic() < until:
+        records = tracking.read_trials(log.client, log.study)
+        if all(record.status != "RUNNING" or record.number not in ended for record in records):
+            return
+        time.sleep(1)
+    close_as_stored(log.client, log.study, study)
+
+
+def score_missing(log: StudyLog, shared: Shared, *, front: bool) -> list[TrialRecord]:
+    """The records of all trials with their scores; those that are missing are read from the test split."""
     space = shared.space
     records = tracking.read_trials(log.client, log.study)
     if front:

@@ -21,7 +21,7 @@ from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_ide
 from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import SharedTables, trial_rows
-from fpt_ray.search.messages import EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
+from fpt_ray.search.messages import RESTARTS, EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
 from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
@@ -135,6 +135,10 @@ def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> 
             storage_path=runs,
             storage_filesystem=system,
             callbacks=[TuneReportCallback()],
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            # A lost worker or host: all workers are begun again from the last checkpoint. What goes wrong within the
+            # training fails again, and is then the trial's reason.
+            failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
         shared.packing.workers,
         shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"]),
