@@ -74,9 +74,9 @@ class StudySearcher(Searcher):
         self,
         space: SearchSpace,
         study: optuna.Study,
-        num_trials: int | None = None,
         costs: Callable[[TrialConfig], Mapping[str, float]] | None = None,
         refused: Callable[[int, dict[str, Any], Mapping[str, float], str], None] | None = None,
+        num_trials: int | None = None,
         disowned: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__()

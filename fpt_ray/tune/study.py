@@ -211,7 +211,7 @@ def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared
 
 def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int) -> None:
     """Runs trials until all drivers together have that many, and those that follow; then none runs anywhere."""
-    searcher = StudySearcher(shared.space, study, num_trials, shared.costs, log.refused, log.disowned.add)
+    searcher = StudySearcher(shared.space, study, shared.costs, log.refused, num_trials, log.disowned.add)
     with searcher.keeping_alive():
         while not searcher.is_done():
             run_trials(searcher, log, shared, at_once)

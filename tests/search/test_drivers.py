@@ -52,7 +52,7 @@ def drivers(url, request, text, count=2, num_trials=None):
     studies = [open_study(space, name, url, resume=at > 0) for at in range(count)]
     for study in studies:
         request.addfinalizer(study._storage._backend.engine.dispose)  # type: ignore[attr-defined]
-    return [StudySearcher(space, study, num_trials) for study in studies]
+    return [StudySearcher(space, study, num_trials=num_trials) for study in studies]
 
 
 def end(driver, trial_id, auc=0.8):

@@ -275,14 +275,6 @@ def test_two_drivers_on_one_database_do_not_repeat_each_other(tmp_path):
     assert all("the same as trial" in trial.user_attrs["reason"] for trial in others)
 
 
-def test_a_live_drivers_trials_are_left_alone_in_a_database(tmp_path):
-    space, url = parse_space(SPACE), f"sqlite:///{tmp_path}/optuna.db"
-    first = StudySearcher(space, open_study(space, "s", url, resume=False))
-    first.suggest("runs")
-    second = open_study(space, "s", url, resume=True)
-    assert [trial.state for trial in second.get_trials()] == [TrialState.RUNNING]
-
-
 def test_a_front_is_tried_first_by_a_later_study(tmp_path):
     search = searcher(tmp_path)
     for number in range(5):
