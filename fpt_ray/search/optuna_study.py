@@ -72,17 +72,15 @@ def open_study(
         state, remedy = ("exists", "resume it") if found else ("is not there", "start it without resume")
         problem = f"study {name!r} {state} ({without_secrets(location)}); {remedy}, or choose another name"
         raise ConfigError(problem, fields=("resume", "study") if found else ("study",))
-    study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        sampler=make_sampler(space, 0),
-        directions=["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()],
-        load_if_exists=resume,
-    )
     identity = space.identity() if identity is None else identity
     if not resume:
+        directions = ["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()]
+        study = optuna.create_study(
+            storage=storage, study_name=name, sampler=make_sampler(space, 0), directions=directions
+        )
         begin(study, identity)
     else:
+        study = optuna.load_study(storage=storage, study_name=name, sampler=make_sampler(space, 0))
         check_same_question(study, identity)
         _ask_again(study, shared=not is_location(location))
     if space.sampler == "grid":

@@ -33,8 +33,8 @@ CONFIG = {
     "file_mounts_sync_continuously": False,
     "rsync_exclude": [],
     "rsync_filter": [],
-    **dict.fromkeys(("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"), []),
-    **dict.fromkeys(("head_start_ray_commands", "worker_start_ray_commands"), []),
+    **{f"{kind}_commands": [] for kind in ("initialization", "setup", "head_setup", "worker_setup")},
+    **{f"{kind}_start_ray_commands": [] for kind in ("head", "worker")},
     "head_node": {},
     "worker_nodes": {},
     "head_node_type": HEAD,
@@ -82,3 +82,21 @@ def head():
         for one in psutil.wait_procs(family, timeout=5)[1]:
             one.kill()
         started.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("said", "found"), [({}, "found 1 0"), ({"FPT_RAY_WORKER_GPUS": "1"}, "found 1 1")])
+def test_the_first_worker_is_of_the_kind_that_the_head_says(head, said, found):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env={**head, **said}, capture_output=True, text=True, timeout=120
+    )
+    assert found in done.stdout, done.stdout + done.stderr
+
+
+def test_another_number_of_gpus_than_a_whole_one_is_refused(monkeypatch):
+    monkeypatch.setenv("FPT_RAY_WORKER_GPUS", "yes")
+    monkeypatch.setattr(cluster, "cluster_resources", lambda: (0, 0))
+    with pytest.raises(ConfigError, match="FPT_RAY_WORKER_GPUS is 'yes'"):
+        cluster._await_first_worker()

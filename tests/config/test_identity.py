@@ -1,27 +1,69 @@
-"""Identities that differ in one field each, against the field, both values and the digest."""
+"""Identities, compared with what a space is made of: every field counts but those that change no number."""
+
+import dataclasses
 
 import pytest
 
 from fpt_ray.config.identity import difference, digest_of
+from fpt_ray.config.space import SearchSpace, broken_limits
+from fpt_ray.config.space_yaml import parse_space
 
-ONE = {"b": 2, "a": (1, 2), "c": None}
+TEXT = """
+space: {side.num_prompts: {choices: [2, 4]}, side.depth: {low: 1, high: 4}}
+fixed: {training.epochs: 2, backbone.weights: a.safetensors}
+objectives: {val_auc: max, param_ratio: min}
+constraints: {val_auc: {min: 0.8}}
+num_trials: 4
+"""
+SPACE = parse_space(TEXT)
+CHANGES = {
+    "choices: [2, 4]": "choices: [2, 8]",
+    "high: 4": "high: 6",
+    "training.epochs: 2": "training.epochs: 3",
+    "val_auc: max, param_ratio: min": "param_ratio: min, val_auc: max",
+    "param_ratio: min": "memory_ratio: min",
+    "min: 0.8": "min: 0.7",
+    "num_trials: 4": "sampler: random",
+    "objectives:": "seed: 3\nobjectives:",
+    "fixed:": "early_stopping: asha\nfixed:",
+}
 
 
-def test_the_order_of_fields_and_a_tuple_for_a_list_are_no_difference():
-    same = {"c": None, "a": [1, 2], "b": 2}
-    assert difference(ONE, same) is None
-    assert digest_of(ONE) == digest_of(same)
+@pytest.mark.parametrize(("old", "new"), CHANGES.items())
+def test_whatever_changes_what_is_searched_changes_the_identity(old, new):
+    other = parse_space(TEXT.replace(old, new))
+    assert digest_of(other.identity()) != digest_of(SPACE.identity())
+    assert difference(SPACE.identity(), other.identity()) is not None
 
 
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        ({**ONE, "b": 3}, "b is 2 there, 3 is asked"),
-        ({**ONE, "a": (2, 1)}, "a is [1, 2] there, [2, 1] is asked"),
-        ({"b": 2, "a": (1, 2)}, "c is null there, nothing is asked"),
-        ({**ONE, "d": None}, "d is nothing there, null is asked"),
-    ],
-)
-def test_the_first_field_that_differs_is_said_with_both_values(other, said):
-    assert difference(ONE, other) == said
-    assert digest_of(ONE) != digest_of(other)
+@pytest.mark.parametrize(("old", "new"), [("num_trials: 4", "num_trials: 9"), ("a.safe", "/mnt/b.safe"), ("2,", "2, ")])
+def test_number_of_trials_places_and_spelling_are_no_part_of_it(old, new):
+    other = parse_space(TEXT.replace(old, new))
+    assert digest_of(other.identity()) == digest_of(SPACE.identity())
+    assert difference(SPACE.identity(), other.identity()) is None
+
+
+def test_a_new_field_is_part_of_it_by_itself():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Later(SearchSpace):
+        novelty: int = 1
+
+    plain = {item.name: getattr(SPACE, item.name) for item in dataclasses.fields(SPACE)}
+    said = difference(Later(**plain).identity(), Later(**plain, novelty=2).identity())
+    assert said == "novelty is 1 there, 2 is asked"
+    assert difference(SPACE.identity(), Later(**plain).identity()) == "novelty is nothing there, 1 is asked"
+
+
+def test_a_difference_has_the_field_and_both_values():
+    other = parse_space(TEXT.replace("training.epochs: 2", "training.epochs: 5"))
+    assert difference(SPACE.identity(), other.identity()) == "fixed.training.epochs is 2 there, 5 is asked"
+
+
+def test_a_broken_limit_is_named_and_a_missing_number_keeps_to_none():
+    limits = SPACE.constraints
+    assert broken_limits(limits, {"val_auc": 0.8}) == {}
+    assert broken_limits(limits, {"val_auc": 0.79}) == {"val_auc": 0.79}
+    assert list(broken_limits(limits, {})) == ["val_auc"]
+    known_before = parse_space(TEXT.replace("{val_auc: {min: 0.8}}", "{feature_bytes: {max: 9}}")).constraints
+    assert broken_limits(known_before, {"val_auc": 0.1}) == {}
+    assert broken_limits(known_before, {"feature_bytes": 10.0}) == {"feature_bytes": 10.0}

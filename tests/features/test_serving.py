@@ -1,0 +1,118 @@
+"""Which store serves a trial: whatever of a store a trial's numbers depend on is asked for, one field at a time."""
+
+import dataclasses
+
+import pytest
+
+from fpt_ray.config.identity import digest_of
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.config.trial import BackboneConfig, TrialConfig, override
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.serving import Stores, store_for, study_identity, trial_identity
+from fpt_ray.features.spec import store_spec
+from fpt_ray.features.store import Store
+from fpt_ray.models.weights import RANDOM_WEIGHTS, known_weights
+from tests.conftest import SMALL
+
+TRIAL = override(
+    TrialConfig(),
+    {"backbone.name": SMALL, "backbone.weights": "a.safetensors", "features.resolution": 96, "side.depth": 2},
+)
+WEIGHTS = {dataclasses.replace(TRIAL.backbone, weights=f"{name}.safetensors"): name for name in "ab"}
+
+
+def store_of(trial=TRIAL, uri="s", **spec):
+    found = store_spec(trial, weights_digest="a", images_digest="i", precision="float32")
+    found = dataclasses.replace(found, **spec)
+    return Store(uri=uri, spec=found, classes=("x", "y"), shards=(), skipped=(), data_note="", manifest_text="")
+
+
+def serve(trial, *stores):
+    return store_for(trial, Stores(stores=stores, weights=WEIGHTS)).uri
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone.weights", "b.safetensors"),
+        ("features.precision", "bfloat16"),
+        ("features.mean", (0.1, 0.2, 0.3)),
+        ("features.std", (0.1, 0.2, 0.3)),
+        ("features.resolution", 112),
+        ("features.importance", "class_token"),
+        ("features.dtype", "bfloat16"),
+        ("side.depth", 3),
+        ("side.resolution", 160),
+        ("features.token_ratio", 0.5),
+    ],
+)
+def test_a_trial_is_not_served_by_a_store_that_differs_in(name, value):
+    with pytest.raises(ConfigError, match=f"no feature store serves this trial: {name}"):
+        serve(override(TRIAL, {name: value}), store_of())
+
+
+def test_each_of_two_weight_files_has_its_own_store():
+    """A space that searched two would train every trial on the first store."""
+    stores = store_of(uri="of a"), store_of(uri="of b", weights_digest="b")
+    assert serve(TRIAL, *stores) == "of a"
+    assert serve(override(TRIAL, {"backbone.weights": "b.safetensors"}), *stores) == "of b"
+
+
+def test_a_wider_store_serves_and_the_first_of_several():
+    wide = store_of(override(TRIAL, {"side.depth": 4, "features.token_ratio": 0.4}), uri="wide")
+    assert serve(TRIAL, wide, store_of(uri="narrow")) == "wide"
+    assert serve(override(TRIAL, {"side.depth": 4}), store_of(uri="narrow"), wide) == "wide"
+    stores = [Stores(stores=(one,), weights=WEIGHTS) for one in (wide, store_of())]
+    assert digest_of(trial_identity(TRIAL, stores[0])) == digest_of(trial_identity(TRIAL, stores[1]))
+
+
+def test_two_stores_that_would_give_other_numbers_are_not_chosen_between():
+    with pytest.raises(ConfigError, match="two feature stores serve this trial, and precision is 'float32' in s"):
+        serve(TRIAL, store_of(), store_of(uri="t", precision="bfloat16"))
+    explicit = override(TRIAL, {"features.precision": "bfloat16"})
+    assert serve(explicit, store_of(), store_of(uri="t", precision="bfloat16")) == "t"
+
+
+def test_images_alone_are_asked_for_their_normalisation():
+    tuned = override(TRIAL, {"method": "lora", "features.resolution": 96})
+    assert serve(tuned, store_of(tuned)) == "s"
+    with pytest.raises(ConfigError, match=r"features\.std"):
+        serve(override(tuned, {"features.std": (0.1, 0.2, 0.3)}), store_of(tuned))
+
+
+def test_a_trials_identity_is_of_configuration_weights_and_images_not_of_places():
+    def digest(trial=TRIAL, weights=WEIGHTS, **spec):
+        return digest_of(trial_identity(trial, Stores(stores=(store_of(**spec),), weights=weights)))
+
+    moved = override(TRIAL, {"backbone.weights": "moved/a.safetensors"})
+    assert digest(moved, {moved.backbone: "a"}, uri="elsewhere") == digest()
+    others = [
+        digest(override(TRIAL, {"training.learning_rate": 0.05})),
+        digest(override(TRIAL, {"training.epochs": 3})),
+        digest(weights={TRIAL.backbone: "b"}, weights_digest="b"),
+        digest(images_digest="another table"),
+        digest(precision="bfloat16"),
+    ]
+    assert len({digest(), *others}) == 6
+
+
+def test_a_studys_identity_has_every_store_and_weight():
+    space = parse_space(
+        f"space: {{backbone.weights: {{choices: [a.safetensors, b.safetensors]}}}}\n"
+        f"fixed: {{backbone.name: {SMALL}, features.resolution: 96, side.depth: 2}}"
+    )
+    stores = (store_of(), store_of(weights_digest="b", uri="t"))
+    found = study_identity(space, Stores(stores=stores, weights=WEIGHTS))
+    assert [found["store.weights_digest (0)"], found["store.weights_digest (1)"]] == ["a", "b"]
+    assert {found["weights (0)"], found["weights (1)"]} == {"a", "b"}
+    others = {backbone: digest * 2 for backbone, digest in WEIGHTS.items()}
+    other = tuple(dataclasses.replace(one, spec=dataclasses.replace(one.spec, images_digest="j")) for one in stores)
+    assert study_identity(space, Stores(stores=other, weights=WEIGHTS)) != found
+    with pytest.raises(ConfigError, match="no feature store serves"):
+        study_identity(space, Stores(stores=stores, weights=others))
+
+
+def test_known_weights_are_found_by_relative_and_absolute_paths(tmp_path):
+    random = BackboneConfig(name=SMALL, weights=RANDOM_WEIGHTS)
+    (digest,) = known_weights([random], str(tmp_path)).values()
+    assert len(digest) == 64
