@@ -274,18 +274,21 @@ MUTATIONS = (
         '    check_rows(table["row"].to_pylist(), rows, uri)\n',
         "",
         "tests/faults/test_stores.py",
+        "swapped",
     ),
     Mutation(
         "fpt_ray/features/shards.py",
         "if notes.get(DIGEST_KEY) != spec.digest.encode():",
         "if False:",
         "tests/faults/test_stores.py",
+        "swapped",
     ),
     Mutation(
         "fpt_ray/features/shards.py",
         "        _check_finite(features, images, spec)\n",
         "        pass\n",
         "tests/faults/test_stores.py",
+        "nan",
     ),
     Mutation(
         "fpt_ray/features/shards.py",
@@ -299,6 +302,7 @@ MUTATIONS = (
         "        if found != shard.bytes:\n",
         "        if found is None:\n",
         "tests/faults/test_stores.py",
+        "cut_short",
     ),
     Mutation("fpt_ray/features/store.py", "(shard.rows, shard.sha256) for shard", "(shard.rows,) for shard", _STORE),
     # --- the images -----------------------------------------------------------------------------------------------
@@ -391,6 +395,7 @@ MUTATIONS = (
         'whole = journal.read_bytes().rpartition(b"\\n")',
         'whole = (journal.read_bytes(), b"", b"")',
         "tests/faults/test_disk.py",
+        "half_an_entry",
     ),
     Mutation(
         "fpt_ray/search/journal.py",

@@ -13,17 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TypeVar
 
 import pytest
 
 from tests.mutation_table import MUTATIONS, Mutation
 
+Result = TypeVar("Result")
 ROOT = Path(__file__).parents[1]
 AT_ONCE = 2
 """Mutations that are tried side by side, each in a copy of its own."""
@@ -141,20 +144,24 @@ def run_tests(mutation: Mutation, tree: Path, answer: Connection) -> None:
 
 
 def outcomes(mutations: Sequence[Mutation]) -> Iterator[Outcome]:
-    """What becomes of each, in their order."""
+    """What becomes of each, in their order, once all tests they name have passed without them."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         trees: SimpleQueue[Path] = SimpleQueue()
         for number in range(AT_ONCE):
             trees.put(copied_tree(Path(folder, str(number))))
 
-        def run(mutation: Mutation) -> Outcome:
+        def run(attempt: Callable[[Mutation, Path], Result], mutation: Mutation) -> Result:
             tree = trees.get()
             try:
-                return outcome(mutation, tree)
+                return attempt(mutation, tree)
             finally:
                 trees.put(tree)
 
-        yield from pool.map(run, mutations)
+        rows = {(one.test, one.only): one for one in mutations}.values()
+        for row, failed in zip(rows, pool.map(partial(run, tested), rows), strict=True):
+            if failed:
+                raise RuntimeError(f"{failed} of {row.test} fails without a mutation, too")
+        yield from pool.map(partial(run, outcome), mutations)
 
 
 # --- shown --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from fpt_ray.features import shards
 from fpt_ray.features.command import Verify, run_features
 from fpt_ray.features.rows import rows_from_files
 from fpt_ray.features.shards import read_shard, shard_table, write_shard
-from fpt_ray.features.spec import Slice, StoreError
+from fpt_ray.features.spec import SCHEMA_VERSION, Slice, StoreError
 from fpt_ray.features.store import open_store, write_manifest
 from fpt_ray.search.attributes import finished_trials
 from fpt_ray.search.journal import one_driver
@@ -129,10 +129,11 @@ def test_a_shard_from_a_newer_schema(tmp_path, capsys):
     store, _ = make_store(tmp_path, make_spec())
     path = store.shard_uris("train")[0]
     table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, shards.VERSION_KEY: "2"}), path)
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, shards.VERSION_KEY: "9"}), path)
     for told in read_train(store):
-        assert "train/part-00000.parquet has schema_version 2, this program reads 1; update fpt_ray" in told
-    assert "has schema_version 2" in verify(store, capsys)
+        said = f"has schema_version 9, this program reads {SCHEMA_VERSION}; update fpt_ray"
+        assert f"train/part-00000.parquet {said}" in told
+    assert "has schema_version 9" in verify(store, capsys)
 
 
 def test_verify_lists_all_faults_of_a_store(tmp_path, capsys):

@@ -218,7 +218,8 @@ def test_a_finished_shard_is_adopted_only_if_it_holds_what_is_planned(tmp_path):
     uri = store.shard_uris("train")[0]
     planned = [(i, image.sha256) for i, image in enumerate(make_rows("train", 4))]
     assert existing_shard(uri, "train", planned, store.spec) == store.shards[0]
-    assert existing_shard(uri, "train", planned[:3], store.spec) is None
+    for other in (planned[:3], planned[::-1], [(i + 1, digest) for i, digest in planned], [*planned[:3], (3, "other")]):
+        assert existing_shard(uri, "train", other, store.spec) is None
     assert existing_shard(uri, "train", planned, make_spec(resolution=80)) is None
     os.truncate(uri, 100)
     assert existing_shard(uri, "train", planned, store.spec) is None
