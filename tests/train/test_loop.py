@@ -158,7 +158,7 @@ def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(t
     )
     save_checkpoint(Checkpoint(finished=(finished,), current=snapshot), tmp_path)
     plain = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert list(plain) == ["finished", "current"]
+    assert list(plain) == ["identity", "seconds", "finished", "current"]
     assert [list(part) for part in plain["finished"]] == [["epoch", "val_auc", "model"]]
     assert list(plain["current"]) == ["epoch", "model", "optimizer", "schedule", "best"]
     assert plain["current"]["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}
