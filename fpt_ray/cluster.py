@@ -159,6 +159,11 @@ def autoscales(nodes: Sequence[Mapping[str, Any]]) -> bool:
     return any("ray.io/node-group" in node.get("Labels", {}) for node in nodes)
 
 
+def hosts_may_join() -> bool:
+    """Whether this cluster grows by itself."""
+    return autoscales(_live_nodes())
+
+
 def require_resources(purpose: str, *, cpus: float, gpus: float, workers: int = 1) -> None:
     """ConfigError, instead of a job that waits for ever, if no hosts are there for so many workers of such a share.
 

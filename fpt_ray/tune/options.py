@@ -35,7 +35,8 @@ class StudyOptions:
     gpus_per_worker: float | None = None
     """Share of a GPU that a worker takes. Default: what its predicted memory needs, so that small trials share one."""
     at_once: int | None = None
-    """Trials that run or wait for room at once. Default: what the cluster holds now. With more, one that can, grows."""
+    """Trials that run or wait for room at once. Default: what the cluster holds; of one
+    that grows by itself, what it comes to hold."""
     storage: str | None = None
     """Optuna's storage: a database's URL, which several drivers may share. Default: FPT_RAY_STORAGE, else a journal in
     workdir."""

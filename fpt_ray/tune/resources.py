@@ -6,7 +6,7 @@ So side networks share a card, and a full fine-tuning takes one alone. Ray does 
 import math
 from dataclasses import dataclass
 
-from fpt_ray.cluster import require_resources, room_for, working_hosts
+from fpt_ray.cluster import hosts_may_join, require_resources, room_for, working_hosts
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.models.hardware import Hardware
 
@@ -54,10 +54,14 @@ def gpu_share(peak_memory_bytes: float, gpu_bytes: int) -> float:
     return 1.0 if share > 0.5 else max(_SMALLEST_GPU_SHARE, share)
 
 
-def plan_packing(workers: int, cpus: float | None, gpus: float | None, hardware: Hardware) -> tuple[Packing, int]:
-    """(how trials share this cluster, how many trials at most run at once on what it has now).
+def plan_packing(
+    workers: int, cpus: float | None, gpus: float | None, hardware: Hardware
+) -> tuple[Packing, int | None]:
+    """(how trials share this cluster, how many trials at most run at once).
 
-    ``hardware`` is what a worker says of itself.
+    It is as many as there is room for now. Where hosts may join it is None: Tune always has one trial more that waits
+    for room, which brings the next host, until none can join. Trials with workers of their own hold next to nothing
+    themselves, so that they are counted all the same. ``hardware`` is what a worker says of itself.
 
     Raises:
         ConfigError: the cluster cannot run one trial.
@@ -72,4 +76,6 @@ def plan_packing(workers: int, cpus: float | None, gpus: float | None, hardware:
         node_cpus=min((int(host.get("CPU", 0)) for host in hosts), default=1),
         hardware=hardware,
     )
+    if workers == 1 and hosts_may_join():
+        return packing, None
     return packing, max(1, room_for(least, hosts) // workers)

@@ -175,11 +175,11 @@ def search_and_score(
     log: StudyLog,
     stores: Stores,
     packing: Packing,
-    room: int,
+    room: int | None,
 ) -> list[TrialRecord]:
     """Searches, reads the test split, and attaches Optuna's pictures; returns all trials with their scores.
 
-    ``room`` is how many trials run at once unless the options say so.
+    ``room`` is how many trials run at once unless the options say so; None: as many as find room.
     """
     space, study_uri = log.space, log.study_uri
     shared = Shared(
@@ -197,7 +197,7 @@ def search_and_score(
     return records
 
 
-def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int) -> None:
+def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int | None) -> None:
     """Searches, repeats what was chosen, and trains again what is to be confirmed."""
     num_trials = log.num_trials
     search(study, log, shared, num_trials, at_once)
@@ -209,7 +209,7 @@ def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared
         search(study, log, shared, num_trials, at_once)
 
 
-def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int) -> None:
+def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int | None) -> None:
     """Runs trials until all drivers together have that many, and those that follow; then none runs anywhere."""
     searcher = StudySearcher(shared.space, study, shared.costs, log.refused, num_trials, log.disowned.add)
     with searcher.keeping_alive():
@@ -218,7 +218,7 @@ def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, 
     log.ended = finished_trials(study)  # those of other drivers among them
 
 
-def run_trials(searcher: StudySearcher, log: StudyLog, shared: Shared, at_once: int) -> None:
+def run_trials(searcher: StudySearcher, log: StudyLog, shared: Shared, at_once: int | None) -> None:
     """Runs what the searcher proposes until it proposes nothing more."""
     space = shared.space
     # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.

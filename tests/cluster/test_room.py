@@ -90,3 +90,9 @@ def test_trials_run_at_once_where_they_have_room(hosts):
     hosts(CPUS, {"CPU": 4.0})
     packing, at_once = plan_packing(2, 3.0, None, CPU)
     assert (packing.node_cpus, at_once) == (4, 3)
+
+
+def test_where_hosts_join_by_themselves_trials_use_each_that_joins(hosts):
+    hosts(GPU, of_type="gpu")
+    assert plan_packing(1, None, None, CARD)[1] is None
+    assert plan_packing(2, None, None, CARD)[1] == 2  # its trials hold nothing that would stop the next

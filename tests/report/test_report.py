@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fpt_ray.config.space import Limit
 from fpt_ray.config.trial import TrialConfig, flatten, trial_from
 from fpt_ray.display.door import open_door
 from fpt_ray.errors import ConfigError
@@ -444,3 +445,30 @@ def test_a_table_as_typed_for_several_studies(compared, capsys):
     places = ["--workdir", str(compared[0]), "--tracking-uri", compared[1]]
     open_door(command, "report", [*options, *places])
     assert r"\textbf{85.00 $\pm$ 1.00}" in capsys.readouterr().out
+
+
+# --- constraints --------------------------------------------------------------------------------------------------
+
+
+def test_what_breaks_a_constraint_is_on_no_front_and_within_no_budget_but_shown_apart():
+    """Two trials that dominate each other in nothing; with val_auc >= 0.8 the front is the first, as Optuna has it."""
+    limits = {"val_auc": Limit(low=0.8)}
+    good = record(0, params={"side.num_prompts": 16}, **metrics_of(0.9, 0.02))
+    bad = record(1, params={"side.num_prompts": 4}, **metrics_of(0.7, 0.01))
+    assert front_of([good, bad], OBJECTIVES, {}) == [good, bad]
+    assert front_of([good, bad], OBJECTIVES, limits) == [good]
+    budgets = {row["at most"]: row["trial"] for row in what_if([good, bad], SEARCHED, limits)}
+    assert set(budgets.values()) <= {0, "none fits"}
+    found = result([good, bad], limits=limits)
+    assert (found.front, found.infeasible) == ((good,), (bad,))
+    summary = summarise(found)
+    assert [point.name for point in summary.picture.trials] == ["trial 0"]
+    text = rendered(summary, "text")
+    assert "Infeasible: trained to the end" in text
+    assert "val_auc is 0.7, at least 0.8" in text
+    assert "Infeasible" not in rendered(summarise(result([good, bad])), "text")
+
+
+def test_the_limits_of_a_study_are_read_back_from_its_tags():
+    study = StudyRun(name="s", experiment_id="1", run_id="r", tags=tags_of(limits={"pme": Limit(low=0.1, high=0.2)}))
+    assert study.constraints == {"pme": Limit(low=0.1, high=0.2)}

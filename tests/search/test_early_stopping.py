@@ -85,6 +85,19 @@ def test_what_is_worse_at_the_same_cost_is_stopped():
     assert scheduler.on_trial_result(None, TRIAL, smaller) == TrialScheduler.CONTINUE
 
 
+def test_who_breaks_a_limit_of_costs_stops_nobody():
+    """A limit of the score may still be met later, and a trial below it is compared as all others."""
+    text = SPACE.format("{val_auc: max}", "asha") + "constraints: {train_seconds: {max: 10}, val_auc: {min: 0.9}}"
+    scheduler = FairStopping(parse_space(text))
+    for score in (0.8, 0.81, 0.82):
+        scheduler.on_trial_result(None, TRIAL, report(epochs=2, val_auc=score, train_seconds=99.0))
+    worse = report(epochs=2, val_auc=0.6, train_seconds=1.0)
+    assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.CONTINUE
+    for score in (0.8, 0.81, 0.82):
+        scheduler.on_trial_result(None, TRIAL, report(epochs=2, val_auc=score, train_seconds=1.0))
+    assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
+
+
 def test_hypervolume_by_hand():
     assert hypervolume(np.array([[2.0, 1.0], [1.0, 3.0], [0.0, 3.0]])) == 2 * 1 + 1 * 2
     cube, slab = [1.0, 1.0, 1.0], [2.0, 0.5, 0.5]

@@ -363,3 +363,21 @@ def test_a_storages_password_comes_from_the_environment_and_stays_out_of_snapsho
     space = parse_space(SPACE)
     search = StudySearcher(space, open_study(space, "s", location, resume=False))
     assert b"sqlite" not in cloudpickle.dumps(search)
+
+
+def test_what_breaks_a_constraint_is_neither_confirmed_nor_chosen(tmp_path):
+    limited = SPACE.replace(", param_ratio: min}", "}\nconstraints: {train_seconds: {max: 10}}")
+    search = searcher(tmp_path, limited)
+    for number in range(4):
+        search.suggest(str(number))
+        told = report(val_auc=0.6 + 0.1 * number, param_ratio=0.01, train_seconds=5.0 * number)
+        search.on_trial_complete(str(number), told)
+    assert enqueue_confirmed(search.space, search.study, 2, 5) == [2, 1]
+    (tmp_path / "grid").mkdir()
+    search = searcher(tmp_path / "grid", GRID + "constraints: {train_seconds: {max: 10}}\n")
+    for number in range(12):
+        rate = suggested(search, str(number)).values["training.learning_rate"]
+        told = report(val_auc=0.9 if rate == 1e-2 else 0.8 - rate, train_seconds=99.0 if rate == 1e-2 else 1.0)
+        search.on_trial_complete(str(number), told)
+    assert enqueue_chosen(search.space, search.study) == 4
+    assert {suggested(search, f"r{n}").values["training.learning_rate"] for n in range(4)} == {1e-4}

@@ -6,6 +6,7 @@ Two workers are compared with this process alone, a killed preload with an unint
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.command import Command as TrainCommand
 from fpt_ray.train.command import run as run_training
 from fpt_ray.train.seeds import fit_seeds, trial_task
+from fpt_ray.train.trial import train_trial
 from tests.conftest import SMOKE
 from tests.stores import draw_images
 
@@ -146,7 +148,7 @@ def test_preload_refuses_before_it_starts(change, message, images, tmp_path):
 def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, capsys):
     trial = override(TRIAL, {"side.depth": 2, "features.token_ratio": 0.2, "training.epochs": 3})
     run_training(TrainCommand(features=store.uri, workdir=workdir, name="two", num_workers=2, trial=trial))
-    (path,) = Path(workdir, "runs", "two").rglob("checkpoint.pt")
+    (path,) = Path(workdir, "runs").glob("two-*/*/checkpoint.pt")
     found = load_checkpoint(str(path.parent)).current
     cut = trial_slice(trial, store)
     rows = {}
@@ -159,6 +161,31 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
     for name, tensor in last.epoch.snapshot.model.items():
         torch.testing.assert_close(found.model[name], tensor, atol=1e-5, rtol=1e-4)
     assert re.search(rf"val  AUC {last.epoch.best_val_auc:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, workdir, tmp_path, capsys):
+    """Run again with another learning rate, more epochs or other images, it would print the first one's numbers."""
+    trial = override(TRIAL, {"training.epochs": 1})
+
+    def trained(changes, of=store):
+        return train_trial(override(trial, changes), of, workdir=workdir, name="again")
+
+    first = trained({})
+    assert "has ended before" not in capsys.readouterr().err
+    stamp = os.stat(f"{first.checkpoint}/checkpoint.pt").st_mtime_ns
+    assert trained({}) == first
+    assert "has ended before, with all that determines its numbers the same" in capsys.readouterr().err
+    assert os.stat(f"{first.checkpoint}/checkpoint.pt").st_mtime_ns == stamp
+    faster, longer = trained({"training.learning_rate": 0.05}), trained({"training.epochs": 2})
+    assert faster.val != first.val
+    assert longer.best_epoch in (1, 2)
+    assert load_checkpoint(longer.checkpoint).current.epoch == 2
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images" / "train" / "c0" / "0.png").unlink()
+    other = trained({}, preload(str(tmp_path / "images"), TRIAL, workdir))
+    assert len({first.run, faster.run, longer.run, other.run}) == 4
+    assert "has ended before" not in capsys.readouterr().err
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(store, workdir):

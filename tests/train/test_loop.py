@@ -2,6 +2,7 @@
 order against plain. ``test_by_hand`` has the steps themselves."""
 
 import dataclasses
+import itertools
 import math
 import os
 import tempfile
@@ -13,12 +14,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from fpt_ray.config.trial import TrainingConfig
+from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import take_step
 from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit
 from fpt_ray.train.order import epoch_order, worker_rows
+from fpt_ray.train.seeds import epoch_report, fit_seeds
 from tests.conftest import FakeRows
 
 CLASSES = ("a", "b", "c")
@@ -64,6 +67,35 @@ def test_resumed_equals_uninterrupted(small_trial, small_shape):
     after, resumed = run(small_trial, small_shape, resume=checkpoint)
     assert before + after == whole
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_a_resumed_trial_has_taken_the_time_of_both_workers(small_trial, small_shape, monkeypatch):
+    """With a clock that tells 1 s more at every look; and a checkpoint of another trial is not gone on with."""
+    clock = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    rows = {"train": FakeRows(18, small_trial, small_shape), "val": FakeRows(9, small_trial, small_shape, split="val")}
+
+    def steps(resume=None, identity="own"):
+        started = float(next(clock))
+        return fit_seeds(small_trial, 1, rows, task(), identity=identity, started=started, resume=resume)
+
+    first = next(steps())
+    assert first.seconds.train > first.seconds.fit > first.seconds.data > 0
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(first.checkpoint, folder)
+        saved = load_checkpoint(folder)
+    before = next(clock)
+    second = next(steps(resume=saved))
+    passed = next(clock) - before
+    assert first.seconds.train < second.seconds.train <= first.seconds.train + passed
+    assert second.seconds.train > passed / 2 + first.seconds.train
+    assert second.seconds.fit > first.seconds.fit
+    assert second.seconds.data > first.seconds.data
+    assert epoch_report(second, small_trial, 1, {"param_ratio": 0.1, "memory_ratio": 0.1}).metrics["train_seconds"] == (
+        second.seconds.train
+    )
+    with pytest.raises(ConfigError, match="its checkpoint is of another trial, store or image table"):
+        next(steps(resume=saved, identity="other"))
 
 
 def worker(rank, port, trial, shape):
@@ -126,7 +158,7 @@ def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(t
     )
     save_checkpoint(Checkpoint(finished=(finished,), current=snapshot), tmp_path)
     plain = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert list(plain) == ["finished", "current"]
+    assert list(plain) == ["identity", "seconds", "finished", "current"]
     assert [list(part) for part in plain["finished"]] == [["epoch", "val_auc", "model"]]
     assert list(plain["current"]) == ["epoch", "model", "optimizer", "schedule", "best"]
     assert plain["current"]["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}

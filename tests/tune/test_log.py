@@ -63,6 +63,19 @@ def test_what_optuna_was_told_stands_in_mlflow_after_resuming(dead):
     ]
 
 
+def test_another_users_study_of_that_name_is_neither_adopted_nor_touched(dead, tmp_path):
+    """It has its own storage and folder and the same MLflow: begun beside the first, resumed as itself."""
+    client, first, _ = dead
+    (tmp_path / "other").mkdir()
+    journal = str(tmp_path / "other" / "optuna.log")
+    study = open_study(SPACE, "s", journal, resume=False)
+    run, ended = start_or_find(client, "s", SPACE, (), study, resume=False)
+    assert (run.run_id != first.run_id, ended) == (True, 0)
+    again = open_study(SPACE, "s", journal, resume=True)
+    assert start_or_find(client, "s", SPACE, (), again, resume=True)[0].run_id == run.run_id
+    assert [record.status for record in tracking.read_trials(client, first)] == ["RUNNING"] * 3
+
+
 def test_a_trial_that_another_driver_runs_is_let_be(dead, tmp_path):
     """As with a database that several drivers share: nothing has told its end."""
     client, run, journal = dead

@@ -186,4 +186,5 @@ def test_a_space_that_does_not_fit_is_refused_before_anything_runs(text, message
     space.write_text(f"{text}\n{fixed}")
     with pytest.raises(ConfigError, match=message):
         run_study(StudyOptions(space=str(space), features=(store.uri,), workdir=str(tmp_path)))
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not list(tmp_path.rglob("optuna.log"))
+    assert not list((tmp_path / "features").glob("*"))
