@@ -10,7 +10,8 @@ from fpt_ray.config.trial import BackboneConfig, TrialConfig, flatten, reads_ima
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import Slice, column_widths
 from fpt_ray.features.store import Store
-from fpt_ray.models.backbone import backbone_shape, kept_tokens
+from fpt_ray.models.backbone import backbone_shape, kept_tokens, uses_bfloat16
+from fpt_ray.models.hardware import Hardware
 
 _WIDTH = ("depth", "num_kept")
 """How much a store holds: of a wider one, a trial reads the same."""
@@ -23,6 +24,8 @@ class Stores:
     stores: tuple[Store, ...]
     weights: Mapping[BackboneConfig, str]
     """{backbone: digest of its weights}; see ``models.weights.known_weights``."""
+    hardware: Hardware
+    """What trials are trained on, by which ``training.precision: auto`` is decided."""
 
     def __iter__(self) -> Iterator[Store]:
         return iter(self.stores)
@@ -98,8 +101,13 @@ def _differs(same: list[tuple[str, Any, Any]], uri: str) -> str:
 def trial_identity(trial: TrialConfig, stores: Stores) -> dict[str, Any]:
     """{field: value} of all that determines a trial's numbers: its configuration, weights, features and image table."""
     values = {name: value for name, value in flatten(trial).items() if name != "backbone.weights"}
+    values["training.precision"] = _arithmetic(trial, stores)
     store = {f"store.{name}": value for name, value in _determining(store_for(trial, stores)).items()}
     return {**values, **store, "weights": stores.weights[trial.backbone]}
+
+
+def _arithmetic(trial: TrialConfig, stores: Stores) -> str:
+    return "bfloat16" if uses_bfloat16(trial.training.precision, stores.hardware) else "float32"
 
 
 def study_identity(space: SearchSpace, stores: Stores) -> dict[str, Any]:
@@ -108,6 +116,7 @@ def study_identity(space: SearchSpace, stores: Stores) -> dict[str, Any]:
     for number, wide in enumerate(space.stores()):
         found = trial_identity(wide, stores)
         identity |= {f"{name} ({number})": value for name, value in found.items() if name.startswith("store.")}
+    identity["training.precision: auto"] = _arithmetic(TrialConfig(), stores)
     backbones = enumerate(space.backbones())
     return identity | {f"weights ({number})": stores.weights[backbone] for number, backbone in backbones}
 

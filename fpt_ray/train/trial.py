@@ -6,13 +6,14 @@ from pathlib import Path
 
 import ray.train
 
-from fpt_ray.cluster import ray_session, run_on_workers, whole_worker
+from fpt_ray.cluster import ask_worker, ray_session, run_on_workers, whole_worker
 from fpt_ray.config.identity import as_text, digest_of
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.serving import Stores, trial_identity
 from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import Scores
+from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored, known_weights
 from fpt_ray.search.messages import EpochReport, unpack_message
@@ -75,28 +76,35 @@ def train_trial(
     """
     trial = replace(trial, backbone=anchored(trial.backbone, str(Path.cwd())))
     check_trial(trial)
-    stores = Stores(stores=(store,), weights=known_weights([trial.backbone], str(Path.cwd())))
-    identity = digest_of(trial_identity(trial, stores))
-    name = f"{name}-{identity[:12]}"
-    run = f"{absolute(workdir)}/runs/{name}"
-    if exists(f"{run}/{_ENDED}"):
-        say(f"train: {run} has ended before, with all that determines its numbers the same; they are read, not trained")
-    runs_filesystem, runs = filesystem(f"{absolute(workdir)}/runs")
     with ray_session(local=local):
-        run_config = ray.train.RunConfig(
-            name=name,
-            storage_path=runs,
-            storage_filesystem=runs_filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
-            failure_config=ray.train.FailureConfig(max_failures=1),
+        weights = known_weights([trial.backbone], str(Path.cwd()))
+        identity = trial_identity(trial, Stores(stores=(store,), weights=weights, hardware=ask_worker(hardware_here)))
+        digest = digest_of(identity)
+        run = f"{absolute(workdir)}/runs/{name}-{digest[:12]}"
+        if exists(f"{run}/{_ENDED}"):
+            say(f"train: {run} has ended before, with all that determines its numbers the same; they are not made anew")
+        result = train(
+            TrainWork(trial=trial, store=store, identity=digest),
+            _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
+            num_workers,
         )
-        result = train(TrainWork(trial=trial, store=store, identity=identity), run_config, num_workers)
         assert result.checkpoint is not None
         report = unpack_message(result.metrics)
         assert isinstance(report, EpochReport)
-        found = _result(trial, store, report, f"{run}/{Path(result.checkpoint.path).name}", identity)
-    write(f"{run}/{_ENDED}", as_text(trial_identity(trial, stores)).encode())
+        found = _result(trial, store, report, f"{run}/{Path(result.checkpoint.path).name}", digest)
+    write(f"{run}/{_ENDED}", as_text(identity).encode())
     return found
+
+
+def _run_config(name: str, runs: str) -> ray.train.RunConfig:
+    system, path = filesystem(runs)
+    return ray.train.RunConfig(
+        name=name,
+        storage_path=path,
+        storage_filesystem=system,
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        failure_config=ray.train.FailureConfig(max_failures=1),
+    )
 
 
 def _result(trial: TrialConfig, store: Store, report: EpochReport, checkpoint: str, identity: str) -> TrialResult:

@@ -132,7 +132,7 @@ def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardwar
         found = tuple(open_store(uri) for uri in options.features)
     else:
         found = tuple(preload(str(options.images), wide, workdir, hardware=hardware) for wide in space.stores())
-    stores = Stores(stores=found, weights=known_weights(space.backbones(), str(Path.cwd())))
+    stores = Stores(stores=found, weights=known_weights(space.backbones(), str(Path.cwd())), hardware=hardware)
     for wide in space.stores():
         store_for(wide, stores)
     return stores

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 
-from fpt_ray.config.identity import digest_of
+from fpt_ray.config.identity import difference, digest_of
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import BackboneConfig, TrialConfig, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, store_for, study_identity, trial_identity
 from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import Store
+from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.weights import RANDOM_WEIGHTS, known_weights
 from tests.conftest import SMALL
 
@@ -18,6 +19,8 @@ TRIAL = override(
     TrialConfig(),
     {"backbone.name": SMALL, "backbone.weights": "a.safetensors", "features.resolution": 96, "side.depth": 2},
 )
+CPU = Hardware(device="cpu", name="cpu", has_bfloat16=True)
+GPU = Hardware(device="cuda", name="a card", has_bfloat16=True, memory_bytes=2**34)
 WEIGHTS = {dataclasses.replace(TRIAL.backbone, weights=f"{name}.safetensors"): name for name in "ab"}
 
 
@@ -28,7 +31,7 @@ def store_of(trial=TRIAL, uri="s", **spec):
 
 
 def serve(trial, *stores):
-    return store_for(trial, Stores(stores=stores, weights=WEIGHTS)).uri
+    return store_for(trial, Stores(stores=stores, weights=WEIGHTS, hardware=CPU)).uri
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,7 @@ def test_a_wider_store_serves_and_the_first_of_several():
     wide = store_of(override(TRIAL, {"side.depth": 4, "features.token_ratio": 0.4}), uri="wide")
     assert serve(TRIAL, wide, store_of(uri="narrow")) == "wide"
     assert serve(override(TRIAL, {"side.depth": 4}), store_of(uri="narrow"), wide) == "wide"
-    stores = [Stores(stores=(one,), weights=WEIGHTS) for one in (wide, store_of())]
+    stores = [Stores(stores=(one,), weights=WEIGHTS, hardware=CPU) for one in (wide, store_of())]
     assert digest_of(trial_identity(TRIAL, stores[0])) == digest_of(trial_identity(TRIAL, stores[1]))
 
 
@@ -81,8 +84,8 @@ def test_images_alone_are_asked_for_their_normalisation():
 
 
 def test_a_trials_identity_is_of_configuration_weights_and_images_not_of_places():
-    def digest(trial=TRIAL, weights=WEIGHTS, **spec):
-        return digest_of(trial_identity(trial, Stores(stores=(store_of(**spec),), weights=weights)))
+    def digest(trial=TRIAL, weights=WEIGHTS, hardware=CPU, **spec):
+        return digest_of(trial_identity(trial, Stores(stores=(store_of(**spec),), weights=weights, hardware=hardware)))
 
     moved = override(TRIAL, {"backbone.weights": "moved/a.safetensors"})
     assert digest(moved, {moved.backbone: "a"}, uri="elsewhere") == digest()
@@ -92,8 +95,11 @@ def test_a_trials_identity_is_of_configuration_weights_and_images_not_of_places(
         digest(weights={TRIAL.backbone: "b"}, weights_digest="b"),
         digest(images_digest="another table"),
         digest(precision="bfloat16"),
+        digest(hardware=GPU),
     ]
-    assert len({digest(), *others}) == 6
+    assert len({digest(), *others}) == 7
+    plain = override(TRIAL, {"training.precision": "float32"})
+    assert digest(plain) == digest(plain, hardware=GPU) == digest()
 
 
 def test_a_studys_identity_has_every_store_and_weight():
@@ -102,14 +108,16 @@ def test_a_studys_identity_has_every_store_and_weight():
         f"fixed: {{backbone.name: {SMALL}, features.resolution: 96, side.depth: 2}}"
     )
     stores = (store_of(), store_of(weights_digest="b", uri="t"))
-    found = study_identity(space, Stores(stores=stores, weights=WEIGHTS))
+    found = study_identity(space, Stores(stores=stores, weights=WEIGHTS, hardware=CPU))
     assert [found["store.weights_digest (0)"], found["store.weights_digest (1)"]] == ["a", "b"]
     assert {found["weights (0)"], found["weights (1)"]} == {"a", "b"}
+    on_gpu = study_identity(space, Stores(stores=stores, weights=WEIGHTS, hardware=GPU))
+    assert difference(found, on_gpu) == 'training.precision: auto is "float32" there, "bfloat16" is asked'
     others = {backbone: digest * 2 for backbone, digest in WEIGHTS.items()}
     other = tuple(dataclasses.replace(one, spec=dataclasses.replace(one.spec, images_digest="j")) for one in stores)
-    assert study_identity(space, Stores(stores=other, weights=WEIGHTS)) != found
+    assert study_identity(space, Stores(stores=other, weights=WEIGHTS, hardware=CPU)) != found
     with pytest.raises(ConfigError, match="no feature store serves"):
-        study_identity(space, Stores(stores=stores, weights=others))
+        study_identity(space, Stores(stores=stores, weights=others, hardware=CPU))
 
 
 def test_known_weights_are_found_by_relative_and_absolute_paths(tmp_path):

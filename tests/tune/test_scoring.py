@@ -32,7 +32,8 @@ def record(number, **metrics):
 def test_trials_without_a_test_score_are_scored_on_workers_at_once(monkeypatch):
     packing = Packing(workers=1, cpus=2.0, gpus=None, node_cpus=8, hardware=GPU)
     folder = {"study_uri": "s", "weights_root": "/driver"}
-    shared = Shared(space=load_space(SMOKE), stores=Stores(stores=(), weights={}), tables={}, packing=packing, **folder)
+    stores = Stores(stores=(), weights={}, hardware=GPU)
+    shared = Shared(space=load_space(SMOKE), stores=stores, tables={}, packing=packing, **folder)
     handed = {}
 
     def run_on_workers(calls, shares):

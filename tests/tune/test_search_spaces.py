@@ -47,7 +47,8 @@ def stores(table, tmp_path_factory):
 
     def store(trial):
         try:
-            return store_for(trial, Stores(stores=tuple(known), weights={trial.backbone: ""}))
+            here = hardware_here()
+            return store_for(trial, Stores(stores=tuple(known), weights={trial.backbone: ""}, hardware=here))
         except ValueError:
             known.append(write_store(table, trial, f"{tmp_path_factory.getbasetemp()}/store-{len(known)}"))
             return known[-1]
