@@ -18,8 +18,8 @@ class Command:
     """The options of ``preload``."""
 
     images: str
-    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]. All of
-    them may lie on a disk or at s3://bucket/prefix."""
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
+    group]. All of them may lie on a disk or at s3://bucket/prefix."""
     space: str | None = None
     """A search space whose stores are all preloaded: a YAML file, or the name of one that comes with fpt_ray. Default:
     one store, for the trial that the other options describe."""

@@ -21,8 +21,8 @@ class Command:
     """The options of ``train``."""
 
     images: str | None = None
-    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split], to be
-    preloaded where it is not yet."""
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
+    group], to be preloaded where it is not yet."""
     features: str | None = None
     """A finished feature store instead of images."""
     num_workers: int = 1

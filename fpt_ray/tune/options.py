@@ -10,7 +10,8 @@ class StudyOptions:
     space: str
     """The search space: a YAML file, or the name of one that comes with the package."""
     images: str | None = None
-    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split]."""
+    """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
+    group]."""
     features: tuple[str, ...] = ()
     """Finished feature stores instead of images, one for each high resolution in the space."""
     set: tuple[str, ...] = ()
