@@ -402,8 +402,11 @@ MUTATIONS = (
         "self.logs.extend(json.loads(content)",
         "list(json.loads(content)",
         "tests/search/test_journal.py",
+        "reads_on",
     ),
-    Mutation("fpt_ray/search/journal.py", "        self.objects += 1\n", "", "tests/search/test_journal.py"),
+    Mutation(
+        "fpt_ray/search/journal.py", "        self.objects += 1\n", "", "tests/search/test_journal.py", "reads_on"
+    ),
     # --- what stays of a trial ------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/train/checkpoint.py",
