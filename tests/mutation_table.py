@@ -353,13 +353,13 @@ MUTATIONS = (
         "fpt_ray/config/space.py",
         "(value - self.high) / abs(self.high or 1)",
         "(self.high - value) / abs(self.high or 1)",
-        _SEARCHER,
+        _COUNTED,
     ),
     Mutation(
         "fpt_ray/config/space.py",
         "(self.low - value) / abs(self.low or 1)",
         "(value - self.low) / abs(self.low or 1)",
-        _SEARCHER,
+        _COUNTED,
     ),
     Mutation("fpt_ray/config/space.py", "else max(over, under)", "else min(over, under)", _COUNTED),
     Mutation("fpt_ray/config/space.py", "self.low <= value <= self.high", "self.low < value < self.high", _CONFIG),
@@ -402,8 +402,11 @@ MUTATIONS = (
         "self.logs.extend(json.loads(content)",
         "list(json.loads(content)",
         "tests/search/test_journal.py",
+        "reads_on",
     ),
-    Mutation("fpt_ray/search/journal.py", "        self.objects += 1\n", "", "tests/search/test_journal.py"),
+    Mutation(
+        "fpt_ray/search/journal.py", "        self.objects += 1\n", "", "tests/search/test_journal.py", "reads_on"
+    ),
     # --- what stays of a trial ------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/train/checkpoint.py",

@@ -5,6 +5,7 @@ from optuna.trial import TrialState
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
+from fpt_ray.search.journal import S3Journal
 from fpt_ray.search.optuna_study import load_study, open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.storage.files import remove
@@ -79,3 +80,13 @@ def test_an_entry_that_is_missing_is_noticed(location):
     remove(location, ["00000003.json"])
     with pytest.raises(ConfigError, match=r"optuna\.log/00000003\.json is missing"):
         load_study("s", location)
+
+
+def test_its_driver_reads_on_what_it_has_written(tmp_path):
+    """Below a local folder, where an object is a file and a name is taken once, too."""
+    first, then = [{"number": 0}], [{"number": 1}, {"number": 2}]
+    journal = S3Journal(str(tmp_path))
+    assert list(journal.read_logs(0)) == []
+    journal.append_logs(first)
+    journal.append_logs(then)
+    assert journal.read_logs(1) == S3Journal(str(tmp_path)).read_logs(1) == then
