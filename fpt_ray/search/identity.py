@@ -22,7 +22,13 @@ def study_id(study: optuna.Study) -> str:
 
 
 def check_same_question(study: optuna.Study, identity: Identity) -> None:
-    """ConfigError, with the field and both values, unless a study was begun with this identity."""
+    """ConfigError, with the field and both values, unless a study was begun with this identity.
+
+    One whose driver died before it had written it holds no trial, and is begun here.
+    """
+    if _ATTRIBUTE not in study.user_attrs and not study.get_trials(deepcopy=False):
+        begin(study, identity)
+        return
     name, known = study.study_name, study.user_attrs.get(_ATTRIBUTE)
     remedy = f"start another study and give it this one's front: --study NEW --warm_start {name}"
     if known is None:

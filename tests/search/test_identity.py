@@ -1,11 +1,12 @@
 """A study is resumed with the question that it was begun with; every other is refused by name and value."""
 
+import optuna
 import pytest
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.identity import study_id
-from fpt_ray.search.optuna_study import open_study
+from fpt_ray.search.optuna_study import open_storage, open_study
 
 TEXT = "space: {side.num_prompts: {choices: [2, 4]}}\nobjectives: {val_auc: max, param_ratio: min}\nnum_trials: 4"
 
@@ -45,3 +46,15 @@ def test_other_features_are_another_question(tmp_path):
 def test_two_studies_of_one_name_have_ids_of_their_own(tmp_path):
     studies = [open_study(parse_space(TEXT), "s", str(tmp_path / name), resume=False) for name in "ab"]
     assert study_id(studies[0]) != study_id(studies[1])
+
+
+def test_sigkill_between_a_study_and_its_identity(tmp_path):
+    """It holds nothing yet and is begun when it is resumed; with trials, nobody knows what these answer."""
+    location, space = str(tmp_path / "optuna.log"), parse_space(TEXT)
+    bare = optuna.create_study(storage=open_storage(location), study_name="s", directions=["maximize", "minimize"])
+    study = open_study(space, "s", location, resume=True)
+    assert (len(study.trials), len(study_id(study))) == (1, 32)
+    other = optuna.create_study(study_name="t", storage=bare._storage, directions=["maximize", "minimize"])
+    other.enqueue_trial({})
+    with pytest.raises(ConfigError, match="'t' does not say what it was begun with"):
+        open_study(space, "t", location, resume=True)
