@@ -45,6 +45,7 @@ from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import open_tracking, tracking_uri
 from fpt_ray.tune.accounting import study_ledger
 from fpt_ray.tune.log import StudyLog, close_as_stored, start_or_find
+from fpt_ray.tune.losses import HostLosses
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.resources import Packing, plan_packing
 from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
@@ -238,7 +239,7 @@ def run_trials(searcher: StudySearcher, log: StudyLog, shared: Shared, at_once: 
             name=f"tune-{uuid.uuid4().hex[:12]}",  # a clock that is set back gives a time twice
             storage_path=path,
             storage_filesystem=system,
-            callbacks=[log],
+            callbacks=[log, HostLosses()],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             # A trial tells its own errors; what Tune sees is a worker that died, and goes on from its checkpoint.
             failure_config=tune.FailureConfig(max_failures=RESTARTS),

@@ -4,6 +4,7 @@ MLflow's runs are compared with Optuna's storage, features stored through a smal
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -102,6 +103,46 @@ def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_p
     assert [(record.status, record.reason) for record in records] == [("FAILED", why)] + [("FINISHED", "")] * 3
     report("o", tracking_uri=default_uri(tmp_path), workdir=str(tmp_path))
     assert f"trial 0 failed: {why}" in capsys.readouterr().out
+
+
+def kill_trains_worker(run, killed):
+    """Kills one of a trial's own workers, once the first epoch's checkpoint is there."""
+    while not list(run.glob("checkpoint_*")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in "".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
+                return
+
+
+def test_a_trial_goes_on_when_one_of_its_own_workers_is_killed(store, tmp_path):
+    """From its last checkpoint, of which Ray Train keeps one, the one that is scored, to the numbers of a study of
+    one worker that nothing disturbed."""
+    command = {"space": str(SMOKE), "features": (store.uri,), "workdir": str(tmp_path), "num_trials": 1}
+    command |= {"set": ("training.epochs=12",)}
+    runs, killed = tmp_path / "studies" / "killed" / "runs" / "trial-0000", []
+    killer = threading.Thread(target=kill_trains_worker, args=(runs, killed), daemon=True)
+    killer.start()
+    for name, workers in (("killed", 2), ("whole", 1)):
+        run_study(StudyOptions(**command, study=name, workers_per_trial=workers))
+    assert len(killed) == 1
+    client = open_tracking(default_uri(tmp_path))
+    disturbed, whole = (
+        tracking.read_trials(client, tracking.find_study(client, name))[0] for name in ("killed", "whole")
+    )
+    assert (disturbed.status, disturbed.reason) == ("FINISHED", "")
+    for name in ("val_auc", "best_epoch", "test_auc"):
+        assert disturbed.metrics[name] == pytest.approx(whole.metrics[name], abs=1e-6)
+    *cut_short, kept = sorted(runs.glob("checkpoint_*"))
+    assert len(cut_short) <= 1  # by the kill, before Ray Train knew of it
+    assert disturbed.checkpoint.endswith(f"trial-0000/{kept.name}")
+    (told,) = (tmp_path / "studies" / "killed").glob("tune-*/*/result.json")
+    epochs = [json.loads(json.loads(line)["message"])["epochs"] for line in told.read_text().splitlines()]
+    assert sorted(set(epochs)) == list(range(1, 13))
+    assert epochs == sorted(epochs)  # begun again from its first epoch, it would tell that one twice
 
 
 # --- the clock ------------------------------------------------------------------------------------------------
