@@ -18,8 +18,8 @@ Stage = Literal["choose", "final", "confirm"]
 RESTARTS = 2
 """Times a trial is begun again after its worker died."""
 DIED = (
-    f"its worker died {RESTARTS + 1} times while its host lived on: most likely the system killed it because the host's "
-    "memory ran out"
+    f"its worker died {RESTARTS + 1} times while its host lived on: most likely the system killed it because the "
+    "host's memory ran out"
 )
 """Why a trial came to nothing that Tune gave up: what goes wrong within a trial, the trial tells itself."""
 STOPPED = "stopped before its last epoch"
