@@ -10,12 +10,14 @@ from pathlib import Path
 
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage.errors import disk_full_as_error
+from fpt_ray.storage.errors import FullError, disk_full_as_error
 from fpt_ray.storage.local import append
 from fpt_ray.tracking.waiting import WaitingFile
 
 PAUSE_SECONDS = 5.0
 """Between two tries."""
+_FULL_DISK_SECONDS = 60.0
+"""That a line is waited for which cannot be kept."""
 
 
 class AwayError(Exception):
@@ -62,16 +64,36 @@ class Outbox:
     def add(self, written: Callable[[], str]) -> None:
         """Hands a line over; ``written`` makes it, with nothing delivered meanwhile.
 
+        Where the disk is full, it is waited for until the line is delivered instead of kept.
+
         Raises:
-            FullError: the disk is full; the line is not added.
+            FullError: the disk is full, and the line could not be delivered either.
             Exception: what has gone wrong in the thread; the line is added.
         """
         with self.changed:
             line = Line(written())
-            self.file.append(line.text)
+            full = self._kept(line)
             self.lines.append(line)
             self._start()
+            if full is not None and not self._delivered(self.answered + len(self.lines)):
+                raise full
             self._raise_failure()
+
+    def _kept(self, line: Line) -> FullError | None:
+        """Makes a line durable; what keeps it from that, if the disk is full."""
+        try:
+            self.file.append(line.text)
+        except FullError as error:
+            return error
+        return None
+
+    def _delivered(self, answered: int) -> bool:
+        """Waits until so many lines are taken or refused; False if the receiver is away, or the thread has failed."""
+        self.changed.wait_for(
+            lambda: self.answered >= answered or self.away_since is not None or self.failure is not None,
+            _FULL_DISK_SECONDS,
+        )
+        return self.answered >= answered
 
     def settle(self, patience_seconds: float) -> None:
         """Waits until all is delivered.

@@ -38,9 +38,9 @@ class WaitingFile:
         Raises:
             FullError: the disk is full; nothing was added.
         """
-        if not self.held:
-            self._begin()
         with disk_full_as_error(self.path):
+            if not self.held:
+                self._begin()
             append(self.path, f"{line}\n".encode())
 
     def _begin(self) -> None:

@@ -88,7 +88,7 @@ def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_p
     )
     with killing_workers(3):
         run_study(command)
-    why = "its worker died 3 times: most likely the system killed it because the host's memory ran out"
+    why = "its worker died 3 times while its host lived on: most likely the system killed it"
     first, *others = study_of(tmp_path / "studies" / "o" / "optuna.log", "o").get_trials()
     assert first.state.name == "PRUNED"
     assert first.user_attrs["reason"].startswith(why)
@@ -136,8 +136,8 @@ def test_a_trial_goes_on_when_one_of_its_own_workers_is_killed(store, tmp_path):
     assert (disturbed.status, disturbed.reason) == ("FINISHED", "")
     for name in ("val_auc", "best_epoch", "test_auc"):
         assert disturbed.metrics[name] == pytest.approx(whole.metrics[name], abs=1e-6)
-    *cut_short, kept = sorted(runs.glob("checkpoint_*"))
-    assert len(cut_short) <= 1  # by the kill, before Ray Train knew of it
+    *cut_short, kept = sorted(runs.glob("checkpoint_2*"))
+    assert len(cut_short) <= 3  # by the kill, before Ray Train knew of them: of 12 epochs, those of half a second
     assert disturbed.checkpoint.endswith(f"trial-0000/{kept.name}")
     (told,) = (tmp_path / "studies" / "killed").glob("tune-*/*/result.json")
     epochs = [json.loads(json.loads(line)["message"])["epochs"] for line in told.read_text().splitlines()]
