@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import unquote
 
 from fpt_ray.errors import ConfigError
@@ -57,8 +58,9 @@ def _unread() -> bool:
 
 
 def say(message: str) -> None:
-    """One line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """One line of progress on stderr; where it cannot be written (a log on a full disk), the work goes on without it."""
+    with suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
 
 
 def without_secrets(text: str, *urls: str) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,10 @@ def test_another_broken_pipe_is_an_error(monkeypatch):
         monkeypatch.setattr(sys, "stdout", read)
         with pytest.raises(BrokenPipeError, match="a socket"):
             run_command(broken)
+
+
+def test_a_log_on_a_full_disk_does_not_end_the_work():
+    code = "from fpt_ray.display.terminal import say; say('one line'); print('went on')"
+    with Path("/dev/full").open("w") as log:
+        ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True, check=True)
+    assert ran.stdout == "went on\n"
