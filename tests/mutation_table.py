@@ -375,16 +375,28 @@ MUTATIONS = (
         "for name, value in excess.items() if value > 0]",
         "for name, value in excess.items() if value > 1]",
         _SEARCHER,
+        "breaks_a_constraint or memory_that_ran_out",
     ),
-    Mutation("fpt_ray/search/searcher.py", 'trial.set_constraint("deaths", float(RESTARTS + 1))', "pass", _SEARCHER),
+    Mutation(
+        "fpt_ray/search/searcher.py",
+        'trial.set_constraint("deaths", float(RESTARTS + 1))',
+        "pass",
+        _SEARCHER,
+        "became or crashes",
+    ),
     Mutation(
         "fpt_ray/search/queue.py",
         "key=lambda trial: (-val_auc(trial), trial.number)",
         "key=lambda trial: (val_auc(trial), trial.number)",
         _SEARCHER,
+        "confirmed or front",
     ),
     Mutation(
-        "fpt_ray/search/queue.py", "return min(max(value, row.low), row.high)", "return max(value, row.low)", _SEARCHER
+        "fpt_ray/search/queue.py",
+        "return min(max(value, row.low), row.high)",
+        "return max(value, row.low)",
+        _SEARCHER,
+        "nearest",
     ),
     Mutation("fpt_ray/search/early_stopping.py", "share = 1 - 1 / REDUCTION", "share = 1 / REDUCTION", _STOPPING),
     Mutation("fpt_ray/search/early_stopping.py", "all(a <= b for a, b in", "all(a >= b for a, b in", _STOPPING),
@@ -507,6 +519,7 @@ MUTATIONS = (
         "trial.state == TrialState.COMPLETE and math.isfinite(val_auc(trial))",
         "math.isfinite(val_auc(trial))",
         _SEARCHER,
+        "confirmed or grid or front",
     ),
     Mutation(
         "fpt_ray/search/attributes.py", 'ended and stage_of(trial) == "final" and', "ended and", _SEARCHER, "confirmed"
@@ -516,5 +529,6 @@ MUTATIONS = (
         "return stored and not broken_limits(constraints, result_of(trial))",
         "return True",
         _SEARCHER,
+        "confirmed",
     ),
 )
