@@ -29,6 +29,10 @@ CHANGES = {
 }
 
 
+def test_the_order_of_fields_is_no_part_of_an_identity():
+    assert digest_of({"a": 1, "b": [2.0, None]}) == digest_of({"b": [2.0, None], "a": 1}) != digest_of({"a": 2, "b": 1})
+
+
 @pytest.mark.parametrize(("old", "new"), CHANGES.items())
 def test_whatever_changes_what_is_searched_changes_the_identity(old, new):
     other = parse_space(TEXT.replace(old, new))

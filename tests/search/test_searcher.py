@@ -62,6 +62,9 @@ def test_what_the_paper_has_outside_the_space_moves_to_the_nearest():
     space = parse_space("space: {side.resolution: {choices: [70, 126, 196]}, side.depth: {low: 8, high: 12}}")
     assert paper_point(space) == {"side.resolution": 126, "side.depth": 8}
     assert paper_point(parse_space("space: {side.depth: {low: 1, high: 4}}")) == {"side.depth": 4}
+    for low, high, nearest in ((1.0e-3, 1.0e-2, 1e-3), (1.0e-5, 1.0e-4, 1e-4), (1.0e-5, 1.0e-2, 5e-4)):
+        space = parse_space(f"space: {{training.learning_rate: {{low: {low}, high: {high}}}}}")
+        assert paper_point(space) == {"training.learning_rate": nearest}
 
 
 def test_conditional_rows_are_left_out_where_they_do_not_hold(tmp_path):
