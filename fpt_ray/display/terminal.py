@@ -58,7 +58,7 @@ def _unread() -> bool:
 
 
 def say(message: str) -> None:
-    """One line of progress on stderr; where it cannot be written (a log on a full disk), the work goes on without it."""
+    """One line of progress on stderr; where it cannot be written (a log on a full disk), the work goes on."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
 
