@@ -86,11 +86,9 @@ def _compare(recorded: Mapping[str, Tensor], settings: Mapping[str, Any]) -> lis
 
 
 def _extract_layers(lpm: VisionTransformer, images: Tensor, settings: Mapping[str, Any], num_kept: int) -> Extracted:
-    first = min(settings["layers"])
     importance = _IMPORTANCE[settings["token_importance"]]
-    found = extract(lpm, images, depth=settings["depth"] - first, num_kept=num_kept, importance=importance)
-    at = [layer - first for layer in settings["layers"]]
-    return Extracted(*(part[at].clone() for part in found))
+    found = extract(lpm, images, blocks=settings["layers"], num_kept=num_kept, importance=importance)
+    return Extracted(found.keys.clone(), found.values.clone(), found.tokens)
 
 
 def _compare_training(recorded: Mapping[str, Tensor], side: nn.Module, ours: Extracted) -> list[Difference]:

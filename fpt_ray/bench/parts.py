@@ -49,12 +49,13 @@ def bench_extract(resolution: int, depth: int, runs: int, batch: int) -> None:
     name = _PAPER.backbone.name
     device = compute_device()
     model = load_backbone(BackboneConfig(name=name, weights="random"), resolution).to(device)
-    kept = kept_tokens(backbone_shape(name).num_tokens(resolution), 0.2)
+    shape = backbone_shape(name)
+    kept, blocks = kept_tokens(shape.num_tokens(resolution), 0.2), range(shape.depth - depth, shape.depth)
     images = torch.randn(batch, 3, resolution, resolution, device=device)
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
         model.to(dtype)
-        found[dtype] = _median_seconds(lambda: extract(model, images, depth=depth, num_kept=kept), runs) / len(images)
+        found[dtype] = _median_seconds(lambda: extract(model, images, blocks=blocks, num_kept=kept), runs) / len(images)
         print(f"{name} at {resolution} px on {device}, {str(dtype)[6:]}: {found[dtype]:.3f} s an image")
     print(f"float32 / bfloat16: {found[torch.float32] / found[torch.bfloat16]:.2f}")
     print(f"largest resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fpt_ray.config.trial import BackboneConfig, TrialConfig, Value, flatten, override, reads_images, trial_from
+from fpt_ray.config.trial import LAST, BackboneConfig, TrialConfig, Value, flatten, override, reads_images, trial_from
 from fpt_ray.errors import ConfigError
 
 Mode = Literal["max", "min"]
@@ -104,6 +104,41 @@ def broken_limits(constraints: Mapping[str, Limit], metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoreNeed:
+    """What a store must hold for some trials that read the same features."""
+
+    trial: TrialConfig
+    """One of them, with the most tokens, layers and prompts of all."""
+    blocks: tuple[str, ...]
+    """What they have as ``side.blocks``, sorted."""
+    side_resolutions: tuple[int, ...]
+    """In pixels, rising."""
+
+    def trials(self) -> tuple[TrialConfig, ...]:
+        """The widest trial of each choice of blocks and of each side resolution."""
+        return tuple(
+            override(self.trial, {"side.blocks": text, "side.depth": depth, "side.resolution": resolution})
+            for text in self.blocks
+            for depth in (self.trial.side.depth if text == LAST else len(text.split(",")),)
+            for resolution in self.side_resolutions
+        )
+
+    def with_other(self, other: "StoreNeed") -> "StoreNeed":
+        """What both need."""
+        first, second = flatten(self.trial), flatten(other.trial)
+        return StoreNeed(
+            trial=override(self.trial, {name: max(first[name], second[name]) for name in _WIDEST}),
+            blocks=tuple(sorted({*self.blocks, *other.blocks})),
+            side_resolutions=tuple(sorted({*self.side_resolutions, *other.side_resolutions})),
+        )
+
+
+def need_of(trial: TrialConfig) -> StoreNeed:
+    """What a store must hold for one trial."""
+    return StoreNeed(trial=trial, blocks=(trial.side.blocks,), side_resolutions=(trial.side.resolution,))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
     """What a study searches: rows, objectives, and what is fixed for all its trials."""
 
@@ -186,18 +221,18 @@ class SearchSpace:
                 return tuple(dict.fromkeys((*row.values(), fixed))) if row.when else row.values()
         return (fixed,)
 
-    def stores(self) -> tuple[TrialConfig, ...]:
-        """The widest trial for each store the space needs: one for every resolution, importance and kind of reader."""
+    def stores(self) -> tuple[StoreNeed, ...]:
+        """What each store holds that the space needs: one for every resolution, importance and kind of reader."""
         wide = {name: self.widest(name) for name in _WIDEST}
-        searched = [name for name in _STORE_FIELDS if any(row.name == name for row in self.rows)]
-        trials: dict[Any, TrialConfig] = {}
+        searched = [name for name in (*_STORE_FIELDS, *_UNITED) if any(row.name == name for row in self.rows)]
+        needs: dict[Any, StoreNeed] = {}
         for point in self.points or ("",):
             own = self.points.get(point, {})
             for values in itertools.product(*(self.values_of(name) for name in searched)):
-                trial = self.trial({**wide, **own, **dict(zip(searched, values, strict=True))})
-                key = _store_key(trial)
-                trials[key] = _wider(trials.get(key, trial), trial)
-        return tuple(trials.values())
+                need = need_of(self.trial({**wide, **own, **dict(zip(searched, values, strict=True))}))
+                key = _store_key(need.trial)
+                needs[key] = needs[key].with_other(need) if key in needs else need
+        return tuple(needs.values())
 
 
 def _store_key(trial: TrialConfig) -> Any:
@@ -208,12 +243,8 @@ def _store_key(trial: TrialConfig) -> Any:
     return tuple(values[name] for name in _STORE_FIELDS if name not in _READERS)
 
 
-def _wider(one: TrialConfig, other: TrialConfig) -> TrialConfig:
-    first, second = flatten(one), flatten(other)
-    return override(one, {name: max(first[name], second[name]) for name in _WIDEST})
-
-
-_WIDEST = ("features.token_ratio", "side.depth", "side.resolution", "side.num_prompts")
+_WIDEST = ("features.token_ratio", "side.depth", "side.num_prompts")
+_UNITED = ("side.blocks", "side.resolution")
 _READERS = ("method", "features.preloaded")
 _IMAGE_FIELDS = ("backbone.name", "features.resolution", "features.mean", "features.std")
 _STORE_FIELDS = (

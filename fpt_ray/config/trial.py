@@ -32,6 +32,8 @@ SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer")
 Importance = Literal["global", "class_token"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
+LAST = "last"
+"""Of ``side.blocks``: the last blocks of the LPM."""
 Value = bool | int | float | str | None
 
 
@@ -73,7 +75,10 @@ class SideConfig:
     """The learnable side network S, its fine-grained prompts and fusion modules (sections 3.2 to 3.4)."""
 
     depth: int = 6
-    """The number of layers L_S; they read the last L_S layers of the LPM (Eq. 5)."""
+    """The number of layers L_S; each reads a block of the LPM."""
+    blocks: str = LAST
+    """The LPM's blocks that the layers read, one for each: "last", which are the last L_S (Eq. 5), or their numbers from
+    0 with commas between, such as 3,6,9,11."""
     num_prompts: int = 16
     """The number of fine-grained prompts P a layer; with 0 the side network learns alone."""
     reduction: int = 8

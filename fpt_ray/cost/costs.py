@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 from tqdm.auto import tqdm
 
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
+from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.measurement import MeasuredMemory, gpu_execution, measure, require_gpu
@@ -72,9 +73,9 @@ def cost_of(trial: TrialConfig, num_classes: int, execution: Execution | None = 
         param_ratio=param_ratio(trial, num_classes),
         memory_ratio=memory.process_bytes / reference.process_bytes,
         memory=memory,
-        row_bytes=bytes_per_row(store_spec(trial)),
+        row_bytes=bytes_per_row(store_spec(need_of(trial))),
         step_flops=step_flops(trial, num_classes),
-        preload_flops=None if reads_images(trial) else preload_flops(trial),
+        preload_flops=None if reads_images(trial) else preload_flops(need_of(trial)),
     )
 
 

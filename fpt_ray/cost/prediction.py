@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fpt_ray.config.space import StoreNeed
 from fpt_ray.config.trial import (
     SIDE_METHODS,
     FeaturesConfig,
@@ -24,6 +25,7 @@ from fpt_ray.config.trial import (
 )
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.trace import Memory, trace_training
+from fpt_ray.features.spec import store_spec
 from fpt_ray.images.pixels import normalise
 from fpt_ray.models.backbone import backbone_shape, kept_tokens, uses_bfloat16
 from fpt_ray.models.hardware import Hardware
@@ -179,13 +181,13 @@ def _step_flops(trial: TrialConfig, num_classes: int) -> int:
     return counter.get_total_flops()
 
 
-def preload_flops(trial: TrialConfig) -> int:
-    """Of the LPM's forward pass over one image, up to the features that the trial reads, importance included."""
-    features, shape = trial.features, backbone_shape(trial.backbone.name)
-    kept = kept_tokens(shape.num_tokens(features.resolution), features.token_ratio)
+def preload_flops(need: StoreNeed) -> int:
+    """Of the LPM's forward pass over one image and the importance of the tokens in the blocks that are stored."""
+    trial, spec = need.trial, store_spec(need)
+    features, kept, blocks = trial.features, spec.num_kept, spec.blocks
     with torch.device("meta"), torch.no_grad():
         vit = unloaded_backbone(trial.backbone, features.resolution).eval()
         image = torch.empty(1, 3, features.resolution, features.resolution)
         with FlopCounterMode(display=False) as counter:
-            extract(vit, image, depth=trial.side.depth, num_kept=kept, importance=features.importance)
+            extract(vit, image, blocks=blocks, num_kept=kept, importance=features.importance, summarised=True)
     return counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""Lists feature stores on a disk or on S3, verifies that they are whole, and removes them."""
+"""Lists feature stores on a disk or on S3, verifies that they are whole, removes them or images in them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -34,15 +34,26 @@ class Rm:
     """The folder of the store, as ls prints it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forget:
+    """Remove images from a store: their shards are written anew without them, and nothing of them is left."""
+
+    uri: tyro.conf.Positional[str]
+    """The folder of the store."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """The content hashes (SHA-256 in hex) of the images: the sha256 column of an image table has them."""
+
+
 Command = (
     Annotated[Ls, tyro.conf.subcommand("ls")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Rm, tyro.conf.subcommand("rm")]
+    | Annotated[Forget, tyro.conf.subcommand("forget")]
 )
 
 
-def run_features(command: Ls | Verify | Rm) -> bool:
-    """Lists, verifies or removes stores and prints what came of it; False if a store has faults.
+def run_features(command: Ls | Verify | Rm | Forget) -> bool:
+    """Lists, verifies or removes stores, or images in them, and prints what came of it; False if a store has faults.
 
     Raises:
         ConfigError: there is no such store, or S3 fails.
@@ -58,6 +69,11 @@ def run_features(command: Ls | Verify | Rm) -> bool:
         files, size, uploads = remove_store(uri)
         aborted = f", aborted {uploads} unfinished uploads" if uploads else ""
         print(f"removed {uri}: {files} files, {size / 1e6:.2f} MB{aborted}")
+    elif isinstance(command, Forget):
+        from fpt_ray.features.withdrawal import forget
+
+        shards = forget(uri, command.images)
+        print(f"{uri}: {len(command.images)} images forgotten, {shards} shards written anew")
     else:
         return _verify(uri)
     return True
@@ -69,11 +85,12 @@ def _found_text(found: "Found") -> str:
 
 
 def _contents(spec: "StoreSpec") -> str:
-    if not spec.depth:
-        return f"images of {spec.low_resolution} px for {spec.backbone}"
+    sizes = " and ".join(map(str, spec.low_resolutions))
+    if not spec.blocks:
+        return f"images of {sizes} px for {spec.backbone}"
     return (
-        f"{spec.backbone} at {spec.resolution} px, last {spec.depth} of {spec.backbone_depth} layers, "
-        f"{spec.num_kept} of {spec.num_tokens} tokens, {spec.dtype}, images of {spec.low_resolution} px"
+        f"{spec.backbone} at {spec.resolution} px, blocks {', '.join(map(str, spec.blocks))} of "
+        f"{spec.backbone_depth}, {spec.num_kept} of {spec.num_tokens} tokens, {spec.dtype}, images of {sizes} px"
     )
 
 
@@ -90,6 +107,6 @@ def _verify(uri: str) -> bool:
     return not faults
 
 
-def run(command: Ls | Verify | Rm) -> int:
+def run(command: Ls | Verify | Rm | Forget) -> int:
     """The exit status of ``run_features``: 1 if a store has faults."""
     return 0 if run_features(command) else 1

@@ -1,27 +1,27 @@
-"""The rows of a split as training reads them: views of Arrow tables in memory, or row groups read from files.
+"""The rows of a split as training reads them. Every place they are read from gives the same batches bit for bit.
 
-Both give the same batches bit for bit. Cells are raw bytes; ``take`` copies only what is asked for, layer first.
+A place finds a row in a ``Group``: neighbouring rows of a shard with keys and values as H T E arrays. ``Rows.take``
+copies what is asked for, layer first, into the batch.
 """
 
 import copy
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
-from fpt_ray.features.shards import check_rows, check_schema, damage_as_error, open_shard
-from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, feature_columns
-from fpt_ray.features.store import Store
-from fpt_ray.images.pixels import resize
+from fpt_ray.features.joining import Features
+from fpt_ray.features.shards import cell_view
+from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of, everything, feature_columns, image_column
 
-_NUMPY = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
-_KEPT_GROUPS = 4
-"""Row groups a streaming reader holds; also the window in which their rows are shuffled."""
+NUMPY = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
+"""Stored types; NumPy has no bfloat16, so that its bytes travel as whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,42 +34,63 @@ class Batch:
     labels: Tensor
 
 
-class RowGroup:
-    """Neighbouring rows in memory: each column of raw bytes as a zero-copy view [rows, bytes]."""
-
-    def __init__(self, table: pa.Table | pa.RecordBatch, widths: dict[str, int]) -> None:
-        self.row_ids = table.column("row").to_numpy()
-        self.labels = table.column("label").to_numpy()
-        self.cells = {name: _view(table.column(name), widths[name]) for name in table.schema.names if name in widths}
+Group = Mapping[str, np.ndarray]
+"""Neighbouring rows: ``low_res_0128`` is [rows, 128, 128, 3], ``keys_06`` [rows, H, T, E], and so for each block."""
 
 
-def _view(column: pa.Array | pa.ChunkedArray, width: int) -> UInt8[np.ndarray, "rows bytes"]:
-    if isinstance(column, pa.ChunkedArray):
-        (column,) = column.chunks  # row groups are made of single record batches
-    if column.type != pa.binary(width) or column.null_count:
-        raise StoreError(f"a column is {column.type} with {column.null_count} gaps, not {width} bytes; preload again")
-    raw = np.frombuffer(column.buffers()[1], np.uint8)
-    return raw[column.offset * width : (column.offset + len(column)) * width].reshape(len(column), width)
+def group_of(table: pa.Table | pa.RecordBatch, spec: StoreSpec, cut: Slice, wanted: np.ndarray | None = None) -> Group:
+    """Rows of a table of a shard's columns, at a slice: all, or those wanted. Bands are put together."""
+    widths, at = column_widths(spec), slice(None) if wanted is None else wanted
+    cells = {name: _cells(table, name, widths[name])[at] for name in columns_of(spec, cut)}
+    names = {size: image_column(size) for size in cut.low_resolutions}
+    group = {name: cells[name].reshape(-1, size, size, 3) for size, name in names.items()}
+    rows = len(next(iter(group.values())))
+    for kind in ("keys", "values"):
+        for block in cut.blocks:
+            shape = (rows, spec.num_heads, cut.num_kept, spec.head_width)
+            group[f"{kind}_{block:02d}"] = np.empty(shape, NUMPY[spec.dtype])
+    for column in feature_columns(spec, cut):
+        stop = min(column.ranks.stop, cut.num_kept)
+        band = cells[column.name].view(NUMPY[spec.dtype])
+        band = band.reshape(len(band), spec.num_heads, len(column.ranks), spec.head_width)
+        whole = group[f"{column.kind}_{column.block:02d}"]
+        whole[:, :, column.ranks.start : stop] = band[:, :, : stop - column.ranks.start]
+    return group
+
+
+def _cells(table: pa.Table | pa.RecordBatch, name: str, width: int) -> np.ndarray:
+    column = table.column(name)
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    views = [cell_view(chunk, width) for chunk in chunks]
+    return views[0] if len(views) == 1 else np.concatenate([np.zeros((0, width), np.uint8), *views])
+
+
+@runtime_checkable
+class Place(Protocol):
+    """Where rows are read from, at a slice at least as wide as a trial's."""
+
+    def groups(
+        self, shards: Int[np.ndarray, " rows"], places: Int[np.ndarray, " rows"]
+    ) -> Sequence[tuple[Group, int]]:
+        """For each of these rows of shards, its group and its place there."""
+        ...
 
 
 class Rows:
-    """A split, or a worker's share of it, at the depth, ratio and side resolution of one trial."""
+    """A split, or a worker's share of it, as one trial reads it."""
 
-    def __init__(self, source: "MemorySource | FileSource", spec: StoreSpec, cut: Slice, resolution: int) -> None:
-        if cut.depth > spec.depth or cut.num_kept > spec.num_kept:
-            raise StoreError(f"{cut} is wider than the store's {spec.depth} layers and {spec.num_kept} tokens")
-        self.source, self.spec, self.cut, self.resolution = source, spec, cut, resolution
-        self.columns = feature_columns(spec, cut)
-        self.row_ids = np.array(sorted(source.labels), np.int64)
-        self.labels = np.array([source.labels[int(row)] for row in self.row_ids], np.int64)
-        self.window = source.window
-        """Rows that are best shuffled together, for a reader that streams; None where all are at hand."""
+    def __init__(self, place: Place, features: Features, split: str, cut: Slice) -> None:
+        check_serves(features.spec, cut)
+        self.place, self.spec, self.cut = place, features.spec, cut
+        self.split = features.splits[split]
+        self.row_ids = np.arange(len(self.split))
+        self.labels = self.split.labels
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     def within(self, share: range) -> "Rows":
-        """Those of these rows that lie in a worker's share, from the same source."""
+        """Those of these rows that lie in a worker's share, from the same place."""
         inside = (self.row_ids >= share.start) & (self.row_ids < share.stop)
         part = copy.copy(self)
         part.row_ids, part.labels = self.row_ids[inside], self.labels[inside]
@@ -77,101 +98,33 @@ class Rows:
 
     def take(self, row_ids: Sequence[int] | Int[np.ndarray, "B"]) -> Batch:
         """A copy of these rows."""
-        found = [self.source.find(int(row_id)) for row_id in row_ids]
-        labels = torch.tensor([int(group.labels[at]) for group, at in found])
-        low_res = torch.from_numpy(np.stack([self._low_res(group, at) for group, at in found]))
-        if not self.cut.depth:
+        ids = np.asarray(row_ids, np.int64)
+        labels = torch.from_numpy(self.split.labels[ids])
+        found = self.place.groups(self.split.shards[ids], self.split.places[ids])
+        (size,) = self.cut.low_resolutions
+        name = image_column(size)
+        low_res = torch.empty(len(ids), size, size, 3, dtype=torch.uint8)
+        for at, (group, row) in enumerate(found):
+            low_res.numpy()[at] = group[name][row]
+        if not self.cut.blocks:
             return Batch(low_res=low_res, keys=None, values=None, labels=labels)
-        spec, kept = self.spec, self.cut.num_kept
-        shape = (self.cut.depth, len(found), spec.num_heads, kept, spec.head_width)
-        arrays = {kind: np.empty(shape, _NUMPY[spec.dtype]) for kind in ("keys", "values")}
-        first = spec.layers.stop - self.cut.depth
-        for column in self.columns:
-            ranks = slice(column.ranks.start, min(column.ranks.stop, kept))
-            name, out = column.name, arrays[column.kind][column.layer - first]
-            for at, (group, row) in enumerate(found):
-                cell = group.cells[name][row].view(_NUMPY[spec.dtype])
-                cell = cell.reshape(spec.num_heads, len(column.ranks), -1)
-                out[at, :, ranks] = cell[:, : ranks.stop - ranks.start]
-        keys, values = (_tensor(arrays[kind], spec) for kind in ("keys", "values"))
+        keys, values = (self._layers(kind, found) for kind in ("keys", "values"))
         return Batch(low_res=low_res, keys=keys, values=values, labels=labels)
 
-    def _low_res(self, group: RowGroup, at: int) -> UInt8[np.ndarray, "R R 3"]:
-        size = self.spec.low_resolution
-        image = group.cells["low_res"][at].reshape(size, size, 3)
-        return image if size == self.resolution else resize(image, self.resolution)
+    def _layers(self, kind: str, found: Sequence[tuple[Group, int]]) -> Tensor:
+        spec, kept = self.spec, self.cut.num_kept
+        shape = (len(self.cut.blocks), len(found), spec.num_heads, kept, spec.head_width)
+        whole = np.empty(shape, NUMPY[spec.dtype])
+        for layer, block in enumerate(self.cut.blocks):
+            name = f"{kind}_{block:02d}"
+            for at, (group, row) in enumerate(found):
+                whole[layer, at] = group[name][row, :, :kept]
+        tensor = torch.from_numpy(whole)
+        return tensor.view(torch.bfloat16) if spec.dtype == "bfloat16" else tensor
 
 
-def _tensor(array: np.ndarray, spec: StoreSpec) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if spec.dtype == "bfloat16" else tensor
-
-
-class MemorySource:
-    """Rows in memory."""
-
-    window = None
-
-    def __init__(self, tables: Sequence[pa.Table], widths: dict[str, int]) -> None:
-        groups = [RowGroup(batch, widths) for table in tables for batch in table.to_batches()]
-        self.places = {int(row): (group, at) for group in groups for at, row in enumerate(group.row_ids)}
-        self.labels = {row: int(group.labels[at]) for row, (group, at) in self.places.items()}
-
-    def find(self, row_id: int) -> tuple[RowGroup, int]:
-        """A row's group and its place there."""
-        return self.places[row_id]
-
-
-class FileSource:
-    """Rows read from files, a few row groups held at a time."""
-
-    def __init__(self, store: Store, split: str, columns: list[str]) -> None:
-        self.columns, self.widths = columns, column_widths(store.spec)
-        self.uris = store.shard_uris(split)
-        self.files = [open_shard(uri) for uri in self.uris]
-        self.held: OrderedDict[tuple[int, int], RowGroup] = OrderedDict()
-        self.places: dict[int, tuple[int, int, int]] = {}
-        self.labels: dict[int, int] = {}
-        for number, (file, uri, rows) in enumerate(zip(self.files, self.uris, store.row_ranges(split), strict=True)):
-            check_schema(file.schema_arrow, store.spec, uri)
-            with damage_as_error(uri):
-                names = file.read(columns=["row", "label"])
-            check_rows(names["row"].to_pylist(), rows, uri)
-            self.labels |= dict(zip(rows, names["label"].to_pylist(), strict=True))
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            places = [(number, group, at) for group, size in enumerate(sizes) for at in range(size)]
-            self.places |= dict(zip(rows, places, strict=True))
-        self.window = _KEPT_GROUPS * max((file.metadata.row_group(0).num_rows for file in self.files), default=1)
-
-    def find(self, row_id: int) -> tuple[RowGroup, int]:
-        """A row's group and its place there."""
-        number, group, at = self.places[row_id]
-        return self._group(number, group), at
-
-    def _group(self, number: int, group: int) -> RowGroup:
-        key = (number, group)
-        if key in self.held:
-            self.held.move_to_end(key)
-            return self.held[key]
-        with damage_as_error(self.uris[number]):
-            table = self.files[number].read_row_group(group, columns=self.columns)
-        (batch,) = table.combine_chunks().to_batches()
-        self.held[key] = RowGroup(batch, self.widths)
-        # One more than the window spans, since it need not begin with a row group.
-        while len(self.held) > _KEPT_GROUPS + 2:
-            self.held.popitem(last=False)
-        return self.held[key]
-
-
-def rows_from_tables(tables: Sequence[pa.Table], spec: StoreSpec, cut: Slice, resolution: int) -> Rows:
-    """Rows in memory, as views of Arrow's buffers: nothing is copied until ``take``. Any part of a split will do."""
-    return Rows(MemorySource(tables, column_widths(spec)), spec, cut, resolution)
-
-
-def rows_from_files(store: Store, split: str, cut: Slice, resolution: int) -> Rows:
-    """Rows read from the store's files on demand, a few row groups held at a time.
-
-    Raises:
-        StoreError: a shard is damaged or not of this store.
-    """
-    return Rows(FileSource(store, split, store.columns(cut)), store.spec, cut, resolution)
+def check_serves(spec: StoreSpec, cut: Slice) -> None:
+    """StoreError unless a store holds all of a slice."""
+    whole = everything(spec)
+    if whole.with_other(cut) != whole:
+        raise StoreError(f"{cut} is asked of a store that holds {whole}; preload a wider one")

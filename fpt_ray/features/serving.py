@@ -5,33 +5,33 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fpt_ray.config.space import SearchSpace
-from fpt_ray.config.trial import BackboneConfig, TrialConfig, flatten, reads_images
+from fpt_ray.config.space import SearchSpace, StoreNeed
+from fpt_ray.config.trial import BackboneConfig, TrialConfig, flatten, image_resolution, reads_images
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.spec import Slice, column_widths
-from fpt_ray.features.store import Store
-from fpt_ray.models.backbone import backbone_shape, kept_tokens, uses_bfloat16
+from fpt_ray.features.joining import Features, row_bytes
+from fpt_ray.features.spec import Slice, StoreSpec, store_spec
+from fpt_ray.models.backbone import backbone_shape, blocks_read, kept_tokens, uses_bfloat16
 from fpt_ray.models.hardware import Hardware
 
-_WIDTH = ("depth", "num_kept")
+_WIDTH = ("blocks", "num_kept", "low_resolutions")
 """How much a store holds: of a wider one, a trial reads the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stores:
-    """Feature stores, and the weights that the backbones of trials have."""
+    """A table's images in feature stores, and the weights that the backbones of trials have."""
 
-    stores: tuple[Store, ...]
+    stores: tuple[Features, ...]
     weights: Mapping[BackboneConfig, str]
     """{backbone: digest of its weights}; see ``models.weights.known_weights``."""
     hardware: Hardware
     """What trials are trained on, by which ``training.precision: auto`` is decided."""
 
-    def __iter__(self) -> Iterator[Store]:
+    def __iter__(self) -> Iterator[Features]:
         return iter(self.stores)
 
 
-def store_for(trial: TrialConfig, stores: Stores) -> Store:
+def store_for(trial: TrialConfig, stores: Stores) -> Features:
     """The store that serves this trial; of several, that differ in how much they hold, the first.
 
     Raises:
@@ -52,12 +52,13 @@ def store_for(trial: TrialConfig, stores: Stores) -> Store:
     return serving[0]
 
 
-def _determining(store: Store) -> dict[str, Any]:
-    """The fields of a store that a trial's numbers depend on."""
-    return {name: value for name, value in dataclasses.asdict(store.spec).items() if name not in _WIDTH}
+def _determining(store: Features) -> dict[str, Any]:
+    """What a trial's numbers depend on: the fields of the store, and the table's images, labels and splits."""
+    spec = {name: value for name, value in dataclasses.asdict(store.spec).items() if name not in _WIDTH}
+    return {**spec, "images": store.table_digest}
 
 
-def _lacks(trial: TrialConfig, store: Store, weights: Mapping[BackboneConfig, str]) -> str:
+def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig, str]) -> str:
     spec, features, shape = store.spec, trial.features, backbone_shape(trial.backbone.name)
     same = [
         ("backbone.name", trial.backbone.name, spec.backbone),
@@ -65,8 +66,8 @@ def _lacks(trial: TrialConfig, store: Store, weights: Mapping[BackboneConfig, st
         ("features.std", features.std or shape.std, spec.std),
     ]
     if reads_images(trial):
-        if spec.depth or spec.low_resolution != features.resolution:
-            held = f"features of {spec.resolution} px" if spec.depth else f"images of {spec.low_resolution} px"
+        if spec.blocks or spec.resolution != features.resolution:
+            held = f"{'features' if spec.blocks else 'images'} of {spec.resolution} px"
             return f"{trial.method} reads images of {features.resolution} px, {store.uri} holds {held}"
         return _differs(same, store.uri)
     kept = kept_tokens(shape.num_tokens(features.resolution), features.token_ratio)
@@ -78,16 +79,17 @@ def _lacks(trial: TrialConfig, store: Store, weights: Mapping[BackboneConfig, st
     ]
     if features.precision != "auto":
         same.append(("features.precision", features.precision, spec.precision))
-    at_most = (
-        ("side.depth", trial.side.depth, spec.depth),
-        ("features.token_ratio", kept, spec.num_kept),
-        ("side.resolution", trial.side.resolution, spec.low_resolution),
-    )
     if lack := _differs(same, store.uri):
         return lack
-    for name, asked, held in at_most:
-        if asked > held:
-            return f"{name} asks for {asked}, {store.uri} holds at most {held}; preload a wider store"
+    if kept > spec.num_kept:
+        return f"features.token_ratio asks for {kept}, {store.uri} holds at most {spec.num_kept}; preload a wider store"
+    for name, asked, held in (
+        ("side.depth and side.blocks", blocks_read(trial.side, shape), spec.blocks),
+        ("side.resolution", (trial.side.resolution,), spec.low_resolutions),
+    ):
+        if lacking := set(asked) - set(held):
+            wanted, there = (", ".join(map(str, sorted(numbers))) or "none" for numbers in (lacking, held))
+            return f"{name} ask for {wanted}, {store.uri} holds {there}; preload a store that has them"
     return ""
 
 
@@ -113,23 +115,33 @@ def _arithmetic(trial: TrialConfig, stores: Stores) -> str:
 def study_identity(space: SearchSpace, stores: Stores) -> dict[str, Any]:
     """{field: value} of all that decides what a study answers: its space, stores and weights."""
     identity = space.identity()
-    for number, wide in enumerate(space.stores()):
-        found = trial_identity(wide, stores)
+    for number, need in enumerate(space.stores()):
+        found = trial_identity(need.trials()[0], stores)
         identity |= {f"{name} ({number})": value for name, value in found.items() if name.startswith("store.")}
     identity["training.precision: auto"] = _arithmetic(TrialConfig(), stores)
     backbones = enumerate(space.backbones())
     return identity | {f"weights ({number})": stores.weights[backbone] for number, backbone in backbones}
 
 
-def trial_slice(trial: TrialConfig, store: Store) -> Slice:
-    """The part of the store's columns this trial reads; a side network without prompts reads no keys or values."""
-    if reads_images(trial):
-        return Slice(depth=0, num_kept=0)
-    kept = kept_tokens(store.spec.num_tokens, trial.features.token_ratio)
-    return Slice(depth=trial.side.depth if trial.side.num_prompts else 0, num_kept=kept)
+def trial_slice(trial: TrialConfig, spec: StoreSpec) -> Slice:
+    """The part of a store that this trial reads; a side network without prompts reads no keys or values."""
+    low = (image_resolution(trial),)
+    if reads_images(trial) or not trial.side.num_prompts:
+        return Slice(blocks=(), num_kept=0, low_resolutions=low)
+    blocks = blocks_read(trial.side, backbone_shape(trial.backbone.name))
+    kept = kept_tokens(spec.num_tokens, trial.features.token_ratio)
+    return Slice(blocks=blocks, num_kept=kept, low_resolutions=low)
 
 
-def feature_bytes(trial: TrialConfig, store: Store) -> int:
+def need_slice(need: StoreNeed, spec: StoreSpec) -> Slice:
+    """The part of a store that some trials read together."""
+    if reads_images(need.trial):
+        return trial_slice(need.trial, spec)
+    asked = store_spec(need)
+    blocks = asked.blocks if need.trial.side.num_prompts else ()
+    return Slice(blocks=blocks, num_kept=asked.num_kept, low_resolutions=need.side_resolutions)
+
+
+def feature_bytes(trial: TrialConfig, store: Features) -> int:
     """Bytes that a trial reads of one image, in an epoch."""
-    columns = store.columns(trial_slice(trial, store))
-    return sum(column_widths(store.spec).get(column, 8) for column in columns)
+    return row_bytes(store.spec, trial_slice(trial, store.spec))

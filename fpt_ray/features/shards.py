@@ -11,15 +11,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import UInt8
 
-from fpt_ray.features.spec import SCHEMA_VERSION, Slice, StoreError, StoreSpec, column_widths, feature_columns
+from fpt_ray.features.spec import (
+    SCHEMA_VERSION,
+    StoreError,
+    StoreSpec,
+    column_widths,
+    everything,
+    feature_columns,
+    image_column,
+)
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.importance import Extracted
-from fpt_ray.storage.files import exists, failure_as_error, filesystem, read_bytes, write_once
+from fpt_ray.storage.files import failure_as_error, filesystem, read_bytes, write_once
 
-_PLAIN = {"row": pa.int64(), "sha256": pa.string(), "path": pa.string(), "label": pa.int64()}
+HASH = "sha256"
+"""The column of content hashes, 32 bytes each, by which the rows of a shard are sorted."""
 DIGEST_KEY, VERSION_KEY = b"fpt_ray.spec", b"fpt_ray.schema_version"
-_ROW_GROUP_BYTES = 32 * 2**20
+_ROW_GROUP_BYTES = 4 * 2**20
+"""About what one request should bring; at the paper's setting a row group is a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +38,9 @@ class ShardEntry:
     """One Parquet file of a store, as its manifest lists it."""
 
     path: str
-    split: str
     rows: int
+    group_rows: int
+    """Rows of each row group; the last may have fewer."""
     bytes: int
     sha256: str
     seconds: float = 0.0
@@ -36,8 +48,8 @@ class ShardEntry:
 
 
 def schema(spec: StoreSpec) -> pa.Schema:
-    """The only schema a shard may have: plain numbers, texts and raw bytes of fixed size."""
-    fields = [pa.field(name, kind) for name, kind in _PLAIN.items()]
+    """The only schema a shard may have: content hashes and raw bytes of fixed size."""
+    fields = [pa.field(HASH, pa.binary(32))]
     fields += [pa.field(name, pa.binary(width)) for name, width in column_widths(spec).items()]
     notes = {DIGEST_KEY: spec.digest, VERSION_KEY: str(spec.schema_version), b"fpt_ray.shape": _shape_note(spec)}
     return pa.schema(fields, metadata=notes)
@@ -66,32 +78,34 @@ def check_schema(found: pa.Schema, spec: StoreSpec, uri: str) -> None:
 
 
 def shard_table(
-    images: Sequence[ImageRow], first_row: int, low_res: np.ndarray, features: Extracted | None, spec: StoreSpec
+    images: Sequence[ImageRow], low_res: Sequence[np.ndarray], features: Extracted | None, spec: StoreSpec
 ) -> pa.Table:
-    """The rows of a shard as raw bytes; features (L B H T E; None where the store has none) and images (B R R 3).
+    """The rows of a shard as raw bytes.
+
+    Args:
+        images: in the order of their content hashes.
+        low_res: B R R 3 for each of the spec's low resolutions.
+        features: L B H T E, with the summaries of all blocks; None where the store has images alone.
+        spec: of the store.
 
     Raises:
         StoreError: a feature is NaN or infinite; the image is named.
     """
+    columns = {HASH: pa.array([bytes.fromhex(image.sha256) for image in images], pa.binary(32))}
+    for resolution, pixels in zip(spec.low_resolutions, low_res, strict=True):
+        columns[image_column(resolution)] = _cells(np.ascontiguousarray(pixels))
     if features is not None:
         _check_finite(features, images, spec)
-    columns: dict[str, Any] = {
-        "row": pa.array(range(first_row, first_row + len(images)), pa.int64()),
-        "sha256": pa.array([image.sha256 for image in images]),
-        "path": pa.array([image.path for image in images]),
-        "label": pa.array([image.label for image in images], pa.int64()),
-        "low_res": _cells(np.ascontiguousarray(low_res)),
-    }
-    columns |= {} if features is None else _feature_cells(features, spec)
+        columns |= _feature_cells(features, spec)
     wanted = schema(spec)
     return pa.table([columns[field.name] for field in wanted], schema=wanted)
 
 
 def _check_finite(features: Extracted, images: Sequence[ImageRow], spec: StoreSpec) -> None:
-    finite = torch.stack([kind.isfinite().all(dim=(0, 2, 3, 4)) for kind in (features.keys, features.values)]).all(
-        dim=0
-    )
-    for image, good in zip(images, finite.tolist(), strict=True):
+    kinds = [kind.isfinite().all(dim=0).flatten(1).all(dim=1) for kind in (features.keys, features.values)]
+    if features.summaries is not None:
+        kinds.append(features.summaries.isfinite().all(dim=0).all(dim=0).all(dim=-1))
+    for image, good in zip(images, torch.stack(kinds).all(dim=0).tolist(), strict=True):
         if not good:
             raise StoreError(
                 f"{image.path}: its features hold NaN or infinite values as {spec.dtype}, computed in "
@@ -100,11 +114,13 @@ def _check_finite(features: Extracted, images: Sequence[ImageRow], spec: StoreSp
 
 
 def _feature_cells(features: Extracted, spec: StoreSpec) -> dict[str, pa.Array]:
-    tokens = features.tokens.numpy().astype(np.uint16)
-    columns = {f"tokens_{layer:02d}": _cells(tokens[at]) for at, layer in enumerate(spec.layers)}
+    assert features.summaries is not None
+    tokens = features.tokens.numpy().astype(spec.token_dtype)
+    columns = {f"tokens_{block:02d}": _cells(tokens[at]) for at, block in enumerate(spec.blocks)}
+    columns["summaries"] = _cells(np.ascontiguousarray(_raw(features.summaries, spec).transpose(2, 0, 1, 3)))
     kinds = {"keys": _raw(features.keys, spec), "values": _raw(features.values, spec)}
-    for column in feature_columns(spec, Slice(depth=spec.depth, num_kept=spec.num_kept)):
-        part = kinds[column.kind][column.layer - spec.layers.start, :, :, column.ranks.start : column.ranks.stop]
+    for column in feature_columns(spec, everything(spec)):
+        part = kinds[column.kind][spec.blocks.index(column.block), :, :, column.ranks.start : column.ranks.stop]
         columns[column.name] = _cells(np.ascontiguousarray(part))
     return columns
 
@@ -120,7 +136,7 @@ def _cells(values: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(values)])
 
 
-def write_shard(uri: str, split: str, table: pa.Table, spec: StoreSpec) -> ShardEntry:
+def write_shard(uri: str, table: pa.Table, spec: StoreSpec) -> ShardEntry:
     """Writes a shard whole or not at all, with checksums on its pages; the same shard again is no error.
 
     Raises:
@@ -128,9 +144,9 @@ def write_shard(uri: str, split: str, table: pa.Table, spec: StoreSpec) -> Shard
         OSError: the disk is full, for instance; nothing is left under the shard's name.
         StorageError: S3 fails; nothing is left under the shard's name.
     """
-    blobs = list(column_widths(spec))
     sink = pa.BufferOutputStream()
-    options: Any = {"write_statistics": list(_PLAIN)}  # pyarrow's annotation knows no list
+    options: Any = {"write_statistics": [HASH]}  # pyarrow's annotation knows no list
+    group_rows = max(1, _ROW_GROUP_BYTES // sum(column_widths(spec).values()))
     pq.write_table(
         table,
         sink,
@@ -138,34 +154,21 @@ def write_shard(uri: str, split: str, table: pa.Table, spec: StoreSpec) -> Shard
         use_dictionary=False,
         **options,
         write_page_checksum=True,
-        row_group_size=max(1, _ROW_GROUP_BYTES // sum(column_widths(spec)[name] for name in blobs)),
+        row_group_size=group_rows,
     )
     content = sink.getvalue()
     write_once(uri, content)
-    return _entry(uri, split, table.num_rows, content)
+    return _entry(uri, table.num_rows, min(group_rows, table.num_rows), content)
 
 
-def _entry(uri: str, split: str, rows: int, content: pa.Buffer | bytes) -> ShardEntry:
-    digest = hashlib.sha256(content).hexdigest()
+def _entry(uri: str, rows: int, group_rows: int, content: pa.Buffer | bytes) -> ShardEntry:
     return ShardEntry(
-        path=f"{split}/{uri.rpartition('/')[2]}", split=split, rows=rows, bytes=len(content), sha256=digest
+        path="/".join(uri.split("/")[-2:]),
+        rows=rows,
+        group_rows=group_rows,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
     )
-
-
-def existing_shard(uri: str, split: str, planned: Sequence[tuple[int, str]], spec: StoreSpec) -> ShardEntry | None:
-    """The entry of a shard that an earlier run finished, if it holds just the planned rows (row id, content hash)."""
-    if not exists(uri):
-        return None
-    content = read_bytes(uri)
-    try:
-        with damage_as_error(uri):
-            file = parquet_file(pa.BufferReader(content))
-            check_schema(file.schema_arrow, spec, uri)
-            names = file.read(columns=["row", "sha256"])
-    except StoreError:
-        return None
-    found = list(zip(names["row"].to_pylist(), names["sha256"].to_pylist(), strict=True))
-    return _entry(uri, split, len(found), content) if found == list(planned) else None
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -173,46 +176,74 @@ def existing_shard(uri: str, split: str, planned: Sequence[tuple[int, str]], spe
 
 @contextmanager
 def damage_as_error(uri: str) -> Iterator[None]:
-    """What is wrong with a shard's bytes becomes a StoreError that names it; what S3 answers last, a StorageError."""
+    """What is wrong with a file's bytes becomes a StoreError that names it; what cannot be read stays what it is.
+
+    Raises:
+        StoreError: it is missing, or its bytes are not as they were written.
+        OSError: it cannot be read, which says nothing of its bytes.
+        StorageError: S3 fails.
+    """
     try:
         with failure_as_error(uri):
             yield
+    except FileNotFoundError:
+        raise StoreError(f"{uri} is missing; put it back, or delete the store and preload again") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
-        gone = isinstance(error, FileNotFoundError)
-        fault = "is missing" if gone else f"is damaged ({' '.join(str(error).split())})"
-        raise StoreError(f"{uri} {fault}; delete the store and preload again") from None
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        text = " ".join(str(error).split())
+        raise StoreError(f"{uri} is damaged ({text}); delete the store and preload again") from None
 
 
-def parquet_file(source: pa.NativeFile) -> pq.ParquetFile:
-    """A Parquet file whose page checksums are verified as pages are read."""
-    return pq.ParquetFile(source, page_checksum_verification=True)
+def parquet_file(source: pa.NativeFile | pa.BufferReader) -> pq.ParquetFile:
+    """A Parquet file whose page checksums are verified as pages are read, and whose columns come in one request."""
+    return pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
 
 
-def open_shard(uri: str) -> pq.ParquetFile:
-    """A shard's file; StoreError if it is missing or no Parquet file."""
+def open_shard(uri: str, spec: StoreSpec) -> pq.ParquetFile:
+    """A shard's file; StoreError if it is missing, no Parquet file or not of this store."""
     system, path = filesystem(uri)
     with damage_as_error(uri):
-        return parquet_file(system.open_input_file(path))
+        file = parquet_file(system.open_input_file(path))
+    check_schema(file.schema_arrow, spec, uri)
+    return file
 
 
-def read_shard(uri: str, columns: Sequence[str], spec: StoreSpec, rows: range) -> pa.Table:
-    """Columns of a shard, ``row`` among them; StoreError if it is damaged or does not hold these rows of this store."""
+def shard_hashes(uri: str, spec: StoreSpec) -> UInt8[np.ndarray, "rows 32"]:
+    """The content hashes of a shard's rows; StoreError if it is damaged or not of this store."""
     with damage_as_error(uri):
-        file = open_shard(uri)
-        check_schema(file.schema_arrow, spec, uri)
-        table = file.read(columns=list(columns))
-    check_rows(table["row"].to_pylist(), rows, uri)
-    return table
+        return hash_array(open_shard(uri, spec).read(columns=[HASH])[HASH])
 
 
-def check_rows(found: Sequence[int], rows: range, uri: str) -> None:
-    """StoreError unless a shard's row ids are those that its place in the manifest gives it."""
-    if list(found) != list(rows):
-        raise StoreError(
-            f"{uri} holds {_ends(found)}, its place in the manifest is {_ends(rows)}; put the right file back or "
-            "preload again"
-        )
+def adopted(uri: str, spec: StoreSpec) -> tuple[ShardEntry, UInt8[np.ndarray, "rows 32"]] | None:
+    """The entry and hashes of a shard that an earlier run finished; None where it cannot be used.
+
+    Raises:
+        OSError, StorageError: it cannot be read, which says nothing of its bytes.
+    """
+    try:
+        with damage_as_error(uri):
+            content = read_bytes(uri)
+            file = parquet_file(pa.BufferReader(content))
+            check_schema(file.schema_arrow, spec, uri)
+            hashes, groups = hash_array(file.read(columns=[HASH])[HASH]), file.metadata.row_group(0).num_rows
+    except StoreError:
+        return None
+    return _entry(uri, len(hashes), groups, content), hashes
 
 
-def _ends(rows: Sequence[int]) -> str:
-    return f"{len(rows)} rows ({rows[0]} to {rows[-1]})" if len(rows) else "no rows"
+def hash_array(column: pa.ChunkedArray | pa.Array) -> UInt8[np.ndarray, "rows 32"]:
+    """Content hashes as bytes."""
+    return np.concatenate([np.zeros((0, 32), np.uint8), *(cell_view(chunk, 32) for chunk in _chunks(column))])
+
+
+def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def cell_view(column: pa.Array, width: int) -> UInt8[np.ndarray, "rows width"]:
+    """The cells of a column of raw bytes, without a copy."""
+    if column.type != pa.binary(width) or column.null_count:
+        raise StoreError(f"a column is {column.type} with {column.null_count} gaps, not {width} bytes; preload again")
+    raw = np.frombuffer(column.buffers()[1], np.uint8)
+    return raw[column.offset * width : (column.offset + len(column)) * width].reshape(len(column), width)

@@ -1,8 +1,8 @@
 """What a feature store holds: the spec that determines it, and its columns. Pure; see ``shards``, ``store`` for files.
 
-One row an image. Keys and values lie in bands of neighbouring token ranks, best first, a column for each band, layer
-and kind: ``keys_06_0051`` holds LPM block 6, ranks from 51. So a smaller token ratio reads fewer bands (a prefix), a
-smaller depth fewer layers (a suffix), and one store written at the widest point serves every trial.
+One row an image, known by the hash of its content. Keys and values lie in bands of neighbouring token ranks, best
+first, a column for each band, block and kind: ``keys_06_0051`` holds LPM block 6, ranks from 51. So a smaller token
+ratio reads fewer bands (a prefix), other blocks other columns, and one store serves every trial that asks for no more.
 """
 
 import dataclasses
@@ -10,12 +10,13 @@ import math
 from dataclasses import dataclass
 
 from fpt_ray.config.identity import digest_of
-from fpt_ray.config.trial import Importance, TrialConfig, image_resolution, reads_images
+from fpt_ray.config.space import StoreNeed
+from fpt_ray.config.trial import Importance, reads_images
 from fpt_ray.errors import ConfigError
-from fpt_ray.models.backbone import backbone_shape, kept_tokens
+from fpt_ray.models.backbone import backbone_shape, kept_tokens, listed_blocks
 
 SCHEMA_VERSION = 2
-"""1: rows in the order of paths; 2: in the order of content hashes."""
+"""1: rows with labels and splits, one set of images a store; 2: rows by content hash, generations of manifests."""
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4}
 _BANDS = 8
 
@@ -36,13 +37,12 @@ class StoreSpec:
     importance: Importance
     dtype: str
     precision: str
-    depth: int
-    """Widest: the last ``depth`` blocks of the LPM are stored; 0: images alone, for methods that run the LPM."""
+    blocks: tuple[int, ...]
+    """The stored blocks of the LPM, from 0; none: images alone, for methods that run the LPM."""
     num_kept: int
     """Widest T: tokens stored of each head."""
-    low_resolution: int
-    """Side of the stored images in pixels: the widest I_l or, of images alone, I_h."""
-    images_digest: str
+    low_resolutions: tuple[int, ...]
+    """Sides of the stored images in pixels: each I_l or, of images alone, I_h."""
     schema_version: int = SCHEMA_VERSION
     backbone_depth: int
     num_heads: int
@@ -58,33 +58,44 @@ class StoreSpec:
     def name(self) -> str:
         """A readable name and twelve digits of the digest."""
         backbone = self.backbone.replace("/", "-")
-        if not self.depth:
-            return f"images-{self.low_resolution}px-{backbone}-{self.digest[:12]}"
-        return f"{backbone}-{self.resolution}px-{self.num_kept}tok-{self.depth}layers-{self.digest[:12]}"
+        if not self.blocks:
+            return f"images-{self.low_resolutions[0]}px-{backbone}-{self.digest[:12]}"
+        return f"{backbone}-{self.resolution}px-{self.num_kept}tok-{len(self.blocks)}blocks-{self.digest[:12]}"
 
     @property
-    def layers(self) -> range:
-        """Stored blocks of the LPM, from 0."""
-        return range(self.backbone_depth - self.depth, self.backbone_depth)
-
-    @property
-    def band(self) -> int:
-        """Token ranks in one band."""
-        return math.ceil(self.num_kept / _BANDS)
+    def width(self) -> int:
+        """D of the LPM."""
+        return self.num_heads * self.head_width
 
     @property
     def bands(self) -> list[range]:
         """The token ranks of every band."""
-        starts = range(0, self.num_kept, self.band)
-        return [range(start, min(start + self.band, self.num_kept)) for start in starts]
+        band = math.ceil(self.num_kept / _BANDS)
+        starts = range(0, self.num_kept, band or 1)
+        return [range(start, min(start + band, self.num_kept)) for start in starts]
+
+    @property
+    def token_dtype(self) -> str:
+        """The type of the numbers of the kept tokens: of two bytes where they do not wrap."""
+        return "uint16" if self.num_tokens <= 2**16 else "uint32"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
-    """What a trial reads of a store: the last ``depth`` stored layers (0: none), the best ``num_kept`` tokens."""
+    """What is read of a store: keys and values of some blocks, the best ``num_kept`` tokens, images of some sizes."""
 
-    depth: int
+    blocks: tuple[int, ...]
     num_kept: int
+    low_resolutions: tuple[int, ...]
+    """A trial reads images of one size."""
+
+    def with_other(self, other: "Slice") -> "Slice":
+        """The slice that holds both."""
+        return Slice(
+            blocks=tuple(sorted({*self.blocks, *other.blocks})),
+            num_kept=max(self.num_kept, other.num_kept),
+            low_resolutions=tuple(sorted({*self.low_resolutions, *other.low_resolutions})),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,65 +103,86 @@ class FeatureColumn:
     """A column of keys or values: one band of token ranks of one LPM block."""
 
     kind: str
-    layer: int
+    block: int
     """LPM block, from 0."""
     ranks: range
 
     @property
     def name(self) -> str:
         """Its kind, block and first rank."""
-        return f"{self.kind}_{self.layer:02d}_{self.ranks.start:04d}"
+        return f"{self.kind}_{self.block:02d}_{self.ranks.start:04d}"
 
 
 def feature_columns(spec: StoreSpec, cut: Slice) -> list[FeatureColumn]:
     """The columns of a slice; the last band may hold more ranks than the slice wants."""
-    layers = list(spec.layers)[len(spec.layers) - cut.depth :]
     return [
-        FeatureColumn(kind=kind, layer=layer, ranks=band)
+        FeatureColumn(kind=kind, block=block, ranks=band)
         for kind in ("keys", "values")
-        for layer in layers
+        for block in cut.blocks
         for band in spec.bands
         if band.start < cut.num_kept
     ]
 
 
+def image_column(resolution: int) -> str:
+    """The column of the images of this size."""
+    return f"low_res_{resolution:04d}"
+
+
+def columns_of(spec: StoreSpec, cut: Slice) -> list[str]:
+    """The columns that a slice reads."""
+    images = [image_column(resolution) for resolution in cut.low_resolutions]
+    return [*images, *(column.name for column in feature_columns(spec, cut))]
+
+
+def everything(spec: StoreSpec) -> Slice:
+    """The slice that holds all of a store that training can read."""
+    return Slice(blocks=spec.blocks, num_kept=spec.num_kept, low_resolutions=spec.low_resolutions)
+
+
 def column_widths(spec: StoreSpec) -> dict[str, int]:
     """Bytes of one cell of every column of raw bytes."""
-    token_bytes = spec.num_heads * spec.head_width * BYTES_OF[spec.dtype]
-    widths = {"low_res": 3 * spec.low_resolution**2}
-    widths |= {f"tokens_{layer:02d}": 2 * spec.num_heads * spec.num_kept for layer in spec.layers}
-    everything = Slice(depth=spec.depth, num_kept=spec.num_kept)
-    return widths | {column.name: len(column.ranks) * token_bytes for column in feature_columns(spec, everything)}
+    number = BYTES_OF[spec.dtype]
+    widths = {image_column(resolution): 3 * resolution**2 for resolution in spec.low_resolutions}
+    if not spec.blocks:
+        return widths
+    token = 2 if spec.token_dtype == "uint16" else 4
+    widths["summaries"] = spec.backbone_depth * 2 * spec.width * number
+    widths |= {f"tokens_{block:02d}": token * spec.num_heads * spec.num_kept for block in spec.blocks}
+    columns = feature_columns(spec, everything(spec))
+    return widths | {column.name: len(column.ranks) * spec.width * number for column in columns}
 
 
 def bytes_per_row(spec: StoreSpec) -> int:
-    """Bytes an image takes in the store, names and numbers aside."""
+    """Bytes an image takes in the store, its hash aside."""
     return sum(column_widths(spec).values())
 
 
-def store_spec(
-    trial: TrialConfig, *, weights_digest: str = "", images_digest: str = "", precision: str = "float32"
-) -> StoreSpec:
-    """What determines the store that serves this trial and all narrower ones, or the images of trials that read them.
+def store_spec(need: StoreNeed, *, weights_digest: str = "", precision: str = "float32") -> StoreSpec:
+    """What determines the store that serves these trials, or the images of trials that read those.
 
-    Digests may be left empty where only the size of the store matters; ``precision`` is the LPM's, resolved. Images
+    The digest may be left empty where only the size of the store matters; ``precision`` is the LPM's, resolved. Images
     do not depend on the LPM: of those alone, what configures its features is always the same.
+
+    Raises:
+        ConfigError: the LPM does not have the blocks.
     """
+    trial = need.trial
     features, shape, images_alone = trial.features, backbone_shape(trial.backbone.name), reads_images(trial)
     num_tokens = shape.num_tokens(features.resolution)
+    blocks = {block for text in need.blocks for block in listed_blocks(text, trial.side.depth, shape)}
     return StoreSpec(
         backbone=shape.name,
-        weights_digest=weights_digest,
+        weights_digest="" if images_alone else weights_digest,
         resolution=features.resolution,
         mean=features.mean or shape.mean,
         std=features.std or shape.std,
         importance="global" if images_alone else features.importance,
         dtype="float16" if images_alone else features.dtype,
         precision="float32" if images_alone else precision,
-        depth=0 if images_alone else trial.side.depth,
+        blocks=() if images_alone else tuple(sorted(blocks)),
         num_kept=0 if images_alone else kept_tokens(num_tokens, features.token_ratio),
-        low_resolution=image_resolution(trial),
-        images_digest=images_digest,
+        low_resolutions=(features.resolution,) if images_alone else need.side_resolutions,
         backbone_depth=shape.depth,
         num_heads=shape.num_heads,
         head_width=shape.head_width,

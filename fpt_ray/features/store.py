@@ -1,120 +1,113 @@
-"""A feature store as a whole: the manifest, written last and once, and what is checked before a store is used."""
+"""A feature store as a whole: generations of manifests, each put once, and the index of the rows that they list.
+
+``manifest-00003.json`` lists the shards of generations 1 to 3, with checksums, and the index files that say in which of
+them each image lies. Images are added by another generation; nothing that is there changes.
+"""
 
 import dataclasses
-import itertools
+import hashlib
+import io
 import json
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int, UInt8
 
 from fpt_ray import __version__
-from fpt_ray.features.shards import ShardEntry, check_schema, open_shard
-from fpt_ray.features.spec import SCHEMA_VERSION, Slice, StoreError, StoreSpec, column_widths, feature_columns
-from fpt_ray.images.sources import SPLITS
+from fpt_ray.features.shards import HASH, ShardEntry, damage_as_error, hash_array
+from fpt_ray.features.spec import SCHEMA_VERSION, StoreError, StoreSpec
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import absolute, exists, list_files, read_bytes, write_once
 
-MANIFEST = "manifest.json"
+MANIFEST = re.compile(r"manifest-(\d{5})\.json")
+OLD_MANIFEST = "manifest.json"
+_INDEX_FILES = 16
+"""So many index files are read to open a store; one more, and they become one."""
+_INDEX = pa.schema([pa.field(HASH, pa.binary(32)), pa.field("shard", pa.int32()), pa.field("row", pa.int32())])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexEntry:
+    """One file of the index, as a manifest lists it."""
+
+    path: str
+    rows: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Store:
-    """A finished store, opened."""
+    """A store as its latest manifest tells it."""
 
     uri: str
     spec: StoreSpec
-    classes: tuple[str, ...]
+    generation: int
+    """From 1; 0: nothing has been stored yet."""
     shards: tuple[ShardEntry, ...]
-    skipped: tuple[tuple[str, str], ...]
-    data_note: str
+    indexes: tuple[IndexEntry, ...]
+    removed: tuple[str, ...]
+    """Paths that the generation has taken out, to be removed."""
     manifest_text: str
 
-    def num_rows(self, split: str) -> int:
-        """Images of a split."""
-        return sum(shard.rows for shard in self.shards if shard.split == split)
-
     @property
-    def preload_seconds(self) -> float:
-        """Seconds that the LPM and the writing took, over all actors."""
-        return sum(shard.seconds for shard in self.shards)
+    def num_rows(self) -> int:
+        """Images that it holds."""
+        return sum(index.rows for index in self.indexes)
 
-    def shard_uris(self, split: str) -> list[str]:
-        """The files of a split, in the order of its rows."""
-        return [f"{self.uri}/{shard.path}" for shard in self.shards if shard.split == split]
-
-    def row_ranges(self, split: str) -> list[range]:
-        """The row ids of each file of a split."""
-        stops = list(itertools.accumulate((shard.rows for shard in self.shards if shard.split == split), initial=0))
-        return [range(*ends) for ends in itertools.pairwise(stops)]
-
-    def columns(self, cut: Slice) -> list[str]:
-        """The columns a trial reads."""
-        return ["row", "label", "low_res", *(column.name for column in feature_columns(self.spec, cut))]
-
-    def column_bytes(self, columns: Sequence[str], splits: Sequence[str]) -> int:
-        """Bytes of these columns over these splits."""
-        widths = {**column_widths(self.spec), "row": 8, "label": 8}
-        return sum(widths.get(column, 64) for column in columns) * sum(self.num_rows(split) for split in splits)
+    def shard_uri(self, shard: int) -> str:
+        """The file of a shard, by its number."""
+        return f"{self.uri}/{self.shards[shard].path}"
 
 
-def write_manifest(
-    uri: str,
-    spec: StoreSpec,
-    classes: Sequence[str],
-    shards: Sequence[ShardEntry],
-    skipped: Sequence[tuple[str, str]] = (),
-    data_note: str = "",
-) -> None:
-    """Writes the manifest, last and once: from then on the store is finished.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Index:
+    """Where every image of a store lies; sorted by content hash."""
 
-    If another writer was first with the same shards, its manifest stands.
+    hashes: UInt8[np.ndarray, "rows 32"]
+    shards: Int[np.ndarray, " rows"]
+    rows: Int[np.ndarray, " rows"]
 
-    Raises:
-        ExistsError: another writer was first with other shards.
-    """
-    document = {
-        "schema_version": spec.schema_version,
-        "spec": dataclasses.asdict(spec),
-        "classes": list(classes),
-        "shards": [dataclasses.asdict(shard) for shard in shards],
-        "skipped": [list(pair) for pair in skipped],
-        "data_note": data_note,
-        "fpt_ray": __version__,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    try:
-        write_once(f"{uri}/{MANIFEST}", json.dumps(document, indent=1).encode())
-    except ExistsError:
-        if _contents(read_manifest(uri).shards) != _contents(shards):
-            raise ExistsError(
-                f"{uri}: another preload finished this store first, with other shards; its manifest exists already and "
-                "was left as it is; start again to use it"
-            ) from None
+    def in_order(self) -> "Index":
+        """Sorted by content hash; of an image that lies in several places, the first counts."""
+        _, at = np.unique(_sortable(self.hashes), return_index=True)
+        return Index(hashes=self.hashes[at], shards=self.shards[at], rows=self.rows[at])
+
+    def find(self, hashes: UInt8[np.ndarray, "wanted 32"]) -> Int[np.ndarray, " wanted"]:
+        """The place of each in this index; -1 where it has none."""
+        known, wanted = _sortable(self.hashes), _sortable(hashes)
+        if not len(known):
+            return np.full(len(wanted), -1, np.int64)
+        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where(known[at] == wanted, at, -1)
 
 
-def _contents(shards: Sequence[ShardEntry]) -> dict[str, tuple[int, str]]:
-    return {shard.path: (shard.rows, shard.sha256) for shard in shards}
+def _sortable(hashes: UInt8[np.ndarray, "rows 32"]) -> np.ndarray:
+    """Texts of 32 bytes, which NumPy can sort."""
+    return np.ascontiguousarray(hashes).view("S32").reshape(-1)
 
 
-def open_store(uri: str, *, expect: StoreSpec | None = None) -> Store:
-    """Opens a finished store; every shard must be there in its full size, the schema is checked, no value is read.
+# --- opening --------------------------------------------------------------------------------------------------
+
+
+def open_store(uri: str) -> Store:
+    """Opens a store: its latest manifest is read, and every shard must be there in its full size. No shard is opened.
 
     Raises:
-        StoreError: there is none, it is damaged, or it differs from what is expected.
+        StoreError: there is none, or it is damaged or of another schema.
     """
     uri = absolute(uri)
     store = read_manifest(uri)
-    if expect is not None:
-        check_same(store.spec, expect, uri)
     sizes = {file.path: file.bytes for file in list_files(uri)}
     for shard in store.shards:
         found = sizes.get(shard.path)
         if found != shard.bytes:
             fault = "is missing" if found is None else f"has {found} bytes, the manifest says {shard.bytes}"
             raise StoreError(f"{uri}/{shard.path} {fault}; delete the store and preload again")
-    for split in SPLITS:
-        for shard_uri in store.shard_uris(split)[:1]:
-            check_schema(open_shard(shard_uri).schema_arrow, store.spec, shard_uri)
     return store
 
 
@@ -126,45 +119,181 @@ def check_same(found: StoreSpec, asked: StoreSpec, uri: str) -> None:
             raise StoreError(f"{uri}: {item.name} is {has!r}, asked is {wants!r}; preload a store for what is asked")
 
 
+def latest_generation(uri: str) -> int:
+    """The number of the latest manifest; 0: there is none."""
+    found = [MANIFEST.fullmatch(file.path) for file in list_files(uri)]
+    return max((int(match[1]) for match in found if match), default=0)
+
+
 def read_manifest(uri: str) -> Store:
-    """A finished store as its manifest tells it; no shard is looked at.
+    """A store as its latest manifest tells it; no shard is looked at.
 
     Raises:
         StoreError: there is no manifest, or it cannot be used.
     """
-    path = f"{uri}/{MANIFEST}"
-    if not exists(path):
-        raise StoreError(f"{uri} is no finished feature store (no {MANIFEST}); run fpt-ray preload")
+    generation = latest_generation(uri)
+    if not generation:
+        if exists(f"{uri}/{OLD_MANIFEST}"):
+            raise StoreError(f"{uri} has schema_version 1, this program reads {SCHEMA_VERSION}; preload again")
+        raise StoreError(f"{uri} is no finished feature store (it has no manifest); run fpt-ray preload")
+    path = f"{uri}/manifest-{generation:05d}.json"
     text = read_bytes(path)
     try:
         document = json.loads(text)
-        version = document["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{path}: schema_version is {version}, this program reads {SCHEMA_VERSION}; "
-                + ("update fpt_ray" if version > SCHEMA_VERSION else "preload again")
-            )
-        spec = StoreSpec(**{**document["spec"], **{name: tuple(document["spec"][name]) for name in ("mean", "std")}})
-        shards = tuple(ShardEntry(**shard) for shard in document["shards"])
+        _check_version(document["schema_version"], path)
         store = Store(
             uri=uri,
-            spec=spec,
-            classes=tuple(document["classes"]),
-            shards=shards,
-            skipped=tuple((path, reason) for path, reason in document["skipped"]),
-            data_note=str(document["data_note"]),
+            spec=_spec_from(document["spec"]),
+            generation=generation,
+            shards=tuple(ShardEntry(**shard) for shard in document["shards"]),
+            indexes=tuple(IndexEntry(**index) for index in document["indexes"]),
+            removed=tuple(document["removed"]),
             manifest_text=text.decode(),
         )
     except StoreError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is no manifest ({error}); delete the store and preload again") from None
-    for shard in shards:
-        if shard.split not in SPLITS or not _inside(shard.path):
-            raise StoreError(f"{path}: the shard path {shard.path!r} leaves the store; do not use this store")
+    for listed in (*store.shards, *store.indexes):
+        if not _inside(listed.path):
+            raise StoreError(f"{path}: the path {listed.path!r} leaves the store; do not use this store")
     return store
+
+
+def _check_version(version: int, path: str) -> None:
+    if version != SCHEMA_VERSION:
+        remedy = "update fpt_ray" if version > SCHEMA_VERSION else "preload again"
+        raise StoreError(f"{path}: schema_version is {version}, this program reads {SCHEMA_VERSION}; {remedy}")
+
+
+def _spec_from(document: dict[str, object]) -> StoreSpec:
+    lists = ("mean", "std", "blocks", "low_resolutions")
+    return StoreSpec(**{**document, **{name: tuple(document[name]) for name in lists}})  # type: ignore[arg-type]
 
 
 def _inside(path: str) -> bool:
     parts = path.split("/")
     return not path.startswith("/") and "\\" not in path and all(part not in ("", ".", "..") for part in parts)
+
+
+def read_index(store: Store) -> Index:
+    """Where every image of a store lies.
+
+    Raises:
+        StoreError: a file of the index is damaged.
+    """
+    tables = [_index_table(store.uri, entry) for entry in store.indexes]
+    whole = pa.concat_tables(tables) if tables else _INDEX.empty_table()
+    hashes, shards, rows = hash_array(whole[HASH]), whole["shard"].to_numpy(), whole["row"].to_numpy()
+    return Index(hashes=hashes, shards=shards, rows=rows).in_order()
+
+
+def _index_table(uri: str, entry: IndexEntry) -> pa.Table:
+    path = f"{uri}/{entry.path}"
+    with damage_as_error(path):
+        content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise StoreError(f"{path} was changed since it was written; delete the store and preload again")
+    with damage_as_error(path), pq.ParquetFile(pa.BufferReader(content)) as file:
+        if file.schema_arrow.remove_metadata() != _INDEX:
+            raise StoreError(f"{path} has other columns than an index; delete the store and preload again")
+        return file.read()
+
+
+# --- adding ---------------------------------------------------------------------------------------------------
+
+
+def shard_path(store: Store, hashes: UInt8[np.ndarray, "rows 32"]) -> str:
+    """Where a shard of these images goes: its name tells what it holds, and the generation it is for."""
+    return f"shards/{store.generation + 1:05d}-{hashlib.sha256(hashes.tobytes()).hexdigest()[:16]}.parquet"
+
+
+def empty_store(uri: str, spec: StoreSpec) -> Store:
+    """A store in which nothing has been stored yet."""
+    return Store(uri=uri, spec=spec, generation=0, shards=(), indexes=(), removed=(), manifest_text="")
+
+
+def add_shards(store: Store, added: Sequence[tuple[ShardEntry, UInt8[np.ndarray, "rows 32"]]]) -> Store:
+    """The next generation of a store, which holds these shards, too; each with the content hashes of its rows.
+
+    If another writer is first, its shards stay, and these come after them.
+
+    Raises:
+        StoreError: another writer has changed what the store is.
+        OSError, StorageError: nothing was added.
+    """
+    while True:
+        listed = {shard.path for shard in store.shards}
+        new = [(entry, hashes) for entry, hashes in added if entry.path not in listed]
+        if not new and store.generation:
+            return store
+        try:
+            return _put_generation(store, _grown(store, new))
+        except ExistsError:
+            store = read_manifest(store.uri)
+
+
+def _grown(store: Store, new: Sequence[tuple[ShardEntry, np.ndarray]]) -> tuple[Store, Index]:
+    """A store with more shards, and the index of what they add."""
+    first = len(store.shards)
+    hashes = np.concatenate([np.zeros((0, 32), np.uint8), *(found for _, found in new)])
+    shards = np.repeat(np.arange(first, first + len(new), dtype=np.int32), [len(found) for _, found in new])
+    rows = np.concatenate([np.zeros(0, np.int32), *(np.arange(len(found), dtype=np.int32) for _, found in new)])
+    index, known = Index(hashes=hashes, shards=shards, rows=rows).in_order(), read_index(store)
+    fresh = known.find(index.hashes) < 0
+    added = Index(hashes=index.hashes[fresh], shards=index.shards[fresh], rows=index.rows[fresh])
+    store = replace(store, shards=(*store.shards, *(entry for entry, _ in new)), removed=())
+    if len(store.indexes) < _INDEX_FILES:
+        return store, added
+    whole = Index(
+        hashes=np.concatenate([known.hashes, added.hashes]),
+        shards=np.concatenate([known.shards, added.shards]),
+        rows=np.concatenate([known.rows, added.rows]),
+    )
+    return replace(store, indexes=()), whole.in_order()
+
+
+def replaced(
+    store: Store, shards: Sequence[tuple[ShardEntry, UInt8[np.ndarray, "rows 32"]]], removed: Sequence[str]
+) -> Store:
+    """The next generation of a store, which holds these shards, with the hashes of their rows, in the place of all.
+
+    Raises:
+        ExistsError: another writer was first.
+    """
+    bare = replace(store, shards=(), indexes=())
+    after, index = _grown(bare, shards)
+    return _put_generation(store, (replace(after, removed=tuple(removed)), index))
+
+
+def _put_generation(before: Store, grown: tuple[Store, Index]) -> Store:
+    """Writes the index file, then the manifest, once: from then on they count."""
+    after, index = grown
+    generation = before.generation + 1
+    table = pa.table(
+        [
+            pa.Array.from_buffers(pa.binary(32), len(index.hashes), [None, pa.py_buffer(index.hashes.tobytes())]),
+            pa.array(index.shards, pa.int32()),
+            pa.array(index.rows, pa.int32()),
+        ],
+        schema=_INDEX,
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="none", use_dictionary=False)
+    content = sink.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    entry = IndexEntry(path=f"index/{generation:05d}-{digest[:16]}.parquet", rows=len(index.hashes), sha256=digest)
+    write_once(f"{before.uri}/{entry.path}", content)
+    indexes = (*after.indexes, entry)
+    document = {
+        "schema_version": after.spec.schema_version,
+        "spec": dataclasses.asdict(after.spec),
+        "shards": [dataclasses.asdict(shard) for shard in after.shards],
+        "indexes": [dataclasses.asdict(index) for index in indexes],
+        "removed": list(after.removed),
+        "fpt_ray": __version__,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    text = json.dumps(document, indent=1)
+    write_once(f"{before.uri}/manifest-{generation:05d}.json", text.encode())
+    return replace(after, generation=generation, indexes=indexes, manifest_text=text)

@@ -10,36 +10,34 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from fpt_ray.features.shards import ShardEntry, check_rows, check_schema, damage_as_error, open_shard, parquet_file
+from fpt_ray.features.shards import HASH, check_schema, damage_as_error, hash_array, open_shard, parquet_file
 from fpt_ray.features.spec import StoreError, StoreSpec
-from fpt_ray.features.store import MANIFEST, Store, read_manifest
+from fpt_ray.features.store import MANIFEST, OLD_MANIFEST, Index, Store, read_index, read_manifest
 from fpt_ray.images.sources import SPLITS
 from fpt_ray.storage.files import abort_uploads, exists, list_files, read_bytes, remove
 from fpt_ray.storage.protocol import File
 
 _THREADS = 4
-_SPLIT = f"({'|'.join(SPLITS)})"
-_SHARD = re.compile(rf"{_SPLIT}/part-\d{{5}}\.parquet$")
-_TEMPORARY = re.compile(rf"({_SPLIT}/\.part-\d{{5}}\.parquet|\.{re.escape(MANIFEST)})\.[0-9a-f]{{32}}\.tmp")
+_NAME = r"\d{5}-[0-9a-f]{16}\.parquet"
+_OLD_SHARD = re.compile(rf"({'|'.join(SPLITS)})/part-\d{{5}}\.parquet$")
+_SHARD = re.compile(rf"shards/{_NAME}$")
+_INDEX = re.compile(rf"index/{_NAME}$")
+_TEMPORARY = re.compile(rf"((shards|index)/\.{_NAME}|\.{MANIFEST.pattern})\.[0-9a-f]{{32}}\.tmp")
 
 
 # --- one store ------------------------------------------------------------------------------------------------
 
 
 def store_faults(store: Store) -> Iterator[str]:
-    """A line for everything in the shards that is not as the manifest and the schema say."""
-    todo = [
-        (shard, rows)
-        for split in SPLITS
-        for shard, rows in zip((s for s in store.shards if s.split == split), store.row_ranges(split), strict=True)
-    ]
+    """A line for everything in the shards that is not as the manifest, the index and the schema say."""
+    index = read_index(store)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for found in pool.map(lambda job: _shard_faults(store, *job), todo):
+        for found in pool.map(lambda shard: _shard_faults(store, index, shard), range(len(store.shards))):
             yield from found
 
 
-def _shard_faults(store: Store, shard: ShardEntry, rows: range) -> list[str]:
-    uri = f"{store.uri}/{shard.path}"
+def _shard_faults(store: Store, index: Index, number: int) -> list[str]:
+    shard, uri = store.shards[number], store.shard_uri(number)
     if not exists(uri):
         return [f"{uri} is missing"]
     content = read_bytes(uri)
@@ -52,25 +50,31 @@ def _shard_faults(store: Store, shard: ShardEntry, rows: range) -> list[str]:
         with damage_as_error(uri):
             file = parquet_file(pa.BufferReader(content))
             check_schema(file.schema_arrow, store.spec, uri)
-            faults += _row_faults(file.read(), store, rows, uri)
+            table = file.read()
+            faults += _row_faults(table, index, number, uri)
+            faults += _cell_faults(table, store.spec, uri)
     except StoreError as error:
         faults.append(str(error))
     return faults
 
 
-def _row_faults(table: pa.Table, store: Store, rows: range, uri: str) -> Iterator[str]:
-    try:
-        check_rows(table["row"].to_pylist(), rows, uri)
-    except StoreError as error:
-        yield str(error)
-    odd = sorted(set(table["label"].to_pylist()) - set(range(len(store.classes))), key=str)
-    if odd:
-        yield f"{uri} has the labels {odd[:3]}; the store has {len(store.classes)} classes"
+def _row_faults(table: pa.Table, index: Index, number: int, uri: str) -> Iterator[str]:
+    hashes, inside = hash_array(table[HASH]), index.shards == number
+    rows = index.rows[inside]
+    if len(rows) and rows.max() >= len(hashes):
+        yield f"{uri} holds {len(hashes)} rows, the index knows {rows.max() + 1}"
+    elif not np.array_equal(hashes[rows], index.hashes[inside]):
+        yield f"{uri} holds other images than the index says"
+    if (index.find(hashes) < 0).any():
+        yield f"{uri} holds images that the index does not know"
+
+
+def _cell_faults(table: pa.Table, spec: StoreSpec, uri: str) -> Iterator[str]:
     for name in table.schema.names:
         if table[name].null_count:
             yield f"{uri}: {name} has {table[name].null_count} gaps"
-        elif name.startswith(("keys", "values")) and (bad := _not_finite(table[name], store.spec)):
-            images = [table["path"][at].as_py() for at in bad[:3]]
+        elif name.startswith(("keys", "values", "summaries")) and (bad := _not_finite(table[name], spec)):
+            images = [table[HASH][at].as_py().hex()[:12] for at in bad[:3]]
             yield f"{uri}: {name} holds NaN or infinite values in {len(bad)} rows ({', '.join(images)})"
 
 
@@ -101,26 +105,31 @@ def find_stores(uri: str) -> Iterator[Found]:
     """The stores at and below a location, finished ones and those whose preload was interrupted."""
     folders: dict[str, list[File]] = {}
     for file in list_files(uri):
-        shard = _SHARD.search(file.path)
-        if shard is not None:
-            folders.setdefault(file.path[: shard.start()], []).append(file)
-        elif file.path.rpartition("/")[2] == MANIFEST:
-            folders.setdefault(file.path.removesuffix(MANIFEST), []).append(file)
+        if (folder := _store_folder(file.path)) is not None:
+            folders.setdefault(folder, []).append(file)
     for folder, files in sorted(folders.items()):
-        yield _found(f"{uri}/{folder}".rstrip("/"), files)
+        yield _found(f"{uri}/{folder}".rstrip("/"), [file for file in files if not _INDEX.search(file.path)], files)
 
 
-def _found(uri: str, files: list[File]) -> Found:
-    size = sum(file.bytes for file in files)
-    shards = [file.path for file in files if not file.path.endswith(MANIFEST)]
+def _store_folder(path: str) -> str | None:
+    """The folder of the store that a file belongs to."""
+    for pattern in (_SHARD, _INDEX, _OLD_SHARD):
+        if found := pattern.search(path):
+            return path[: found.start()]
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}" if name == OLD_MANIFEST or MANIFEST.fullmatch(name) else None
+
+
+def _found(uri: str, files: list[File], all_files: list[File]) -> Found:
+    size = sum(file.bytes for file in all_files)
+    shards = [found[0] for file in files if (found := _SHARD.search(file.path))]
     if len(shards) == len(files):
-        names = [_SHARD.search(path)[0] for path in shards]  # type: ignore[index]
-        return Found(uri=uri, store=None, why="unfinished", rows=_rows(uri, names), bytes=size)
+        return Found(uri=uri, store=None, why="unfinished", rows=_rows(uri, shards), bytes=size)
     try:
         store = read_manifest(uri)
     except StoreError as error:
         return Found(uri=uri, store=None, why=str(error), rows=0, bytes=size)
-    return Found(uri=uri, store=store, why="", rows=sum(store.num_rows(split) for split in SPLITS), bytes=size)
+    return Found(uri=uri, store=store, why="", rows=store.num_rows, bytes=size)
 
 
 def _rows(uri: str, shards: list[str]) -> int:
@@ -128,10 +137,17 @@ def _rows(uri: str, shards: list[str]) -> int:
     rows = 0
     for shard in shards:
         try:
-            rows += open_shard(f"{uri}/{shard}").metadata.num_rows
+            with damage_as_error(uri):
+                rows += parquet_file(pa.BufferReader(read_bytes(f"{uri}/{shard}"))).metadata.num_rows
         except StoreError:
             continue
     return rows
+
+
+def unlisted_shards(store: Store) -> list[str]:
+    """The paths of finished shards that no manifest lists: what an interrupted preload left, or one that runs."""
+    listed = {shard.path for shard in store.shards} | set(store.removed)
+    return [file.path for file in list_files(store.uri) if _SHARD.fullmatch(file.path) and file.path not in listed]
 
 
 # --- the end of a store ---------------------------------------------------------------------------------------
@@ -140,7 +156,7 @@ def _rows(uri: str, shards: list[str]) -> int:
 def remove_store(uri: str) -> tuple[int, int, int]:
     """Removes a store, finished or not; (files, bytes, aborted uploads).
 
-    The manifest goes first, so that what a killed removal leaves is an unfinished store.
+    The manifests go first, so that what a killed removal leaves is an unfinished store.
 
     Raises:
         StoreError: the place is no store; nothing was removed.
@@ -152,15 +168,19 @@ def remove_store(uri: str) -> tuple[int, int, int]:
     uploads = abort_uploads(uri)
     if not files and not uploads:
         raise StoreError(f"{uri} is no feature store: there is nothing; see fpt-ray features ls")
-    remove(uri, [MANIFEST])
-    remove(uri, [file.path for file in files if file.path != MANIFEST])
+    paths = [file.path for file in files]
+    first = sorted((path for path in paths if path == OLD_MANIFEST or MANIFEST.fullmatch(path)), reverse=True)
+    remove(uri, first)
+    remove(uri, [path for path in paths if path not in first])
     return len(files), sum(file.bytes for file in files), uploads
 
 
-def remove_temporaries(uri: str) -> None:
-    """Removes from a finished store what killed writers left of files that they had not finished."""
-    remove(uri, [file.path for file in list_files(uri) if _TEMPORARY.fullmatch(file.path)])
+def remove_leftovers(store: Store) -> None:
+    """Removes what killed writers had not finished, and what the store's generation has taken out."""
+    paths = [file.path for file in list_files(store.uri)]
+    remove(store.uri, [path for path in paths if _TEMPORARY.fullmatch(path) or path in store.removed])
 
 
 def _belongs(path: str) -> bool:
-    return path == MANIFEST or bool(_SHARD.match(path) or _TEMPORARY.fullmatch(path))
+    patterns = (_SHARD, _INDEX, _OLD_SHARD, MANIFEST, _TEMPORARY)
+    return path == OLD_MANIFEST or any(pattern.fullmatch(path) for pattern in patterns)

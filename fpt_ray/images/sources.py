@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -12,7 +13,7 @@ from fpt_ray.storage.files import absolute, exists, is_within, read_bytes, walk
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
-COLUMNS = ("path", "label", "split", "group")
+COLUMNS = ("path", "label", "split", "group", "sha256")
 
 
 class Labelled(NamedTuple):
@@ -26,6 +27,8 @@ class Labelled(NamedTuple):
     """Empty where none is given."""
     group: str = ""
     """What must stay within one split, such as a patient; empty where none is given."""
+    sha256: str = ""
+    """Of the file's bytes, in hex; empty where it is not given."""
 
 
 def find_images(source: str) -> tuple[str, list[Labelled], int]:
@@ -105,14 +108,17 @@ def _from_table(uri: str) -> list[Labelled]:
     nothing = [None] * len(columns["path"])
     whole = zip(columns["path"], columns["label"], *(columns.get(name, nothing) for name in COLUMNS[2:]), strict=True)
     found: list[Labelled] = []
-    for number, (name, label, split, group) in enumerate(whole, start=1):
+    for number, (name, label, split, group, sha256) in enumerate(whole, start=1):
         if name in (None, "") or label in (None, ""):
             raise ConfigError(f"images: {uri}: row {number} has the path {name!r} and the label {label!r}; fill both")
         if "split" in columns and split not in SPLITS:
             raise ConfigError(f"images: {uri}: row {number} has the split {split!r}; choose {', '.join(SPLITS)}")
         if "group" in columns and group in (None, ""):
             raise ConfigError(f"images: {uri}: row {number} has the group {group!r}; fill it, or leave out the column")
-        found.append(Labelled(_inside(root, str(name)), str(label), split or "", "" if group is None else str(group)))
+        if "sha256" in columns and not re.fullmatch("[0-9a-f]{64}", sha256 or ""):
+            raise ConfigError(f"images: {uri}: row {number} has the sha256 {sha256!r}; give 64 digits or no column")
+        group = "" if group is None else str(group)
+        found.append(Labelled(_inside(root, str(name)), str(label), split or "", group, sha256 or ""))
     twice = [name for name, count in Counter(name for name, *_ in found).items() if count > 1]
     if twice:
         raise ConfigError(f"images: {uri}: {len(twice)} paths stand in it twice, such as {twice[0]!r}; keep one")

@@ -2,17 +2,24 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8
+
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode
 from fpt_ray.images.sources import IMAGE_SUFFIXES, SPLITS, find_images
-from fpt_ray.storage.files import read_bytes
+from fpt_ray.storage.files import absolute, exists, read_bytes, write
 
 NOTE_FILE = "DATA_NOTE.txt"
+NOTE_KEY = "fpt_ray.data_note"
 """Beside the images: its first line is said wherever results on them are shown."""
 
 
@@ -44,15 +51,29 @@ class ImageTable:
     """(path, reason) of the images that cannot be read."""
     ignored: int = 0
     """Files that were passed over: hidden ones, those without an image's suffix, those outside a class folder."""
+    note: str = ""
+    """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
 
     def of(self, split: str) -> tuple[ImageRow, ...]:
         """The rows of one split, in order."""
         return tuple(row for row in self.rows if row.split == split)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the classes and of every row, field by field; the root does not count."""
-        rows = [dataclasses.astuple(row) for row in self.rows]
+        """SHA-256 (hex) of what determines numbers: the classes; content, label and split of every image.
+
+        Names and groups do not count: a group has done its work when the splits are made.
+        """
+        rows = sorted((row.sha256, row.label, row.split) for row in self.rows)
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+
+    def hashes(self) -> UInt8[np.ndarray, "rows 32"]:
+        """The content hashes of all rows."""
+        return content_hashes(self.rows)
+
+
+def content_hashes(rows: Sequence[ImageRow]) -> UInt8[np.ndarray, "rows 32"]:
+    """The content hashes of inspected rows, as bytes."""
+    return np.frombuffer(bytes.fromhex("".join(row.sha256 for row in rows)), np.uint8).reshape(-1, 32)
 
 
 def read_images(source: str) -> ImageTable:
@@ -76,12 +97,25 @@ def read_images(source: str) -> ImageTable:
         raise ConfigError(f"images: {source} has the classes {classes}; at least two are needed")
     index = {name: number for number, name in enumerate(classes)}
     rows = [
-        ImageRow(path=image.path, label=index[image.label], split=image.split, group=image.group) for image in found
+        ImageRow(
+            path=image.path, label=index[image.label], split=image.split, group=image.group, sha256=image.sha256
+        )
+        for image in found
     ]
     rows.sort(key=lambda row: ((*SPLITS, "").index(row.split), row.path))
     if rows[0].split:
         check_splits(rows, classes, source)
-    return ImageTable(root=root, classes=classes, rows=tuple(rows), ignored=ignored)
+    return ImageTable(root=root, classes=classes, rows=tuple(rows), ignored=ignored, note=_data_note(root, source))
+
+
+def _data_note(root: str, source: str) -> str:
+    uri = f"{root}/{NOTE_FILE}"
+    if exists(uri):
+        return read_bytes(uri).decode().splitlines()[0].strip()
+    if not source.endswith(".parquet"):
+        return ""
+    notes = pq.read_schema(pa.BufferReader(read_bytes(absolute(source)))).metadata or {}
+    return notes.get(NOTE_KEY.encode(), b"").decode()
 
 
 def _class_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -108,6 +142,25 @@ def check_splits(rows: Sequence[ImageRow], classes: Sequence[str], source: str) 
             f"images: {source} has {len(torn)} groups in several splits, such as {', '.join(map(repr, torn[:3]))}; put "
             "each into one"
         )
+
+
+def write_table(table: ImageTable, uri: str) -> None:
+    """Writes an inspected table as Parquet, with content hashes and splits: what a study was made of.
+
+    It is an image table itself; since it has the hashes, no image need be there where the features are.
+
+    Raises:
+        OSError, StorageError: it cannot be written.
+    """
+    names = ("path", "split", "group", "sha256")
+    columns = {name: pa.array([getattr(row, name) for row in table.rows], pa.string()) for name in names}
+    if not any(row.group for row in table.rows):
+        del columns["group"]
+    columns["label"] = pa.array([table.classes[row.label] for row in table.rows], pa.string())
+    sink = io.BytesIO()
+    notes = {NOTE_KEY: table.note} if table.note else {}
+    pq.write_table(pa.table(columns).replace_schema_metadata(notes), sink, compression="zstd")
+    write(uri, sink.getvalue())
 
 
 # --- inspection -----------------------------------------------------------------------------------------------

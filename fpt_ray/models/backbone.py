@@ -3,6 +3,7 @@
 Any timm Vision Transformer with plain attention blocks serves.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ import torch
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 
-from fpt_ray.config.trial import Precision
+from fpt_ray.config.trial import LAST, Precision, SideConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware
 
@@ -74,10 +75,38 @@ def check_resolution(shape: BackboneShape, resolution: int, name: str = "feature
         )
 
 
-def check_depth(shape: BackboneShape, depth: int) -> None:
-    """ConfigError if the side network has more layers than the backbone."""
-    if depth > shape.depth:
-        raise ConfigError(f"side.depth is {depth}; {shape.name} has {shape.depth} blocks, take at most {shape.depth}")
+def blocks_read(side: SideConfig, shape: BackboneShape) -> tuple[int, ...]:
+    """The LPM's blocks, from 0, that the layers of the side network read, in order (Eq. 5 has the last L_S).
+
+    Raises:
+        ConfigError: the LPM has fewer, or the listed ones are not so many, not numbers or not in order.
+    """
+    blocks = listed_blocks(side.blocks, side.depth, shape)
+    if len(blocks) != side.depth:
+        raise ConfigError(f"side.blocks is {side.blocks!r}, which are {len(blocks)}, and side.depth is {side.depth}")
+    return blocks
+
+
+def listed_blocks(blocks: str, depth: int, shape: BackboneShape) -> tuple[int, ...]:
+    """The blocks of a text as ``side.blocks`` has it; of "last", so many.
+
+    Raises:
+        ConfigError: the LPM has fewer, or they are not numbers in order.
+    """
+    if blocks == LAST:
+        if depth > shape.depth:
+            most = f"{shape.name} has {shape.depth} blocks, take at most {shape.depth}"
+            raise ConfigError(f"side.depth is {depth}; {most}")
+        return tuple(range(shape.depth - depth, shape.depth))
+    parts = [part.strip() for part in blocks.split(",")]
+    numbers = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    rising = len(numbers) == len(parts) and all(one < other for one, other in itertools.pairwise(numbers))
+    if not rising or numbers[-1] >= shape.depth:
+        raise ConfigError(
+            f"side.blocks is {blocks!r}; give last, or numbers from 0 to {shape.depth - 1} in rising order with commas "
+            "between"
+        )
+    return numbers
 
 
 def kept_tokens(num_tokens: int, token_ratio: float) -> int:

@@ -4,6 +4,7 @@ Dimension letters stand in ``side_network.py``; here additionally R is the resol
 tokens, prefix tokens (class token, registers) included.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +20,17 @@ SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 
 
 class Extracted(NamedTuple):
-    """Features of the last L blocks; tokens are sorted by importance, best first, for each head by its own scores."""
+    """Features of L blocks; tokens are sorted by importance, best first, for each head by its own scores."""
 
     keys: Float[Tensor, "L B H T E"]
     values: Float[Tensor, "L B H T E"]
     tokens: Int[Tensor, "L B H T"]
+    summaries: Float[Tensor, "M 2 B D"] | None = None
+    """What each of the LPM's M blocks puts out: its class token, and the mean of its patch tokens."""
 
 
 class _Captured(Exception):
-    """Ends the forward pass once the last block's projections are known."""
+    """Ends the forward pass once the last of the blocks has projected its tokens."""
 
 
 @torch.no_grad()
@@ -35,28 +38,34 @@ def extract(
     model: VisionTransformer,
     images: Float[Tensor, "B 3 R R"],
     *,
-    depth: int,
+    blocks: Sequence[int],
     num_kept: int,
     importance: Importance = "global",
+    summarised: bool = False,
     score_bytes: int | None = None,
 ) -> Extracted:
-    """Keys and values of the important tokens in the last ``depth`` blocks (Eq. 3, sections 3.4 and 3.5).
+    """Keys and values of the important tokens in some blocks, in rising order (Eq. 3, sections 3.4 and 3.5).
 
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
-    ``score_bytes`` is how many bytes of scores are held at once. Default: what suits the device.
+    ``summarised`` asks for the class token and the mean patch token of every block, too, for which the LPM is run to
+    its end. ``score_bytes`` is how many bytes of scores are held at once. Default: what suits the device.
     """
-    attentions: list[Any] = [block.attn for block in model.blocks][-depth:]
+    layers: list[Any] = list(model.blocks)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
+    summaries: list[Tensor] = []
 
     def capture(attention: Attention, projected: Tensor) -> None:
         found.append(_important(attention, projected, num_kept, importance, score_bytes))
-        if len(found) == depth:
+        if len(found) == len(blocks) and not summarised:
             raise _Captured
 
     handles = [
         attention.qkv.register_forward_hook(lambda _, __, projected, attention=attention: capture(attention, projected))
-        for attention in attentions
+        for attention in (layers[block].attn for block in blocks)
     ]
+    if summarised:
+        prefix = model.num_prefix_tokens
+        handles += [layer.register_forward_hook(lambda _, __, out: summaries.append(_summary(out, prefix))) for layer in layers]
     try:
         model.forward_features(images.to(next(model.parameters()).dtype))
     except _Captured:
@@ -65,7 +74,11 @@ def extract(
         for handle in handles:
             handle.remove()
     keys, values, tokens = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return Extracted(keys, values, tokens)
+    return Extracted(keys, values, tokens, torch.stack(summaries) if summarised else None)
+
+
+def _summary(tokens: Float[Tensor, "B N D"], num_prefix: int) -> Float[Tensor, "2 B D"]:
+    return torch.stack([tokens[:, 0], tokens[:, num_prefix:].mean(dim=1)])
 
 
 def _important(

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import SIDE_METHODS, TrialConfig
-from fpt_ray.models.backbone import backbone_shape, check_depth, check_resolution
+from fpt_ray.models.backbone import backbone_shape, blocks_read, check_resolution
 from fpt_ray.models.online import OnlineNetwork
 from fpt_ray.models.side_network import SideNetwork, initialise, side_width
 from fpt_ray.models.weights import load_backbone, unloaded_backbone
@@ -235,5 +235,5 @@ def check_trial(trial: TrialConfig) -> None:
     check_resolution(shape, trial.features.resolution)
     if trial.method in SIDE_METHODS:
         check_resolution(shape, trial.side.resolution, "side.resolution")
-        check_depth(shape, trial.side.depth)
+        blocks_read(trial.side, shape)
         side_width(trial, shape)

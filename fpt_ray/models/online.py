@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.models.backbone import backbone_shape, kept_tokens
+from fpt_ray.models.backbone import backbone_shape, blocks_read, kept_tokens
 from fpt_ray.models.importance import extract
 from fpt_ray.models.side_network import SideNetwork
 
@@ -21,7 +21,8 @@ class OnlineNetwork(nn.Module):
     def __init__(self, trial: TrialConfig, vit: VisionTransformer, num_classes: int) -> None:
         super().__init__()
         shape = backbone_shape(trial.backbone.name)
-        self.method, self.depth, self.resolution = trial.method, trial.side.depth, trial.side.resolution
+        self.method, self.resolution = trial.method, trial.side.resolution
+        self.blocks = blocks_read(trial.side, shape)
         self.importance = trial.features.importance
         self.num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
         self.side = SideNetwork(trial, shape, num_classes)
@@ -57,7 +58,7 @@ class OnlineNetwork(nn.Module):
         found = extract(
             self.lpm,
             images,
-            depth=self.depth,
+            blocks=self.blocks,
             num_kept=self.num_kept,
             importance=self.importance,  # type: ignore[arg-type]
             score_bytes=self.score_bytes,
@@ -65,11 +66,11 @@ class OnlineNetwork(nn.Module):
         return found.keys, found.values
 
     def _block_outputs(self, images: Tensor) -> Float[Tensor, "L B N D"]:
-        """All tokens after each of the last blocks."""
+        """All tokens after each of the blocks."""
         assert self.lpm is not None
         outputs = self.lpm.forward_intermediates(
             images,
-            indices=self.depth,
+            indices=list(self.blocks),
             return_prefix_tokens=True,
             output_fmt="NLC",
             intermediates_only=True,

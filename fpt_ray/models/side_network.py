@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.models.backbone import BackboneShape, check_depth, check_resolution
+from fpt_ray.models.backbone import BackboneShape, blocks_read, check_resolution
 
 _EPS = 1e-12  # of every layer norm, as in the authors' code
 
@@ -104,15 +104,15 @@ def _check_prompt_width(given: int, needed: int, method: str) -> None:
 class SideNetwork(nn.Module):
     """A lightweight ViT on the low-resolution image whose layers read the LPM through prompts (Eq. 5 and 6).
 
-    It is 1/k as wide as the LPM, has as many heads, and its layer l reads LPM block L_M - L_S + l. Without prompts it
-    is a plain ViT that never sees the LPM.
+    It is 1/k as wide as the LPM, has as many heads, and its layer l reads the l-th of ``side.blocks``. Without prompts
+    it is a plain ViT that never sees the LPM.
     """
 
     def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> None:
         super().__init__()
         side = trial.side
         width = side_width(trial, backbone)
-        check_depth(backbone, side.depth)
+        blocks_read(side, backbone)
         check_resolution(backbone, side.resolution, "side.resolution")
         num_patches = (side.resolution // backbone.patch_size) ** 2
         self.patch_embed = nn.Conv2d(3, width, backbone.patch_size, stride=backbone.patch_size)

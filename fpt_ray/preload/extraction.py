@@ -1,6 +1,7 @@
 """Images of a shard in, features of a shard out: decoding in Ray tasks, the frozen LPM in Ray actors."""
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,11 @@ from tqdm.auto import tqdm
 from fpt_ray.cluster import require_resources, run_on_workers, working_hosts
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.shards import ShardEntry, existing_shard, shard_table, write_shard
-from fpt_ray.features.spec import StoreSpec
+from fpt_ray.features.shards import ShardEntry, adopted, shard_table, write_shard
+from fpt_ray.features.spec import StoreSpec, image_column
 from fpt_ray.images.decoding import decode
 from fpt_ray.images.pixels import normalise, resize
-from fpt_ray.images.table import ImageRow
+from fpt_ray.images.table import ImageRow, content_hashes
 from fpt_ray.models.backbone import resolve_precision
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.hardware import Hardware
@@ -43,14 +44,8 @@ class ShardPlan:
 
     uri: str
     path: str
-    split: str
-    first_row: int
     images: tuple[ImageRow, ...]
-
-    @property
-    def planned(self) -> list[tuple[int, str]]:
-        """Row id and content hash of every image."""
-        return [(row, image.sha256) for row, image in enumerate(self.images, start=self.first_row)]
+    """In the order of their content hashes."""
 
 
 Holder = tuple[Any]
@@ -138,11 +133,21 @@ def _seconds_here(holder: Holder, spec: StoreSpec, root: str, image: ImageRow, t
     return min(seconds)
 
 
-def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray, np.ndarray]:
-    """I_h and, down-sampled from it (section 3.3), I_l."""
+def read_image(root: str, image: ImageRow, spec: StoreSpec) -> tuple[np.ndarray, list[np.ndarray]]:
+    """I_h and, down-sampled from it (section 3.3), each I_l.
+
+    Raises:
+        ConfigError: the file is gone, cannot be decoded, or is another than when it was inspected.
+    """
     uri = f"{root}/{image.path}"
-    high = resize(decode(read_bytes(uri), uri), spec.resolution)
-    return high, high if spec.low_resolution == spec.resolution else resize(high, spec.low_resolution)
+    try:
+        data = read_bytes(uri)
+    except FileNotFoundError:
+        raise ConfigError(f"{uri} is gone; put it back, or take it out of the image table") from None
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise ConfigError(f"{uri} is another image than the table says by its sha256; inspect the images again")
+    high = resize(decode(data, uri), spec.resolution)
+    return high, [high if low == spec.resolution else resize(high, low) for low in spec.low_resolutions]
 
 
 def _read_shard(row: dict[str, Any], root: str, spec: StoreSpec) -> dict[str, Any]:
@@ -151,9 +156,14 @@ def _read_shard(row: dict[str, Any], root: str, spec: StoreSpec) -> dict[str, An
         images = [read_image(root, image, spec) for image in row["plan"].images]
     except (ConfigError, OSError) as error:
         nothing = np.zeros(0, np.uint8)
-        return {**row, "high_res": nothing, "low_res": nothing, "error": f"{error}"}
-    high_res = np.stack([high for high, _ in images]) if spec.depth else np.zeros(0, np.uint8)
-    return {**row, "high_res": high_res, "low_res": np.stack([low for _, low in images]), "error": ""}
+        return {**row, "high_res": nothing, **dict.fromkeys(_low_names(spec), nothing), "error": f"{error}"}
+    high_res = np.stack([high for high, _ in images]) if spec.blocks else np.zeros(0, np.uint8)
+    low_res = {name: np.stack([low[at] for _, low in images]) for at, name in enumerate(_low_names(spec))}
+    return {**row, "high_res": high_res, **low_res, "error": ""}
+
+
+def _low_names(spec: StoreSpec) -> list[str]:
+    return [image_column(resolution) for resolution in spec.low_resolutions]
 
 
 class ShardWriter:
@@ -173,7 +183,8 @@ class ShardWriter:
         started = time.perf_counter()
         try:
             features = None if self.model is None else extract_batches(self.model, batch["high_res"][0], self.spec)
-            table = shard_table(plan.images, plan.first_row, batch["low_res"][0], features, self.spec)
+            low_res = [batch[name][0] for name in _low_names(self.spec)]
+            table = shard_table(plan.images, low_res, features, self.spec)
             entry = write_or_adopt(plan, table, self.spec)
         except ConfigError as error:
             return {"entry": [""], "error": [str(error)]}
@@ -187,12 +198,12 @@ class ShardWriter:
 def write_or_adopt(plan: ShardPlan, table: pa.Table, spec: StoreSpec) -> ShardEntry:
     """Writes a shard, or takes the one that another preload of the same store wrote first."""
     try:
-        return write_shard(plan.uri, plan.split, table, spec)
+        return write_shard(plan.uri, table, spec)
     except ExistsError:
-        entry = existing_shard(plan.uri, plan.split, plan.planned, spec)
-        if entry is None:
+        found = adopted(plan.uri, spec)
+        if found is None or not np.array_equal(found[1], content_hashes(plan.images)):
             raise
-        return entry
+        return found[0]
 
 
 @torch.no_grad()
@@ -203,12 +214,18 @@ def extract_batches(model: Any, images: UInt8[np.ndarray, "B R R 3"], spec: Stor
         extract_images(model, torch.from_numpy(images[start : start + step]), spec)
         for start in range(0, len(images), step)
     ]
-    return Extracted(*(torch.cat(kind, dim=1) for kind in zip(*parts, strict=True)))
+    keys, values, tokens = (torch.cat([part[kind] for part in parts], dim=1) for kind in range(3))
+    return Extracted(keys, values, tokens, torch.cat([part.summaries for part in parts], dim=2))  # type: ignore[misc]
 
 
 def extract_images(model: Any, images: UInt8[torch.Tensor, "B R R 3"], spec: StoreSpec) -> Extracted:
     """Features of one batch, in the stored type, on the CPU."""
     inputs = normalise(images.to(next(model.parameters()).device), spec.mean, spec.std)
-    found = extract(model, inputs, depth=spec.depth, num_kept=spec.num_kept, importance=spec.importance)
-    stored = getattr(torch, spec.dtype)
-    return Extracted(found.keys.to(stored).cpu(), found.values.to(stored).cpu(), found.tokens.cpu())
+    found = extract(
+        model, inputs, blocks=spec.blocks, num_kept=spec.num_kept, importance=spec.importance, summarised=True
+    )
+    assert found.summaries is not None
+    keys, values, summaries = (
+        kind.to(getattr(torch, spec.dtype)).cpu() for kind in (found.keys, found.values, found.summaries)
+    )
+    return Extracted(keys, values, found.tokens.cpu(), summaries)

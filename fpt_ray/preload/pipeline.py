@@ -1,19 +1,22 @@
-"""From an image table to a finished store: inspect, plan shards, extract, put the manifest."""
+"""From an image table to features: inspect, see what the store lacks, extract, put the next manifest."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 import torch
 
 from fpt_ray.cluster import ask_worker, ray_session, working_hosts
+from fpt_ray.config.space import StoreNeed, need_of
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.display.terminal import say
-from fpt_ray.features.shards import ShardEntry, existing_shard
+from fpt_ray.features.joining import Features, join, missing
+from fpt_ray.features.shards import ShardEntry, adopted
 from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
-from fpt_ray.features.store import MANIFEST, Store, open_store, write_manifest
-from fpt_ray.features.verification import remove_temporaries
+from fpt_ray.features.store import Store, add_shards, empty_store, latest_generation, open_store, shard_path
+from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.images.sources import SPLITS
-from fpt_ray.images.table import NOTE_FILE, ImageTable, leaks, read_images
+from fpt_ray.images.table import ImageRow, ImageTable, content_hashes, leaks, read_images, write_table
 from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import load_backbone, weights_digest
@@ -27,7 +30,7 @@ from fpt_ray.preload.extraction import (
     write_shards,
 )
 from fpt_ray.preload.inspection import inspected
-from fpt_ray.storage.files import absolute, exists, read_bytes, remove
+from fpt_ray.storage.files import absolute, exists, remove
 
 SHARD_BYTES = 96 * 2**20
 """Largest shard, in bytes."""
@@ -36,19 +39,18 @@ SHARD_BYTES = 96 * 2**20
 # --- what is to be done (pure) --------------------------------------------------------------------------------
 
 
-def plan_shards(table: ImageTable, spec: StoreSpec, uri: str) -> list[ShardPlan]:
-    """Shards of bounded size, each within one split, in the order of content hashes: neighbours are of any class.
+def plan_shards(images: Sequence[ImageRow], store: Store) -> list[ShardPlan]:
+    """Shards of bounded size in the order of content hashes, so that neighbours are of any class; each image once.
 
-    The same table and spec give the same plan.
+    The same images give the same plan, whose files are named by what they hold and by the generation they are for.
     """
-    rows_per_shard = max(1, min(512, SHARD_BYTES // bytes_per_row(spec)))
+    rows_per_shard = max(1, min(512, SHARD_BYTES // bytes_per_row(store.spec)))
+    once = sorted({image.sha256: image for image in images}.values(), key=lambda image: image.sha256)
     plans = []
-    for split in SPLITS:
-        images = sorted(table.of(split), key=lambda image: (image.sha256, image.path))
-        for number, first in enumerate(range(0, len(images), rows_per_shard)):
-            path = f"{split}/part-{number:05d}.parquet"
-            part = tuple(images[first : first + rows_per_shard])
-            plans.append(ShardPlan(uri=f"{uri}/{path}", path=path, split=split, first_row=first, images=part))
+    for first in range(0, len(once), rows_per_shard):
+        part = tuple(once[first : first + rows_per_shard])
+        path = shard_path(store, content_hashes(part))
+        plans.append(ShardPlan(uri=f"{store.uri}/{path}", path=path, images=part))
     return plans
 
 
@@ -56,51 +58,72 @@ def plan_shards(table: ImageTable, spec: StoreSpec, uri: str) -> list[ShardPlan]
 
 
 def preload(
-    images: str, trial: TrialConfig, workdir: str, *, local: bool = False, hardware: Hardware | None = None
-) -> Store:
-    """The feature store of these images for this trial and all narrower ones: an existing one, or a new one.
+    images: str, need: TrialConfig | StoreNeed, workdir: str, *, local: bool = False, hardware: Hardware | None = None
+) -> Features:
+    """The features of these images for a trial, or for all that a need stands for; what is stored is not made again.
 
-    Where the trial's method runs the LPM in every step, it is a store of the images alone, at the LPM's resolution.
-    ``hardware`` is of the workers that run the LPM. Default: what one of them says.
+    Where the trial's method runs the LPM in every step, they are the images alone, at the LPM's resolution. The image
+    table, with content hashes and splits, is written to ``workdir/tables``. ``hardware`` is of the workers that run the
+    LPM. Default: what one of them says.
 
     Raises:
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
-    check_trial(trial)
+    need = need_of(need) if isinstance(need, TrialConfig) else need
+    for trial in need.trials():
+        check_trial(trial)
     workdir = absolute(workdir)
-    table = read_images(images)
+    table, trial = read_images(images), need.trial
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     with ray_session(local=local):
-        return _preloaded(table, model, trial, workdir, hardware or ask_worker(hardware_here))
+        table = inspected(table, workdir)
+        _report_table(table)
+        return _preloaded(table, model, need, workdir, hardware or ask_worker(hardware_here))
 
 
-def _preloaded(table: ImageTable, model: Any, trial: TrialConfig, workdir: str, hardware: Hardware) -> Store:
-    table = inspected(table, workdir)
-    _report_table(table)
-    spec = store_spec(
-        trial,
-        weights_digest="" if model is None else weights_digest(model),
-        images_digest=table.digest(),
-        precision=lpm_precision(trial, hardware),
-    )
+def _preloaded(table: ImageTable, model: Any, need: StoreNeed, workdir: str, hardware: Hardware) -> Features:
+    digest = "" if model is None else weights_digest(model)
+    spec = store_spec(need, weights_digest=digest, precision=lpm_precision(need.trial, hardware))
     uri = f"{workdir}/features/{spec.name}"
-    if exists(f"{uri}/{MANIFEST}"):
-        say(f"{'features' if spec.depth else 'images'}: reusing the finished store {uri}")
-        return open_store(uri, expect=spec)
-    plans = plan_shards(table, spec, uri)
-    finished = {plan.path: entry for plan in plans if (entry := _finished(plan, spec, uri))}
-    todo = [plan for plan in plans if plan.path not in finished]
+    store = open_store(uri) if latest_generation(uri) else empty_store(uri, spec)
+    todo = _missing(table, store)
+    if todo:
+        store = _with_unlisted(store)
+        todo = _missing(table, store)
     if todo:
         if model is not None:
             model.to(getattr(torch, spec.precision))
-        holder = share_model(model)
-        _announce(holder, spec, todo, table, hardware)
-        for entry in write_shards(holder, spec, todo, table.root):
-            finished[entry.path] = entry
-    entries = [finished[plan.path] for plan in plans]
-    write_manifest(uri, spec, table.classes, entries, table.skipped, data_note(table.root))
-    remove_temporaries(uri)
-    return open_store(uri, expect=spec)
+        holder, plans = share_model(model), plan_shards(todo, store)
+        _announce(holder, spec, plans, table, hardware)
+        entries = {entry.path: entry for entry in write_shards(holder, spec, plans, table.root)}
+        store = add_shards(store, [(entries[plan.path], content_hashes(plan.images)) for plan in plans])
+    else:
+        say(f"{'features' if spec.blocks else 'images'}: all are in the store {uri}")
+    remove_leftovers(store)
+    features = join(open_store(uri), table)
+    if not exists(where := f"{workdir}/tables/{features.table_digest[:12]}.parquet"):
+        write_table(table, where)
+    return features
+
+
+def _missing(table: ImageTable, store: Store) -> list[ImageRow]:
+    """The images that the store lacks."""
+    return [table.rows[number] for number in missing(table, store)] if store.generation else list(table.rows)
+
+
+def _with_unlisted(store: Store) -> Store:
+    """The store with the shards that an interrupted preload left; those that cannot be used are removed."""
+    paths = unlisted_shards(store)
+    if not paths:
+        return store
+    read = ray.remote(adopted)
+    found = ray.get([read.remote(f"{store.uri}/{path}", store.spec) for path in paths])
+    remove(store.uri, [path for path, one in zip(paths, found, strict=True) if one is None])
+    usable: list[tuple[ShardEntry, Any]] = [one for one in found if one is not None]
+    if not usable:
+        return store
+    say(f"features: {sum(entry.rows for entry, _ in usable)} images are there of a preload that was interrupted")
+    return add_shards(store, usable)
 
 
 def _report_table(table: ImageTable) -> None:
@@ -113,20 +136,6 @@ def _report_table(table: ImageTable) -> None:
         say(f"images: WARNING: {len(leaked)} images stand in several splits, for instance {' = '.join(leaked[0][1])}")
 
 
-def _finished(plan: ShardPlan, spec: StoreSpec, uri: str) -> ShardEntry | None:
-    """The entry of a shard that is there; one that cannot be used gives its name free."""
-    entry = existing_shard(plan.uri, plan.split, plan.planned, spec)
-    if entry is None and exists(plan.uri):
-        remove(uri, [plan.path])
-    return entry
-
-
-def data_note(root: str) -> str:
-    """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
-    uri = f"{root}/{NOTE_FILE}"
-    return read_bytes(uri).decode().splitlines()[0].strip() if exists(uri) else ""
-
-
 def _announce(
     holder: Holder, spec: StoreSpec, todo: Sequence[ShardPlan], table: ImageTable, hardware: Hardware
 ) -> None:
@@ -135,7 +144,7 @@ def _announce(
     actors, _, _ = lpm_actors(working_hosts())
     estimate = rows * measured_seconds(holder, spec, table.root, todo[0].images[0]) / actors
     size = rows * bytes_per_row(spec)
-    content, how = ("features", f" in {spec.precision}") if spec.depth else (f"images of {spec.resolution} px", "")
+    content, how = ("features", f" in {spec.precision}") if spec.blocks else (f"images of {spec.resolution} px", "")
     say(
         f"{content}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, "
         f"{size / 1e9:.2f} GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {hardware.name}{how}"

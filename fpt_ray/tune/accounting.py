@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.prediction import preload_flops, step_flops
+from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import Stores, feature_bytes, store_for
-from fpt_ray.features.store import Store
 from fpt_ray.images.sources import SPLITS
 from fpt_ray.report.ledger import Spent, ledger
 from fpt_ray.tracking.records import TrialRecord
@@ -16,13 +16,13 @@ def study_ledger(space: SearchSpace, stores: Stores, records: Sequence[TrialReco
     """The ledger of a study from its trials' runs and its stores."""
     trained = [record for record in records if "fit_seconds" in record.metrics]
     trials = [_spent(space.trial(record.values), stores, record.metrics) for record in trained]
-    wide = [trial for trial in space.stores() if not reads_images(trial)]
-    flops = sum(preload_flops(trial) * _images(store_for(trial, stores)) for trial in wide)
-    used = {store.uri: store for trial in space.stores() for store in (store_for(trial, stores),)}
+    needs = [(need, store_for(need.trials()[0], stores)) for need in space.stores()]
+    flops = sum(preload_flops(need) * _images(store) for need, store in needs if not reads_images(need.trial))
+    used = {store.uri: store for _, store in needs}
     return ledger(trials, sum(store.preload_seconds for store in used.values()), flops)
 
 
-def _images(store: Store) -> int:
+def _images(store: Features) -> int:
     return sum(store.num_rows(split) for split in SPLITS)
 
 
@@ -32,7 +32,7 @@ def _spent(trial: TrialConfig, stores: Stores, metrics: Mapping[str, float]) -> 
     steps = num_train // trial.training.batch_size
     features, key = trial.features, ()
     if not reads_images(trial):
-        key = (store.uri, features.resolution, features.token_ratio, trial.side.depth)
+        key = (store.uri, features.resolution, features.token_ratio, trial.side.depth, trial.side.blocks)
     return Spent(
         fit_seconds=metrics["fit_seconds"],
         data_seconds=metrics["data_seconds"],

@@ -1,0 +1,121 @@
+"""A study's images in a store: where the row of every image lies, joined by content hash.
+
+The image table belongs to the study, with labels and splits; the store knows neither. Rows of a split stand in the
+order of their content hashes, so that their order, and every number, depends on the table alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from fpt_ray.features.shards import ShardEntry
+from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
+from fpt_ray.features.store import Store, read_index
+from fpt_ray.images.sources import SPLITS
+from fpt_ray.images.table import ImageTable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SplitRows:
+    """The rows of a split, by number: what each is labelled, and where it lies in the store."""
+
+    labels: Int[np.ndarray, " rows"]
+    shards: Int[np.ndarray, " rows"]
+    """Numbers of the shards."""
+    places: Int[np.ndarray, " rows"]
+    """Rows within the shards."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Features:
+    """The stored features of a table's images."""
+
+    uri: str
+    """Of the store."""
+    spec: StoreSpec
+    shards: tuple[ShardEntry, ...]
+    classes: tuple[str, ...]
+    splits: Mapping[str, SplitRows]
+    table_digest: str
+    data_note: str
+    skipped: tuple[tuple[str, str], ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.splits.values()))
+
+    def num_rows(self, split: str) -> int:
+        """Images of a split."""
+        return len(self.splits[split])
+
+    def shard_uri(self, shard: int) -> str:
+        """The file of a shard, by its number."""
+        return f"{self.uri}/{self.shards[shard].path}"
+
+    @property
+    def used_shards(self) -> tuple[ShardEntry, ...]:
+        """The shards in which the table's images lie."""
+        used = np.unique(np.concatenate([rows.shards for rows in self.splits.values()]))
+        return tuple(self.shards[shard] for shard in used)
+
+    @property
+    def preload_seconds(self) -> float:
+        """Seconds that the LPM and the writing took for the table's images, over all actors."""
+        return sum(self.shards[shard].seconds / self.shards[shard].rows * rows for shard, rows in self._shares())
+
+    def _shares(self) -> list[tuple[int, int]]:
+        """(shard, images of the table in it)."""
+        found = np.concatenate([rows.shards for rows in self.splits.values()])
+        return [(int(shard), int(rows)) for shard, rows in zip(*np.unique(found, return_counts=True), strict=True)]
+
+    def slice_bytes(self, cut: Slice, splits: Sequence[str]) -> int:
+        """Bytes of what a slice reads of these splits."""
+        return row_bytes(self.spec, cut) * sum(self.num_rows(split) for split in splits)
+
+
+def row_bytes(spec: StoreSpec, cut: Slice) -> int:
+    """Bytes that a slice reads of one image."""
+    widths = column_widths(spec)
+    return sum(widths[column] for column in columns_of(spec, cut))
+
+
+def missing(table: ImageTable, store: Store) -> Int[np.ndarray, " rows"]:
+    """The numbers of the table's rows whose images are not in the store."""
+    return np.flatnonzero(read_index(store).find(table.hashes()) < 0)
+
+
+def join(store: Store, table: ImageTable) -> Features:
+    """The features of a table's images in a store that holds all of them.
+
+    Raises:
+        StoreError: some are not there.
+    """
+    index = read_index(store)
+    at = index.find(table.hashes())
+    if (absent := np.flatnonzero(at < 0)).size:
+        raise StoreError(
+            f"{store.uri} lacks {len(absent)} of {len(table.rows)} images, such as {table.rows[absent[0]].path}; preload "
+            "them"
+        )
+    return Features(
+        uri=store.uri,
+        spec=store.spec,
+        shards=store.shards,
+        classes=table.classes,
+        splits={split: _split_rows(table, split, at, index.shards, index.rows) for split in SPLITS},
+        table_digest=table.digest(),
+        data_note=table.note,
+        skipped=table.skipped,
+    )
+
+
+def _split_rows(table: ImageTable, split: str, at: np.ndarray, shards: np.ndarray, places: np.ndarray) -> SplitRows:
+    inside = [number for number, row in enumerate(table.rows) if row.split == split]
+    inside.sort(key=lambda number: (table.rows[number].sha256, table.rows[number].label))
+    labels = np.array([table.rows[number].label for number in inside], np.int64)
+    found = at[np.array(inside, np.int64)]
+    return SplitRows(labels=labels, shards=shards[found].astype(np.int64), places=places[found].astype(np.int64))

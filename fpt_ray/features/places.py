@@ -1,0 +1,111 @@
+"""Where rows can be read from: groups that are at hand (in memory, or mapped from a file), or a store's own shards."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import Int
+
+from fpt_ray.features.joining import Features
+from fpt_ray.features.rows import Group, group_of
+from fpt_ray.features.shards import damage_as_error, open_shard
+from fpt_ray.features.spec import Slice, columns_of
+
+_THREADS = 8
+"""Row groups that are read at once: on S3, requests."""
+_OPEN_SHARDS = 32
+_KEPT_GROUPS = 64
+"""Row groups that a stream holds, for rows that lie beside each other; of about 4 MiB, or one row."""
+
+
+class GroupsAtHand:
+    """Groups of some rows of each shard: in Ray's shared memory, or mapped from the host's disk."""
+
+    def __init__(self, groups: Mapping[int, tuple[Int[np.ndarray, " rows"], Group]]) -> None:
+        self.held = groups
+        """{shard: (which of its rows, rising; these rows)}."""
+
+    def groups(self, shards: np.ndarray, places: np.ndarray) -> list[tuple[Group, int]]:
+        """Each row's group and its place there."""
+        found = []
+        for shard, place in zip(shards.tolist(), places.tolist(), strict=True):
+            rows, group = self.held[shard]
+            found.append((group, int(np.searchsorted(rows, place))))
+        return found
+
+
+class ShardFiles:
+    """A store's shards, read a row group at a time, several at once; files that are not being read are closed."""
+
+    def __init__(self, features: Features, cut: Slice) -> None:
+        self.features, self.cut = features, cut
+        self.columns = columns_of(features.spec, cut)
+        self.open: OrderedDict[int, tuple[pq.ParquetFile, threading.Lock]] = OrderedDict()
+        self.kept: OrderedDict[tuple[int, int], Group] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def groups(self, shards: np.ndarray, places: np.ndarray) -> list[tuple[Group, int]]:
+        """Each row's group and its place there.
+
+        Raises:
+            StoreError: a shard is damaged, missing or not of this store.
+            StorageError: S3 fails.
+        """
+        keys = []
+        for shard, place in zip(shards.tolist(), places.tolist(), strict=True):
+            number, row = divmod(place, self.features.shards[shard].group_rows)
+            keys.append(((shard, number), row))
+        found = self._read({key for key, _ in keys})
+        return [(found[key], row) for key, row in keys]
+
+    def _read(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], Group]:
+        found = {key: self.kept[key] for key in wanted if key in self.kept}
+        todo: Sequence[tuple[int, int]] = sorted(wanted - set(found))
+        if len(todo) > 1:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                found |= zip(todo, pool.map(self._read_group, todo), strict=True)
+        else:
+            found |= {key: self._read_group(key) for key in todo}
+        for key in todo:
+            self.kept[key] = found[key]
+        while len(self.kept) > _KEPT_GROUPS:
+            self.kept.popitem(last=False)
+        return found
+
+    def _read_group(self, key: tuple[int, int]) -> Group:
+        shard, number = key
+        uri = self.features.shard_uri(shard)
+        file, lock = self._file(shard, uri)
+        with lock, damage_as_error(uri):
+            table = file.read_row_group(number, columns=self.columns, use_threads=False)
+        return group_of(table, self.features.spec, self.cut)
+
+    def _file(self, shard: int, uri: str) -> tuple[pq.ParquetFile, threading.Lock]:
+        with self.lock:
+            if shard not in self.open:
+                self.open[shard] = open_shard(uri, self.features.spec), threading.Lock()
+            self.open.move_to_end(shard)
+            while len(self.open) > _OPEN_SHARDS:
+                self.open.popitem(last=False)
+            return self.open[shard]
+
+
+def read_shard_rows(
+    uri: str, features: Features, cut: Slice, wanted: Int[np.ndarray, " rows"]
+) -> tuple[Int[np.ndarray, " rows"], Group]:
+    """Some rows of a shard, rising, at a slice; only the row groups in which they lie are read.
+
+    Raises:
+        StoreError: the shard is damaged, missing or not of this store.
+        StorageError: S3 fails.
+    """
+    with damage_as_error(uri):
+        file = open_shard(uri, features.spec)
+        size = file.metadata.row_group(0).num_rows
+        numbers = np.unique(wanted // size)
+        table = file.read_row_groups(numbers.tolist(), columns=columns_of(features.spec, cut))
+    first = np.searchsorted(numbers, wanted // size)
+    return wanted, group_of(table, features.spec, cut, first * size + wanted % size)

@@ -1,0 +1,75 @@
+"""Images that must go: a generation of a store that is without them, and nothing of them left."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from fpt_ray.features.shards import HASH, ShardEntry, damage_as_error, hash_array, open_shard, write_shard
+from fpt_ray.features.spec import StoreError
+from fpt_ray.features.store import MANIFEST, Index, Store, open_store, read_index, replaced, shard_path
+from fpt_ray.features.verification import remove_leftovers
+from fpt_ray.storage.errors import ExistsError, disk_full_as_error
+from fpt_ray.storage.files import list_files, remove
+
+
+def forget(uri: str, images: Sequence[str]) -> int:
+    """Removes images, by their content hashes in hex, from a store; returns how many shards were written anew.
+
+    The shards that hold them are written without them, a manifest without them is put, and then the old shards, index
+    files and manifests are removed. A removal that was killed is ended by the next one, or by the next preload.
+
+    Raises:
+        StoreError: a hash is none, an image is not in the store, or somebody else changed the store meanwhile.
+        FullError: the disk is full.
+        StorageError: S3 fails.
+    """
+    store = open_store(uri)
+    for image in images:
+        if not re.fullmatch("[0-9a-f]{64}", image):
+            raise StoreError(f"images: {image!r} is no SHA-256; give 64 digits, as an image table has them")
+    hashes = np.frombuffer(bytes.fromhex("".join(images)), np.uint8).reshape(-1, 32)
+    at = read_index(store).find(hashes)
+    if (at < 0).any():
+        raise StoreError(f"{uri} does not hold {images[int(np.flatnonzero(at < 0)[0])]}; nothing was removed")
+    with disk_full_as_error(uri):
+        store, written = _without(store, hashes)
+    _remove_earlier(store)
+    remove_leftovers(store)
+    return written
+
+
+def _without(store: Store, hashes: np.ndarray) -> tuple[Store, int]:
+    """The generation without these images, and how many shards were written for it."""
+    known: list[tuple[ShardEntry, np.ndarray]] = []
+    written, removed = 0, []
+    gone = Index(hashes=hashes, shards=np.zeros(len(hashes), np.int32), rows=np.zeros(len(hashes), np.int32)).in_order()
+    for number, entry in enumerate(store.shards):
+        uri = store.shard_uri(number)
+        with damage_as_error(uri):
+            file = open_shard(uri, store.spec)
+            rows = hash_array(file.read(columns=[HASH])[HASH])
+        kept = np.flatnonzero(gone.find(rows) < 0)
+        if len(kept) == len(rows):
+            known.append((entry, rows))
+            continue
+        removed.append(entry.path)
+        if len(kept):
+            with damage_as_error(uri):
+                table = file.read().take(pa.array(kept))
+            path = shard_path(store, rows[kept])
+            known.append((write_shard(f"{store.uri}/{path}", table, store.spec), rows[kept]))
+            written += 1
+    try:
+        return replaced(store, known, removed), written
+    except ExistsError:
+        raise StoreError(f"{store.uri} was changed by somebody else meanwhile; forget the images again") from None
+
+
+def _remove_earlier(store: Store) -> None:
+    """The manifests and index files of earlier generations."""
+    kept = {f"manifest-{store.generation:05d}.json", *(index.path for index in store.indexes)}
+    paths = [file.path for file in list_files(store.uri)]
+    earlier = [path for path in paths if MANIFEST.fullmatch(path) or path.startswith("index/")]
+    remove(store.uri, [path for path in earlier if path not in kept])
