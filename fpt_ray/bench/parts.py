@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ import psutil
 import torch
 from PIL import Image
 
+from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import BackboneConfig, Precision, TrialConfig
 from fpt_ray.display.units import MIB
-from fpt_ray.features.rows import MemorySource, Rows
+from fpt_ray.features.joining import Features, SplitRows
+from fpt_ray.features.places import GroupsAtHand
+from fpt_ray.features.rows import Rows, group_of
 from fpt_ray.features.shards import shard_table
-from fpt_ray.features.spec import Slice, StoreSpec, bytes_per_row, column_widths, store_spec
+from fpt_ray.features.spec import StoreSpec, bytes_per_row, everything, store_spec
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.device import compute_device
@@ -85,25 +89,30 @@ def bench_step(trial: TrialConfig, runs: int) -> None:
 
 def bench_read(rows: int, runs: int) -> None:
     """Seconds to copy a batch of 16 rows out of a store in shared memory, at the paper's setting, whole and halved."""
-    spec = store_spec(_PAPER)
-    source = _random_source(spec, rows)
+    spec = store_spec(need_of(_PAPER))
+    place, features = _random_rows(spec, rows)
     ids = np.random.default_rng(0).permutation(rows)[:16]
     print(f"{bytes_per_row(spec) / 1e6:.2f} MB a row")
-    for cut in (Slice(depth=6, num_kept=205), Slice(depth=3, num_kept=102)):
-        view = Rows(source, spec, cut, spec.low_resolution)
+    for cut in (everything(spec), replace(everything(spec), blocks=spec.blocks[3:], num_kept=102)):
+        view = Rows(place, features, "train", cut)
         seconds = _median_seconds(lambda view=view: view.take(ids), runs)
         batch = view.take(ids)
         assert batch.keys is not None
         print(f"{cut}: {seconds * 1e3:.1f} ms a batch, {2 * batch.keys.nbytes / seconds / 1e9:.2f} GB/s")
 
 
-def _random_source(spec: StoreSpec, rows: int) -> MemorySource:
-    size = (spec.depth, rows, spec.num_heads, spec.num_kept)
-    keys = torch.randn(*size, spec.head_width)
-    images = tuple(ImageRow(path=str(i), label=0, split="train") for i in range(rows))
-    low = np.zeros((rows, spec.low_resolution, spec.low_resolution, 3), np.uint8)
-    table = shard_table(images, 0, low, Extracted(keys, keys, torch.zeros(size, dtype=torch.int64)), spec)
-    return MemorySource([table], column_widths(spec))
+def _random_rows(spec: StoreSpec, rows: int) -> tuple[GroupsAtHand, Features]:
+    size = (len(spec.blocks), rows, spec.num_heads, spec.num_kept)
+    keys, summaries = torch.randn(*size, spec.head_width), torch.zeros(spec.backbone_depth, 2, rows, spec.width)
+    images = tuple(ImageRow(path=str(i), label=0, split="train", sha256=f"{i:064x}") for i in range(rows))
+    low = [np.zeros((rows, side, side, 3), np.uint8) for side in spec.low_resolutions]
+    table = shard_table(images, low, Extracted(keys, keys, torch.zeros(size, dtype=torch.int64), summaries), spec)
+    numbers = np.arange(rows)
+    split = SplitRows(labels=numbers * 0, shards=numbers * 0, places=numbers)
+    features = Features(
+        uri="", spec=spec, shards=(), classes=(), splits={"train": split}, table_digest="", data_note="", skipped=()
+    )
+    return GroupsAtHand({0: (numbers, group_of(table, spec, everything(spec)))}), features
 
 
 def bench_preload(count: int, size: int, precision: Precision) -> None:

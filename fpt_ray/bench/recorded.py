@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from fpt_ray.bench.scaling import WHOLE, Trial, Workload, recorded_driver_seconds, recorded_startup_seconds
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.spec import Slice
+from fpt_ray.features.joining import row_bytes
+from fpt_ray.features.spec import everything
 from fpt_ray.features.store import Store, read_manifest
 from fpt_ray.report.result import StudyResult
 from fpt_ray.tracking.records import TrialRecord
@@ -45,5 +46,4 @@ def recorded_workload(result: StudyResult, gpu_bytes: float, per_gpu: int) -> Wo
 
 
 def _shared_bytes(store: Store) -> int:
-    everything = Slice(depth=store.spec.depth, num_kept=store.spec.num_kept)
-    return store.column_bytes(store.columns(everything), ("train", "val"))
+    return row_bytes(store.spec, everything(store.spec)) * store.num_rows

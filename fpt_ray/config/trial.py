@@ -77,8 +77,8 @@ class SideConfig:
     depth: int = 6
     """The number of layers L_S; each reads a block of the LPM."""
     blocks: str = LAST
-    """The LPM's blocks that the layers read, one for each: "last", which are the last L_S (Eq. 5), or their numbers from
-    0 with commas between, such as 3,6,9,11."""
+    """The LPM's blocks that the layers read, one for each: "last", which are the last L_S (Eq. 5), or their numbers
+    from 0 with commas between, such as 3,6,9,11."""
     num_prompts: int = 16
     """The number of fine-grained prompts P a layer; with 0 the side network learns alone."""
     reduction: int = 8

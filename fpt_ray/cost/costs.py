@@ -11,8 +11,7 @@ from typing import Any, TypeVar, get_args
 
 from tqdm.auto import tqdm
 
-from fpt_ray.config.space import POINT, SearchRow, SearchSpace
-from fpt_ray.config.space import need_of
+from fpt_ray.config.space import POINT, SearchRow, SearchSpace, need_of
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.measurement import MeasuredMemory, gpu_execution, measure, require_gpu

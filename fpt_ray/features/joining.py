@@ -4,6 +4,8 @@ The image table belongs to the study, with labels and splits; the store knows ne
 order of their content hashes, so that their order, and every number, depends on the table alone.
 """
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,6 +79,21 @@ class Features:
         return row_bytes(self.spec, cut) * sum(self.num_rows(split) for split in splits)
 
 
+def features_text(features: Features) -> str:
+    """What features they are, and of which images, as JSON."""
+    return json.dumps(
+        {
+            "uri": features.uri,
+            "spec": dataclasses.asdict(features.spec),
+            "images": features.table_digest,
+            "classes": features.classes,
+            "rows": {split: len(rows) for split, rows in features.splits.items()},
+            "skipped": features.skipped,
+        },
+        indent=1,
+    )
+
+
 def row_bytes(spec: StoreSpec, cut: Slice) -> int:
     """Bytes that a slice reads of one image."""
     widths = column_widths(spec)
@@ -98,8 +115,8 @@ def join(store: Store, table: ImageTable) -> Features:
     at = index.find(table.hashes())
     if (absent := np.flatnonzero(at < 0)).size:
         raise StoreError(
-            f"{store.uri} lacks {len(absent)} of {len(table.rows)} images, such as {table.rows[absent[0]].path}; preload "
-            "them"
+            f"{store.uri} lacks {len(absent)} of {len(table.rows)} images, such as {table.rows[absent[0]].path}; "
+            "preload them"
         )
     return Features(
         uri=store.uri,

@@ -6,7 +6,6 @@ copies what is asked for, layer first, into the batch.
 
 import copy
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,7 +17,16 @@ from torch import Tensor
 
 from fpt_ray.features.joining import Features
 from fpt_ray.features.shards import cell_view
-from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of, everything, feature_columns, image_column
+from fpt_ray.features.spec import (
+    Slice,
+    StoreError,
+    StoreSpec,
+    column_widths,
+    columns_of,
+    everything,
+    feature_columns,
+    image_column,
+)
 
 NUMPY = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
 """Stored types; NumPy has no bfloat16, so that its bytes travel as whole numbers."""
@@ -69,9 +77,7 @@ def _cells(table: pa.Table | pa.RecordBatch, name: str, width: int) -> np.ndarra
 class Place(Protocol):
     """Where rows are read from, at a slice at least as wide as a trial's."""
 
-    def groups(
-        self, shards: Int[np.ndarray, " rows"], places: Int[np.ndarray, " rows"]
-    ) -> Sequence[tuple[Group, int]]:
+    def groups(self, shards: Int[np.ndarray, " rows"], places: Int[np.ndarray, " rows"]) -> Sequence[tuple[Group, int]]:
         """For each of these rows of shards, its group and its place there."""
         ...
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from fpt_ray.features.shards import HASH, check_schema, damage_as_error, hash_array, open_shard, parquet_file
+from fpt_ray.features.shards import HASH, check_schema, damage_as_error, hash_array, parquet_file
 from fpt_ray.features.spec import StoreError, StoreSpec
 from fpt_ray.features.store import MANIFEST, OLD_MANIFEST, Index, Store, read_index, read_manifest
 from fpt_ray.images.sources import SPLITS
@@ -176,9 +176,15 @@ def remove_store(uri: str) -> tuple[int, int, int]:
 
 
 def remove_leftovers(store: Store) -> None:
-    """Removes what killed writers had not finished, and what the store's generation has taken out."""
+    """Removes what killed writers had not finished, and what the store's generation has taken out.
+
+    After images were taken out, the manifests and index files of earlier generations go, too: they tell of them.
+    """
     paths = [file.path for file in list_files(store.uri)]
+    kept = {f"manifest-{store.generation:05d}.json", *(index.path for index in store.indexes)}
+    earlier = [path for path in paths if (MANIFEST.fullmatch(path) or _INDEX.fullmatch(path)) and path not in kept]
     remove(store.uri, [path for path in paths if _TEMPORARY.fullmatch(path) or path in store.removed])
+    remove(store.uri, earlier if store.removed else [])
 
 
 def _belongs(path: str) -> bool:

@@ -8,10 +8,9 @@ import pyarrow as pa
 
 from fpt_ray.features.shards import HASH, ShardEntry, damage_as_error, hash_array, open_shard, write_shard
 from fpt_ray.features.spec import StoreError
-from fpt_ray.features.store import MANIFEST, Index, Store, open_store, read_index, replaced, shard_path
+from fpt_ray.features.store import Index, Store, open_store, read_index, replaced, shard_path
 from fpt_ray.features.verification import remove_leftovers
 from fpt_ray.storage.errors import ExistsError, disk_full_as_error
-from fpt_ray.storage.files import list_files, remove
 
 
 def forget(uri: str, images: Sequence[str]) -> int:
@@ -35,7 +34,6 @@ def forget(uri: str, images: Sequence[str]) -> int:
         raise StoreError(f"{uri} does not hold {images[int(np.flatnonzero(at < 0)[0])]}; nothing was removed")
     with disk_full_as_error(uri):
         store, written = _without(store, hashes)
-    _remove_earlier(store)
     remove_leftovers(store)
     return written
 
@@ -65,11 +63,3 @@ def _without(store: Store, hashes: np.ndarray) -> tuple[Store, int]:
         return replaced(store, known, removed), written
     except ExistsError:
         raise StoreError(f"{store.uri} was changed by somebody else meanwhile; forget the images again") from None
-
-
-def _remove_earlier(store: Store) -> None:
-    """The manifests and index files of earlier generations."""
-    kept = {f"manifest-{store.generation:05d}.json", *(index.path for index in store.indexes)}
-    paths = [file.path for file in list_files(store.uri)]
-    earlier = [path for path in paths if MANIFEST.fullmatch(path) or path.startswith("index/")]
-    remove(store.uri, [path for path in earlier if path not in kept])

@@ -97,9 +97,7 @@ def read_images(source: str) -> ImageTable:
         raise ConfigError(f"images: {source} has the classes {classes}; at least two are needed")
     index = {name: number for number, name in enumerate(classes)}
     rows = [
-        ImageRow(
-            path=image.path, label=index[image.label], split=image.split, group=image.group, sha256=image.sha256
-        )
+        ImageRow(path=image.path, label=index[image.label], split=image.split, group=image.group, sha256=image.sha256)
         for image in found
     ]
     rows.sort(key=lambda row: ((*SPLITS, "").index(row.split), row.path))

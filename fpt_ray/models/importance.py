@@ -65,7 +65,9 @@ def extract(
     ]
     if summarised:
         prefix = model.num_prefix_tokens
-        handles += [layer.register_forward_hook(lambda _, __, out: summaries.append(_summary(out, prefix))) for layer in layers]
+        handles += [
+            layer.register_forward_hook(lambda _, __, out: summaries.append(_summary(out, prefix))) for layer in layers
+        ]
     try:
         model.forward_features(images.to(next(model.parameters()).dtype))
     except _Captured:

@@ -214,8 +214,9 @@ def extract_batches(model: Any, images: UInt8[np.ndarray, "B R R 3"], spec: Stor
         extract_images(model, torch.from_numpy(images[start : start + step]), spec)
         for start in range(0, len(images), step)
     ]
-    keys, values, tokens = (torch.cat([part[kind] for part in parts], dim=1) for kind in range(3))
-    return Extracted(keys, values, tokens, torch.cat([part.summaries for part in parts], dim=2))  # type: ignore[misc]
+    keys, values, tokens = (torch.cat([part[kind] for part in parts], dim=1) for kind in range(3))  # type: ignore[misc]
+    summaries = torch.cat([part.summaries for part in parts if part.summaries is not None], dim=2)
+    return Extracted(keys, values, tokens, summaries)
 
 
 def extract_images(model: Any, images: UInt8[torch.Tensor, "B R R 3"], spec: StoreSpec) -> Extracted:

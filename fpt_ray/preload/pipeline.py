@@ -69,23 +69,28 @@ def preload(
     Raises:
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
-    need = need_of(need) if isinstance(need, TrialConfig) else need
-    for trial in need.trials():
-        check_trial(trial)
-    workdir = absolute(workdir)
-    table, trial = read_images(images), need.trial
-    model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
+    need, workdir, table = (
+        need_of(need) if isinstance(need, TrialConfig) else need,
+        absolute(workdir),
+        read_images(images),
+    )
     with ray_session(local=local):
         table = inspected(table, workdir)
-        _report_table(table)
-        return _preloaded(table, model, need, workdir, hardware or ask_worker(hardware_here))
+        report_table(table)
+        return preload_table(table, need, workdir, hardware or ask_worker(hardware_here))
 
 
-def _preloaded(table: ImageTable, model: Any, need: StoreNeed, workdir: str, hardware: Hardware) -> Features:
+def preload_table(table: ImageTable, need: StoreNeed, workdir: str, hardware: Hardware) -> Features:
+    """``preload`` of an inspected table, where Ray runs."""
+    for trial in need.trials():
+        check_trial(trial)
+    trial = need.trial
+    model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     digest = "" if model is None else weights_digest(model)
     spec = store_spec(need, weights_digest=digest, precision=lpm_precision(need.trial, hardware))
     uri = f"{workdir}/features/{spec.name}"
     store = open_store(uri) if latest_generation(uri) else empty_store(uri, spec)
+    remove_leftovers(store)
     todo = _missing(table, store)
     if todo:
         store = _with_unlisted(store)
@@ -99,7 +104,6 @@ def _preloaded(table: ImageTable, model: Any, need: StoreNeed, workdir: str, har
         store = add_shards(store, [(entries[plan.path], content_hashes(plan.images)) for plan in plans])
     else:
         say(f"{'features' if spec.blocks else 'images'}: all are in the store {uri}")
-    remove_leftovers(store)
     features = join(open_store(uri), table)
     if not exists(where := f"{workdir}/tables/{features.table_digest[:12]}.parquet"):
         write_table(table, where)
@@ -126,7 +130,8 @@ def _with_unlisted(store: Store) -> Store:
     return add_shards(store, usable)
 
 
-def _report_table(table: ImageTable) -> None:
+def report_table(table: ImageTable) -> None:
+    """Says how many images there are and what is odd about them."""
     counts = ", ".join(f"{len(table.of(split))} {split}" for split in SPLITS)
     say(f"images: {len(table.rows)} ({counts}), {len(table.classes)} classes")
     if table.skipped:

@@ -1,28 +1,35 @@
-"""Where the rows of a trial are read from: Ray's shared memory, one copy a host, or the store's own files."""
+"""Where the rows of trials are read from: Ray's shared memory, one copy a host, or the store's own shards."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import ray
-import ray.data
-from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayTaskError
 
 from fpt_ray.cluster import computing_hosts
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.config.trial import TrialConfig, image_resolution
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import Rows, rows_from_files, rows_from_tables
-from fpt_ray.features.serving import Stores, store_for, trial_slice
-from fpt_ray.features.shards import read_shard
-from fpt_ray.features.store import Store
+from fpt_ray.features.joining import Features
+from fpt_ray.features.places import GroupsAtHand, ShardFiles, read_shard_rows
+from fpt_ray.features.rows import Rows
+from fpt_ray.features.serving import Stores, need_slice, store_for, trial_slice
+from fpt_ray.features.spec import Slice
 
-SharedTables = Mapping[str, Sequence[Any]]
-"""{split: references to Arrow tables in Ray's shared memory}."""
 SHARED_MEMORY_SHARE = 0.6
 """Of the object store's memory, what features may fill; beyond it they are streamed."""
 _SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """Where the rows of trials are read from."""
+
+    shared: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
+    """{store's URI: {shard: a reference to its rows in Ray's shared memory}}; without it, they are streamed."""
 
 
 def fits_in_memory(size_bytes: int) -> bool:
@@ -31,53 +38,74 @@ def fits_in_memory(size_bytes: int) -> bool:
     return size_bytes < SHARED_MEMORY_SHARE * smallest
 
 
-def read_split(store: Store, split: str, columns: list[str]) -> MaterializedDataset:
-    """A split's columns in Ray's shared memory, read once, in the order of its rows; a task a file.
+def share_rows(features: Features, cut: Slice, splits: Sequence[str] = _SPLITS) -> dict[int, Any]:
+    """{shard: a reference to its rows of these splits, at a slice, in Ray's shared memory}; a task a shard.
 
-    Ray Data's own reader does not look at Parquet's page checksums.
+    Ray Data's own reader gives tables whose bands would be put together at every step; see docs/decisions.md.
 
     Raises:
-        StoreError: a file is damaged or not of this store.
+        StoreError: a shard is damaged or not of this store.
         StorageError: S3 fails.
     """
-    read = ray.remote(read_shard)
-    places = zip(store.shard_uris(split), store.row_ranges(split), strict=True)
+    read: Any = ray.remote(_read_and_count).options(num_returns=2)
+    whole = ray.put(features)
+    shards = np.concatenate([features.splits[split].shards for split in splits])
+    places = np.concatenate([features.splits[split].places for split in splits])
+    found = {
+        int(shard): read.remote(features.shard_uri(shard), whole, cut, np.unique(places[shards == shard]))
+        for shard in np.unique(shards)
+    }
     try:
-        tables: Any = [read.remote(uri, columns, store.spec, rows) for uri, rows in places]
-        return ray.data.from_arrow_refs(tables)
+        ray.get([count for count, _ in found.values()])
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, ConfigError) else error from None
+    return {shard: rows for shard, (_, rows) in found.items()}
 
 
-def share_features(space: SearchSpace, stores: Stores) -> dict[str, SharedTables]:
+def _read_and_count(uri: str, features: Features, cut: Slice, wanted: np.ndarray) -> tuple[int, Any]:
+    """A task: how many rows it has read, for the driver, and the rows, which stay where they are."""
+    rows = read_shard_rows(uri, features, cut, wanted)
+    return len(wanted), rows
+
+
+def share_features(space: SearchSpace, stores: Stores) -> Reading:
     """Reads what the trials of a space need once, if it fits into Ray's shared memory, and says so.
-
-    Returns {store's URI: its tables}; nothing where every trial streams.
 
     Raises:
         StoreError: a file is damaged or not of its store.
         StorageError: S3 fails.
     """
-    columns: dict[str, list[str]] = {}
-    for wide in space.stores():
-        store = store_for(wide, stores)
-        wanted = store.columns(trial_slice(wide, store))
-        columns[store.uri] = list(dict.fromkeys([*columns.get(store.uri, []), *wanted]))
-    used = [store for store in stores if store.uri in columns]
-    size = sum(store.column_bytes(columns[store.uri], _SPLITS) for store in used)
+    cuts: dict[str, Slice] = {}
+    for need in space.stores():
+        store = store_for(need.trials()[0], stores)
+        cut = need_slice(need, store.spec)
+        cuts[store.uri] = cuts[store.uri].with_other(cut) if store.uri in cuts else cut
+    used = [store for store in stores if store.uri in cuts]
+    size = sum(store.slice_bytes(cuts[store.uri], _SPLITS) for store in used)
     fits = fits_in_memory(size)
-    tables: dict[str, SharedTables] = {}
-    for store in used if fits else ():
-        splits = {split: read_split(store, split, columns[store.uri]) for split in _SPLITS}
-        tables[store.uri] = {split: dataset.to_arrow_refs() for split, dataset in splits.items()}
-    how = "read once into shared memory" if fits else "streamed from Parquet by every trial"
-    say(f"features: {size / 1e9:.2f} GB, {how}")
-    return tables
+    say(f"features: {size / 1e9:.2f} GB, {'read once into shared memory' if fits else 'streamed by every trial'}")
+    return Reading(shared={store.uri: share_rows(store, cuts[store.uri]) for store in used} if fits else {})
 
 
-def trial_rows(trial: TrialConfig, store: Store, split: str, tables: SharedTables | None) -> Rows:
-    """A split as this trial sees it: views of the host's shared tables, or streamed where there are none."""
-    cut = trial_slice(trial, store)
-    if tables is None:
-        return rows_from_files(store, split, cut, image_resolution(trial))
-    return rows_from_tables(ray.get(list(tables[split])), store.spec, cut, image_resolution(trial))
+def share_trial(trial: TrialConfig, features: Features) -> Reading:
+    """The same for one trial."""
+    cut = trial_slice(trial, features.spec)
+    fits = fits_in_memory(features.slice_bytes(cut, _SPLITS))
+    say(f"features: {'read once into shared memory' if fits else 'streamed from Parquet'}")
+    return Reading(shared={features.uri: share_rows(features, cut)} if fits else {})
+
+
+def trial_rows(
+    trial: TrialConfig, features: Features, split: str, reading: Reading, share: range | None = None
+) -> Rows:
+    """A split, or a worker's share of it, as this trial reads it; nothing else is fetched to this host."""
+    cut = trial_slice(trial, features.spec)
+    if features.uri not in reading.shared:
+        rows = Rows(ShardFiles(features, cut), features, split, cut)
+        return rows if share is None else rows.within(share)
+    shards = features.splits[split].shards
+    wanted = np.unique(shards if share is None else shards[share.start : share.stop])
+    shared = reading.shared[features.uri]
+    groups = ray.get([shared[shard] for shard in wanted.tolist()])
+    rows = Rows(GroupsAtHand(dict(zip(wanted.tolist(), groups, strict=True))), features, split, cut)
+    return rows if share is None else rows.within(share)

@@ -3,10 +3,11 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from fpt_ray.config.trial import TrialConfig, image_resolution
-from fpt_ray.features.rows import rows_from_files
+from fpt_ray.config.trial import TrialConfig
+from fpt_ray.features.joining import Features
+from fpt_ray.features.places import ShardFiles
+from fpt_ray.features.rows import Rows
 from fpt_ray.features.serving import trial_slice
-from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.methods import load_learnable_state, make_model
@@ -15,7 +16,7 @@ from fpt_ray.train.loop import predict
 from fpt_ray.train.seeds import trial_task
 
 
-def scores_of_saved(trial: TrialConfig, store: Store, split: str, folder: str, identity: str) -> list[Scores]:
+def scores_of_saved(trial: TrialConfig, store: Features, split: str, folder: str, identity: str) -> list[Scores]:
     """``scores_of_best`` by the checkpoint in a folder, which a worker reads itself.
 
     Raises:
@@ -26,19 +27,20 @@ def scores_of_saved(trial: TrialConfig, store: Store, split: str, folder: str, i
     return scores_of_best(trial, store, split, checkpoint)
 
 
-def scores_of_best(trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint) -> list[Scores]:
+def scores_of_best(trial: TrialConfig, store: Features, split: str, checkpoint: Checkpoint) -> list[Scores]:
     """Scores of the best epoch's weights of every seed on a split, read from the store's files."""
     found, labels = predictions_of_best(trial, store, split, checkpoint)
     return [scores(probabilities, labels, store.classes) for probabilities in found]
 
 
 def predictions_of_best(
-    trial: TrialConfig, store: Store, split: str, checkpoint: Checkpoint
+    trial: TrialConfig, store: Features, split: str, checkpoint: Checkpoint
 ) -> tuple[list[Float[np.ndarray, "N C"]], Int[np.ndarray, " N"]]:
     """Class probabilities by the best epoch's weights of every seed on a split, and its labels; read from files."""
     device = compute_device()
     model = make_model(trial, len(store.classes)).to(device)
-    rows = rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
+    cut = trial_slice(trial, store.spec)
+    rows = Rows(ShardFiles(store, cut), store, split, cut)
     found = []
     for best in checkpoint.best:
         load_learnable_state(model, best.model)

@@ -10,7 +10,6 @@ import tyro
 
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.units import MIB
-from fpt_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from fpt_ray.train.trial import TrialResult
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
 class Command:
     """The options of ``train``."""
 
-    images: str | None = None
+    images: str
     """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
-    group], to be preloaded where it is not yet."""
+    group][, sha256], to be preloaded where it is not yet. With --features, a table that preload wrote to workdir/tables
+    will do without its images."""
     features: str | None = None
-    """A finished feature store instead of images."""
+    """A feature store that holds the images. Default: that of workdir, to which those are added that it lacks."""
     num_workers: int = 1
     """The number of workers, each on one GPU where there are GPUs."""
     name: str = "train"
@@ -41,23 +41,28 @@ def run(command: Command) -> None:
     """Preloads if need be, trains, and prints the numbers of the best epoch.
 
     Raises:
-        ConfigError: neither images nor features are given, or both; or as ``preload`` and ``train_trial``.
+        ConfigError: as ``preload`` and ``train_trial``.
     """
-    if (command.images is None) == (command.features is None):
-        raise ConfigError("give either images or features", fields=("images", "features"))
     from fpt_ray.cluster import ray_session
+    from fpt_ray.features.joining import join
     from fpt_ray.features.store import open_store
+    from fpt_ray.images.table import read_images
     from fpt_ray.models.methods import check_trial
+    from fpt_ray.preload.inspection import inspected
     from fpt_ray.preload.pipeline import preload
+    from fpt_ray.storage.files import absolute
     from fpt_ray.train.trial import train_trial
 
     trial, workdir = command.trial, command.workdir
     check_trial(trial)
     with ray_session(local=command.local):
-        store = open_store(command.features) if command.features else preload(str(command.images), trial, workdir)
-        print(
-            result_text(train_trial(trial, store, workdir=workdir, name=command.name, num_workers=command.num_workers))
-        )
+        if command.features:
+            table = inspected(read_images(command.images), absolute(workdir))
+            features = join(open_store(command.features), table)
+        else:
+            features = preload(command.images, trial, workdir)
+        found = train_trial(trial, features, workdir=workdir, name=command.name, num_workers=command.num_workers)
+        print(result_text(found))
 
 
 def result_text(result: "TrialResult") -> str:

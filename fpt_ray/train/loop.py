@@ -6,9 +6,12 @@ uninterrupted run, give the same numbers.
 """
 
 import copy
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -42,7 +45,6 @@ class RowReader(Protocol):
 
     row_ids: np.ndarray
     labels: np.ndarray
-    window: int | None
 
     def __len__(self) -> int: ...
 
@@ -156,14 +158,13 @@ def _snapshot(learner: Learner, epoch: int, best: Best) -> Snapshot:
 def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: Task, epoch: int) -> tuple[float, float]:
     """One pass over the training split; returns the mean loss over all workers and the seconds spent on reading."""
     training = trial.training
-    order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch), train.window)
+    order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch))
     learner.model.train()
     total, waited = torch.zeros((), device=task.device), 0.0
     share = training.batch_size // task.num_workers
-    for step, row_ids in enumerate(order[:, task.rank * share : (task.rank + 1) * share], start=1):
-        started = time.perf_counter()
-        batch = train.take(row_ids)
-        waited += time.perf_counter() - started
+    own = order[:, task.rank * share : (task.rank + 1) * share]
+    for step, (row_ids, batch, seconds) in enumerate(taken_ahead(train, own), start=1):
+        waited += seconds
         total += take_step(
             learner,
             (epoch - 1) * len(order) + step,
@@ -177,6 +178,20 @@ def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: T
         dist.all_reduce(mean)
         mean /= task.num_workers
     return float(mean), waited
+
+
+def taken_ahead(rows: RowReader, batches: Iterable[Any]) -> Iterator[tuple[Any, Batch, float]]:
+    """(row ids, their rows, seconds waited for) of every batch; the next is read while one is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        pending: deque[tuple[Any, Future[Batch]]] = deque()
+        for row_ids in itertools.chain(batches, (None,)):
+            if row_ids is not None:
+                pending.append((row_ids, reader.submit(rows.take, row_ids)))
+            if len(pending) > (row_ids is not None):
+                started = time.perf_counter()
+                ids, future = pending.popleft()
+                batch = future.result()
+                yield ids, batch, time.perf_counter() - started
 
 
 def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> Scores:
@@ -197,9 +212,9 @@ def predict(
 ) -> tuple[Float[np.ndarray, "N C"], Int[np.ndarray, "N"]]:
     """Class probabilities and labels of all rows, in the order of their ids."""
     model.eval()
-    probabilities = []
-    for start in range(0, len(rows), trial.training.batch_size):
-        batch = rows.take(rows.row_ids[start : start + trial.training.batch_size])
+    probabilities, size = [], trial.training.batch_size
+    batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
+    for _, batch, _ in taken_ahead(rows, batches):
         with autocast(model, arithmetic_type(trial.training, task.device)):
             logits = model(*network_inputs(batch, None, 0, trial, task))
         probabilities.append(logits.float().softmax(-1).cpu())

@@ -6,25 +6,18 @@ import numpy as np
 from jaxtyping import Int
 
 
-def epoch_order(
-    num_rows: int, batch_size: int, key: tuple[int, int], window: int | None = None
-) -> Int[np.ndarray, "steps batch_size"]:
+def epoch_order(num_rows: int, batch_size: int, key: tuple[int, int]) -> Int[np.ndarray, "steps batch_size"]:
     """The row ids of every step of an epoch; rows beyond the last whole batch are left out (drop_last).
 
     The split is cut into strands of neighbouring rows, one for each place in the batch; each strand is shuffled by
     itself and gives one row to each step. So a worker needs only the rows of its own strands (see ``worker_rows``), and
-    the batches are the same for any number of workers. With a window (rows a reader can keep while it streams), windows
-    are visited in random order and shuffled within, so that each is read once.
+    the batches are the same for any number of workers, and wherever the rows are read from.
     """
     generator = np.random.default_rng((*key, 0))
     steps = num_rows // batch_size
-    if window is None:
-        bounds = [strand * num_rows // batch_size for strand in range(batch_size + 1)]
-        strands = [generator.permutation(np.arange(*ends))[:steps] for ends in itertools.pairwise(bounds)]
-        return np.stack(strands, axis=1)
-    starts = generator.permutation(np.arange(0, num_rows, window))
-    rows = [generator.permutation(np.arange(start, min(start + window, num_rows))) for start in starts]
-    return np.concatenate(rows)[: steps * batch_size].reshape(steps, batch_size)
+    bounds = [strand * num_rows // batch_size for strand in range(batch_size + 1)]
+    strands = [generator.permutation(np.arange(*ends))[:steps] for ends in itertools.pairwise(bounds)]
+    return np.stack(strands, axis=1)
 
 
 def worker_rows(num_rows: int, batch_size: int, num_workers: int) -> list[range]:

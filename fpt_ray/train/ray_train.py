@@ -1,4 +1,4 @@
-"""Ray Train: a trial over several workers, each with Ray Data's shard of the rows it needs."""
+"""Ray Train: a trial over several workers, each with the shards in which its own rows lie."""
 
 import time
 from collections.abc import Mapping
@@ -10,17 +10,14 @@ import ray.train
 import ray.train.torch
 import torch
 from torch import nn
-from typing_extensions import override
 
 from fpt_ray.cluster import require_resources, whole_worker
-from fpt_ray.config.trial import TrialConfig, image_resolution
-from fpt_ray.display.terminal import say
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import Rows, rows_from_tables
-from fpt_ray.features.serving import trial_slice
-from fpt_ray.features.store import Store
+from fpt_ray.features.joining import Features
+from fpt_ray.features.rows import Rows
 from fpt_ray.models.device import compute_device
-from fpt_ray.reading.places import SharedTables, fits_in_memory, read_split, trial_rows
+from fpt_ray.reading.places import Reading, trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
@@ -33,34 +30,16 @@ class TrainWork:
     """What every worker is told."""
 
     trial: TrialConfig
-    store: Store
+    store: Features
+    reading: Reading
     seeds: int = 1
-    tables: SharedTables | None = None
-    """Features that a study's trials share in Ray's memory. A trial cannot read them itself, since its placement group
-    has no CPU for Ray Data's tasks."""
-    streamed: bool = False
-    """Every worker reads from the store's files. Without this and ``tables``, Ray Data reads what fits and hands every
-    worker its shard."""
     identity: str = ""
     """Digest of all that determines its numbers."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
 
 
-class WorkerShards(ray.train.DataConfig):
-    """Gives worker r the r-th of the parts a split was cut into, so that it holds the rows of its own strands."""
-
-    def __init__(self, parts: dict[str, list[Any]]) -> None:
-        super().__init__()
-        self.parts = parts
-
-    @override
-    def configure(self, datasets: Any, world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
-        """One {split: iterator} for each worker."""
-        return [{split: parts[rank].iterator() for split, parts in self.parts.items()} for rank in range(world_size)]
-
-
-def split_rows(trial: TrialConfig, store: Store, num_workers: int) -> dict[str, list[range]]:
+def split_rows(trial: TrialConfig, store: Features, num_workers: int) -> dict[str, list[range]]:
     """The rows of the training and validation split each worker holds."""
     num_val = store.num_rows("val")
     return {
@@ -107,12 +86,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> Rows:
     share = split_rows(work.trial, work.store, session.num_workers)[split][session.rank]
-    if work.streamed or work.tables is not None:
-        return trial_rows(work.trial, work.store, split, work.tables).within(share)
-    shard = ray.train.get_dataset_shard(split)
-    tables = list(shard.iter_batches(batch_size=None, batch_format="pyarrow"))  # type: ignore[union-attr]
-    cut = trial_slice(work.trial, work.store)
-    return rows_from_tables(tables, work.store.spec, cut, image_resolution(work.trial)).within(share)
+    return trial_rows(work.trial, work.store, split, work.reading, share)
 
 
 def train(
@@ -131,7 +105,7 @@ def train(
         raise ConfigError(f"training.batch_size is {batch_size}; {num_workers} workers cannot share it equally")
     each = dict(resources or whole_worker())
     require_resources("training", cpus=each["CPU"], gpus=each.get("GPU", 0), workers=num_workers)
-    work, parts = _with_source(replace(work, run=_where(run_config)), num_workers)
+    work = replace(work, run=_where(run_config))
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"work": work},
@@ -139,8 +113,6 @@ def train(
             num_workers=num_workers, use_gpu=bool(each.get("GPU")), resources_per_worker=each
         ),
         run_config=run_config,
-        datasets={split: part[0] for split, part in parts.items()},
-        dataset_config=WorkerShards(parts),
     )
     try:
         return trainer.fit()
@@ -151,26 +123,6 @@ def train(
         raise
 
 
-def _with_source(work: TrainWork, num_workers: int) -> tuple[TrainWork, dict[str, list[Any]]]:
-    """Decides where rows come from, unless that is given; with Ray Data's shards of each split, if it is they."""
-    if work.tables is not None or work.streamed:
-        return work, {}
-    columns = work.store.columns(trial_slice(work.trial, work.store))
-    streamed = not fits_in_memory(work.store.column_bytes(columns, ("train", "val")))
-    say(f"features: {'streamed from Parquet' if streamed else 'read once into shared memory'}")
-    return replace(work, streamed=streamed), {} if streamed else _shards(work, columns, num_workers)
-
-
 def _where(run_config: ray.train.RunConfig) -> str:
     path = f"{run_config.storage_path}/{run_config.name}"
     return located_in(run_config.storage_filesystem, path)
-
-
-def _shards(work: TrainWork, columns: list[str], num_workers: int) -> dict[str, list[Any]]:
-    """Ray Data's shards of both splits, one a worker."""
-    shards: dict[str, list[Any]] = {}
-    for split, ranges in split_rows(work.trial, work.store, num_workers).items():
-        whole = read_split(work.store, split, columns)
-        starts = [rows.start for rows in ranges[1:]]
-        shards[split] = whole.split_at_indices(starts) if starts else [whole]
-    return shards

@@ -10,7 +10,7 @@ from torch import nn
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
-from fpt_ray.features.store import Store
+from fpt_ray.features.joining import Features
 from fpt_ray.models.hardware import hardware_of
 from fpt_ray.search.messages import EpochReport
 from fpt_ray.storage.errors import disk_full_as_error
@@ -48,7 +48,7 @@ class WorkerSession(Protocol):
 def train_and_report(
     trial: TrialConfig,
     seeds: int,
-    store: Store,
+    store: Features,
     rows: Mapping[str, RowReader],
     session: WorkerSession,
     *,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.features.store import Store
+from fpt_ray.features.joining import Features
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
 from fpt_ray.search.messages import EpochReport
@@ -17,7 +17,7 @@ from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
 from fpt_ray.train.loop import Epoch, RowReader, Task, fit
 
 
-def trial_task(store: Store, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
+def trial_task(store: Features, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
     """What is learnt from this store, by one of several workers."""
     return Task(
         classes=store.classes,

@@ -10,12 +10,13 @@ from fpt_ray.cluster import ask_worker, ray_session, run_on_workers, whole_worke
 from fpt_ray.config.identity import as_text, digest_of
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
+from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import Stores, trial_identity
-from fpt_ray.features.store import Store
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored, known_weights
+from fpt_ray.reading.places import share_trial
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, exists, filesystem, write
 from fpt_ray.train.best import scores_of_saved
@@ -57,7 +58,7 @@ class TrialResult:
 
 def train_trial(
     trial: TrialConfig,
-    store: Store,
+    store: Features,
     *,
     workdir: str = ".",
     name: str = "train",
@@ -84,7 +85,7 @@ def train_trial(
         if exists(f"{run}/{_ENDED}"):
             say(f"train: {run} has ended before, with all that determines its numbers the same; they are not made anew")
         result = train(
-            TrainWork(trial=trial, store=store, identity=digest),
+            TrainWork(trial=trial, store=store, identity=digest, reading=share_trial(trial, store)),
             _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
             num_workers,
         )
@@ -107,7 +108,7 @@ def _run_config(name: str, runs: str) -> ray.train.RunConfig:
     )
 
 
-def _result(trial: TrialConfig, store: Store, report: EpochReport, checkpoint: str, identity: str) -> TrialResult:
+def _result(trial: TrialConfig, store: Features, report: EpochReport, checkpoint: str, identity: str) -> TrialResult:
     calls = {split: partial(scores_of_saved, trial, store, split, checkpoint, identity) for split in ("val", "test")}
     found = dict(run_on_workers(calls, dict.fromkeys(calls, whole_worker())))
     (val,), (test,), numbers = found["val"], found["test"], report.metrics

@@ -16,7 +16,7 @@ from fpt_ray.config.space import POINT, SearchSpace
 from fpt_ray.config.trial import flatten
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.store import Store
+from fpt_ray.features.joining import Features, features_text
 from fpt_ray.search.attributes import has_begun, is_infeasible, reason_of, result_of
 from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import (
@@ -44,7 +44,7 @@ def start_or_find(
     client: MlflowClient,
     name: str,
     space: SearchSpace,
-    stores: Iterable[Store],
+    stores: Iterable[Features],
     proposed: optuna.Study,
     *,
     resume: bool,
@@ -79,7 +79,7 @@ def start_or_find(
     )
     tracking.attach_text(client, study.run_id, space.text, "space.yaml")
     for store in stores:
-        tracking.attach_text(client, study.run_id, store.manifest_text, f"manifests/{store.spec.name}.json")
+        tracking.attach_text(client, study.run_id, features_text(store), f"features/{store.spec.name}.json")
     return study, 0
 
 

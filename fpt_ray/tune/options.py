@@ -9,11 +9,12 @@ class StudyOptions:
 
     space: str
     """The search space: a YAML file, or the name of one that comes with the package."""
-    images: str | None = None
+    images: str
     """A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
-    group]."""
+    group][, sha256]. With --features, a table that preload wrote to workdir/tables will do without its images."""
     features: tuple[str, ...] = ()
-    """Finished feature stores instead of images, one for each high resolution in the space."""
+    """Feature stores that hold the images, one for each high resolution in the space. Default: those of workdir, to
+    which the images are added that they lack."""
     set: tuple[str, ...] = ()
     """Other fixed values for the space, such as training.epochs=5."""
     num_trials: int | None = None

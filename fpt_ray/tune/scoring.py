@@ -16,8 +16,8 @@ from fpt_ray.cluster import run_on_workers
 from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, override
+from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import store_for, trial_identity
-from fpt_ray.features.store import Store
 from fpt_ray.metrics.intervals import bootstrap_aucs, interval
 from fpt_ray.metrics.scores import auc
 from fpt_ray.models.weights import anchored
@@ -61,7 +61,7 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
 
 
 def _on_workers(
-    function: Callable[[TrialConfig, Store, Checkpoint, str], Found], records: Sequence[TrialRecord], shared: Shared
+    function: Callable[[TrialConfig, Features, Checkpoint, str], Found], records: Sequence[TrialRecord], shared: Shared
 ) -> Iterator[tuple[str, Found]]:
     """(a trial's run, what the function says of the trial), as they come."""
     calls, shares = {}, {}
@@ -76,10 +76,10 @@ def _on_workers(
 
 
 def _of_saved(
-    function: Callable[[TrialConfig, Store, Checkpoint, str], Found],
+    function: Callable[[TrialConfig, Features, Checkpoint, str], Found],
     record: TrialRecord,
     trial: TrialConfig,
-    store: Store,
+    store: Features,
     identity: str,
 ) -> Found:
     """What a function says of a trial's checkpoint; ConfigError if that is of another trial or store."""
@@ -92,7 +92,7 @@ def _is_scored(record: TrialRecord) -> bool:
     return "test_auc" in record.metrics
 
 
-def _scores(trial: TrialConfig, store: Store, saved: Checkpoint, run_id: str) -> TrialScores:
+def _scores(trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str) -> TrialScores:
     found = scores_of_best(trial, store, "test", saved)
     metrics = {}
     for name in ("auc", "accuracy", "kappa"):
@@ -129,7 +129,7 @@ class _Resampled:
     labels: Int[np.ndarray, " N"]
 
 
-def _resampled(trial: TrialConfig, store: Store, saved: Checkpoint, run_id: str) -> _Resampled:
+def _resampled(trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str) -> _Resampled:
     probabilities, labels = predictions_of_best(trial, store, "test", saved)
     aucs = [auc(one, labels, store.classes) for one in probabilities]
     samples = bootstrap_aucs([probabilities], labels)[0]

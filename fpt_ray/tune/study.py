@@ -17,12 +17,15 @@ from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import load_space, with_fixed
 from fpt_ray.display.terminal import say, without_secrets
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.joining import join
 from fpt_ray.features.serving import Stores, store_for, study_identity
 from fpt_ray.features.store import open_store
+from fpt_ray.images.table import ImageTable, read_images, write_table
 from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import known_weights
-from fpt_ray.preload.pipeline import preload
+from fpt_ray.preload.inspection import inspected
+from fpt_ray.preload.pipeline import preload_table, report_table
 from fpt_ray.reading.places import share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
@@ -81,9 +84,10 @@ def run_study(options: StudyOptions) -> StudyResult:
         packing, room = plan_packing(
             options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker, ask_worker(hardware_here)
         )
-        stores = open_stores(options, space, workdir, packing.hardware)
+        table, stores = open_stores(options, space, workdir, packing.hardware)
         study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
         claim_folder(study_uri, study_id(study), begun=has_begun(study))
+        write_table(table, f"{study_uri}/images.parquet")
         warm_start(options, space, study, workdir)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
@@ -105,8 +109,6 @@ def run_study(options: StudyOptions) -> StudyResult:
 
 def check_options(options: StudyOptions) -> None:
     """ConfigError if nothing could be searched, confirmed or run with these options."""
-    if (options.images is None) == (not options.features):
-        raise ConfigError("give either images or features", fields=("images", "features"))
     for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
@@ -124,19 +126,23 @@ def check_points(space: SearchSpace) -> None:
             check_trial(space.trial({**middle, row.name: value}))
 
 
-def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware) -> Stores:
-    """The feature stores of the space: those given, or those of the images, preloaded where they are missing.
+def open_stores(
+    options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware
+) -> tuple[ImageTable, Stores]:
+    """The images, and where they are in the feature stores of the space: those given, or those of the working directory.
 
     ``hardware`` is of the workers that preload.
     """
+    table = inspected(read_images(options.images), workdir)
+    report_table(table)
     if options.features:
-        found = tuple(open_store(uri) for uri in options.features)
+        found = tuple(join(open_store(uri), table) for uri in options.features)
     else:
-        found = tuple(preload(str(options.images), wide, workdir, hardware=hardware) for wide in space.stores())
+        found = tuple(preload_table(table, need, workdir, hardware) for need in space.stores())
     stores = Stores(stores=found, weights=known_weights(space.backbones(), str(Path.cwd())), hardware=hardware)
-    for wide in space.stores():
-        store_for(wide, stores)
-    return stores
+    for trial in (trial for need in space.stores() for trial in need.trials()):
+        store_for(trial, stores)
+    return table, stores
 
 
 def storage_location(options: StudyOptions, workdir: str, study: str) -> str:
@@ -186,7 +192,7 @@ def search_and_score(
     shared = Shared(
         space=space,
         stores=stores,
-        tables=share_features(space, stores),
+        reading=share_features(space, stores),
         packing=packing,
         study_uri=study_uri,
         weights_root=str(Path.cwd()),

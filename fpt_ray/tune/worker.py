@@ -20,7 +20,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_identity
 from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
-from fpt_ray.reading.places import SharedTables, trial_rows
+from fpt_ray.reading.places import Reading, trial_rows
 from fpt_ray.search.messages import RESTARTS, EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
 from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
@@ -33,12 +33,11 @@ from fpt_ray.tune.resources import Packing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
-    """What all trials of a study read: tables in Ray's shared memory (one copy a host), unless they stream."""
+    """What all trials of a study share."""
 
     space: SearchSpace
     stores: Stores
-    tables: Mapping[str, SharedTables]
-    """{store's URI: its tables}; empty where the features are streamed."""
+    reading: Reading
     packing: Packing
     study_uri: str
     """Where the study's runs go: s3://bucket/prefix, or a folder that all hosts see."""
@@ -119,15 +118,13 @@ def failure_of(error: Exception) -> TrialFailure:
 def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> None:
     """Trains through Ray Train, whose reports go on to Tune."""
     store = store_for(trial, shared.stores)
-    tables = shared.tables.get(store.uri)
     system, runs = filesystem(f"{shared.study_uri}/runs")
     train(
         TrainWork(
             trial=trial,
             seeds=proposal.seeds,
             store=store,
-            tables=tables,
-            streamed=tables is None,
+            reading=shared.reading,
             identity=digest_of(trial_identity(trial, shared.stores)),
         ),
         ray.train.RunConfig(
@@ -149,6 +146,6 @@ def train_here(trial: TrialConfig, seeds: int, shared: Shared) -> None:
     """Trains in this process."""
     torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
     session, store = TuneSession(), store_for(trial, shared.stores)
-    rows = {split: trial_rows(trial, store, split, shared.tables.get(store.uri)) for split in ("train", "val")}
+    rows = {split: trial_rows(trial, store, split, shared.reading) for split in ("train", "val")}
     identity = digest_of(trial_identity(trial, shared.stores))
     train_and_report(trial, seeds, store, rows, session, run=shared.study_uri, identity=identity)
