@@ -17,8 +17,8 @@ import torch
 from fpt_ray.bench.recorded import recorded_spans, recorded_workload
 from fpt_ray.bench.scaling import Job, makespan, schedule, search_jobs
 from fpt_ray.cluster import ray_session
+from fpt_ray.config.space import StoreNeed
 from fpt_ray.config.space_yaml import load_space
-from fpt_ray.config.trial import TrialConfig
 from fpt_ray.demo.material import write_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.preload.pipeline import preload
@@ -73,17 +73,25 @@ def measure(folder: Path, *, rounds: int, count: int, epochs: int, quiet: float)
         write_images(folder / f"images{times}", count=times * count, size=224)
         space = _SPACE.format(seeds=list(range(times)), epochs=epochs)
         (folder / f"trials{times}.yaml").write_text(space)
-    trial = load_space(folder / "trials1.yaml").stores()[0]
+    need = load_space(folder / "trials1.yaml").stores()[0]
+    trial = need.trial
     # Rows as wide as they can be make several shards of few images.
     wide = replace(trial, features=replace(trial.features, token_ratio=1.0), side=replace(trial.side, depth=12))
+    need = replace(need, trial=wide)
     for number, (processes, times) in itertools.product(range(rounds), _CASES):
         busy = _busy(quiet)
-        found = _preloading(wide, folder / f"images{times}", folder / f"{number}-{processes}-{times}", processes)
+        found = _preloading(need, folder / f"images{times}", folder / f"{number}-{processes}-{times}", processes)
         yield replace(found, times=times, busy=busy)
     store = next((folder / "0-1-1" / "features").iterdir())
     for number, (processes, times) in itertools.product(range(rounds), _CASES):
         busy = _busy(quiet)
-        found = _search(folder / f"trials{times}.yaml", store, folder / f"{number}-{processes}-{times}", processes)
+        found = _search(
+            folder / f"trials{times}.yaml",
+            folder / "images1",
+            store,
+            folder / f"{number}-{processes}-{times}",
+            processes,
+        )
         yield replace(found, times=times, busy=busy)
 
 
@@ -94,11 +102,11 @@ def _busy(quiet: float) -> float:
     return busy
 
 
-def _preloading(trial: TrialConfig, images: Path, workdir: Path, processes: int) -> Measured:
+def _preloading(need: StoreNeed, images: Path, workdir: Path, processes: int) -> Measured:
     os.environ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"] = "1"  # what Ray counts there are cores, and no GPUs
     with ray_session(local=True, num_cpus=processes, num_gpus=processes):
         started = time.perf_counter()
-        store = preload(str(images), trial, str(workdir))
+        store = preload(str(images), need, str(workdir))
         seconds = time.perf_counter() - started
     return Measured(
         work="preloading",
@@ -110,8 +118,15 @@ def _preloading(trial: TrialConfig, images: Path, workdir: Path, processes: int)
     )
 
 
-def _search(space: Path, store: Path, workdir: Path, processes: int) -> Measured:
-    options = StudyOptions(space=str(space), features=(str(store),), workdir=str(workdir), study="search", local=True)
+def _search(space: Path, images: Path, store: Path, workdir: Path, processes: int) -> Measured:
+    options = StudyOptions(
+        space=str(space),
+        images=str(images),
+        features=(str(store),),
+        workdir=str(workdir),
+        study="search",
+        local=True,
+    )
     with ray_session(local=True, num_cpus=processes):
         result = run_study(options)
     spans = recorded_spans(result.trials)

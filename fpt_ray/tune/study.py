@@ -129,7 +129,7 @@ def check_points(space: SearchSpace) -> None:
 def open_stores(
     options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware
 ) -> tuple[ImageTable, Stores]:
-    """The images, and where they are in the feature stores of the space: those given, or those of the working directory.
+    """The images, and where they are in the feature stores of the space: those given, or the working directory's.
 
     ``hardware`` is of the workers that preload.
     """
