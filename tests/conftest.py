@@ -29,8 +29,6 @@ class FakeRows:
     Splits share what marks a class and nothing else.
     """
 
-    window = None
-
     def __init__(
         self,
         num_rows: int,
@@ -99,7 +97,12 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(cluster, images, workdir):
-    """The feature store of the space ``smoke``."""
+    """The images in the feature store of the space ``smoke``."""
     from fpt_ray.preload.pipeline import preload
 
     return preload(images, load_space(SMOKE).stores()[0], workdir)
+
+
+def table_of(features):
+    """The image table that preload has written: with it, the features do without their images."""
+    return f"{features.uri.partition('/features/')[0]}/tables/{features.table_digest[:12]}.parquet"

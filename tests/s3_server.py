@@ -116,7 +116,7 @@ class Faults:
         """The first request on a key ending in the name of a fault has that fault; no other has."""
         self.expired_after: int | None = None
         """PUTs of what is ``expiring`` after which the credentials count as expired."""
-        self.expiring = "part-"
+        self.expiring = "/shards/"
         self.seen: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
         self.lock = threading.Lock()

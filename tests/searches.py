@@ -13,7 +13,7 @@ import optuna
 from fpt_ray.config.trial import TrialConfig, flatten
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, table_of
 
 
 def study_of(journal, name):
@@ -41,7 +41,7 @@ def agree(workdir, name, number, *, ended_at=(), uri=None, journal=None):
     assert scored == set().union(*fronts)
     assert fronts[-1] == {trial.number for trial in study.best_trials}
     files = {file.path for file in client.list_artifacts(run.run_id)}
-    assert {"front.png", "front.html", "space.yaml", "manifests"} <= files
+    assert {"front.png", "front.html", "space.yaml", "features"} <= files
     assert json.loads(run.tags["objectives"]) == {"val_auc": "max", "param_ratio": "min"}
     assert client.get_run(run.run_id).info.status == "FINISHED"
 
@@ -71,7 +71,18 @@ def trial_options(trial):
 
 def tune_command(store, workdir, name, num_trials, *more):
     """A search of the space ``smoke`` as a command line of its own."""
-    options = ["--space", str(SMOKE), "--features", store.uri, "--workdir", str(workdir), "--study", name]
+    options = [
+        "--space",
+        str(SMOKE),
+        "--images",
+        table_of(store),
+        "--features",
+        store.uri,
+        "--workdir",
+        str(workdir),
+        "--study",
+        name,
+    ]
     return [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", str(num_trials), "--local", *more]
 
 

@@ -6,11 +6,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fpt_ray.features.joining import join
+from fpt_ray.features.places import GroupsAtHand, ShardFiles, read_shard_rows
+from fpt_ray.features.rows import Rows
 from fpt_ray.features.shards import shard_table, write_shard
-from fpt_ray.features.spec import StoreSpec
-from fpt_ray.features.store import open_store, write_manifest
-from fpt_ray.images.table import ImageRow
+from fpt_ray.features.spec import Slice, StoreSpec
+from fpt_ray.features.store import add_shards, empty_store, latest_generation, open_store, shard_path
+from fpt_ray.images.table import ImageRow, ImageTable, content_hashes
 from fpt_ray.models.importance import Extracted
+from fpt_ray.storage.files import absolute
+
+SPLIT_DIGITS = {"train": "1", "val": "2", "test": "3"}
 
 
 def make_spec(**changes):
@@ -23,10 +29,9 @@ def make_spec(**changes):
         importance="global",
         dtype="float16",
         precision="float32",
-        depth=4,
+        blocks=(2, 3, 4, 5),
         num_kept=20,
-        low_resolution=8,
-        images_digest="1" * 64,
+        low_resolutions=(8,),
         backbone_depth=6,
         num_heads=2,
         head_width=4,
@@ -37,34 +42,83 @@ def make_spec(**changes):
 
 def make_features(spec, rows, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    size = (spec.depth, rows, spec.num_heads, spec.num_kept)
+    size = (len(spec.blocks), rows, spec.num_heads, spec.num_kept)
     dtype = getattr(torch, spec.dtype)
     keys, values = (torch.randn(*size, spec.head_width, generator=generator).to(dtype) for _ in range(2))
-    return Extracted(keys, values, torch.randint(0, spec.num_tokens, size, generator=generator))
+    summaries = torch.randn(spec.backbone_depth, 2, rows, spec.width, generator=generator).to(dtype)
+    return Extracted(keys, values, torch.randint(0, spec.num_tokens, size, generator=generator), summaries)
+
+
+def part_of(features, at):
+    """Some rows of features."""
+    kinds = (features.keys[:, at], features.values[:, at], features.tokens[:, at], features.summaries[:, :, at])
+    return Extracted(*kinds)
 
 
 def make_rows(split, rows, first=0):
+    digit = SPLIT_DIGITS[split]
     return tuple(
-        ImageRow(path=f"{split}/c/{i}.png", label=i % 2, split=split, sha256=f"{split}{i:060d}")
+        ImageRow(path=f"{split}/c/{i}.png", label=i % 2, split=split, sha256=f"{digit}{i:063x}")
         for i in range(first, first + rows)
     )
 
 
+def make_table(rows=11):
+    images = tuple(image for split in SPLIT_DIGITS for image in make_rows(split, rows))
+    return ImageTable(root="root", classes=("a", "b"), rows=images)
+
+
+def low_res(spec, rows, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, 255, (rows, side, side, 3), np.uint8) for side in spec.low_resolutions]
+
+
+def add_rows(folder, spec, images, features, low, per_shard=4):
+    """The next generation of a store."""
+    uri = absolute(str(folder))
+    store = open_store(uri) if latest_generation(uri) else empty_store(uri, spec)
+    added = []
+    for first in range(0, len(images), per_shard):
+        at = slice(first, first + per_shard)
+        table = shard_table(images[at], [pixels[at] for pixels in low], part_of(features, at), spec)
+        hashes = content_hashes(images[at])
+        added.append((write_shard(f"{uri}/{shard_path(store, hashes)}", table, spec), hashes))
+    return add_shards(store, added)
+
+
 def make_store(folder, spec, rows=11, per_shard=4):
-    """A finished store and, per split, the arrays it holds."""
-    arrays, entries = {}, []
-    for number, split in enumerate(("train", "val", "test")):
-        features, images = make_features(spec, rows, number), make_rows(split, rows)
-        low = np.random.default_rng(number).integers(
-            0, 255, (rows, spec.low_resolution, spec.low_resolution, 3), np.uint8
+    """A finished store of one generation a split, as a table sees it; and, per split, the arrays it holds."""
+    arrays = {}
+    for number, split in enumerate(SPLIT_DIGITS):
+        features, low = make_features(spec, rows, number), low_res(spec, rows, number)
+        add_rows(folder, spec, make_rows(split, rows), features, low, per_shard)
+        arrays[split] = (features, low[0])
+    return join(open_store(str(folder)), make_table(rows)), arrays
+
+
+def shard_uris(features, split):
+    """The files of a split, in the order of its rows."""
+    return [features.shard_uri(shard) for shard in dict.fromkeys(features.splits[split].shards.tolist())]
+
+
+def cut_of(blocks, num_kept, side=8):
+    return Slice(blocks=tuple(blocks), num_kept=num_kept, low_resolutions=(side,))
+
+
+def rows_from_files(features, split, cut):
+    return Rows(ShardFiles(features, cut), features, split, cut)
+
+
+def rows_in_memory(features, split, cut, wide=None):
+    """Of groups that hold a wider slice, as a study's trials share them."""
+    held = features.splits[split]
+    groups = {
+        shard: read_shard_rows(
+            features.shard_uri(shard), features, wide or cut, np.unique(held.places[held.shards == shard])
         )
-        arrays[split] = (features, low)
-        for part, first in enumerate(range(0, rows, per_shard)):
-            at = slice(first, first + per_shard)
-            table = shard_table(images[at], first, low[at], Extracted(*(kind[:, at] for kind in features)), spec)
-            entries.append(write_shard(f"{folder}/{split}/part-{part:05d}.parquet", split, table, spec))
-    write_manifest(str(folder), spec, ("a", "b"), entries)
-    return open_store(str(folder)), arrays
+        for shard in np.unique(held.shards).tolist()
+    }
+    return Rows(GroupsAtHand(groups), features, split, cut)
 
 
 def draw_images(folder, per_class=(12, 4, 4), size=80):

@@ -51,7 +51,7 @@ def test_an_error_keeps_what_would_mend_it_between_processes():
 
 @pytest.fixture(scope="module")
 def result(cluster, store, workdir):
-    trial = override(fpt_ray.load_space(SMOKE).stores()[0], {"training.epochs": 2})
+    trial = override(fpt_ray.load_space(SMOKE).stores()[0].trial, {"training.epochs": 2})
     return fpt_ray.train_trial(trial, store, workdir=workdir, name="api")
 
 
@@ -111,7 +111,7 @@ def test_the_readmes_lines_run(cluster, images, tmp_path, capsys):
         lines = lines.replace(shown, small)
     names = {"IMAGES": images, "WORKDIR": str(tmp_path)}
     exec(lines, names)
-    assert isinstance(names["store"], fpt_ray.Store)
+    assert isinstance(names["features"], fpt_ray.Features)
     study = names["study"]
     assert isinstance(study, fpt_ray.StudyResult)
     assert [record.status for record in study.trials] == ["FINISHED"] * 4

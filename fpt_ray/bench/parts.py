@@ -24,7 +24,7 @@ from fpt_ray.features.places import GroupsAtHand
 from fpt_ray.features.rows import Rows, group_of
 from fpt_ray.features.shards import shard_table
 from fpt_ray.features.spec import StoreSpec, bytes_per_row, everything, store_spec
-from fpt_ray.images.table import ImageRow
+from fpt_ray.images.table import ImageRow, content_hashes
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.importance import Extracted, extract
@@ -108,7 +108,7 @@ def _random_rows(spec: StoreSpec, rows: int) -> tuple[GroupsAtHand, Features]:
     low = [np.zeros((rows, side, side, 3), np.uint8) for side in spec.low_resolutions]
     table = shard_table(images, low, Extracted(keys, keys, torch.zeros(size, dtype=torch.int64), summaries), spec)
     numbers = np.arange(rows)
-    split = SplitRows(labels=numbers * 0, shards=numbers * 0, places=numbers)
+    split = SplitRows(hashes=content_hashes(images), labels=numbers * 0, shards=numbers * 0, places=numbers)
     features = Features(
         uri="", spec=spec, shards=(), classes=(), splits={"train": split}, table_digest="", data_note="", skipped=()
     )

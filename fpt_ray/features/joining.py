@@ -10,19 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
 from fpt_ray.features.store import Store, read_index
 from fpt_ray.images.sources import SPLITS
-from fpt_ray.images.table import ImageTable
+from fpt_ray.images.table import ImageTable, content_hashes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SplitRows:
-    """The rows of a split, by number: what each is labelled, and where it lies in the store."""
+    """The rows of a split, by number: which image each is, what it is labelled, and where it lies in the store."""
 
+    hashes: UInt8[np.ndarray, "rows 32"]
     labels: Int[np.ndarray, " rows"]
     shards: Int[np.ndarray, " rows"]
     """Numbers of the shards."""
@@ -133,6 +134,10 @@ def join(store: Store, table: ImageTable) -> Features:
 def _split_rows(table: ImageTable, split: str, at: np.ndarray, shards: np.ndarray, places: np.ndarray) -> SplitRows:
     inside = [number for number, row in enumerate(table.rows) if row.split == split]
     inside.sort(key=lambda number: (table.rows[number].sha256, table.rows[number].label))
-    labels = np.array([table.rows[number].label for number in inside], np.int64)
     found = at[np.array(inside, np.int64)]
-    return SplitRows(labels=labels, shards=shards[found].astype(np.int64), places=places[found].astype(np.int64))
+    return SplitRows(
+        hashes=content_hashes([table.rows[number] for number in inside]),
+        labels=np.array([table.rows[number].label for number in inside], np.int64),
+        shards=shards[found].astype(np.int64),
+        places=places[found].astype(np.int64),
+    )

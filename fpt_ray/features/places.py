@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from fpt_ray.features.joining import Features
 from fpt_ray.features.rows import Group, group_of
-from fpt_ray.features.shards import damage_as_error, open_shard
+from fpt_ray.features.shards import HASH, damage_as_error, open_shard
 from fpt_ray.features.spec import Slice, columns_of
 
 _THREADS = 8
@@ -42,7 +42,7 @@ class ShardFiles:
 
     def __init__(self, features: Features, cut: Slice) -> None:
         self.features, self.cut = features, cut
-        self.columns = columns_of(features.spec, cut)
+        self.columns = [HASH, *columns_of(features.spec, cut)]
         self.open: OrderedDict[int, tuple[pq.ParquetFile, threading.Lock]] = OrderedDict()
         self.kept: OrderedDict[tuple[int, int], Group] = OrderedDict()
         self.lock = threading.Lock()
@@ -106,6 +106,6 @@ def read_shard_rows(
         file = open_shard(uri, features.spec)
         size = file.metadata.row_group(0).num_rows
         numbers = np.unique(wanted // size)
-        table = file.read_row_groups(numbers.tolist(), columns=columns_of(features.spec, cut))
+        table = file.read_row_groups(numbers.tolist(), columns=[HASH, *columns_of(features.spec, cut)])
     first = np.searchsorted(numbers, wanted // size)
     return wanted, group_of(table, features.spec, cut, first * size + wanted % size)

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fpt_ray.features.joining import Features
-from fpt_ray.features.shards import cell_view
+from fpt_ray.features.shards import HASH, cell_view
 from fpt_ray.features.spec import (
     Slice,
     StoreError,
@@ -50,9 +50,10 @@ def group_of(table: pa.Table | pa.RecordBatch, spec: StoreSpec, cut: Slice, want
     """Rows of a table of a shard's columns, at a slice: all, or those wanted. Bands are put together."""
     widths, at = column_widths(spec), slice(None) if wanted is None else wanted
     cells = {name: _cells(table, name, widths[name])[at] for name in columns_of(spec, cut)}
+    hashes = _cells(table, HASH, 32)[at]
     names = {size: image_column(size) for size in cut.low_resolutions}
-    group = {name: cells[name].reshape(-1, size, size, 3) for size, name in names.items()}
-    rows = len(next(iter(group.values())))
+    group = {HASH: hashes, **{name: cells[name].reshape(-1, size, size, 3) for size, name in names.items()}}
+    rows = len(hashes)
     for kind in ("keys", "values"):
         for block in cut.blocks:
             shape = (rows, spec.num_heads, cut.num_kept, spec.head_width)
@@ -87,7 +88,7 @@ class Rows:
 
     def __init__(self, place: Place, features: Features, split: str, cut: Slice) -> None:
         check_serves(features.spec, cut)
-        self.place, self.spec, self.cut = place, features.spec, cut
+        self.place, self.features, self.spec, self.cut = place, features, features.spec, cut
         self.split = features.splits[split]
         self.row_ids = np.arange(len(self.split))
         self.labels = self.split.labels
@@ -103,10 +104,16 @@ class Rows:
         return part
 
     def take(self, row_ids: Sequence[int] | Int[np.ndarray, "B"]) -> Batch:
-        """A copy of these rows."""
+        """A copy of these rows.
+
+        Raises:
+            StoreError: a shard is damaged, missing, not of this store, or holds other images than the index says.
+            OSError, StorageError: it cannot be read.
+        """
         ids = np.asarray(row_ids, np.int64)
         labels = torch.from_numpy(self.split.labels[ids])
         found = self.place.groups(self.split.shards[ids], self.split.places[ids])
+        self._check_images(ids, found)
         (size,) = self.cut.low_resolutions
         name = image_column(size)
         low_res = torch.empty(len(ids), size, size, 3, dtype=torch.uint8)
@@ -116,6 +123,15 @@ class Rows:
             return Batch(low_res=low_res, keys=None, values=None, labels=labels)
         keys, values = (self._layers(kind, found) for kind in ("keys", "values"))
         return Batch(low_res=low_res, keys=keys, values=values, labels=labels)
+
+    def _check_images(self, ids: np.ndarray, found: Sequence[tuple[Group, int]]) -> None:
+        for number, (group, row) in zip(ids, found, strict=True):
+            if not np.array_equal(group[HASH][row], self.split.hashes[number]):
+                uri = self.features.shard_uri(int(self.split.shards[number]))
+                raise StoreError(
+                    f"{uri} holds other images than the index says; put the right file back, or delete the store and "
+                    "preload again"
+                )
 
     def _layers(self, kind: str, found: Sequence[tuple[Group, int]]) -> Tensor:
         spec, kept = self.spec, self.cut.num_kept

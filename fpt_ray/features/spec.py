@@ -130,7 +130,7 @@ def image_column(resolution: int) -> str:
 
 
 def columns_of(spec: StoreSpec, cut: Slice) -> list[str]:
-    """The columns that a slice reads."""
+    """The columns that a slice reads, beside the hashes."""
     images = [image_column(resolution) for resolution in cut.low_resolutions]
     return [*images, *(column.name for column in feature_columns(spec, cut))]
 

@@ -74,7 +74,10 @@ class Index:
 
     def in_order(self) -> "Index":
         """Sorted by content hash; of an image that lies in several places, the first counts."""
-        _, at = np.unique(_sortable(self.hashes), return_index=True)
+        known = _sortable(self.hashes)
+        if (known[:-1] < known[1:]).all():
+            return self
+        _, at = np.unique(known, return_index=True)
         return Index(hashes=self.hashes[at], shards=self.shards[at], rows=self.rows[at])
 
     def find(self, hashes: UInt8[np.ndarray, "wanted 32"]) -> Int[np.ndarray, " wanted"]:
@@ -213,7 +216,7 @@ def empty_store(uri: str, spec: StoreSpec) -> Store:
     return Store(uri=uri, spec=spec, generation=0, shards=(), indexes=(), removed=(), manifest_text="")
 
 
-def add_shards(store: Store, added: Sequence[tuple[ShardEntry, UInt8[np.ndarray, "rows 32"]]]) -> Store:
+def add_shards(store: Store, added: Sequence[tuple[ShardEntry, UInt8[np.ndarray, "_ 32"]]]) -> Store:
     """The next generation of a store, which holds these shards, too; each with the content hashes of its rows.
 
     If another writer is first, its shards stay, and these come after them.
@@ -254,7 +257,7 @@ def _grown(store: Store, new: Sequence[tuple[ShardEntry, np.ndarray]]) -> tuple[
 
 
 def replaced(
-    store: Store, shards: Sequence[tuple[ShardEntry, UInt8[np.ndarray, "rows 32"]]], removed: Sequence[str]
+    store: Store, shards: Sequence[tuple[ShardEntry, UInt8[np.ndarray, "_ 32"]]], removed: Sequence[str]
 ) -> Store:
     """The next generation of a store, which holds these shards, with the hashes of their rows, in the place of all.
 

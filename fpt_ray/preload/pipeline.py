@@ -69,11 +69,8 @@ def preload(
     Raises:
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
-    need, workdir, table = (
-        need_of(need) if isinstance(need, TrialConfig) else need,
-        absolute(workdir),
-        read_images(images),
-    )
+    need = need_of(need) if isinstance(need, TrialConfig) else need
+    workdir, table = absolute(workdir), read_images(images)
     with ray_session(local=local):
         table = inspected(table, workdir)
         report_table(table)

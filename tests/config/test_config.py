@@ -298,7 +298,8 @@ def test_stores_are_one_for_each_reader_and_resolution() -> None:
         "points: {A: {method: lora}, B: {method: bitfit}, C: {side.depth: 4}, D: {side.depth: 9}}\nsampler: grid\n"
         "space: {features.resolution: {choices: [128, 256]}}"
     ).stores()
-    kinds = [(reads_images(trial), trial.features.resolution, trial.side.depth) for trial in found]
+    trials = [need.trial for need in found]
+    kinds = [(reads_images(trial), trial.features.resolution, trial.side.depth) for trial in trials]
     assert sorted(kinds) == [(False, 128, 9), (False, 256, 9), (True, 128, 6), (True, 256, 6)]
 
 
@@ -392,9 +393,10 @@ def test_values_are_searched_or_fixed() -> None:
 
 
 def test_one_store_serves_what_a_store_can_be_sliced_to() -> None:
-    (store,) = parse_space(PAPER).stores()
-    assert (store.features.token_ratio, store.side.depth, store.side.resolution) == (0.2, 12, 256)
-    assert (store.features.resolution, store.backbone.name) == (512, "vit_small_patch16_224")
+    (need,) = parse_space(PAPER).stores()
+    trial = need.trial
+    assert (trial.features.token_ratio, trial.side.depth, need.side_resolutions) == (0.2, 12, (64, 128, 256))
+    assert (trial.features.resolution, trial.backbone.name) == (512, "vit_small_patch16_224")
 
 
 def test_each_resolution_and_importance_has_its_store() -> None:
@@ -402,7 +404,8 @@ def test_each_resolution_and_importance_has_its_store() -> None:
         "features.resolution: {choices: [384, 512]}, features.importance: {choices: [global, class_token]},"
         " side.depth: {low: 2, high: 4}"
     )
-    stores = [(store.features.resolution, store.features.importance, store.side.depth) for store in found.stores()]
+    trials = [need.trial for need in found.stores()]
+    stores = [(trial.features.resolution, trial.features.importance, trial.side.depth) for trial in trials]
     assert stores == [(384, "global", 4), (384, "class_token", 4), (512, "global", 4), (512, "class_token", 4)]
 
 

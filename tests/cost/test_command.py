@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import override, trial_from
 from fpt_ray.cost.command import Command
@@ -102,13 +103,13 @@ def test_a_step_of_a_vit_counts_what_a_hand_does():
     assert probe == 2 * (blocks + patches + 2 * head)
 
 
-def test_preloading_stops_at_the_last_projection_and_scores_every_layer_read():
+def test_preloading_runs_the_lpm_once_and_scores_every_layer_read():
     width, tokens = 192, 37
     trial = trial_from(SIDE)
     patches = 2 * 36 * width * 3 * 16 * 16
-    last_projection, scores = 2 * tokens * width * 3 * width, 2 * tokens**2 * width
-    expected = patches + 11 * block_flops(tokens, width) + last_projection + trial.side.depth * scores
-    assert preload_flops(trial) == expected
+    scores = 2 * tokens**2 * width
+    expected = patches + 12 * block_flops(tokens, width) + trial.side.depth * scores
+    assert preload_flops(need_of(trial)) == expected
 
 
 # --- a trial and a space ------------------------------------------------------------------------------------------
@@ -120,8 +121,9 @@ def test_a_trial_costs_what_its_parts_say(capsys):
     parts = ("weights", "gradients", "optimizer", "activations", "batch", "transient")
     assert sum(record[part] for part in parts) == record["allocated_bytes"]
     assert record["process_bytes"] == record["reserved_bytes"] + record["context_bytes"]
-    # Two layers of seven tokens: keys and values, 3 heads of width 64, and the tokens' numbers; then the image.
-    assert record["row_bytes"] == 2 * 7 * 3 * (2 * 64 * 2 + 2) + 3 * 32**2
+    # Two layers of seven tokens: keys and values, 3 heads of width 64, and the tokens' numbers; then the image, and two
+    # summaries of each of twelve blocks.
+    assert record["row_bytes"] == 2 * 7 * 3 * (2 * 64 * 2 + 2) + 3 * 32**2 + 12 * 2 * 192 * 2
     assert record["preload_flops"] > record["step_flops"] / 2 > 0
     assert 0 < record["param_ratio"] < record["memory_ratio"] < 1
 

@@ -25,7 +25,7 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.train.checkpoint import CHECKPOINT_FILE, Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, table_of
 from tests.searches import agree, driver, study_of, trial_options, tune_command
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by mounting a tmpfs, which only root may do")
@@ -186,8 +186,19 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
 @pytest.mark.timeout(600)
 def test_disk_full_while_train_writes_a_checkpoint(cluster, store, tmp_path):
     """Ray Train's worker told it; started again, the run goes on."""
-    command = [sys.executable, "-m", "fpt_ray.train", "--features", store.uri, "--workdir", str(tmp_path), "--local"]
-    command += trial_options(load_space(SMOKE).stores()[0])
+    command = [
+        sys.executable,
+        "-m",
+        "fpt_ray.train",
+        "--images",
+        table_of(store),
+        "--features",
+        store.uri,
+        "--workdir",
+        str(tmp_path),
+        "--local",
+    ]
+    command += trial_options(load_space(SMOKE).stores()[0].trial)
     with small_disk(tmp_path / "runs", "600k"):
         told = last_words(command, tmp_path / "said")
         (place,) = (tmp_path / "runs").glob("train-*")

@@ -23,7 +23,7 @@ from fpt_ray.storage.files import list_files
 from tests.conftest import SMOKE
 from tests.stores import draw_images
 
-TRIAL = load_space(SMOKE).stores()[0]
+NEED = load_space(SMOKE).stores()[0]
 SHARD_BYTES = 40_000  # an image a shard
 KILLS = 10
 NUM_SHARDS = 120
@@ -39,21 +39,24 @@ def images(tmp_path_factory):
 def undisturbed(cluster, images, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
-        return preload(images, TRIAL, str(tmp_path_factory.mktemp("undisturbed")))
+        return preload(images, NEED, str(tmp_path_factory.mktemp("undisturbed")))
 
 
 def finished(workdir):
     """{shard: its file's bytes and time of change}."""
-    return {path: path.stat()[6:9:2] for path in Path(workdir).glob("features/*/*/part-*.parquet")}
+    return {path: path.stat()[6:9:2] for path in Path(workdir).glob("features/*/shards/*.parquet")}
 
 
 def is_as(store, undisturbed):
     """Nothing lost, doubled or left over: the same shards of the same bytes, and no other file."""
     assert len(store.shards) == NUM_SHARDS
-    assert [(one.path, one.rows, one.sha256) for one in store.shards] == [
-        (one.path, one.rows, one.sha256) for one in undisturbed.shards
-    ]
-    assert {file.path for file in list_files(store.uri)} == {"manifest.json", *(one.path for one in store.shards)}
+    assert {one.sha256 for one in store.shards} == {one.sha256 for one in undisturbed.shards}
+    assert {split: rows.labels.tolist() for split, rows in store.splits.items()} == {
+        split: rows.labels.tolist() for split, rows in undisturbed.splits.items()
+    }
+    files = [file.path for file in list_files(store.uri)]
+    assert {path for path in files if path.startswith("shards/")} == {one.path for one in store.shards}
+    assert not [path for path in files if path.endswith(".tmp")]
     assert run_features(Verify(uri=store.uri))
 
 
@@ -67,7 +70,7 @@ def live(images, workdir, said):
     from fpt_ray.preload import pipeline
 
     pipeline.SHARD_BYTES = SHARD_BYTES
-    run_command(lambda: pipeline.preload(images, TRIAL, workdir, local=True) and None)
+    run_command(lambda: pipeline.preload(images, NEED, workdir, local=True) and None)
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +107,13 @@ def test_sigkill_of_preloads_driver(drivers, images, undisturbed, tmp_path, monk
         process.join()
         assert process.exitcode == -signal.SIGKILL
         assert before.items() <= finished(tmp_path).items()
-        assert not list(tmp_path.glob("features/*/manifest.json"))
         left.append(len(finished(tmp_path)))
         sessions.append(process.pid)
     print(f"shards after each kill: {left}")
     assert len(set(left) - {0, NUM_SHARDS}) >= 3
     before = finished(tmp_path)
     monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
-    is_as(preload(images, TRIAL, str(tmp_path)), undisturbed)
+    is_as(preload(images, NEED, str(tmp_path)), undisturbed)
     assert before.items() <= finished(tmp_path).items()
     deadline = time.monotonic() + 120  # Ray's own processes see one after the other that theirs has gone
     while left_over := [process for process in psutil.process_iter() if session_of(process) in sessions]:
@@ -142,7 +144,7 @@ def test_two_preloads_of_one_store_at_once(drivers, images, undisturbed, tmp_pat
         assert process.exitcode == (2 if stopped else 0)
     assert 0 in [process.exitcode for process in processes]
     monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
-    is_as(preload(images, TRIAL, str(tmp_path)), undisturbed)
+    is_as(preload(images, NEED, str(tmp_path)), undisturbed)
 
 
 # --- actors ---------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def test_sigkill_of_a_preload_actor(images, undisturbed, tmp_path, monkeypatch):
     killer = threading.Thread(target=kill_actors, args=(tmp_path, points, killed), daemon=True)
     killer.start()
     monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", SHARD_BYTES)
-    store = preload(images, TRIAL, str(tmp_path))
+    store = preload(images, NEED, str(tmp_path))
     killer.join()
     print(f"shards at each kill: {killed}")
     assert len(killed) == KILLS

@@ -20,7 +20,7 @@ from tests.searches import driver
 from tests.stores import draw_images
 
 pytestmark = pytest.mark.slow
-TRIAL = load_space(SMOKE).stores()[0]
+NEED = load_space(SMOKE).stores()[0]
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,16 @@ def test_s3_credentials_expired_in_the_middle(faults, tmp_path, monkeypatch):
     with ray_session(local=True, num_cpus=2):
         faults.expired_after = 2
         with pytest.raises(ConfigError) as error:
-            preload(images, TRIAL, workdir)
+            preload(images, NEED, workdir)
         faults.__init__()
         message = str(error.value)
         for part in (f"bucket {BUCKET}", "key work/features/", "PutObject", "the credentials have expired: renew them"):
             assert part in message
         assert "\n" not in message
-        kept = [file for file in list_files(workdir) if "part-" in file.path]
+        kept = [file for file in list_files(workdir) if "/shards/" in file.path]
         assert len(kept) == 2
-        store = preload(images, TRIAL, workdir)
-    written = [name for name in faults.seen if name.startswith("PUT") and "part-" in name]
+        store = preload(images, NEED, workdir)
+    written = [name for name in faults.seen if name.startswith("PUT") and "/shards/" in name]
     assert len(written) == len(store.shards) - 2
     assert set(kept) <= set(list_files(workdir))
     assert run_features(Verify(uri=store.uri))

@@ -18,9 +18,7 @@ import pytest
 import torch
 
 from fpt_ray.config.space_yaml import load_space
-from fpt_ray.config.trial import image_resolution
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import rows_from_files
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import open_store
 from fpt_ray.preload.pipeline import preload
@@ -30,9 +28,9 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.train.seeds import fit_seeds, trial_task
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, table_of
 from tests.searches import agree, driver, finished_in, study_of, tune_command, wait_for_trials
-from tests.stores import draw_images
+from tests.stores import draw_images, rows_from_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
 
@@ -67,7 +65,13 @@ def test_sigkill_of_tunes_driver_and_of_a_trials_worker(store, tmp_path):
     first driver lives, a second one of its study is refused and changes nothing."""
     journal = tmp_path / "studies" / "k" / "optuna.log"
     resumed = StudyOptions(
-        space=str(SMOKE), features=(store.uri,), workdir=str(tmp_path), study="k", num_trials=5, resume=True
+        space=str(SMOKE),
+        images=table_of(store),
+        features=(store.uri,),
+        workdir=str(tmp_path),
+        study="k",
+        num_trials=5,
+        resume=True,
     )
     with driver(tune_command(store, tmp_path, "k", 5), tmp_path / "said") as process:
         wait_for_trials(process, journal, 1)
@@ -84,7 +88,13 @@ def test_sigkill_of_tunes_driver_and_of_a_trials_worker(store, tmp_path):
 def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_path, capsys):
     """The system kills the first trial's worker each time it is begun, as the kernel does where memory has run out."""
     command = StudyOptions(
-        space=str(SMOKE), features=(store.uri,), workdir=str(tmp_path), study="o", num_trials=4, at_once=1
+        space=str(SMOKE),
+        images=table_of(store),
+        features=(store.uri,),
+        workdir=str(tmp_path),
+        study="o",
+        num_trials=4,
+        at_once=1,
     )
     with killing_workers(3):
         run_study(command)
@@ -199,7 +209,13 @@ def test_the_clock_goes_backwards_in_the_middle_of_a_search(store, tmp_path, mon
     monkeypatch.setattr("time.time", lambda: now() - 7200)
     run_study(
         StudyOptions(
-            space=str(SMOKE), features=(store.uri,), workdir=str(tmp_path), study="t", num_trials=4, resume=True
+            space=str(SMOKE),
+            images=table_of(store),
+            features=(store.uri,),
+            workdir=str(tmp_path),
+            study="t",
+            num_trials=4,
+            resume=True,
         )
     )
     agree(str(tmp_path), "t", 4, ended_at=(3,))
@@ -238,15 +254,15 @@ def test_rays_object_store_full(cluster, tmp_path):
     command += ["--workdir", str(tmp_path), "--study", "l"]
     with driver(command, said, RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=str(OBJECT_STORE_BYTES)) as process:
         assert process.wait() == 0, said.read_text()
-    assert "features: 0.13 GB, streamed from Parquet by every trial" in said.read_text()
-    (manifest,) = (tmp_path / "features").glob("*/manifest.json")
-    small = open_store(str(manifest.parent))
+    assert "features: 0.13 GB, streamed by every trial" in said.read_text()
+    (folder,) = (tmp_path / "features").iterdir()
+    small = open_store(str(folder))
     assert [shard.sha256 for shard in small.shards] == [shard.sha256 for shard in ample.shards]
     client = open_tracking(default_uri(tmp_path))
     (record,) = tracking.read_trials(client, tracking.find_study(client, "l"))
     assert record.status == "FINISHED"
     trial, task = load_space(space).trial(record.values), trial_task(ample, torch.device("cpu"))
-    cut, resolution = trial_slice(trial, ample), image_resolution(trial)
-    rows = {split: rows_from_files(ample, split, cut, resolution) for split in ("train", "val")}
+    cut = trial_slice(trial, ample.spec)
+    rows = {split: rows_from_files(ample, split, cut) for split in ("train", "val")}
     *_, last = fit_seeds(trial, 1, rows, task, identity="", started=0.0)
     assert record.metrics["val_auc"] == pytest.approx(last.epoch.best_val_auc, abs=1e-6)

@@ -1,7 +1,6 @@
 """The fault table: what happens, what the user reads, what is kept. One test a row, named after it."""
 
 import dataclasses
-import json
 import os
 import pickle
 from pathlib import Path
@@ -13,14 +12,16 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from fpt_ray.config.space_yaml import load_space, parse_space
+from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
 from fpt_ray.features import shards
 from fpt_ray.features.command import Verify, run_features
-from fpt_ray.features.rows import rows_from_files
-from fpt_ray.features.shards import read_shard, shard_table, write_shard
-from fpt_ray.features.spec import SCHEMA_VERSION, Slice, StoreError
-from fpt_ray.features.store import open_store, write_manifest
+from fpt_ray.features.joining import join
+from fpt_ray.features.places import read_shard_rows
+from fpt_ray.features.shards import shard_table, write_shard
+from fpt_ray.features.spec import SCHEMA_VERSION, StoreError
+from fpt_ray.features.store import add_shards, empty_store, open_store
+from fpt_ray.images.table import content_hashes
 from fpt_ray.search.attributes import finished_trials
 from fpt_ray.search.journal import one_driver
 from fpt_ray.search.messages import unpack_proposal
@@ -28,9 +29,20 @@ from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.storage.errors import ExistsError
 from tests.messages import report
-from tests.stores import make_features, make_rows, make_spec, make_store
+from tests.stores import (
+    cut_of,
+    low_res,
+    make_features,
+    make_rows,
+    make_spec,
+    make_store,
+    make_table,
+    rows_from_files,
+    rows_in_memory,
+    shard_uris,
+)
 
-TRIAL = load_space(Path(__file__).parents[2] / "search_spaces" / "smoke.yaml").stores()[0]
+CUT = cut_of((2, 3, 4, 5), 20)
 
 
 # --- damaged shards -------------------------------------------------------------------------------------------
@@ -44,15 +56,14 @@ def flip(uri):
     Path(uri).write_bytes(content)
 
 
-def read_train(store):
+def read_train(features):
     """As a trial does that streams, and as the task does that fills Ray's memory: the errors of both."""
-    cut, told = Slice(depth=4, num_kept=20), []
+    told = []
     with pytest.raises(StoreError) as error:
-        rows_from_files(store, "train", cut, 8).take(list(range(11)))
+        rows_from_files(features, "train", CUT).take(list(range(11)))
     told.append(str(error.value))
-    places = zip(store.shard_uris("train"), store.row_ranges("train"), strict=True)
     with pytest.raises(StoreError) as error:
-        _ = [read_shard(uri, store.columns(cut), store.spec, rows) for uri, rows in places]
+        rows_in_memory(features, "train", CUT).take(list(range(11)))
     return [*told, str(error.value)]
 
 
@@ -64,23 +75,27 @@ def verify(store, capsys):
 
 def test_a_shard_with_one_flipped_byte(tmp_path, capsys):
     store, _ = make_store(tmp_path, make_spec())
-    flip(store.shard_uris("train")[1])
+    path = shard_uris(store, "train")[1]
+    flip(path)
     for told in read_train(store):
-        assert "train/part-00001.parquet is damaged" in told
-    assert "train/part-00001.parquet was changed since it was written" in verify(store, capsys)
+        assert f"{path} is damaged" in told
+    assert f"{path} was changed since it was written" in verify(store, capsys)
 
 
 def test_a_shard_with_any_flipped_byte_is_refused_or_read_as_it_was(tmp_path):
-    store, _ = make_store(tmp_path, make_spec(depth=1, num_kept=2, num_heads=1, low_resolution=2), rows=2)
-    uri, rows = store.shard_uris("train")[0], store.row_ranges("train")[0]
-    columns = store.columns(Slice(depth=1, num_kept=2))
-    whole, content, refused = read_shard(uri, columns, store.spec, rows), Path(uri).read_bytes(), 0
+    store, _ = make_store(tmp_path, make_spec(blocks=(5,), num_kept=2, num_heads=1, low_resolutions=(2,)), rows=2)
+    uri, cut = shard_uris(store, "train")[0], cut_of((5,), 2, 2)
+
+    def read():
+        return {name: cells.tobytes() for name, cells in read_shard_rows(uri, store, cut, np.arange(2))[1].items()}
+
+    whole, content, refused = read(), Path(uri).read_bytes(), 0
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         Path(uri).write_bytes(damaged)
         try:
-            assert read_shard(uri, columns, store.spec, rows).equals(whole), place
+            assert read() == whole, place
         except StoreError:
             refused += 1
     assert refused > len(content) / 3  # the others lie in what no reader looks at
@@ -88,62 +103,65 @@ def test_a_shard_with_any_flipped_byte_is_refused_or_read_as_it_was(tmp_path):
 
 def test_a_shard_cut_short(tmp_path, capsys):
     store, _ = make_store(tmp_path, make_spec())
-    path = store.shard_uris("train")[0]
+    path = shard_uris(store, "train")[0]
     os.truncate(path, os.path.getsize(path) - 10)
     for told in read_train(store):
-        assert "train/part-00000.parquet is damaged" in told
-    with pytest.raises(StoreError, match=r"train/part-00000\.parquet has \d+ bytes, the manifest says \d+"):
+        assert f"{path} is damaged" in told
+    with pytest.raises(StoreError, match=rf"{path} has \d+ bytes, the manifest says \d+"):
         open_store(store.uri)
-    assert "train/part-00000.parquet has" in verify(store, capsys)
+    assert f"{path} has" in verify(store, capsys)
     os.remove(path)
-    with pytest.raises(StoreError, match=r"train/part-00000\.parquet is missing"):
+    for told in read_train(store):
+        assert f"{path} is missing" in told
+    with pytest.raises(StoreError, match=rf"{path} is missing"):
         open_store(store.uri)
-    assert "train/part-00000.parquet is missing" in verify(store, capsys)
+    assert f"{path} is missing" in verify(store, capsys)
 
 
 def test_a_shard_swapped_with_another_stores(tmp_path, capsys):
     one, _ = make_store(tmp_path / "one", make_spec())
     two, _ = make_store(tmp_path / "two", make_spec(weights_digest="2" * 64))
-    os.replace(two.shard_uris("train")[0], one.shard_uris("train")[0])
+    path = shard_uris(one, "train")[0]
+    os.replace(shard_uris(two, "train")[0], path)
     for told in read_train(one):
-        assert "train/part-00000.parquet belongs to another store" in told
-    with pytest.raises(StoreError, match="belongs to another store"):
-        open_store(one.uri)
-    assert "train/part-00000.parquet belongs to another store" in verify(one, capsys)
+        assert f"{path} belongs to another store" in told
+    assert f"{path} belongs to another store" in verify(one, capsys)
 
 
 def test_two_shards_of_a_store_swapped(tmp_path, capsys):
-    store, _ = make_store(tmp_path, make_spec())
-    first, second, _ = store.shard_uris("train")
+    """A shard is read only where its rows are those that the index says."""
+    store, arrays = make_store(tmp_path, make_spec())
+    first, second, _ = shard_uris(store, "train")
     os.rename(first, f"{tmp_path}/aside")
     os.rename(second, first)
     os.rename(f"{tmp_path}/aside", second)
     for told in read_train(store):
-        assert "part-00000.parquet holds 4 rows (4 to 7), its place in the manifest is 4 rows (0 to 3)" in told
+        assert f"{first} holds other images than the index says" in told
     told = verify(store, capsys)
-    assert "part-00000.parquet holds 4 rows (4 to 7)" in told
-    assert "part-00001.parquet holds 4 rows (0 to 3)" in told
+    assert f"{first} holds other images than the index says" in told
+    assert f"{second} holds other images than the index says" in told
 
 
 def test_a_shard_from_a_newer_schema(tmp_path, capsys):
     store, _ = make_store(tmp_path, make_spec())
-    path = store.shard_uris("train")[0]
+    path = shard_uris(store, "train")[0]
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, shards.VERSION_KEY: "9"}), path)
     for told in read_train(store):
         said = f"has schema_version 9, this program reads {SCHEMA_VERSION}; update fpt_ray"
-        assert f"train/part-00000.parquet {said}" in told
+        assert f"{path} {said}" in told
     assert "has schema_version 9" in verify(store, capsys)
 
 
 def test_verify_lists_all_faults_of_a_store(tmp_path, capsys):
     store, _ = make_store(tmp_path, make_spec())
-    flip(store.shard_uris("train")[1])
-    os.remove(store.shard_uris("val")[2])
-    os.truncate(store.shard_uris("test")[0], 100)
+    paths = shard_uris(store, "train")[1], shard_uris(store, "val")[2], shard_uris(store, "test")[0]
+    flip(paths[0])
+    os.remove(paths[1])
+    os.truncate(paths[2], 100)
     told = verify(store, capsys)
-    for path in ("train/part-00001", "val/part-00002", "test/part-00000"):
-        assert f"{store.uri}/{path}.parquet" in told
+    for path in paths:
+        assert path in told
     assert "9 shards, 6 faults" in told  # size, sum and content of what was cut; sum and pages of what was flipped
 
 
@@ -154,15 +172,14 @@ def test_nan_in_features(tmp_path, capsys, monkeypatch):
     spec, images = make_spec(), make_rows("train", 2)
     features = make_features(spec, 2)
     features.values[3, 1, 0, 7, 2] = float("nan")
-    low_res = np.zeros((2, 8, 8, 3), np.uint8)
+    low = low_res(spec, 2)
     with pytest.raises(StoreError, match=r"train/c/1\.png: its features hold NaN or infinite values as float16"):
-        shard_table(images, 0, low_res, features, spec)
+        shard_table(images, low, features, spec)
     monkeypatch.setattr(shards, "_check_finite", lambda *given: None)
-    table = shard_table(images, 0, low_res, features, spec)
-    entry = write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, spec)
-    write_manifest(str(tmp_path), spec, ("a", "b"), [entry])
+    entry = write_shard(f"{tmp_path}/shards/00001-{'0' * 16}.parquet", shard_table(images, low, features, spec), spec)
+    add_shards(empty_store(str(tmp_path), spec), [(entry, content_hashes(images))])
     told = verify(open_store(str(tmp_path)), capsys)
-    assert "values_05_0006 holds NaN or infinite values in 1 rows (train/c/1.png)" in told
+    assert f"values_05_0006 holds NaN or infinite values in 1 rows ({images[1].sha256[:12]})" in told
     assert "1 shards, 1 faults" in told
 
 
@@ -180,20 +197,16 @@ def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
     from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
     store, _ = make_store(tmp_path / "store", make_spec())
-    path = store.shard_uris("train")[0]
+    path = shard_uris(store, "train")[0]
     table, trace = pq.read_table(path), str(tmp_path / "trace")
     cells = pa.array([pickle.dumps(Pickled(trace))] * table.num_rows, pa.large_binary())
-    for name in ("extra", "low_res"):
+    for name in ("extra", "low_res_0008"):
         column = pa.ExtensionArray.from_storage(ArrowPythonObjectType(), cells)
         hostile = table.drop_columns([name] if name in table.schema.names else []).append_column(name, column)
         pq.write_table(hostile.replace_schema_metadata(table.schema.metadata), path)
-        entries = json.loads(Path(store.uri, "manifest.json").read_text())
-        entries["shards"][0]["bytes"] = os.path.getsize(path)
-        Path(store.uri, "manifest.json").write_text(json.dumps(entries))
-        with pytest.raises(StoreError, match=rf"other columns.*{name}: extension<ray.data.arrow_pickled_object"):
-            open_store(store.uri)
         for told in (*read_train(store), verify(store, capsys)):
-            assert "train/part-00000.parquet has other columns" in told
+            assert f"{path} has other columns" in told
+            assert f"{name}: extension<ray.data.arrow_pickled_object" in told
     assert not os.path.exists(trace)
 
 
@@ -201,24 +214,20 @@ def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
 
 
 def test_two_preloads_of_one_store(tmp_path):
-    """The shard that is there is taken, whoever wrote it; a manifest over other shards stops the second."""
+    """The shard that is there is taken, whoever wrote it; one of other images is not taken for it."""
     from fpt_ray.preload.extraction import ShardPlan, write_or_adopt
 
     spec, images = make_spec(), make_rows("train", 2)
-    plan = ShardPlan(uri=f"{tmp_path}/train/part-00000.parquet", path="", split="train", first_row=0, images=images)
-    tables = [
-        shard_table(images, 0, np.zeros((2, 8, 8, 3), np.uint8), make_features(spec, 2, seed), spec) for seed in (0, 1)
-    ]
+    plan = ShardPlan(uri=f"{tmp_path}/shards/00001-{'0' * 16}.parquet", path="", images=images)
+    tables = [shard_table(images, low_res(spec, 2), make_features(spec, 2, seed), spec) for seed in (0, 1)]
     first = write_or_adopt(plan, tables[0], spec)
     assert write_or_adopt(plan, tables[1], spec) == first
-    write_manifest(str(tmp_path), spec, ("a", "b"), [first])
-    write_manifest(str(tmp_path), spec, ("a", "b"), [dataclasses.replace(first, seconds=9.0)])
-    with pytest.raises(ExistsError, match="another preload finished this store first, with other shards"):
-        write_manifest(str(tmp_path), spec, ("a", "b"), [dataclasses.replace(first, sha256="0" * 64)])
-    assert torch.equal(
-        rows_from_files(open_store(str(tmp_path)), "train", Slice(depth=4, num_kept=20), 8).take([0, 1]).keys,
-        make_features(spec, 2, 0).keys,
-    )
+    with pytest.raises(ExistsError, match="exists already with another content"):
+        write_or_adopt(dataclasses.replace(plan, images=make_rows("val", 2)), tables[1], spec)
+    store = add_shards(empty_store(str(tmp_path), spec), [(first, content_hashes(images))])
+    features = join(store, dataclasses.replace(make_table(), rows=images))
+    found = rows_from_files(features, "train", CUT).take([0, 1]).keys
+    assert torch.equal(found, make_features(spec, 2, 0).keys)
 
 
 # --- a study's journal ----------------------------------------------------------------------------------------

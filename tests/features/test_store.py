@@ -1,8 +1,11 @@
 """The feature store on real Parquet files: slices against the arrays they were cut from, damage against its error."""
 
 import dataclasses
+import errno
 import json
 import os
+import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,65 +14,110 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from fpt_ray.config.space import need_of
+from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import trial_from
-from fpt_ray.features.rows import MemorySource, rows_from_files, rows_from_tables
-from fpt_ray.features.shards import existing_shard, open_shard, shard_table, write_shard
-from fpt_ray.features.spec import Slice, StoreError, bytes_per_row, column_widths, store_spec
-from fpt_ray.features.store import open_store, write_manifest
-from fpt_ray.images.table import ImageRow
+from fpt_ray.errors import ConfigError
+from fpt_ray.features import store as stores
+from fpt_ray.features.joining import join, missing
+from fpt_ray.features.shards import ShardEntry, adopted, shard_hashes, shard_table, write_shard
+from fpt_ray.features.spec import StoreError, bytes_per_row, columns_of, everything, store_spec
+from fpt_ray.features.store import add_shards, check_same, empty_store, open_store, read_index, read_manifest
+from fpt_ray.features.verification import store_faults
+from fpt_ray.features.withdrawal import forget
+from fpt_ray.images.table import ImageTable, content_hashes
 from fpt_ray.storage.errors import ExistsError
-from tests.stores import make_features, make_rows, make_spec, make_store
+from tests.conftest import SMALL
+from tests.stores import (
+    add_rows,
+    cut_of,
+    low_res,
+    make_features,
+    make_rows,
+    make_spec,
+    make_store,
+    make_table,
+    part_of,
+    rows_from_files,
+    rows_in_memory,
+    shard_uris,
+)
 
 PAPER = make_spec(
-    depth=6, num_kept=205, low_resolution=128, backbone_depth=12, num_heads=12, head_width=64, num_tokens=1025
+    blocks=tuple(range(6, 12)),
+    num_kept=205,
+    low_resolutions=(128,),
+    backbone_depth=12,
+    num_heads=12,
+    head_width=64,
+    num_tokens=1025,
 )
 
 
-def tables_of(store, split, cut):
-    return [pq.read_table(uri, columns=store.columns(cut)) for uri in store.shard_uris(split)]
+# --- reading --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("cut", [(4, 20), (2, 10), (1, 7), (3, 1), (0, 20)])
-def test_a_slice_is_a_suffix_of_layers_and_a_prefix_of_tokens(dtype, cut, tmp_path):
-    store, arrays = make_store(tmp_path, make_spec(dtype=dtype))
-    cut = Slice(depth=cut[0], num_kept=cut[1])
-    features, low = arrays["train"]
+@pytest.mark.parametrize("cut", [((2, 3, 4, 5), 20), ((4, 5), 10), ((5,), 7), ((2, 4), 1), ((3,), 19), ((), 0)])
+def test_a_slice_is_any_of_the_blocks_and_a_prefix_of_tokens(dtype, cut, tmp_path):
+    features, arrays = make_store(tmp_path, make_spec(dtype=dtype))
+    cut = cut_of(*cut)
+    extracted, low = arrays["train"]
     asked = [9, 0, 5, 3]
+    whole = everything(features.spec)
     for rows in (
-        rows_from_files(store, "train", cut, 8),
-        rows_from_tables(tables_of(store, "train", cut), store.spec, cut, 8),
+        rows_from_files(features, "train", cut),
+        rows_in_memory(features, "train", cut),
+        rows_in_memory(features, "train", cut, whole),
     ):
         batch = rows.take(asked)
         assert np.array_equal(batch.low_res.numpy(), low[asked])
         assert batch.labels.tolist() == [row % 2 for row in asked]
         assert rows.labels.tolist() == [row % 2 for row in range(11)]
-        if cut.depth == 0:
+        if not cut.blocks:
             assert batch.keys is None
             continue
-        for read, whole in ((batch.keys, features.keys), (batch.values, features.values)):
+        at = [block - 2 for block in cut.blocks]
+        for read, stored in ((batch.keys, extracted.keys), (batch.values, extracted.values)):
             assert read.is_contiguous()
-            assert torch.equal(read, whole[4 - cut.depth :, asked, :, : cut.num_kept])
+            assert torch.equal(read, stored[at][:, asked, :, : cut.num_kept])
 
 
-def test_tokens_are_stored(tmp_path):
-    store, arrays = make_store(tmp_path, make_spec())
-    table = pq.read_table(store.shard_uris("train")[1], columns=["tokens_03"])
+def test_tokens_and_summaries_are_stored(tmp_path):
+    features, arrays = make_store(tmp_path, make_spec())
+    table = pq.read_table(shard_uris(features, "train")[1], columns=["tokens_03", "summaries"])
     found = np.frombuffer(table["tokens_03"][2].as_py(), np.uint16).reshape(2, 20)
     assert np.array_equal(found, arrays["train"][0].tokens[1, 6].numpy())  # block 3 is the second stored, row 4 + 2
+    found = np.frombuffer(table["summaries"][2].as_py(), np.float16).reshape(6, 2, 8)
+    assert np.array_equal(found, arrays["train"][0].summaries[:, :, 6].numpy())
 
 
-def test_a_part_of_a_split_will_do(tmp_path):
-    store, arrays = make_store(tmp_path, make_spec())
-    cut = Slice(depth=4, num_kept=20)
-    rows = rows_from_tables([tables_of(store, "train", cut)[1].slice(1, 2)], store.spec, cut, 8)
-    assert rows.row_ids.tolist() == [5, 6]
-    assert torch.equal(rows.take([6]).keys, arrays["train"][0].keys[:, [6]])
+def test_numbers_of_tokens_do_not_wrap(tmp_path):
+    spec = make_spec(num_tokens=70_000)
+    extracted = make_features(spec, 2)
+    extracted.tokens[...] = 69_999
+    images = make_rows("train", 2)
+    add_rows(tmp_path, spec, images, extracted, low_res(spec, 2))
+    features = join(open_store(str(tmp_path)), ImageTable(root="", classes=("a", "b"), rows=images))
+    table = pq.read_table(features.shard_uri(0), columns=["tokens_03"])
+    assert set(np.frombuffer(table["tokens_03"][0].as_py(), np.uint32)) == {69_999}
+
+
+def test_each_listed_side_resolution_is_stored_as_it_is(tmp_path):
+    spec = make_spec(low_resolutions=(4, 8))
+    extracted, low, images = make_features(spec, 3), low_res(spec, 3), make_rows("val", 3)
+    add_rows(tmp_path, spec, images, extracted, low)
+    features = join(open_store(str(tmp_path)), ImageTable(root="", classes=("a", "b"), rows=images))
+    for side, pixels in zip((4, 8), low, strict=True):
+        for read in (rows_from_files, rows_in_memory):
+            assert np.array_equal(read(features, "val", cut_of((), 0, side)).take([2, 0]).low_res, pixels[[2, 0]])
+    with pytest.raises(StoreError, match="asked of a store that holds"):
+        rows_from_files(features, "val", cut_of((), 0, 6))
 
 
 def test_a_workers_share_leaves_the_rows_it_is_of_as_they_are(tmp_path):
-    store, arrays = make_store(tmp_path, make_spec())
-    whole = rows_from_files(store, "train", Slice(depth=1, num_kept=3), 8)
+    features, arrays = make_store(tmp_path, make_spec())
+    whole = rows_from_files(features, "train", cut_of((5,), 3))
     share = whole.within(range(2, 8)).within(range(5, 11))
     assert share.row_ids.tolist() == [5, 6, 7]
     assert share.labels.tolist() == [1, 0, 1]
@@ -78,116 +126,124 @@ def test_a_workers_share_leaves_the_rows_it_is_of_as_they_are(tmp_path):
     assert len(whole.labels) == 11
 
 
-def test_views_share_memory_with_arrow(tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
-    (table, *_) = tables_of(store, "train", Slice(depth=1, num_kept=3))
-    group, _ = MemorySource([table], column_widths(store.spec)).find(0)
-    column = table.column("keys_05_0000").chunk(0)
-    assert np.shares_memory(group.cells["keys_05_0000"], np.frombuffer(column.buffers()[1], np.uint8))
-
-
-def test_side_resolution_is_resized_from_the_widest(tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
-    assert rows_from_files(store, "val", Slice(depth=0, num_kept=1), 4).take([0, 1]).low_res.shape == (2, 4, 4, 3)
+def test_row_groups_of_several_rows_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("fpt_ray.features.shards._ROW_GROUP_BYTES", 2 * bytes_per_row(make_spec()))
+    features, arrays = make_store(tmp_path, make_spec(), per_shard=7)
+    assert {shard.group_rows for shard in features.shards} == {2}
+    cut = cut_of((2, 5), 11)
+    for read in (rows_from_files, rows_in_memory):
+        found = read(features, "test", cut).take([10, 6, 0, 7]).values
+        assert torch.equal(found, arrays["test"][0].values[[0, 3]][:, [10, 6, 0, 7], :, :11])
 
 
 class Counting:
-    """A file that counts the bytes really read."""
+    """A file that counts the bytes and requests that are really read."""
 
     def __init__(self, path):
-        self.file, self.bytes = open(path, "rb"), 0  # noqa: SIM115
+        self.file, self.bytes, self.reads = open(path, "rb"), 0, 0  # noqa: SIM115
 
     closed = property(lambda self: self.file.closed)
 
     def read(self, number=-1):
         found = self.file.read(number)
         self.bytes += len(found)
+        self.reads += 1
         return found
 
     def __getattr__(self, name):
         return getattr(self.file, name)
 
 
-def bytes_read(uri, columns):
-    file = Counting(uri)
-    pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False).read(columns=columns)
-    file.file.close()
-    return file.bytes
+def paper_shard(folder, rows):
+    images, spec = make_rows("train", rows), PAPER
+    table = shard_table(images, low_res(spec, rows), make_features(spec, rows), spec)
+    return write_shard(f"{folder}/shards/x.parquet", table, spec), f"{folder}/shards/x.parquet"
 
 
 def test_half_the_ratio_and_half_the_depth_read_under_30_percent(tmp_path):
-    rows = 3
-    table = shard_table(
-        make_rows("train", rows), 0, np.zeros((rows, 128, 128, 3), np.uint8), make_features(PAPER, rows), PAPER
-    )
-    entry = write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, PAPER)
-    write_manifest(str(tmp_path), PAPER, ("a", "b"), [entry])
-    store = open_store(str(tmp_path))
-    (uri,) = store.shard_uris("train")
-    whole = bytes_read(uri, store.columns(Slice(depth=6, num_kept=205)))
-    half = bytes_read(uri, store.columns(Slice(depth=3, num_kept=102)))
-    assert half <= 0.30 * whole
+    _, uri = paper_shard(tmp_path, 3)
+    sizes = []
+    for cut in (everything(PAPER), cut_of(range(9, 12), 102, 128)):
+        file = Counting(uri)
+        pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False).read(columns=columns_of(PAPER, cut))
+        file.file.close()
+        sizes.append(file.bytes)
+    assert sizes[1] <= 0.30 * sizes[0]
+
+
+def test_a_row_group_takes_at_most_4_requests(tmp_path):
+    """Those that are needed to open the file aside."""
+    _, uri = paper_shard(tmp_path, 3)
+    file = Counting(uri)
+    parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=True)
+    before = file.reads
+    parquet.read_row_group(1, columns=columns_of(PAPER, everything(PAPER)))
+    assert 1 <= file.reads - before <= 4
+    file.file.close()
 
 
 def test_a_row_at_the_papers_setting_takes_at_most_4_mb(tmp_path):
-    rows = 8
-    table = shard_table(
-        make_rows("train", rows), 0, np.zeros((rows, 128, 128, 3), np.uint8), make_features(PAPER, rows), PAPER
-    )
-    entry = write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, PAPER)
-    assert bytes_per_row(PAPER) <= entry.bytes / rows <= 4.0e6
+    entry, _ = paper_shard(tmp_path, 8)
+    assert bytes_per_row(PAPER) <= entry.bytes / 8 <= 4.0e6
 
 
 def test_schema_is_plain_bytes_and_small_row_groups(tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
-    file = pq.ParquetFile(store.shard_uris("train")[0])
-    assert {str(kind) for kind in file.schema_arrow.types if not pa.types.is_fixed_size_binary(kind)} == {
-        "int64",
-        "string",
-    }
+    features, _ = make_store(tmp_path, make_spec())
+    file = pq.ParquetFile(features.shard_uri(0))
+    assert all(pa.types.is_fixed_size_binary(kind) for kind in file.schema_arrow.types)
     assert {file.metadata.row_group(0).column(i).compression for i in range(file.metadata.num_columns)} == {
         "UNCOMPRESSED"
     }
+    assert file.schema_arrow.names[:2] == ["sha256", "low_res_0008"]
+    assert not {"label", "split", "path"} & set(file.schema_arrow.names)
 
 
 # --- damage ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("weights_digest", "3" * 64), ("resolution", 80), ("mean", (0.1, 0.5, 0.5)), ("num_kept", 21)]
+    ("field", "value"),
+    [("weights_digest", "3" * 64), ("resolution", 80), ("mean", (0.1, 0.5, 0.5)), ("num_kept", 21), ("blocks", (1, 2))],
 )
-def test_another_store_than_asked_names_the_field_and_both_values(field, value, tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
+def test_another_store_than_asked_names_the_field_and_both_values(field, value):
     with pytest.raises(StoreError) as error:
-        open_store(store.uri, expect=make_spec(**{field: value}))
-    for part in (field, repr(value), repr(getattr(store.spec, field)), "preload"):
+        check_same(make_spec(), make_spec(**{field: value}), "here")
+    for part in (field, repr(value), repr(getattr(make_spec(), field)), "preload"):
         assert part in str(error.value)
 
 
-def edit_manifest(store, **changes):
-    path = Path(store.uri, "manifest.json")
+def edit_manifest(features, **changes):
+    path = Path(features.uri, "manifest-00003.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_a_newer_schema_asks_for_an_update(tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
-    edit_manifest(store, schema_version=9)
-    with pytest.raises(StoreError, match=r"schema_version is 9.*update fpt_ray"):
-        open_store(store.uri)
+@pytest.mark.parametrize(("version", "remedy"), [(9, "update fpt_ray"), (1, "preload again")])
+def test_another_schema_is_refused_by_its_version(version, remedy, tmp_path):
+    features, _ = make_store(tmp_path, make_spec())
+    edit_manifest(features, schema_version=version)
+    with pytest.raises(StoreError, match=rf"schema_version is {version}.*{remedy}"):
+        open_store(features.uri)
 
 
-@pytest.mark.parametrize("path", ["../x.parquet", "/etc/passwd", "train/../../x.parquet", "train/./x"])
-def test_paths_cannot_leave_the_store(path, tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
-    shard = {"path": path, "split": "train", "rows": 1, "bytes": 1, "sha256": ""}
-    edit_manifest(store, shards=[shard])
+def test_a_store_of_schema_1_is_refused_by_its_version(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"has schema_version 1, this program reads 2; preload again"):
+        open_store(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["../x.parquet", "/etc/passwd", "shards/../../x.parquet", "shards/./x"])
+@pytest.mark.parametrize("kind", ["shards", "indexes"])
+def test_paths_cannot_leave_the_store(kind, path, tmp_path):
+    features, _ = make_store(tmp_path, make_spec())
+    own = json.loads(Path(features.uri, "manifest-00003.json").read_text())[kind][0]
+    edit_manifest(features, **{kind: [own | {"path": path}]})
     with pytest.raises(StoreError, match="leaves the store"):
-        open_store(store.uri)
+        open_store(features.uri)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}'])
 def test_a_broken_manifest_is_refused(text, tmp_path):
-    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "manifest-00001.json").write_text(text)
     with pytest.raises(StoreError, match="is no manifest"):
         open_store(str(tmp_path))
 
@@ -197,69 +253,270 @@ def test_without_a_manifest_there_is_no_store(tmp_path):
         open_store(str(tmp_path))
 
 
+def test_a_changed_index_is_refused(tmp_path):
+    features, _ = make_store(tmp_path, make_spec())
+    (path,) = Path(tmp_path, "index").glob("00002-*")
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=rf"{path.name} was changed since it was written"):
+        join(open_store(features.uri), make_table())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_is_not_called_damaged(number, tmp_path, monkeypatch):
+    features, _ = make_store(tmp_path, make_spec())
+
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", failing)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        rows_from_files(features, "train", cut_of((5,), 3)).take([0])
+    assert not isinstance(error.value, ConfigError)
+
+
+def test_no_file_is_held_open_that_is_not_being_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("fpt_ray.features.places._OPEN_SHARDS", 2)
+    features, arrays = make_store(tmp_path, make_spec(), rows=24, per_shard=1)
+    before = len(os.listdir("/proc/self/fd"))
+    rows = rows_from_files(features, "train", cut_of((2,), 5))
+    assert len(os.listdir("/proc/self/fd")) == before
+    found = rows.take(range(24)).keys
+    assert torch.equal(found, arrays["train"][0].keys[[0]][..., :5, :])
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+# --- generations ----------------------------------------------------------------------------------------------
+
+
+def test_three_generations_give_the_rows_of_one(tmp_path):
+    spec = make_spec()
+    extracted, low, images = make_features(spec, 9), low_res(spec, 9), make_rows("train", 9)
+    table = ImageTable(root="", classes=("a", "b"), rows=images)
+    add_rows(tmp_path / "one", spec, images, extracted, low)
+    for part in ([8, 1, 4], [0, 5], [2, 3, 6, 7]):
+        at = sorted(part)
+        add_rows(tmp_path / "three", spec, [images[i] for i in at], part_of(extracted, at), [low[0][at]])
+    one, three = (join(open_store(str(tmp_path / name)), table) for name in ("one", "three"))
+    assert open_store(three.uri).generation == 3
+    cut = cut_of((2, 4), 7)
+    asked = [3, 8, 0, 5]
+    for read in (rows_from_files, rows_in_memory):
+        found, same = (read(features, "train", cut).take(asked) for features in (one, three))
+        for name in ("keys", "values", "low_res", "labels"):
+            assert torch.equal(getattr(found, name), getattr(same, name)), name
+    assert list(store_faults(open_store(three.uri))) == []
+
+
+def test_two_writers_of_one_generation_both_keep_what_they_wrote(tmp_path):
+    spec, uri = make_spec(), str(tmp_path)
+    extracted, low, images = make_features(spec, 4), low_res(spec, 4), make_rows("train", 4)
+    begun = empty_store(uri, spec)
+    add_rows(uri, spec, images[:3], part_of(extracted, [0, 1, 2]), [low[0][:3]])
+    table = shard_table(images[2:], [low[0][2:]], part_of(extracted, [2, 3]), spec)
+    entry = write_shard(f"{uri}/shards/00001-{'f' * 16}.parquet", table, spec)
+    after = add_shards(begun, [(entry, content_hashes(images[2:]))])
+    assert after == open_store(uri)
+    assert (after.generation, after.num_rows, len(after.shards)) == (2, 4, 2)
+    assert read_index(after).shards.tolist() == [0, 0, 0, 1]  # of an image that lies in both, the first counts
+    assert add_shards(begun, [(entry, content_hashes(images[2:]))]) == after  # nothing is new
+
+
+def test_an_index_of_many_generations_becomes_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "_INDEX_FILES", 3)
+    spec = make_spec()
+    extracted, low, images = make_features(spec, 6), low_res(spec, 6), make_rows("train", 6)
+    for row in (5, 0, 3, 1, 4, 2):
+        store = add_rows(tmp_path, spec, images[row : row + 1], part_of(extracted, [row]), [low[0][[row]]])
+    assert [entry.rows for entry in store.indexes] == [4, 1, 1]
+    features = join(store, ImageTable(root="", classes=("a", "b"), rows=images))
+    assert torch.equal(
+        rows_from_files(features, "train", cut_of((3,), 4)).take(range(6)).keys, extracted.keys[[1], :, :, :4]
+    )
+
+
+def test_labels_splits_names_and_tables_cost_no_image(tmp_path):
+    """What is missing is a matter of content alone."""
+    features, arrays = make_store(tmp_path, make_spec())
+    store, table = open_store(features.uri), make_table()
+    others = {
+        "relabelled": [dataclasses.replace(table.rows[0], label=1), *table.rows[1:]],
+        "split anew": [dataclasses.replace(row, split="train" if row.label else "val") for row in table.rows],
+        "renamed": [dataclasses.replace(row, path=f"moved/{row.path}") for row in table.rows],
+        "fewer": table.rows[3:20],
+        "of groups": [dataclasses.replace(row, group=row.path) for row in table.rows],
+    }
+    digests = {table.digest()}
+    for rows in others.values():
+        other = dataclasses.replace(table, rows=tuple(rows))
+        assert missing(other, store).tolist() == []
+        digests.add(join(store, other).table_digest)
+    assert len(digests) == 4  # names and groups are no part of what a number depends on
+    split = join(store, dataclasses.replace(table, rows=tuple(others["split anew"])))
+    assert split.num_rows("train") == 15
+    found = rows_from_files(split, "train", cut_of((2,), 3)).take([5]).keys  # the 6th odd one is the first of val
+    assert torch.equal(found, arrays["val"][0].keys[:1, [1], :, :3])
+    more = dataclasses.replace(table, rows=(*table.rows, *make_rows("train", 10, first=11)))
+    assert missing(more, store).tolist() == list(range(33, 43))
+    with pytest.raises(StoreError, match=r"lacks 10 of 43 images, such as train/c/11.png"):
+        join(store, more)
+
+
+def test_images_of_one_content_share_a_row(tmp_path):
+    features, arrays = make_store(tmp_path, make_spec())
+    row = make_rows("train", 1)[0]
+    twice = (row, dataclasses.replace(row, path="again.png", split="val", label=1))
+    table = ImageTable(root="", classes=("a", "b"), rows=twice)
+    found = join(open_store(features.uri), table)
+    for split in ("train", "val"):
+        rows = rows_from_files(found, split, cut_of((5,), 20))
+        assert torch.equal(rows.take([0]).keys, arrays["train"][0].keys[3:, [0]])
+
+
+def test_opening_a_million_rows_takes_little_time_and_memory(tmp_path):
+    """The index is read, no shard; as many as of ViT-tiny at 512 to a shard."""
+    rows, per_shard, uri = 1_000_000, 512, str(tmp_path)
+    hashes = np.random.default_rng(0).integers(0, 256, (rows, 32), np.uint8)
+    entries = []
+    (tmp_path / "shards").mkdir()
+    for number, first in enumerate(range(0, rows, per_shard)):
+        path = f"shards/00001-{number:016x}.parquet"
+        os.close(os.open(tmp_path / path, os.O_CREAT | os.O_WRONLY))
+        os.truncate(tmp_path / path, 10**6)
+        part = hashes[first : first + per_shard]
+        entries.append((ShardEntry(path=path, rows=len(part), group_rows=4, bytes=10**6, sha256="0" * 64), part))
+    add_shards(empty_store(uri, make_spec()), entries)
+    del entries
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    index = read_index(open_store(uri))
+    seconds, grown = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    asked = [0, 999_999, 512]
+    at = index.find(hashes[asked])
+    assert [(index.shards[i], index.rows[i]) for i in at] == [(0, 0), (1953, 63), (1, 0)]
+    print(f"{rows:,} rows: {seconds:.2f} s, {grown / 1024:.0f} MiB more")
+
+
+# --- withdrawal -----------------------------------------------------------------------------------------------
+
+
+def test_forgotten_images_leave_nothing(tmp_path):
+    features, arrays = make_store(tmp_path, make_spec())
+    table = make_table()
+    gone = [*make_rows("train", 1), *make_rows("train", 2, first=3), *make_rows("test", 3, first=8)]
+    assert forget(features.uri, [image.sha256 for image in gone]) == 2  # the last shard of test held these alone
+    store = open_store(features.uri)
+    assert list(store_faults(store)) == []
+    assert (store.generation, store.num_rows) == (4, 27)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    content = b"".join(path.read_bytes() for path in left)
+    for image in gone:
+        assert bytes.fromhex(image.sha256) not in content
+        assert image.sha256.encode() not in content
+    assert len(left) == 8 + 2  # shards; the manifest and its index
+    rest = dataclasses.replace(table, rows=tuple(row for row in table.rows if row not in gone))
+    found = rows_from_files(join(store, rest), "train", cut_of((2, 5), 6)).take(range(8)).keys
+    kept = [1, 2, 5, 6, 7, 8, 9, 10]
+    assert torch.equal(found, arrays["train"][0].keys[[0, 3]][:, kept, :, :6])
+    assert missing(table, store).tolist() == [0, 3, 4, 30, 31, 32]
+
+
+def test_what_is_not_there_cannot_be_forgotten(tmp_path):
+    features, _ = make_store(tmp_path, make_spec())
+    here = make_rows("train", 1)[0].sha256
+    with pytest.raises(StoreError, match=r"does not hold ff+; nothing was removed"):
+        forget(features.uri, [here, "f" * 64])
+    with pytest.raises(StoreError, match=r"'12' is no SHA-256"):
+        forget(features.uri, ["12"])
+    assert open_store(features.uri).generation == 3
+
+
+def test_an_image_that_was_forgotten_can_come_back(tmp_path):
+    spec = make_spec()
+    extracted, low, images = make_features(spec, 2), low_res(spec, 2), make_rows("train", 2)
+    add_rows(tmp_path, spec, images, extracted, low, per_shard=1)
+    forget(str(tmp_path), [images[0].sha256])
+    store = add_rows(tmp_path, spec, images[:1], part_of(extracted, [0]), [low[0][:1]])
+    assert store.num_rows == 2
+    assert list(store_faults(open_store(str(tmp_path)))) == []
+
+
 # --- writing --------------------------------------------------------------------------------------------------
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
-    spec = make_spec()
-    table = shard_table(make_rows("train", 2), 0, np.zeros((2, 8, 8, 3), np.uint8), make_features(spec, 2), spec)
+def small_table(spec, rows=2):
+    return shard_table(make_rows("train", rows), low_res(spec, rows), make_features(spec, rows), spec)
 
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_shard(f"{tmp_path}/train/part-00000.parquet", "train", table, spec)
+        write_shard(f"{tmp_path}/shards/x.parquet", small_table(make_spec()), make_spec())
     assert [file for _, _, files in os.walk(tmp_path) for file in files] == []
 
 
-def test_a_finished_shard_is_adopted_only_if_it_holds_what_is_planned(tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
-    uri = store.shard_uris("train")[0]
-    planned = [(i, image.sha256) for i, image in enumerate(make_rows("train", 4))]
-    assert existing_shard(uri, "train", planned, store.spec) == store.shards[0]
-    for other in (planned[:3], planned[::-1], [(i + 1, digest) for i, digest in planned], [*planned[:3], (3, "other")]):
-        assert existing_shard(uri, "train", other, store.spec) is None
-    assert existing_shard(uri, "train", planned, make_spec(resolution=80)) is None
+def test_a_finished_shard_is_adopted_as_it_is(tmp_path):
+    features, _ = make_store(tmp_path, make_spec())
+    uri = features.shard_uri(0)
+    entry, hashes = adopted(uri, features.spec)
+    assert entry == features.shards[0]
+    assert np.array_equal(hashes, content_hashes(make_rows("train", 4)))
+    assert np.array_equal(shard_hashes(uri, features.spec), hashes)
+    assert adopted(uri, make_spec(resolution=80)) is None
     os.truncate(uri, 100)
-    assert existing_shard(uri, "train", planned, store.spec) is None
-    assert existing_shard(f"{tmp_path}/train/none.parquet", "train", planned, store.spec) is None
+    assert adopted(uri, features.spec) is None
+    assert adopted(f"{tmp_path}/shards/none.parquet", features.spec) is None
 
 
-def test_a_manifest_is_written_once(tmp_path):
-    store, _ = make_store(tmp_path, make_spec())
-    write_manifest(store.uri, store.spec, ("a", "b"), store.shards)  # the same again: the first stands
-    with pytest.raises(ExistsError, match="exists already"):
-        write_manifest(store.uri, store.spec, ("a", "b"), store.shards[1:])
-    assert open_store(store.uri) == store
+def test_a_generation_is_put_once(tmp_path):
+    make_store(tmp_path, make_spec())
+    store = read_manifest(str(tmp_path))
+    earlier = dataclasses.replace(store, generation=2)
+    with pytest.raises(ExistsError):
+        stores.replaced(earlier, [], [])
+    assert read_manifest(str(tmp_path)) == store
 
 
-def test_rows_of_the_same_name_in_different_folders_do_not_collide(tmp_path):
+def test_an_image_with_a_feature_that_is_not_finite_is_named():
     spec = make_spec()
-    images = tuple(ImageRow(path=f"train/{c}/1.png", label=0, split="train", sha256=c * 64) for c in "ab")
-    features = make_features(spec, 2)
-    table = shard_table(images, 0, np.zeros((2, 8, 8, 3), np.uint8), features, spec)
-    uri = f"{tmp_path}/train/part-00000.parquet"
-    write_shard(uri, "train", table, spec)
-    assert open_shard(uri).read(columns=["path"])["path"].to_pylist() == ["train/a/1.png", "train/b/1.png"]
+    for kind in ("keys", "values", "summaries"):
+        extracted = make_features(spec, 3)
+        getattr(extracted, kind).select(2 if kind == "summaries" else 1, 1)[0].fill_(float("inf"))
+        with pytest.raises(StoreError, match=r"^train/c/1\.png: its features hold NaN or infinite values"):
+            shard_table(make_rows("train", 3), low_res(spec, 3), extracted, spec)
 
 
 def test_a_spec_names_its_store():
     spec = make_spec()
-    assert spec.name.startswith("vit_test-64px-20tok-4layers-")
-    names = {
-        dataclasses.replace(spec, **change).name
-        for change in ({"resolution": 80}, {"images_digest": "2"}, {"mean": (0, 0, 0)}, {})
-    }
-    assert len(names) == 4
+    assert spec.name.startswith("vit_test-64px-20tok-4blocks-")
+    changes = ({"resolution": 80}, {"blocks": (1, 2, 3, 4)}, {"mean": (0, 0, 0)}, {"low_resolutions": (8, 16)}, {})
+    assert len({dataclasses.replace(spec, **change).name for change in changes}) == 5
 
 
-def test_the_spec_of_a_trial_holds_its_digests_and_of_images_alone_nothing_of_the_lpms_settings():
+def test_the_spec_of_a_trial_holds_its_digest_and_of_images_alone_nothing_of_the_lpms_settings():
     asked = {"features.importance": "class_token", "features.dtype": "bfloat16", "features.token_ratio": 0.1}
-    known = {"weights_digest": "w", "images_digest": "i", "precision": "bfloat16"}
-    found = dataclasses.asdict(store_spec(trial_from(asked), **known))
-    assert found.items() >= {**known, "importance": "class_token", "dtype": "bfloat16", "depth": 6}.items()
+    known = {"weights_digest": "w", "precision": "bfloat16"}
+    found = dataclasses.asdict(store_spec(need_of(trial_from(asked)), **known))
+    wanted = {**known, "importance": "class_token", "dtype": "bfloat16", "blocks": (6, 7, 8, 9, 10, 11)}
+    assert found.items() >= wanted.items()
     assert found["num_kept"] == 102  # a tenth of 32 x 32 patches and the class token
-    images = [store_spec(trial_from({"method": "lora", **options}), **known) for options in (asked, {})]
+    images = [store_spec(need_of(trial_from({"method": "lora", **options})), **known) for options in (asked, {})]
     assert images[0] == images[1]
-    assert (images[0].depth, images[0].num_kept, images[0].low_resolution) == (0, 0, 512)
+    assert (images[0].blocks, images[0].num_kept, images[0].low_resolutions) == ((), 0, (512,))
+
+
+def test_a_studys_store_holds_the_union_of_what_its_space_can_ask_for():
+    space = parse_space(
+        "space:\n  side.blocks: {choices: [last, '0,5', '2,3,4']}\n  side.depth: {choices: [2, 3]}\n"
+        "  side.resolution: {choices: [32, 64]}\n  features.token_ratio: {low: 0.1, high: 0.5}\n"
+        f"fixed: {{backbone.name: {SMALL}, features.resolution: 96}}"
+    )
+    (need,) = space.stores()
+    spec = store_spec(need)
+    assert spec.blocks == (0, 2, 3, 4, 5, 9, 10, 11)
+    assert spec.low_resolutions == (32, 64)
+    assert spec.num_kept == spec.num_tokens // 2
+    assert {(trial.side.blocks, trial.side.depth) for trial in need.trials()} == {("last", 3), ("0,5", 2), ("2,3,4", 3)}

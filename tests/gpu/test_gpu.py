@@ -38,8 +38,6 @@ SMALL = {
 class Rows:
     """Images, and features whose values tell three classes apart."""
 
-    window = None
-
     def __init__(self, trial, num_rows=12, seed=0):
         marks, generator = torch.Generator().manual_seed(99), torch.Generator().manual_seed(seed)
         self.row_ids, self.labels = np.arange(num_rows), np.arange(num_rows) % 3
@@ -79,7 +77,7 @@ def features_of(device, dtype):
     """Keys and values of all tokens in the order of the image, and the importance rank of each token."""
     vit = load_backbone(trial_from(SMALL).backbone, 96).eval().to(device, dtype)
     images = torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    found = extract(vit, images.to(device), depth=2, num_kept=37)
+    found = extract(vit, images.to(device), blocks=(10, 11), num_kept=37)
     place = found.tokens.argsort(dim=-1).cpu()
     at = place.unsqueeze(-1).expand(-1, -1, -1, -1, 64)
     return found.keys.cpu().gather(3, at), found.values.cpu().gather(3, at), place

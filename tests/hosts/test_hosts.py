@@ -14,19 +14,21 @@ from mlflow import MlflowClient
 
 from fpt_ray.config.space_yaml import load_space, with_fixed
 from fpt_ray.config.trial import override
-from fpt_ray.features.rows import rows_from_tables
+from fpt_ray.features.joining import join
 from fpt_ray.features.serving import trial_slice
-from fpt_ray.features.shards import read_shard
 from fpt_ray.features.store import open_store
+from fpt_ray.images.table import read_images
+from fpt_ray.preload.inspection import inspected
 from fpt_ray.search.optuna_study import load_study
 from fpt_ray.storage.files import list_files, read_bytes, write
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.seeds import fit_seeds, trial_task
+from tests.conftest import table_of
 from tests.hosts.namespaces import namespaces_allowed, network, wait_until
 from tests.s3_server import BUCKET, SECRET, served
 from tests.searches import trial_options
-from tests.stores import draw_images
+from tests.stores import draw_images, rows_from_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMOKE = Path(__file__).parents[2] / "search_spaces" / "smoke.yaml"
@@ -34,7 +36,7 @@ WORK = f"s3://{BUCKET}/work"
 EPOCHS, NUM_TRIALS = 30, 3
 STUDY = ["--study", "s", "--num_trials", str(NUM_TRIALS), "--at_once", "2", "--set", f"training.epochs={EPOCHS}"]
 TRIAL = override(  # steps so small that sums in another order do not grow into another ranking of the images
-    load_space(SMOKE).stores()[0],
+    load_space(SMOKE).stores()[0].trial,
     {"training.epochs": EPOCHS, "training.precision": "float32", "training.learning_rate": 2e-5},
 )
 
@@ -101,24 +103,22 @@ def store(cluster, tmp_path_factory):
     done = cluster.start("preload", *command)
     uri = done.told().splitlines()[0]
     assert "on 2 x cpu" in done.errors.read_text()
-    return open_store(uri)
+    (table,) = list_files(f"{WORK}/tables")
+    return join(open_store(uri), inspected(read_images(f"{WORK}/tables/{table.path}"), WORK))
 
 
 @cache
 def alone(trial, store):
     """The last epoch of a trial trained in this process: without Ray, without another worker."""
-    cut = trial_slice(trial, store)
-    rows = {}
-    for split in ("train", "val"):
-        places = zip(store.shard_uris(split), store.row_ranges(split), strict=True)
-        tables = [read_shard(uri, store.columns(cut), store.spec, part) for uri, part in places]
-        rows[split] = rows_from_tables(tables, store.spec, cut, trial.side.resolution)
+    cut = trial_slice(trial, store.spec)
+    rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     return last.epoch
 
 
 def train_options(store, name):
-    return ["--features", store.uri, "--workdir", WORK, "--name", name, "--num_workers", "2", *trial_options(TRIAL)]
+    options = ["--images", table_of(store), "--features", store.uri, "--workdir", WORK, "--name", name]
+    return [*options, "--num_workers", "2", *trial_options(TRIAL)]
 
 
 def written(requests, below):
@@ -168,7 +168,19 @@ def test_a_host_killed_in_the_middle_of_a_search_loses_no_trial_and_repeats_none
     """Its trial goes on elsewhere from its checkpoint: every epoch of every trial is told once, and every result is
     that of this process alone. Optuna's journal on S3 and MLflow agree."""
     uri = f"sqlite:///{cluster.net.disk}/mlflow.db"  # on the driver's host
-    command = ["--space", str(SMOKE), "--features", store.uri, "--workdir", WORK, "--tracking_uri", uri, *STUDY]
+    command = [
+        "--space",
+        str(SMOKE),
+        "--images",
+        table_of(store),
+        "--features",
+        store.uri,
+        "--workdir",
+        WORK,
+        "--tracking_uri",
+        uri,
+        *STUDY,
+    ]
     search = cluster.start("tune", *command)
     wait_until("both hosts run a trial", lambda: all(host.runs("ImplicitFunc") for host in cluster.net.hosts))
     wait_until("both trials have ended some epochs", lambda: len(written(requests, "studies/s/tune")) > 12)

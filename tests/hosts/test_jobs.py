@@ -30,6 +30,7 @@ from fpt_ray.preload import pipeline as preloading
 from fpt_ray.preload.extraction import extract_batches, read_image
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.records import StudyRun, TrialRecord
+from tests.conftest import table_of
 from tests.hosts.namespaces import wait_until
 from tests.s3_server import free_ports
 from tests.searches import study_of
@@ -51,6 +52,7 @@ class Cluster:
     jobs: str
     mlflow: str
     features: str
+    images: str
 
     def job(self, *arguments: str) -> str:
         """What `ray job` prints, run where the code lies."""
@@ -75,7 +77,7 @@ class Cluster:
             "search_spaces/smoke.yaml",
             *STUDY,
         ]
-        command += ["--features", self.features, "--workdir", str(self.folder / "work")]
+        command += ["--images", self.images, "--features", self.features, "--workdir", str(self.folder / "work")]
         return self.job("submit", *options, *where, "--", *command, *(["--resume"] if resume else []))
 
     def runs(self) -> tuple[StudyRun, list[TrialRecord], str]:
@@ -132,11 +134,10 @@ def preloaded_here(images, workdir):
 
     def write_shards(holder, spec, todo, root):
         for plan in todo:
-            high, low = (
-                np.stack(kind) for kind in zip(*(read_image(root, one, spec) for one in plan.images), strict=True)
-            )
-            table = shard_table(plan.images, plan.first_row, low, extract_batches(holder[0], high, spec), spec)
-            yield write_shard(plan.uri, plan.split, table, spec)
+            high, low = zip(*(read_image(root, one, spec) for one in plan.images), strict=True)
+            features = extract_batches(holder[0], np.stack(high), spec)
+            table = shard_table(plan.images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
+            yield write_shard(plan.uri, table, spec)
 
     with pytest.MonkeyPatch.context() as patch:
         found = lambda table: [tuple(inspect_image(table.root, row)) for row in table.rows]  # noqa: E731
@@ -146,7 +147,8 @@ def preloaded_here(images, workdir):
         patch.setattr(preloading, "share_model", lambda model: (model,))
         patch.setattr(preloading, "_announce", lambda *_: None)
         patch.setattr(preloading, "write_shards", write_shards)
-        return preloading.preload(images, load_space(ROOT / "search_spaces" / "smoke.yaml").stores()[0], workdir).uri
+        features = preloading.preload(images, load_space(ROOT / "search_spaces" / "smoke.yaml").stores()[0], workdir)
+        return features.uri, table_of(features)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +185,7 @@ def cluster():
             token = {"Authorization": f"Bearer {TOKEN}"}
             wait_until("Ray's head is up", lambda: fetch(f"{jobs}/api/jobs/", **token)[0] == 200)
             wait_until("MLflow is up", lambda: fetch(f"{mlflow}/health")[0] == 200)
-            yield Cluster(folder, environment, head, jobs, mlflow, features)
+            yield Cluster(folder, environment, head, jobs, mlflow, *features)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -48,7 +48,7 @@ def tiny(**options):
 @pytest.mark.parametrize("importance", ["global", "class_token"])
 def test_extract_equals_by_hand(options, importance):
     images = torch.randn(2, 3, 32, 32)
-    found = extract(tiny(**options), images, depth=2, num_kept=6, importance=importance)
+    found = extract(tiny(**options), images, blocks=(1, 2), num_kept=6, importance=importance)
     for layer, (keys, values, mean, first) in enumerate(by_hand(tiny(**options), images, 2)):
         scores = mean if importance == "global" else first
         tokens = scores.argsort(dim=-1, descending=True)[..., :6]
@@ -60,9 +60,9 @@ def test_extract_equals_by_hand(options, importance):
 
 def test_less_is_a_prefix_and_shallower_a_suffix():
     model, images = tiny(), torch.randn(2, 3, 32, 32)
-    wide = extract(model, images, depth=3, num_kept=12)
-    narrow = extract(model, images, depth=2, num_kept=5)
-    for much, little in zip(wide, narrow, strict=True):
+    wide = extract(model, images, blocks=(0, 1, 2), num_kept=12)
+    narrow = extract(model, images, blocks=(1, 2), num_kept=5)
+    for much, little in zip(wide[:3], narrow[:3], strict=True):
         assert torch.equal(much[1:, :, :, :5], little)
 
 

@@ -43,8 +43,6 @@ NEW_PARTS = {
 class ImageRows:
     """Images whose brightness tells the classes apart."""
 
-    window = None
-
     def __init__(self, num_rows, size=32):
         generator = torch.Generator().manual_seed(3)
         self.labels = np.arange(num_rows) % 3
@@ -245,7 +243,7 @@ def test_online_reads_what_a_store_would_hold():
     trial = dataclasses.replace(trial, features=FeaturesConfig(resolution=64, preloaded=False, token_ratio=0.5))
     model = make_model(trial, 3).eval()
     images = torch.rand(2, 3, 64, 64)
-    found = extract(model.lpm, images, depth=2, num_kept=8)
+    found = extract(model.lpm, images, blocks=(10, 11), num_kept=8)
     low = torch.nn.functional.interpolate(images, (32, 32), mode="bicubic", antialias=True)
     assert isinstance(model.side, SideNetwork)
     assert torch.equal(model.side(low, found.keys, found.values), model(images))

@@ -1,31 +1,34 @@
-"""Images in class folders become rows whose neighbours are of any class: what a streaming reader sees is mixed.
+"""Images in class folders become rows whose neighbours are of any class, in an order that the table alone decides.
 
-Batches are compared with those of a random order; a network that streams, with the same one that reads from memory.
+Batches are compared with those of a random order; training from one place with the same from another.
 """
 
 import dataclasses
 import hashlib
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
+from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import BackboneConfig, FeaturesConfig, SideConfig, TrainingConfig, TrialConfig
 from fpt_ray.features import shards
-from fpt_ray.features.rows import rows_from_files, rows_from_tables
+from fpt_ray.features.joining import join
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
-from fpt_ray.features.store import open_store, write_manifest
-from fpt_ray.images.table import ImageRow, ImageTable
+from fpt_ray.features.store import add_shards, empty_store
+from fpt_ray.images.table import ImageRow, ImageTable, content_hashes
 from fpt_ray.models.importance import Extracted
 from fpt_ray.models.methods import make_model
+from fpt_ray.models.step import take_step
 from fpt_ray.preload.pipeline import plan_shards
+from fpt_ray.train import loop
 from fpt_ray.train.loop import fit
 from fpt_ray.train.order import epoch_order
 from fpt_ray.train.seeds import trial_task
 from tests.conftest import SMALL
+from tests.stores import rows_from_files, rows_in_memory
 
 TRIAL = TrialConfig(
     backbone=BackboneConfig(name=SMALL, weights="random"),
@@ -47,65 +50,73 @@ def class_folders(train=240, val=160):
     return ImageTable(root="root", classes=("0", "1"), rows=tuple(rows))
 
 
-def single_class_share(labels, batch_size, window):
-    batches = labels[epoch_order(len(labels), batch_size, (0, 1), window)]
+def single_class_share(labels, batch_size):
+    batches = labels[epoch_order(len(labels), batch_size, (0, 1))]
     return float(np.mean([len(set(batch)) == 1 for batch in batches]))
 
 
-def test_batches_of_a_stream_are_as_mixed_as_at_random():
-    table, spec = class_folders(4000), store_spec(TRIAL)
-    plans = [plan for plan in plan_shards(table, spec, "store") if plan.split == "train"]
-    labels = np.array([image.label for plan in plans for image in plan.images])
+def test_batches_are_as_mixed_as_at_random(tmp_path):
+    """Of the rows of a split as they stand in the order of hashes; in that of paths, a batch holds the same share."""
+    table = class_folders(4000)
+    labels = np.array([row.label for row in sorted(table.of("train"), key=lambda row: row.sha256)])
     assert sum(labels) == 2000
-    by_folder = np.array([row.label for row in table.of("train")])
-    assert single_class_share(by_folder, 8, 32) > 0.95
     at_random = 2 * 0.5**8
-    assert single_class_share(labels, 8, 32) < 5 * at_random
-    assert [plan.first_row for plan in plans] == [sum(len(p.images) for p in plans[:i]) for i in range(len(plans))]
+    assert single_class_share(labels, 8) < 5 * at_random
+    plans = plan_shards(table.rows, empty_store("store", store_spec(need_of(TRIAL))))
+    hashes = [image.sha256 for plan in plans for image in plan.images]
+    assert hashes == sorted(row.sha256 for row in table.rows)
+    assert len({plan.path for plan in plans}) == len(plans) > 10
 
 
 def separable(images, spec):
     """Features that tell the classes apart, the same for an image wherever it stands."""
-    pattern = torch.randn(2, spec.depth, spec.num_heads, spec.num_kept, spec.head_width, generator=torch.manual_seed(0))
+    pattern = torch.randn(
+        2, len(spec.blocks), spec.num_heads, spec.num_kept, spec.head_width, generator=torch.manual_seed(0)
+    )
     noise = [
         torch.randn(pattern.shape[1:], generator=torch.Generator().manual_seed(int(image.sha256[:8], 16)))
         for image in images
     ]
     one = torch.stack([0.13 * pattern[image.label] + own for image, own in zip(images, noise, strict=True)], dim=1)
     keys = one.half()
-    return Extracted(keys, -keys, torch.zeros(keys.shape[:-1], dtype=torch.long))
+    summaries = torch.zeros(spec.backbone_depth, 2, len(images), spec.width)
+    return Extracted(keys, -keys, torch.zeros(keys.shape[:-1], dtype=torch.long), summaries)
 
 
-@pytest.mark.parametrize("in_class_order", [False, True])
-def test_a_stream_teaches_what_memory_teaches(in_class_order, tmp_path, monkeypatch):
-    """In the order of paths it does not: the control, by which the test is seen to be able to fail."""
-    spec = dataclasses.replace(store_spec(TRIAL), images_digest="x", weights_digest="y")
+def stored(folder, table, spec, per_generation):
+    """A store of this table's images that grew by so many of them at a time, in an order of its own."""
+    store = empty_store(str(folder), spec)
+    rows = sorted(table.rows, key=lambda row: row.sha256[::-1])
+    for first in range(0, len(rows), per_generation):
+        added = []
+        for plan in plan_shards(rows[first : first + per_generation], store):
+            low = [np.zeros((len(plan.images), 32, 32, 3), np.uint8)]
+            shard = shard_table(plan.images, low, separable(plan.images, spec), spec)
+            added.append((write_shard(plan.uri, shard, spec), content_hashes(plan.images)))
+        store = add_shards(store, added)
+    return join(store, table)
+
+
+def losses(features, read):
+    torch.manual_seed(0)
+    cut = trial_slice(TRIAL, features.spec)
+    rows = {split: read(features, split, cut) for split in ("train", "val")}
+    model, steps = make_model(TRIAL, 2), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "take_step", lambda *given: steps.append(take_step(*given)) or steps[-1])
+        epochs = list(fit(model, rows["train"], rows["val"], TRIAL, trial_task(features, torch.device("cpu"))))
+    return [float(loss) for loss in steps], epochs[-1].val.auc
+
+
+def test_the_same_seed_gives_the_same_losses_from_every_place_and_however_the_store_grew(tmp_path, monkeypatch):
+    """Bit for bit: streamed, in memory; of a store made at once, and of one of three generations."""
+    spec = dataclasses.replace(store_spec(need_of(TRIAL)), weights_digest="y")
     monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 8 * sum(shards.column_widths(spec).values()))
-    plans = plan_shards(class_folders(), spec, str(tmp_path))
-    if in_class_order:
-        plans = [
-            dataclasses.replace(plan, images=tuple(sorted(plan.images, key=lambda image: image.path))) for plan in plans
-        ]
-    entries = []
-    for plan in plans:
-        low = np.zeros((len(plan.images), 32, 32, 3), np.uint8)
-        table = shard_table(plan.images, plan.first_row, low, separable(plan.images, spec), spec)
-        entries.append(write_shard(plan.uri, plan.split, table, spec))
-    write_manifest(str(tmp_path), spec, ("0", "1"), entries)
-    store = open_store(str(tmp_path))
-
-    def best(read):
-        torch.manual_seed(0)
-        rows = {split: read(split) for split in ("train", "val")}
-        model = make_model(TRIAL, 2)
-        epochs = list(fit(model, rows["train"], rows["val"], TRIAL, trial_task(store, torch.device("cpu"))))
-        return rows["train"].window, epochs[-1].val.auc
-
-    cut = trial_slice(TRIAL, store)
-    window, streamed = best(lambda split: rows_from_files(store, split, cut, 32))
-    whole, kept = best(
-        lambda split: rows_from_tables([pq.read_table(uri) for uri in store.shard_uris(split)], store.spec, cut, 32)
-    )
-    assert (window, whole) == (32, None)
-    assert kept > 0.85
-    assert (streamed > kept - 0.1) == (not in_class_order), (streamed, kept)
+    table = class_folders()
+    once = stored(tmp_path / "once", table, spec, 402)
+    grown = stored(tmp_path / "grown", table, spec, 150)
+    assert (len(once.shards), len(grown.shards)) == (1, 3)
+    found = [losses(features, read) for features in (once, grown) for read in (rows_from_files, rows_in_memory)]
+    assert len(found[0][0]) == TRIAL.training.epochs * (240 // 8)
+    assert found[0][1] > 0.85
+    assert found[1:] == found[:1] * 3

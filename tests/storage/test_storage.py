@@ -13,9 +13,7 @@ from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.command import Ls, Rm, Verify, run_features
-from fpt_ray.features.rows import rows_from_files
 from fpt_ray.features.serving import trial_slice
-from fpt_ray.features.spec import Slice
 from fpt_ray.features.store import open_store
 from fpt_ray.images.table import read_images
 from fpt_ray.preload.pipeline import preload
@@ -25,12 +23,14 @@ from fpt_ray.storage.errors import StorageError
 from fpt_ray.train.command import Command as TrainCommand
 from fpt_ray.train.command import run as run_training
 from fpt_ray.train.seeds import fit_seeds, trial_task
+from tests.conftest import table_of
 from tests.s3_server import BUCKET, SECRET, forget_clients
-from tests.stores import draw_images, make_spec, make_store
+from tests.stores import cut_of, draw_images, make_spec, make_store, rows_from_files
 
 ROOT = f"s3://{BUCKET}"
 KINDS = ("500", "503", "reset", "cut", "hang")
-TRIAL = load_space(Path(__file__).parents[2] / "search_spaces" / "smoke.yaml").stores()[0]
+NEED = load_space(Path(__file__).parents[2] / "search_spaces" / "smoke.yaml").stores()[0]
+TRIAL = override(NEED.trial, {"side.resolution": 64})
 
 
 # --- single requests ------------------------------------------------------------------------------------------
@@ -93,8 +93,8 @@ def test_a_store_through_faults_has_the_bytes_and_rows_of_a_local_one(faults, tm
     faults.share, faults.seed = 0.2, 28
     remote, _ = make_store(f"{ROOT}/stores/one", make_spec())
     assert remote.shards == local.shards
-    cut = Slice(depth=2, num_kept=10)
-    ours, theirs = (rows_from_files(store, "val", cut, 8).take(range(11)) for store in (remote, local))
+    cut = cut_of((4, 5), 10)
+    ours, theirs = (rows_from_files(store, "val", cut).take(range(11)) for store in (remote, local))
     for kind in ("keys", "values", "low_res", "labels"):
         assert torch.equal(getattr(ours, kind), getattr(theirs, kind))
     assert set(faults.made) == {"", *KINDS}
@@ -105,12 +105,13 @@ def test_stores_are_listed_verified_and_removed(where, faults, tmp_path, capsys)
     root = f"{ROOT}/work-{where}" if where == "s3" else str(tmp_path)
     finished, _ = make_store(f"{root}/features/one", make_spec())
     half, _ = make_store(f"{root}/features/two", make_spec(resolution=80))
-    storage.remove(half.uri, ["manifest.json", half.shards[-1].path])
+    manifests = [f"manifest-{number:05d}.json" for number in (3, 2, 1)]
+    storage.remove(half.uri, [*manifests, half.shards[-1].path])
     storage.write(f"{root}/notes.txt", b"kept")
     assert run_features(Ls(uri=root))
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith(root)] == [finished.uri, half.uri]
-    assert "finished    vit_test at 64 px, last 4 of 6 layers, 20 of 65 tokens, float16" in lines[1]
+    assert "finished    vit_test at 64 px, blocks 2, 3, 4, 5 of 6, 20 of 65 tokens, float16" in lines[1]
     assert "33 rows" in lines[2]
     assert "unfinished" in lines[4]
     assert "30 rows" in lines[5]
@@ -122,9 +123,9 @@ def test_stores_are_listed_verified_and_removed(where, faults, tmp_path, capsys)
     if where == "s3":
         uploads = 1
         s3_client.client().create_multipart_upload(
-            Bucket=BUCKET, Key=f"work-{where}/features/two/train/part-00009.parquet"
+            Bucket=BUCKET, Key=f"work-{where}/features/two/shards/00009-0000000000000000.parquet"
         )
-    for store, files, aborted in ((finished, 10, 0), (half, 8, uploads)):
+    for store, files, aborted in ((finished, 9 + 2 * 3, 0), (half, 8 + 3, uploads)):
         assert run_features(Rm(uri=store.uri))
         told = capsys.readouterr().out
         assert f"removed {store.uri}: {files} files" in told
@@ -139,7 +140,7 @@ def test_a_killed_removal_leaves_an_unfinished_store(faults, monkeypatch):
     remove = s3.remove
 
     def killed(uri, paths):
-        if paths != ["manifest.json"]:
+        if not any("manifest" in path for path in paths):
             raise KeyboardInterrupt
         remove(uri, paths)
 
@@ -180,13 +181,15 @@ def test_preload_and_training_through_faults_end_as_without(faults, tmp_path, ca
     remote_images = upload(images, f"{ROOT}/study/images")
     trial = override(TRIAL, {"training.epochs": 2})
     with ray_session(local=True, num_cpus=2):
-        local = preload(images, TRIAL, str(tmp_path))
+        local = preload(images, NEED, str(tmp_path))
         faults.share, faults.seed = 0.2, 7
-        remote = preload(remote_images, TRIAL, f"{ROOT}/study/work")
+        remote = preload(remote_images, NEED, f"{ROOT}/study/work")
         ours, theirs = (numbers_of(trial, store) for store in (remote, local))
         assert sum(faults.made.values()) > faults.made[""] + 10
         faults.__init__()
-        run_training(TrainCommand(features=remote.uri, workdir=f"{ROOT}/study/work", trial=trial))
+        run_training(
+            TrainCommand(images=table_of(remote), features=remote.uri, workdir=f"{ROOT}/study/work", trial=trial)
+        )
     assert [contents(store) for store in (remote, local)] == [contents(local)] * 2
     assert ours == theirs
     assert f"val  AUC {ours[-1][1]:.4f}" in capsys.readouterr().out
@@ -199,6 +202,6 @@ def contents(store):
 
 def numbers_of(trial, store):
     """Loss and best AUC of every epoch of training on rows as they are streamed from the store."""
-    rows = {split: rows_from_files(store, split, trial_slice(trial, store), 64) for split in ("train", "val")}
+    rows = {split: rows_from_files(store, split, trial_slice(trial, store.spec)) for split in ("train", "val")}
     progress = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     return [(one.epoch.train_loss, one.epoch.best_val_auc) for one in progress]

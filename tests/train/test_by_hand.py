@@ -24,8 +24,6 @@ CLIP_NORM = {"fpt+": 2.5, "fpt": 2.5, "lora": 10.0, "adalora": 5.0, "linear_prob
 class DoubleRows:
     """Rows in float64 whose images and features tell little of their class, in the layout of a side network."""
 
-    window = None
-
     def __init__(self, labels, seed):
         generator = torch.Generator().manual_seed(seed)
         self.labels, self.row_ids = labels, np.arange(len(labels))

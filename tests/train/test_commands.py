@@ -4,6 +4,7 @@ Two workers are compared with this process alone, a killed preload with an unint
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -15,36 +16,50 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fpt_ray.cluster import require_resources
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override, trial_from
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import rows_from_files, rows_from_tables
+from fpt_ray.features.joining import features_text, join
 from fpt_ray.features.serving import trial_slice
-from fpt_ray.features.shards import open_shard
+from fpt_ray.features.shards import shard_hashes
 from fpt_ray.features.spec import StoreError
 from fpt_ray.features.store import open_store
+from fpt_ray.images.table import read_images
+from fpt_ray.preload.inspection import inspected
 from fpt_ray.preload.pipeline import preload
+from fpt_ray.storage.files import list_files
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.command import Command as TrainCommand
 from fpt_ray.train.command import run as run_training
 from fpt_ray.train.seeds import fit_seeds, trial_task
 from fpt_ray.train.trial import train_trial
-from tests.conftest import SMOKE
-from tests.stores import draw_images
+from tests.conftest import SMOKE, table_of
+from tests.stores import draw_images, rows_from_files
 
-TRIAL = load_space(SMOKE).stores()[0]
+NEED = load_space(SMOKE).stores()[0]
+TRIAL = override(NEED.trial, {"side.resolution": 64})
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def rows_of(store):
-    """{split: [(row, path, sha256)]} as the files hold them."""
+    """{split: the content hashes of its rows in order} as the files hold them."""
     found = {}
-    for split in ("train", "val", "test"):
-        tables = [open_shard(uri).read(columns=["row", "path", "sha256"]) for uri in store.shard_uris(split)]
-        found[split] = [tuple(row.values()) for table in tables for row in table.to_pylist()]
+    for split, rows in store.splits.items():
+        hashes = {shard: shard_hashes(store.shard_uri(shard), store.spec) for shard in set(rows.shards.tolist())}
+        places = zip(rows.shards.tolist(), rows.places.tolist(), strict=True)
+        found[split] = [hashes[shard][place].tobytes().hex() for shard, place in places]
     return found
+
+
+def hashes_of(images):
+    """The same by the images."""
+    return {
+        split: sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(images, split).rglob("*.png"))
+        for split in ("train", "val", "test")
+    }
 
 
 # --- preload --------------------------------------------------------------------------------------------------
@@ -53,21 +68,65 @@ def rows_of(store):
 def test_preload_stores_every_image_once_and_is_reused(store, images, workdir, capsys):
     rows = rows_of(store)
     assert {split: len(found) for split, found in rows.items()} == {"train": 36, "val": 12, "test": 12}
-    for found in rows.values():
-        assert [row for row, _, _ in found] == list(range(len(found)))
-        assert len({path for _, path, _ in found}) == len(found)
-    before = os.stat(f"{store.uri}/manifest.json").st_mtime_ns
-    assert preload(images, TRIAL, workdir) == store
-    assert "reusing the finished store" in capsys.readouterr().err
-    assert os.stat(f"{store.uri}/manifest.json").st_mtime_ns == before
+    assert rows == hashes_of(images)
+    assert rows_of(preload(images, NEED, workdir)) == rows
+    assert f"all are in the store {store.uri}" in capsys.readouterr().err
+    assert [file.path for file in list_files(store.uri) if "manifest" in file.path] == ["manifest-00001.json"]
+    again = join(open_store(store.uri), inspected(read_images(table_of(store)), workdir))
+    assert features_text(again) == features_text(store)
+    for split in store.splits:
+        assert again.splits[split].labels.tolist() == store.splits[split].labels.tolist()
+
+
+def extracted(text):
+    """How many images were run through the LPM, by what preload said."""
+    found = re.search(r"features: (\d+) of \d+ images left", text)
+    return int(found[1]) if found else 0
+
+
+@pytest.mark.slow
+def test_labels_splits_and_names_cost_no_extraction_and_a_new_image_costs_one(store, images, workdir, tmp_path, capsys):
+    """A corrected label, another split, a renamed folder, the same images in another project, five tables; ten more."""
+    whole = read_images(images)
+    lines = [(f"{row.path}", f"c{row.label}", row.split) for row in whole.rows]
+
+    def told(rows, name, folder=images):
+        Path(folder, f"{name}.csv").write_text("\n".join(",".join(row) for row in [("path", "label", "split"), *rows]))
+        capsys.readouterr()
+        found = preload(f"{folder}/{name}.csv", NEED, workdir)
+        return extracted(capsys.readouterr().err), found
+
+    count, relabelled = told([(lines[0][0], "c2", lines[0][2]), *lines[1:]], "relabelled")
+    assert count == 0
+    assert relabelled.table_digest != store.table_digest
+    for number in range(5):
+        mixed = [
+            (path, label, ("train", "val", "test")[(at // 3 + number) % 3]) for at, (path, label, _) in enumerate(lines)
+        ]
+        assert told(mixed, f"split{number}")[0] == 0
+    shutil.copytree(images, tmp_path / "moved" / "deeper")
+    assert extracted_by(tmp_path / "moved" / "deeper", workdir, capsys) == 0
+    for number in range(10):
+        Image.new("RGB", (80, 90), (number, 9, 200)).save(
+            tmp_path / "moved" / "deeper" / "train" / "c1" / f"n{number}.png"
+        )
+    assert extracted_by(tmp_path / "moved" / "deeper", workdir, capsys) == 10
+    assert extracted_by(tmp_path / "moved" / "deeper", workdir, capsys) == 0
+    assert open_store(store.uri).generation == 2
+
+
+def extracted_by(images, workdir, capsys):
+    capsys.readouterr()
+    preload(str(images), NEED, workdir)
+    return extracted(capsys.readouterr().err)
 
 
 def test_a_store_slice_equals_a_direct_extraction_bit_for_bit(store, images, workdir, tmp_path):
     narrow = override(TRIAL, {"side.depth": 1, "features.token_ratio": 0.1})
     direct = preload(images, narrow, str(tmp_path))
-    wide = rows_from_files(store, "train", trial_slice(narrow, store), 64)
-    small = rows_from_files(direct, "train", trial_slice(narrow, direct), 64)
-    assert direct.spec.depth == 1
+    wide = rows_from_files(store, "train", trial_slice(narrow, store.spec))
+    small = rows_from_files(direct, "train", trial_slice(narrow, direct.spec))
+    assert direct.spec.blocks == (11,)
     ids = [0, 7, 35]
     for kind in ("keys", "values", "low_res"):
         assert torch.equal(getattr(wide.take(ids), kind), getattr(small.take(ids), kind))
@@ -83,18 +142,18 @@ def test_a_killed_preload_goes_on_and_ends_with_the_same_rows(store, images, tmp
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     shards = tmp_path / "features"
     deadline = time.monotonic() + 300
-    while len(list(shards.glob("*/train/part-*.parquet"))) < 2 and process.poll() is None:
+    while len(list(shards.glob("*/shards/*.parquet"))) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    finished = {path: path.stat().st_mtime_ns for path in shards.glob("*/*/part-*.parquet")}
-    if not list(shards.glob("*/manifest.json")):
+    finished = {path: path.stat().st_mtime_ns for path in shards.glob("*/shards/*.parquet")}
+    if not list(shards.glob("*/manifest-*.json")):
         with pytest.raises(StoreError, match="no finished feature store"):
             open_store(str(next(shards.iterdir())))
     monkeypatch.setattr("fpt_ray.preload.pipeline.SHARD_BYTES", 100_000)
-    resumed = preload(images, TRIAL, str(tmp_path))
+    resumed = preload(images, NEED, str(tmp_path))
     assert rows_of(resumed) == rows_of(store)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
     assert len(resumed.shards) > 5
@@ -108,10 +167,10 @@ def test_a_full_disk_is_said_and_finished_shards_are_kept(images, tmp_path, monk
     workdir.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(workdir)], check=True)
     try:
-        with pytest.raises(ConfigError, match=r"part-\d+\.parquet cannot be written .*No space left.*free space"):
+        with pytest.raises(ConfigError, match=r"/shards/\S+\.parquet cannot be written .*No space left.*free space"):
             preload(images, trial, str(workdir))
         left = [file for _, _, files in os.walk(workdir / "features") for file in files]
-        assert [file for file in left if not file.startswith("part-") or not file.endswith(".parquet")] == []
+        assert [file for file in left if not file.endswith(".parquet")] == []
         subprocess.run(["mount", "-o", "remount,size=64m", str(workdir)], check=True)
         assert len(rows_of(preload(images, trial, str(workdir)))["train"]) == 36
     finally:
@@ -147,14 +206,15 @@ def test_preload_refuses_before_it_starts(change, message, images, tmp_path):
 
 def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, capsys):
     trial = override(TRIAL, {"side.depth": 2, "features.token_ratio": 0.2, "training.epochs": 3})
-    run_training(TrainCommand(features=store.uri, workdir=workdir, name="two", num_workers=2, trial=trial))
+    run_training(
+        TrainCommand(
+            images=table_of(store), features=store.uri, workdir=workdir, name="two", num_workers=2, trial=trial
+        )
+    )
     (path,) = Path(workdir, "runs").glob("two-*/*/checkpoint.pt")
     found = load_checkpoint(str(path.parent)).current
-    cut = trial_slice(trial, store)
-    rows = {}
-    for split in ("train", "val"):
-        tables = [open_shard(uri).read(columns=store.columns(cut)) for uri in store.shard_uris(split)]
-        rows[split] = rows_from_tables(tables, store.spec, cut, trial.side.resolution)
+    cut = trial_slice(trial, store.spec)
+    rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     assert found.epoch == last.epoch.number == 3
     assert found.best.val_auc == pytest.approx(last.epoch.best_val_auc, abs=1e-6)
@@ -191,7 +251,9 @@ def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, wor
 def test_a_batch_that_cannot_be_shared_is_refused(store, workdir):
     trial = override(TRIAL, {"training.batch_size": 9})
     with pytest.raises(ConfigError, match=r"training\.batch_size is 9; 2 workers cannot share it"):
-        run_training(TrainCommand(features=store.uri, workdir=workdir, num_workers=2, trial=trial))
+        run_training(
+            TrainCommand(images=table_of(store), features=store.uri, workdir=workdir, num_workers=2, trial=trial)
+        )
 
 
 def test_a_machine_that_is_too_small_is_said():
@@ -208,4 +270,4 @@ def test_user_errors_are_one_line(tmp_path):
 
 
 def test_defaults_of_a_trial_are_the_papers_on_the_command_line():
-    assert TrainCommand().trial == trial_from({})
+    assert TrainCommand(images="x").trial == trial_from({})

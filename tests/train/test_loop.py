@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import take_step
 from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit
+from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit, taken_ahead
 from fpt_ray.train.order import epoch_order, worker_rows
 from fpt_ray.train.seeds import epoch_report, fit_seeds
 from tests.conftest import FakeRows
@@ -176,14 +177,13 @@ def test_nan_ends_the_trial_with_a_reason(small_trial, small_shape):
         list(fit(make_model(small_trial, 3), rows, rows, small_trial, task()))
 
 
-@pytest.mark.parametrize("window", [None, 5])
-def test_an_epoch_visits_rows_once_and_drops_the_remainder(window):
-    order = epoch_order(23, 4, (0, 1), window)
+def test_an_epoch_visits_rows_once_and_drops_the_remainder():
+    order = epoch_order(23, 4, (0, 1))
     assert order.shape == (5, 4)
     assert len(set(order.ravel())) == 20
     assert set(order.ravel()) <= set(range(23))
-    assert not np.array_equal(order, epoch_order(23, 4, (0, 2), window))
-    assert np.array_equal(order, epoch_order(23, 4, (0, 1), window))
+    assert not np.array_equal(order, epoch_order(23, 4, (0, 2)))
+    assert np.array_equal(order, epoch_order(23, 4, (0, 1)))
 
 
 def test_workers_hold_the_rows_of_their_strands():
@@ -265,12 +265,35 @@ def test_steps_count_on_over_epochs_and_mean_loss_is_of_an_epochs_steps(small_tr
     assert [epoch.train_loss for epoch in epochs] == pytest.approx(means, rel=1e-5)
 
 
-def test_rows_are_shuffled_within_strands_and_windows_and_windows_among_each_other():
+def test_rows_are_shuffled_within_strands():
     strands = epoch_order(64, 4, (0, 1)).T
     assert [set(strand) for strand in strands] == [set(range(start, start + 16)) for start in range(0, 64, 16)]
     assert all(list(strand) != sorted(strand) for strand in strands)
-    windows = epoch_order(64, 4, (0, 1), 8).reshape(8, 8)
-    assert {frozenset(rows) for rows in windows} == {frozenset(range(start, start + 8)) for start in range(0, 64, 8)}
-    assert all(list(rows) != sorted(rows) for rows in windows)
-    firsts = [min(rows) for rows in windows]
-    assert firsts != sorted(firsts)
+
+
+class Slow:
+    """Rows that take a while to read; notes when each batch was begun and handed over."""
+
+    def __init__(self):
+        self.begun, self.row_ids = [], np.arange(4)
+
+    def take(self, row_ids):
+        self.begun.append(list(row_ids))
+        if row_ids[0] == 3:
+            raise ValueError("row 3 cannot be read")
+        return row_ids
+
+
+def test_the_next_batch_is_read_while_one_is_worked_on():
+    rows, seen = Slow(), []
+    for ids, batch, _ in taken_ahead(rows, [[0], [1], [2]]):
+        assert ids == batch
+        deadline = time.monotonic() + 10
+        while len(rows.begun) < min(3, len(seen) + 2):
+            assert time.monotonic() < deadline
+        assert len(rows.begun) == min(3, len(seen) + 2)  # one ahead, and no more
+        seen.append(ids)
+    assert seen == rows.begun == [[0], [1], [2]]
+    with pytest.raises(ValueError, match="row 3 cannot be read"):
+        list(taken_ahead(rows, [[0], [3]]))
+    assert list(taken_ahead(rows, [])) == []

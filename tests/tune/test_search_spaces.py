@@ -1,31 +1,32 @@
 """Every table and figure of the paper as it stands in search_spaces/, run small: a tiny ViT with random weights, the
 demonstration's images, one epoch, two seeds. The grids are compared with the paper's own rows (numbers.json)."""
 
-import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from fpt_ray.config.space import POINT
+from fpt_ray.config.space import POINT, need_of
 from fpt_ray.config.space_yaml import load_space
-from fpt_ray.config.trial import flatten, image_resolution, override, reads_images
+from fpt_ray.config.trial import flatten, override, reads_images
 from fpt_ray.demo.material import write_images
-from fpt_ray.features.rows import rows_from_files
+from fpt_ray.features.joining import join
 from fpt_ray.features.serving import Stores, store_for, trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
-from fpt_ray.features.store import open_store, write_manifest
-from fpt_ray.images.table import accept, inspect_image, read_images
+from fpt_ray.features.store import add_shards, empty_store
+from fpt_ray.images.table import accept, content_hashes, inspect_image, read_images
 from fpt_ray.models.hardware import hardware_here
-from fpt_ray.models.methods import load_learnable_state
+from fpt_ray.models.methods import check_trial, load_learnable_state
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.paper.numbers import METHOD_NAMES, numbers
 from fpt_ray.preload.extraction import extract_batches, lpm_precision, read_image
 from fpt_ray.preload.pipeline import plan_shards
 from fpt_ray.train.loop import evaluate
 from fpt_ray.train.seeds import fit_seeds, trial_task
+from tests.stores import rows_from_files
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
 TINY = {"backbone.name": "vit_tiny_patch16_224", "backbone.weights": "random", "side.reduction": 4}
@@ -57,19 +58,15 @@ def stores(table, tmp_path_factory):
 
 
 def write_store(table, trial, uri):
-    spec = store_spec(trial, images_digest=table.digest(), precision=lpm_precision(trial, hardware_here()))
+    spec = store_spec(need_of(trial), precision=lpm_precision(trial, hardware_here()))
+    store, added = empty_store(uri, spec), []
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
-    entries = []
-    for plan in plan_shards(table, spec, uri):
-        Path(plan.uri).parent.mkdir(parents=True, exist_ok=True)
-        images = [read_image(table.root, image, spec) for image in plan.images]
-        high, low = (torch.stack([torch.from_numpy(pair[at]) for pair in images]).numpy() for at in (0, 1))
-        features = None if model is None else extract_batches(model, high, spec)
-        entries.append(
-            write_shard(plan.uri, plan.split, shard_table(plan.images, plan.first_row, low, features, spec), spec)
-        )
-    write_manifest(uri, spec, table.classes, entries)
-    return open_store(uri)
+    for plan in plan_shards(table.rows, store):
+        high, low = zip(*(read_image(table.root, image, spec) for image in plan.images), strict=True)
+        features = None if model is None else extract_batches(model, np.stack(high), spec)
+        rows = shard_table(plan.images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
+        added.append((write_shard(plan.uri, rows, spec), content_hashes(plan.images)))
+    return join(add_shards(store, added), table)
 
 
 def tiny(trial):
@@ -110,10 +107,7 @@ def test_every_row_of_the_paper_runs(name, rows, stores):
 
 
 def trial_ends_with_two_seeds(trial, store):
-    rows = {
-        split: rows_from_files(store, split, trial_slice(trial, store), image_resolution(trial))
-        for split in ("train", "val")
-    }
+    rows = {split: rows_from_files(store, split, trial_slice(trial, store.spec)) for split in ("train", "val")}
     task = trial_task(store, torch.device("cpu"))
     models = []
     kept = {"prepare": lambda model: models.append(model) or model}
@@ -147,5 +141,6 @@ def test_the_grids_are_the_papers():
 def test_every_space_can_be_read_and_says_its_command(file):
     space = load_space(file)
     assert f"fpt-ray tune --space {file.stem} " in space.text or "make demo" in space.text
-    for wide in space.stores():
-        assert dataclasses.is_dataclass(wide)
+    for need in space.stores():
+        for trial in need.trials():
+            check_trial(trial)

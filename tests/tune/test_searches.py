@@ -21,7 +21,7 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.command import run
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.conftest import SMOKE
+from tests.conftest import SMOKE, table_of
 from tests.searches import agree
 
 BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
@@ -33,7 +33,16 @@ def searched(store, workdir):
     """What a search of three trials says (stderr) and prints (stdout)."""
     said, printed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-        run(StudyOptions(space=str(SMOKE), features=(store.uri,), workdir=workdir, study="s", num_trials=3))
+        run(
+            StudyOptions(
+                space=str(SMOKE),
+                images=table_of(store),
+                features=(store.uri,),
+                workdir=workdir,
+                study="s",
+                num_trials=3,
+            )
+        )
     return said.getvalue(), printed.getvalue()
 
 
@@ -156,7 +165,7 @@ def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdi
     rows = "space: {training.learning_rate: {choices: [1e-3, 1e+30]}}"
     fixed = SMOKE.read_text().partition("fixed:")[2].partition("objectives")[0]
     space.write_text(f"{rows}\nfixed:{fixed}  side.depth: 2\n  side.resolution: 64\nnum_trials: 2")
-    run_study(StudyOptions(space=str(space), features=(store.uri,), workdir=workdir))
+    run_study(StudyOptions(space=str(space), images=table_of(store), features=(store.uri,), workdir=workdir))
     assert "the loss is nan" in capsys.readouterr().err
     client = open_tracking(default_uri(workdir))
     records = tracking.read_trials(client, tracking.find_study(client, "diverges"))
@@ -185,6 +194,6 @@ def test_a_space_that_does_not_fit_is_refused_before_anything_runs(text, message
         fixed = BACKBONE.format("side.depth: 2, side.resolution: 64")
     space.write_text(f"{text}\n{fixed}")
     with pytest.raises(ConfigError, match=message):
-        run_study(StudyOptions(space=str(space), features=(store.uri,), workdir=str(tmp_path)))
+        run_study(StudyOptions(space=str(space), images=table_of(store), features=(store.uri,), workdir=str(tmp_path)))
     assert not list(tmp_path.rglob("optuna.log"))
     assert not list((tmp_path / "features").glob("*"))
