@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         TrialConfig,
     )
     from fpt_ray.errors import ConfigError
+    from fpt_ray.features.joining import Features
     from fpt_ray.features.store import Store, open_store
     from fpt_ray.preload.pipeline import preload as preload_features
     from fpt_ray.report.result import StudyResult
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackboneConfig",
     "ConfigError",
+    "Features",
     "FeaturesConfig",
     "PetlConfig",
     "SearchSpace",
@@ -47,6 +49,7 @@ __all__ = [
 _PLACES = {
     "BackboneConfig": "config.trial",
     "ConfigError": "errors",
+    "Features": "features.joining",
     "FeaturesConfig": "config.trial",
     "PetlConfig": "config.trial",
     "SearchSpace": "config.space",

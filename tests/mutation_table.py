@@ -65,7 +65,10 @@ MUTATIONS = (
     # --- the loop -------------------------------------------------------------------------------------------------
     Mutation("fpt_ray/train/loop.py", "steps * training.epochs, arithmetic", "steps, arithmetic", _BY_HAND),
     Mutation(
-        "fpt_ray/train/loop.py", "(training.seed, epoch), train.window", "(training.seed, 1), train.window", _BY_HAND
+        "fpt_ray/train/loop.py",
+        "training.batch_size, (training.seed, epoch))",
+        "training.batch_size, (training.seed, 1))",
+        _BY_HAND,
     ),
     Mutation("fpt_ray/train/loop.py", "masks = dropout_masks(trial, row_ids, epoch)", "masks = None", _BY_HAND, "fpt"),
     Mutation(
@@ -105,7 +108,7 @@ MUTATIONS = (
     Mutation("fpt_ray/train/loop.py", "    mean = total / len(order)\n", "    mean = total\n", _LOOP, "mean_loss"),
     Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(order) + step,", "step,", _LOOP, "count"),
     Mutation(
-        "fpt_ray/train/loop.py", "rows.row_ids[start : start + trial", "rows.row_ids[start + 1 : start + trial", _LOOP
+        "fpt_ray/train/loop.py", "rows.row_ids[start : start + size]", "rows.row_ids[start + 1 : start + size]", _LOOP
     ),
     Mutation(
         "fpt_ray/train/loop.py",
@@ -130,13 +133,6 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/train/order.py", "np.stack(strands, axis=1)", "np.stack(strands).reshape(steps, -1)", _LOOP, "strands"
-    ),
-    Mutation(
-        "fpt_ray/train/order.py",
-        "starts = generator.permutation(np.arange(0, num_rows, window))",
-        "starts = np.arange(0, num_rows, window)",
-        _LOOP,
-        "shuffled",
     ),
     # --- the networks ---------------------------------------------------------------------------------------------
     Mutation(
@@ -248,16 +244,16 @@ MUTATIONS = (
     # --- the store ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/features/spec.py",
-        "list(spec.layers)[len(spec.layers) - cut.depth :]",
-        "list(spec.layers)[: cut.depth]",
+        "for block in cut.blocks\n",
+        "for block in cut.blocks[:1]\n",
         _STORE,
     ),
     Mutation("fpt_ray/features/spec.py", "if band.start < cut.num_kept", "if band.stop <= cut.num_kept", _STORE),
     Mutation("fpt_ray/features/spec.py", "weights_digest=weights_digest,", 'weights_digest="",', _STORE),
     Mutation(
         "fpt_ray/features/rows.py",
-        "out[at, :, ranks] = cell[:, : ranks.stop - ranks.start]",
-        "out[at, :, ranks] = cell[:, ranks.start - ranks.stop :]",
+        "= band[:, :, : stop - column.ranks.start]",
+        "= band[:, :, column.ranks.start - stop :]",
         _STORE,
     ),
     Mutation(
@@ -266,16 +262,30 @@ MUTATIONS = (
         "(self.row_ids >= share.start) & (self.row_ids <= share.stop)",
         _STORE,
     ),
+    Mutation("fpt_ray/features/rows.py", "group[name][row, :, :kept]", "group[name][row, :, -kept:]", _STORE),
     Mutation(
-        "fpt_ray/features/rows.py", "first = spec.layers.stop - self.cut.depth", "first = spec.layers.start", _STORE
-    ),
-    Mutation(
-        "fpt_ray/features/shards.py",
-        '    check_rows(table["row"].to_pylist(), rows, uri)\n',
+        "fpt_ray/features/rows.py",
+        "        self._check_images(ids, found)\n",
         "",
         "tests/faults/test_stores.py",
         "swapped",
     ),
+    Mutation(
+        "fpt_ray/features/joining.py",
+        "np.flatnonzero(read_index(store).find(table.hashes()) < 0)",
+        "np.arange(0)",
+        _STORE,
+    ),
+    Mutation(
+        "fpt_ray/features/joining.py",
+        "(table.rows[number].sha256, table.rows[number].label)",
+        "table.rows[number].path",
+        "tests/preload/test_order.py",
+    ),
+    Mutation("fpt_ray/features/places.py", "first * size + wanted % size", "wanted % size", _STORE),
+    Mutation("fpt_ray/features/places.py", "np.searchsorted(rows, place)", "place % len(rows)", _STORE),
+    Mutation("fpt_ray/features/withdrawal.py", "gone.find(rows) < 0", "gone.find(rows) >= -1", _STORE, "forg"),
+    Mutation("fpt_ray/features/verification.py", "earlier if store.removed else []", "[]", _STORE, "forg"),
     Mutation(
         "fpt_ray/features/shards.py",
         "if notes.get(DIGEST_KEY) != spec.digest.encode():",
@@ -291,10 +301,11 @@ MUTATIONS = (
         "nan",
     ),
     Mutation(
-        "fpt_ray/features/shards.py",
-        "if found == list(planned) else None",
-        "if len(found) == len(planned) else None",
-        _STORE,
+        "fpt_ray/preload/extraction.py",
+        "if found is None or not np.array_equal(found[1], content_hashes(plan.images)):",
+        "if found is None:",
+        "tests/faults/test_stores.py",
+        "two_preloads",
     ),
     Mutation("fpt_ray/features/store.py", "        if has != wants:\n", "        if False:\n", _STORE),
     Mutation(
@@ -304,7 +315,9 @@ MUTATIONS = (
         "tests/faults/test_stores.py",
         "cut_short",
     ),
-    Mutation("fpt_ray/features/store.py", "(shard.rows, shard.sha256) for shard", "(shard.rows,) for shard", _STORE),
+    Mutation("fpt_ray/features/store.py", "fresh = known.find(index.hashes) < 0", "fresh = index.rows >= 0", _STORE),
+    Mutation("fpt_ray/features/store.py", "if entry.path not in listed", "", _STORE),
+    Mutation("fpt_ray/features/store.py", "first = len(store.shards)\n", "first = 0\n", _STORE),
     # --- the images -----------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/images/augmentation.py",

@@ -111,7 +111,7 @@ def test_the_readmes_lines_run(cluster, images, tmp_path, capsys):
         lines = lines.replace(shown, small)
     names = {"IMAGES": images, "WORKDIR": str(tmp_path)}
     exec(lines, names)
-    assert isinstance(names["features"], fpt_ray.Features)
+    assert isinstance(names["found"], fpt_ray.Features)
     study = names["study"]
     assert isinstance(study, fpt_ray.StudyResult)
     assert [record.status for record in study.trials] == ["FINISHED"] * 4

@@ -395,7 +395,7 @@ def test_values_are_searched_or_fixed() -> None:
 def test_one_store_serves_what_a_store_can_be_sliced_to() -> None:
     (need,) = parse_space(PAPER).stores()
     trial = need.trial
-    assert (trial.features.token_ratio, trial.side.depth, need.side_resolutions) == (0.2, 12, (64, 128, 256))
+    assert (trial.features.token_ratio, trial.side.depth, need.side_resolutions) == (0.2, 12, (64, 128, 192, 256))
     assert (trial.features.resolution, trial.backbone.name) == (512, "vit_small_patch16_224")
 
 

@@ -130,7 +130,7 @@ def test_a_shard_swapped_with_another_stores(tmp_path, capsys):
 
 def test_two_shards_of_a_store_swapped(tmp_path, capsys):
     """A shard is read only where its rows are those that the index says."""
-    store, arrays = make_store(tmp_path, make_spec())
+    store, _ = make_store(tmp_path, make_spec())
     first, second, _ = shard_uris(store, "train")
     os.rename(first, f"{tmp_path}/aside")
     os.rename(second, first)

@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 
 from fpt_ray.config.trial import TrainingConfig
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.rows import Batch
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import take_step
@@ -275,19 +276,22 @@ class Slow:
     """Rows that take a while to read; notes when each batch was begun and handed over."""
 
     def __init__(self):
-        self.begun, self.row_ids = [], np.arange(4)
+        self.begun, self.row_ids, self.labels = [], np.arange(4), np.zeros(4)
+
+    def __len__(self):
+        return 4
 
     def take(self, row_ids):
         self.begun.append(list(row_ids))
         if row_ids[0] == 3:
             raise ValueError("row 3 cannot be read")
-        return row_ids
+        return Batch(low_res=torch.tensor(row_ids), keys=None, values=None, labels=torch.tensor(row_ids))
 
 
 def test_the_next_batch_is_read_while_one_is_worked_on():
     rows, seen = Slow(), []
     for ids, batch, _ in taken_ahead(rows, [[0], [1], [2]]):
-        assert ids == batch
+        assert ids == batch.labels.tolist()
         deadline = time.monotonic() + 10
         while len(rows.begun) < min(3, len(seen) + 2):
             assert time.monotonic() < deadline
