@@ -188,7 +188,13 @@ MUTATIONS = (
         _BACKBONE,
         "by_hand",
     ),
-    Mutation("fpt_ray/models/importance.py", "model.blocks][-depth:]", "model.blocks][:depth]", _BACKBONE, "by_hand"),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "for block in blocks)\n",
+        "for block in range(len(blocks)))\n",
+        _BACKBONE,
+        "by_hand",
+    ),
     Mutation(
         "fpt_ray/models/importance.py",
         "values.gather(2, at), tokens",
@@ -249,7 +255,7 @@ MUTATIONS = (
         _STORE,
     ),
     Mutation("fpt_ray/features/spec.py", "if band.start < cut.num_kept", "if band.stop <= cut.num_kept", _STORE),
-    Mutation("fpt_ray/features/spec.py", "weights_digest=weights_digest,", 'weights_digest="",', _STORE),
+    Mutation("fpt_ray/features/spec.py", "else weights_digest,", 'else "",', _STORE),
     Mutation(
         "fpt_ray/features/rows.py",
         "= band[:, :, : stop - column.ranks.start]",

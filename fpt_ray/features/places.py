@@ -17,8 +17,8 @@ from fpt_ray.features.spec import Slice, columns_of
 _THREADS = 8
 """Row groups that are read at once: on S3, requests."""
 _OPEN_SHARDS = 32
-_KEPT_GROUPS = 64
-"""Row groups that a stream holds, for rows that lie beside each other; of about 4 MiB, or one row."""
+_KEPT_BYTES = 256 * 2**20
+"""Of row groups that a stream holds, for rows that lie beside each other."""
 
 
 class GroupsAtHand:
@@ -71,7 +71,7 @@ class ShardFiles:
             found |= {key: self._read_group(key) for key in todo}
         for key in todo:
             self.kept[key] = found[key]
-        while len(self.kept) > _KEPT_GROUPS:
+        while sum(map(_group_bytes, self.kept.values())) > _KEPT_BYTES:
             self.kept.popitem(last=False)
         return found
 
@@ -91,6 +91,10 @@ class ShardFiles:
             while len(self.open) > _OPEN_SHARDS:
                 self.open.popitem(last=False)
             return self.open[shard]
+
+
+def _group_bytes(group: Group) -> int:
+    return sum(cells.nbytes for cells in group.values())
 
 
 def read_shard_rows(

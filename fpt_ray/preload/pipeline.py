@@ -70,24 +70,32 @@ def preload(
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
     need = need_of(need) if isinstance(need, TrialConfig) else need
-    workdir, table = absolute(workdir), read_images(images)
+    workdir, table, model = absolute(workdir), read_images(images), frozen_lpm(need)
     with ray_session(local=local):
         table = inspected(table, workdir)
         report_table(table)
-        return preload_table(table, need, workdir, hardware or ask_worker(hardware_here))
+        return preload_table(table, need, model, workdir, hardware or ask_worker(hardware_here))
 
 
-def preload_table(table: ImageTable, need: StoreNeed, workdir: str, hardware: Hardware) -> Features:
-    """``preload`` of an inspected table, where Ray runs."""
+def frozen_lpm(need: StoreNeed) -> Any:
+    """The LPM, loaded, that gives the features of these trials; None where they read images alone.
+
+    Raises:
+        ConfigError: a trial cannot be built, or the weights cannot be had.
+    """
     for trial in need.trials():
         check_trial(trial)
-    trial = need.trial
-    model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
+    return None if reads_images(need.trial) else load_backbone(need.trial.backbone, need.trial.features.resolution)
+
+
+def preload_table(table: ImageTable, need: StoreNeed, model: Any, workdir: str, hardware: Hardware) -> Features:
+    """``preload`` of an inspected table by a loaded LPM, where Ray runs."""
     digest = "" if model is None else weights_digest(model)
     spec = store_spec(need, weights_digest=digest, precision=lpm_precision(need.trial, hardware))
     uri = f"{workdir}/features/{spec.name}"
     store = open_store(uri) if latest_generation(uri) else empty_store(uri, spec)
-    remove_leftovers(store)
+    if store.removed:
+        remove_leftovers(store)
     todo = _missing(table, store)
     if todo:
         store = _with_unlisted(store)
@@ -99,6 +107,7 @@ def preload_table(table: ImageTable, need: StoreNeed, workdir: str, hardware: Ha
         _announce(holder, spec, plans, table, hardware)
         entries = {entry.path: entry for entry in write_shards(holder, spec, plans, table.root)}
         store = add_shards(store, [(entries[plan.path], content_hashes(plan.images)) for plan in plans])
+        remove_leftovers(store)
     else:
         say(f"{'features' if spec.blocks else 'images'}: all are in the store {uri}")
     features = join(open_store(uri), table)

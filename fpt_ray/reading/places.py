@@ -52,8 +52,8 @@ def share_rows(features: Features, cut: Slice, splits: Sequence[str] = _SPLITS) 
     shards = np.concatenate([features.splits[split].shards for split in splits])
     places = np.concatenate([features.splits[split].places for split in splits])
     found = {
-        int(shard): read.remote(features.shard_uri(shard), whole, cut, np.unique(places[shards == shard]))
-        for shard in np.unique(shards)
+        shard: read.remote(features.shard_uri(shard), whole, cut, np.unique(places[shards == shard]))
+        for shard in np.unique(shards).tolist()
     }
     try:
         ray.get([count for count, _ in found.values()])

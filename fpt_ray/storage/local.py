@@ -113,14 +113,20 @@ def is_within(root: str, path: str) -> bool:
 def write_once(uri: str, content: pa.Buffer | bytes) -> bool:
     """Writes a file whole and durably if there is none; returns whether it has this content now."""
     final = local_path(uri)
+    try:
+        return _linked(final, content)
+    except FileNotFoundError:  # whoever tidied up beside us took our temporary file, or its folder, for a dead writer's
+        return _linked(final, content)
+
+
+def _linked(final: Path, content: pa.Buffer | bytes) -> bool:
     with _written_beside(final, content) as temporary:
         try:
             os.link(temporary, final)  # unlike a rename, a link never replaces
         except OSError:
             if not final.exists():
                 raise
-            # Somebody was first; whoever finished the whole store may have removed ours already.
-            return final.read_bytes() == pa.py_buffer(content)
+            return final.read_bytes() == pa.py_buffer(content)  # somebody was first
     return True
 
 

@@ -25,7 +25,7 @@ from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import known_weights
 from fpt_ray.preload.inspection import inspected
-from fpt_ray.preload.pipeline import preload_table, report_table
+from fpt_ray.preload.pipeline import frozen_lpm, preload_table, report_table
 from fpt_ray.reading.places import share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
@@ -133,13 +133,14 @@ def open_stores(
 
     ``hardware`` is of the workers that preload.
     """
+    weights = known_weights(space.backbones(), str(Path.cwd()))
     table = inspected(read_images(options.images), workdir)
     report_table(table)
     if options.features:
         found = tuple(join(open_store(uri), table) for uri in options.features)
     else:
-        found = tuple(preload_table(table, need, workdir, hardware) for need in space.stores())
-    stores = Stores(stores=found, weights=known_weights(space.backbones(), str(Path.cwd())), hardware=hardware)
+        found = tuple(preload_table(table, need, frozen_lpm(need), workdir, hardware) for need in space.stores())
+    stores = Stores(stores=found, weights=weights, hardware=hardware)
     for trial in (trial for need in space.stores() for trial in need.trials()):
         store_for(trial, stores)
     return table, stores

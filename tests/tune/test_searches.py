@@ -182,7 +182,7 @@ def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdi
         ("space: {side.reduction: {choices: [4, 5]}}", r"side\.reduction is 5"),
         (
             "space: {side.depth: {low: 1, high: 6}}",
-            r"no feature store serves this trial: side\.depth asks for 6.*at most 2",
+            r"no feature store serves this trial: side\.depth and side\.blocks ask for .*holds 10, 11",
         ),
         ("space: {features.resolution: {choices: [96, 112]}}", r"features\.resolution is 112"),
     ],
