@@ -151,7 +151,14 @@ def last_words(command, said):
 
 
 def resume(store, workdir, name, num_trials, **more):
-    given = {"space": str(SMOKE), "features": (store.uri,), "workdir": str(workdir), "study": name, **more}
+    given = {
+        "space": str(SMOKE),
+        "images": table_of(store),
+        "features": (store.uri,),
+        "workdir": str(workdir),
+        "study": name,
+        **more,
+    }
     run_study(StudyOptions(**given, num_trials=num_trials, resume=True))
 
 

@@ -131,7 +131,13 @@ def kill_trains_worker(run, killed):
 def test_a_trial_goes_on_when_one_of_its_own_workers_is_killed(store, tmp_path):
     """From its last checkpoint, of which Ray Train keeps one, the one that is scored, to the numbers of a study of
     one worker that nothing disturbed."""
-    command = {"space": str(SMOKE), "features": (store.uri,), "workdir": str(tmp_path), "num_trials": 1}
+    command = {
+        "space": str(SMOKE),
+        "images": table_of(store),
+        "features": (store.uri,),
+        "workdir": str(tmp_path),
+        "num_trials": 1,
+    }
     command |= {"set": ("training.epochs=12",)}
     runs, killed = tmp_path / "studies" / "killed" / "runs" / "trial-0000", []
     killer = threading.Thread(target=kill_trains_worker, args=(runs, killed), daemon=True)

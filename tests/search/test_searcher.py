@@ -360,9 +360,9 @@ def test_a_storages_password_comes_from_the_environment_and_stays_out_of_snapsho
     """Tune pickles its searcher into the study's folder."""
     url = f"sqlite:///{tmp_path}/s.db"
     monkeypatch.setenv("FPT_RAY_STORAGE", url)
-    location = storage_location(StudyOptions(space="s.yaml"), str(tmp_path), "s")
+    location = storage_location(StudyOptions(space="s.yaml", images="i"), str(tmp_path), "s")
     assert location == url
-    assert storage_location(StudyOptions(space="s.yaml", storage="other"), str(tmp_path), "s") == "other"
+    assert storage_location(StudyOptions(space="s.yaml", images="i", storage="other"), str(tmp_path), "s") == "other"
     space = parse_space(SPACE)
     search = StudySearcher(space, open_study(space, "s", location, resume=False))
     assert b"sqlite" not in cloudpickle.dumps(search)

@@ -5,6 +5,7 @@ import json
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.features.serving import Stores
 from fpt_ray.models.hardware import Hardware
+from fpt_ray.reading.places import Reading
 from fpt_ray.tracking import records as tracking
 from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tune import scoring
@@ -33,7 +34,7 @@ def test_trials_without_a_test_score_are_scored_on_workers_at_once(monkeypatch):
     packing = Packing(workers=1, cpus=2.0, gpus=None, node_cpus=8, hardware=GPU)
     folder = {"study_uri": "s", "weights_root": "/driver"}
     stores = Stores(stores=(), weights={}, hardware=GPU)
-    shared = Shared(space=load_space(SMOKE), stores=stores, tables={}, packing=packing, **folder)
+    shared = Shared(space=load_space(SMOKE), stores=stores, reading=Reading(), packing=packing, **folder)
     handed = {}
 
     def run_on_workers(calls, shares):

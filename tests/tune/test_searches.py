@@ -79,7 +79,13 @@ def test_what_two_processes_give_is_told_beside_what_the_model_expects():
 
 @pytest.mark.slow
 def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, store, workdir):
-    command = {"space": str(SMOKE), "features": (store.uri,), "workdir": workdir, "num_trials": 1}
+    command = {
+        "space": str(SMOKE),
+        "images": table_of(store),
+        "features": (store.uri,),
+        "workdir": workdir,
+        "num_trials": 1,
+    }
     for name, workers in (("one", 1), ("two", 2)):
         run_study(StudyOptions(**command, study=name, workers_per_trial=workers))
     client = open_tracking(default_uri(workdir))
@@ -90,18 +96,31 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, 
 
 
 def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, capsys, monkeypatch):
-    command = {"space": str(SMOKE), "features": (store.uri,), "workdir": workdir, "study": "s"}
+    command = {
+        "space": str(SMOKE),
+        "images": table_of(store),
+        "features": (store.uri,),
+        "workdir": workdir,
+        "study": "s",
+    }
     with pytest.raises(ConfigError, match=r"exists .*; resume it"):
         run_study(StudyOptions(**command))
     monkeypatch.setattr("fpt_ray.reading.places.SHARED_MEMORY_SHARE", 0.0)
     run_study(StudyOptions(**command, num_trials=5, resume=True))
-    assert "streamed from Parquet" in capsys.readouterr().err
+    assert "streamed by every trial" in capsys.readouterr().err
     agree(workdir, "s", 5, ended_at=(3,))
 
 
 def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):
     """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
-    command = {"space": str(SMOKE), "features": (store.uri,), "workdir": workdir, "study": "c", "num_trials": 3}
+    command = {
+        "space": str(SMOKE),
+        "images": table_of(store),
+        "features": (store.uri,),
+        "workdir": workdir,
+        "study": "c",
+        "num_trials": 3,
+    }
     command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
     run(StudyOptions(**command))
     shown = capsys.readouterr()
