@@ -149,9 +149,9 @@ MUTATIONS = (
     Mutation("fpt_ray/models/side_network.py", "else project(summary) + prompts", "else project(summary)", _SIDE),
     Mutation("fpt_ray/models/side_network.py", "permute(1, 2, 0) * self.scale", "permute(1, 2, 0)", _SIDE),
     Mutation(
-        "fpt_ray/models/side_network.py",
-        "torch.softmax(keys @ heads, dim=-2)",
-        "torch.softmax(keys @ heads, dim=-1)",
+        "fpt_ray/models/side_block.py",
+        "torch.softmax(keys @ queries, dim=-2)",
+        "torch.softmax(keys @ queries, dim=-1)",
         _SIDE,
     ),
     Mutation(
@@ -168,7 +168,7 @@ MUTATIONS = (
         "tokens.shape[1]",
         _SIDE,
     ),
-    Mutation("fpt_ray/models/side_block.py", "queries * self.scale @", "queries @", _SIDE, "gradients"),
+    Mutation("fpt_ray/models/side_block.py", "attend((queries * self.scale)", "attend(queries", _SIDE, "gradients"),
     Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
     Mutation("fpt_ray/train/buffers.py", "kept.numel() < tensor.numel()", "False", _BUFFERS),
     Mutation("fpt_ray/train/buffers.py", "self._kept[name] = torch", "torch", _BUFFERS),

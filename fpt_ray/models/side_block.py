@@ -13,6 +13,17 @@ from torch import Tensor
 from typing_extensions import override
 
 
+def attend(
+    queries: Float[Tensor, "*B H E M"], keys: Float[Tensor, "B H N E"], values: Float[Tensor, "B H N E"]
+) -> Float[Tensor, "B M D"]:
+    """Attention as plain products, of queries that are scaled; those without B are every image's.
+
+    Keys and values stand on the left, forward and backward: products of many rows by few columns are the faster ones.
+    """
+    maps = torch.softmax(keys @ queries, dim=-2)  # B H N M
+    return (values.transpose(-2, -1) @ maps).permute(0, 3, 1, 2).flatten(-2)
+
+
 class SideAttention(Attention):
     """timm's attention, with its parameters, in which the first tokens alone ask and all of them are asked."""
 
@@ -27,10 +38,10 @@ class SideAttention(Attention):
         queries = queries[:, :, :num_read]
         # On CPUs plain products are faster: heads are few numbers wide, and the maps of a low resolution are small.
         if tokens.is_cuda if self.in_one_kernel is None else self.in_one_kernel:
-            found = F.scaled_dot_product_attention(queries, keys, values)
+            found = F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(-2)
         else:
-            found = torch.softmax(queries * self.scale @ keys.transpose(-2, -1), dim=-1) @ values
-        return self.proj(found.transpose(1, 2).flatten(-2))
+            found = attend((queries * self.scale).transpose(-2, -1), keys, values)
+        return self.proj(found)
 
 
 class SideBlock(Block):

@@ -15,7 +15,7 @@ from typing_extensions import override
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import BackboneShape, check_depth, check_resolution
-from fpt_ray.models.side_block import SideAttention, SideBlock
+from fpt_ray.models.side_block import SideAttention, SideBlock, attend
 
 _EPS = 1e-12  # of every layer norm, as in the authors' code
 
@@ -54,19 +54,12 @@ class FusionModule(nn.Module):
         """What the layer's prompts hand to the side network. A keep mask (0 or 1/(1-p)) stands for the dropout."""
         prompts = self.prompts[layer]
         query = _of(self.norms, layer)(prompts) if self.plus else _of(self.in_proj, layer)(prompts)
-        summary = self._cross_attention(query, keys, values)
+        # Plain products: with so few queries they are faster than fused attention on CPUs, and the maps are small.
+        heads = query.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0) * self.scale  # H E P
+        summary = attend(heads, keys, values)
         project = _of(self.out_proj, layer)
         fused = project(summary + prompts) if self.plus else project(summary) + prompts
         return self.dropout(fused) if keep_mask is None else fused * keep_mask
-
-    def _cross_attention(
-        self, query: Float[Tensor, "P D"], keys: Float[Tensor, "B H T E"], values: Float[Tensor, "B H T E"]
-    ) -> Float[Tensor, "B P D"]:
-        # Plain products: with so few queries they are faster than fused attention on CPUs, and the maps are small.
-        # Keys and values stand on the left in both passes, many tokens by few prompts, which products are faster at.
-        heads = query.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0) * self.scale  # H E P
-        attention = torch.softmax(keys @ heads, dim=-2)  # B H T P
-        return (values.transpose(-2, -1) @ attention).permute(0, 3, 1, 2).flatten(-2)
 
 
 class TransferModule(nn.Module):
