@@ -20,6 +20,7 @@ class Mutation:
 
 _BY_HAND = "tests/train/test_by_hand.py"
 _LOOP, _NOT_TWO = "tests/train/test_loop.py", "not two_workers"
+_BUFFERS = "tests/train/test_buffers.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
@@ -142,11 +143,11 @@ MUTATIONS = (
         _SIDE,
     ),
     Mutation("fpt_ray/models/side_network.py", "else project(summary) + prompts", "else project(summary)", _SIDE),
-    Mutation("fpt_ray/models/side_network.py", "transpose(0, 1) * self.scale", "transpose(0, 1)", _SIDE),
+    Mutation("fpt_ray/models/side_network.py", "permute(1, 2, 0) * self.scale", "permute(1, 2, 0)", _SIDE),
     Mutation(
-        "fpt_ray/models/side_network.py",
-        "torch.softmax(heads @ keys.transpose(-2, -1), dim=-1)",
-        "torch.softmax(heads @ keys.transpose(-2, -1), dim=-2)",
+        "fpt_ray/models/side_block.py",
+        "torch.softmax(keys @ queries, dim=-2)",
+        "torch.softmax(keys @ queries, dim=-1)",
         _SIDE,
     ),
     Mutation(
@@ -158,8 +159,15 @@ MUTATIONS = (
     Mutation("fpt_ray/models/side_network.py", "fused * keep_mask", "fused", _SIDE),
     Mutation("fpt_ray/models/side_network.py", "dim=1) + self.pos_embed", "dim=1)", _SIDE),
     Mutation(
-        "fpt_ray/models/side_network.py", "tokens = block(tokens)[:, :num_tokens]", "tokens = block(tokens)", _SIDE
+        "fpt_ray/models/side_network.py",
+        "num_tokens if layer < len(self.blocks) - 1 else 1",
+        "tokens.shape[1]",
+        _SIDE,
     ),
+    Mutation("fpt_ray/models/side_block.py", "attend((queries * self.scale)", "attend(queries", _SIDE, "gradients"),
+    Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
+    Mutation("fpt_ray/train/buffers.py", "kept.numel() < tensor.numel()", "False", _BUFFERS),
+    Mutation("fpt_ray/train/buffers.py", "self._kept[name] = torch", "torch", _BUFFERS),
     Mutation(
         "fpt_ray/models/importance.py",
         "descending=True, stable=True",

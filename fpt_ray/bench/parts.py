@@ -1,6 +1,5 @@
-"""Seconds and bytes of the parts that decide: extraction, a training step, a read, a preload."""
+"""Seconds and bytes of the parts that decide: extraction, a read, a preload."""
 
-import itertools
 import resource
 import statistics
 import subprocess
@@ -28,8 +27,6 @@ from fpt_ray.images.table import ImageRow, content_hashes
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.importance import Extracted, extract
-from fpt_ray.models.methods import make_model
-from fpt_ray.models.step import Inputs, arithmetic_type, make_learner, take_step
 from fpt_ray.models.weights import load_backbone
 
 _PAPER = TrialConfig()
@@ -63,28 +60,6 @@ def bench_extract(resolution: int, depth: int, runs: int, batch: int) -> None:
         print(f"{name} at {resolution} px on {device}, {str(dtype)[6:]}: {found[dtype]:.3f} s an image")
     print(f"float32 / bfloat16: {found[torch.float32] / found[torch.bfloat16]:.2f}")
     print(f"largest resident memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB")
-
-
-def bench_step(trial: TrialConfig, runs: int) -> None:
-    """Seconds of one training step, as the loop takes it, on features that are in memory."""
-    device = compute_device()
-    shape = backbone_shape(trial.backbone.name)
-    arithmetic = arithmetic_type(trial.training, device)
-    model = make_model(trial, 5).to(device).train()
-    learner = make_learner(model, trial.training, runs + 1, arithmetic)
-    kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
-    batch, side = trial.training.batch_size, trial.side
-    keys = torch.randn(side.depth, batch, shape.num_heads, kept, shape.head_width).half()
-    images = torch.randn(batch, 3, side.resolution, side.resolution, device=device)
-    labels = torch.arange(batch, device=device) % 5
-
-    def inputs() -> Inputs:
-        features = keys.to(device).to(arithmetic)
-        return images, features, features
-
-    numbers = itertools.count(1)
-    seconds = _median_seconds(lambda: take_step(learner, next(numbers), inputs, lambda _: labels), runs)
-    print(f"one step of {batch} images on {device}, {torch.get_num_threads()} threads: {seconds:.3f} s")
 
 
 def bench_read(rows: int, runs: int) -> None:

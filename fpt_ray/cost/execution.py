@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fpt_ray.display.units import MIB
 from fpt_ray.models.importance import SCORE_BYTES
 from fpt_ray.models.online import OnlineNetwork
+from fpt_ray.models.side_block import SideAttention, SideBlock
 from fpt_ray.models.side_network import FusionModule, SideNetwork
 from fpt_ray.models.step import Inputs
 
@@ -42,6 +43,8 @@ class Execution:
     authors_layout: bool = False
     """A side network reads keys and values that lie image by image, in float32, fuses all layers at once, and a batch
     lives until the next one stands in its place."""
+    whole_blocks: bool = False
+    """The layers of a side network compute all their tokens, also those that nothing reads."""
     score_bytes: int = SCORE_BYTES["cuda"]
     """Attention scores that the LPM holds at once where it runs in every step."""
     workspace_bytes: int = CUBLAS_WORKSPACE_BYTES
@@ -52,7 +55,9 @@ class Execution:
 # What the paper's figures imply: full fine-tuning and linear probing are met within 3 % (one update's two copies decide
 # ViT-L at 128), while float32 would miss them by up to 10 % and fused attention by up to 67 %.
 PAPER_BASELINES = Execution(precision="float16", fused_attention=False, optimizer_copies=2, context_bytes=410 * MIB)
-PAPER_FPT = Execution(precision="float32", fused_attention=False, optimizer_copies=2, authors_layout=True)
+PAPER_FPT = Execution(
+    precision="float32", fused_attention=False, optimizer_copies=2, authors_layout=True, whole_blocks=True
+)
 
 
 def unfuse_attention(model: nn.Module, *, scores_stay: bool) -> None:
@@ -63,16 +68,23 @@ def unfuse_attention(model: nn.Module, *, scores_stay: bool) -> None:
 
 
 def eager_attention(
-    attention: Attention, tokens: Float[Tensor, "B N D"], *, scores_stay: bool = False, **_unmasked: object
-) -> Float[Tensor, "B N D"]:
+    attention: Attention,
+    tokens: Float[Tensor, "B N D"],
+    num_read: int | None = None,
+    *,
+    scores_stay: bool = False,
+    **_unmasked: object,
+) -> Float[Tensor, "B M D"]:
     """Attention of the paper's time: maps are kept, and scaled after the product, which takes one map more.
+
+    The first ``num_read`` tokens ask, or all of them.
 
     A variable that stays alive holds the scaled scores to the end in transformers' ViT, which the authors' side network
     is made of; in timm's none does.
     """
     split = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     queries, keys, values = split.unbind(0)
-    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+    queries, keys = attention.q_norm(queries[:, :, :num_read]), attention.k_norm(keys)
     scores = queries @ keys.transpose(-2, -1)
     scores = scores * attention.scale
     maps = scores.softmax(dim=-1)
@@ -85,6 +97,25 @@ def hold_scores(model: nn.Module, score_bytes: int) -> None:
     """Makes an LPM that runs in every step hold so many bytes of scores, whatever device it is traced on."""
     if isinstance(model, OnlineNetwork):
         model.score_bytes = score_bytes
+
+
+def as_on_gpus(model: nn.Module) -> None:
+    """Makes a side network's attention run in one kernel, as it does on a GPU, whatever device it is traced on."""
+    for module in model.modules():
+        if isinstance(module, SideAttention):
+            module.in_one_kernel = True
+
+
+def run_whole_blocks(model: nn.Module) -> None:
+    """Makes the layers of a side network compute all tokens, also those that nothing reads, as the authors' do."""
+    for module in model.modules():
+        if isinstance(module, SideBlock):
+            module.forward = partial(_whole_block, module)  # type: ignore[method-assign]
+
+
+def _whole_block(block: SideBlock, tokens: Float[Tensor, "B N W"], num_read: int) -> Float[Tensor, "B M W"]:
+    tokens = tokens + block.attn(block.norm1(tokens), tokens.shape[1])
+    return (tokens + block.mlp(block.norm2(tokens)))[:, :num_read]
 
 
 def fuse_at_once(model: nn.Module) -> None:

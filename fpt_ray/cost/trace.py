@@ -26,9 +26,11 @@ from fpt_ray.cost.allocator import Event, allocate_all
 from fpt_ray.cost.execution import (
     CUBLAS_WORKSPACE_BYTES,
     Execution,
+    as_on_gpus,
     fuse_at_once,
     hold_scores,
     kept_until_next,
+    run_whole_blocks,
     unfuse_attention,
 )
 from fpt_ray.models.step import Inputs, Learner, loss_then_gradients, update
@@ -72,8 +74,11 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
     ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up.
     """
     hold_scores(model, execution.score_bytes)
+    as_on_gpus(model)
     if not execution.fused_attention:
         unfuse_attention(model, scores_stay=execution.authors_layout)
+    if execution.whole_blocks:
+        run_whole_blocks(model)
     if execution.authors_layout:
         fuse_at_once(model)
         inputs = kept_until_next(inputs)

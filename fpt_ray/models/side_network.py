@@ -9,13 +9,13 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from typing_extensions import override
 
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import BackboneShape, blocks_read, check_resolution
+from fpt_ray.models.side_block import SideAttention, SideBlock, attend
 
 _EPS = 1e-12  # of every layer norm, as in the authors' code
 
@@ -54,18 +54,12 @@ class FusionModule(nn.Module):
         """What the layer's prompts hand to the side network. A keep mask (0 or 1/(1-p)) stands for the dropout."""
         prompts = self.prompts[layer]
         query = _of(self.norms, layer)(prompts) if self.plus else _of(self.in_proj, layer)(prompts)
-        summary = self._cross_attention(query, keys, values)
+        # Plain products: with so few queries they are faster than fused attention on CPUs, and the maps are small.
+        heads = query.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0) * self.scale  # H E P
+        summary = attend(heads, keys, values)
         project = _of(self.out_proj, layer)
         fused = project(summary + prompts) if self.plus else project(summary) + prompts
         return self.dropout(fused) if keep_mask is None else fused * keep_mask
-
-    def _cross_attention(
-        self, query: Float[Tensor, "P D"], keys: Float[Tensor, "B H T E"], values: Float[Tensor, "B H T E"]
-    ) -> Float[Tensor, "B P D"]:
-        # Plain products: with so few queries they are faster than fused attention on CPUs, and the maps are small.
-        heads = query.unflatten(-1, (self.num_heads, -1)).transpose(0, 1) * self.scale  # H P E
-        attention = torch.softmax(heads @ keys.transpose(-2, -1), dim=-1)  # B H P T
-        return (attention @ values).transpose(1, 2).flatten(-2)
 
 
 class TransferModule(nn.Module):
@@ -120,7 +114,7 @@ class SideNetwork(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_patches, width))
         norm_layer = partial(nn.LayerNorm, eps=_EPS)
         self.blocks = nn.ModuleList(
-            Block(width, backbone.num_heads, qkv_bias=True, norm_layer=norm_layer)  # type: ignore[arg-type]
+            SideBlock(width, backbone.num_heads, qkv_bias=True, norm_layer=norm_layer, attn_layer=SideAttention)  # type: ignore[arg-type]
             for _ in range(side.depth)
         )
         self.norm = nn.LayerNorm(width, eps=_EPS)
@@ -148,7 +142,7 @@ class SideNetwork(nn.Module):
                 # Eq. 7: prompts join the sequence for this layer only.
                 fused = self.fusion(layer, keys[layer], values[layer], mask)
                 tokens = torch.cat([tokens, fused.to(tokens.dtype)], dim=1)
-            tokens = block(tokens)[:, :num_tokens]
+            tokens = block(tokens, num_tokens if layer < len(self.blocks) - 1 else 1)
         return self.head(self.norm(tokens[:, 0]))
 
 

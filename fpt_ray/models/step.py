@@ -47,7 +47,8 @@ def make_learner(
 ) -> Learner:
     """What trains a network over so many steps, before the first of them."""
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay)
+    fused = learnable[0].device.type == "cpu" or None  # on GPUs PyTorch's default, whose memory is predicted
+    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
     bare = unwrapped(model)
     adalora = bare if isinstance(bare, AdaLora) else None
     if adalora is not None:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +31,7 @@ from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.methods import learnable_state, load_learnable_state
 from fpt_ray.models.side_network import side_width
 from fpt_ray.models.step import Inputs, Learner, arithmetic_type, autocast, make_learner, take_step, unwrapped
+from fpt_ray.train.buffers import KeptBuffers
 from fpt_ray.train.checkpoint import Best, Snapshot, State
 from fpt_ray.train.order import epoch_order
 
@@ -65,6 +66,8 @@ class Task:
     device: torch.device
     rank: int = 0
     num_workers: int = 1
+    buffers: KeptBuffers = field(default_factory=KeptBuffers, compare=False, repr=False)
+    """What this worker's features are converted into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,8 +242,8 @@ def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, t
         return images, masks
     arithmetic = arithmetic_type(training, device)
     keys, values = (
-        None if kind is None else kind.to(device, non_blocking=True).to(arithmetic)
-        for kind in (batch.keys, batch.values)
+        None if kind is None else task.buffers.converted(name, kind, device, arithmetic)
+        for name, kind in (("keys", batch.keys), ("values", batch.values))
     )
     return images, keys, values, masks
 

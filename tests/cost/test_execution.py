@@ -1,11 +1,13 @@
 """fpt_ray.authors_layout computes what the modules compute that it makes run in another way."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
 
 from fpt_ray.config.trial import override
-from fpt_ray.cost.execution import eager_attention, fuse_at_once, kept_until_next
+from fpt_ray.cost.execution import eager_attention, fuse_at_once, kept_until_next, run_whole_blocks, unfuse_attention
 from fpt_ray.models.side_network import SideNetwork
 
 
@@ -26,6 +28,19 @@ def test_prompts_fused_at_once_are_those_fused_layer_by_layer(method, small_tria
     expected = network(images, keys, values)
     fuse_at_once(network)
     torch.testing.assert_close(network(images, keys, values, None), expected)
+
+
+@pytest.mark.parametrize("change", [run_whole_blocks, partial(unfuse_attention, scores_stay=True)])
+def test_whole_blocks_and_kept_maps_give_the_same_logits(change, small_trial, small_shape):
+    network = SideNetwork(small_trial, small_shape, 3).eval()
+    keys, values = torch.randn(2, 2, 4, small_shape.num_heads, 5, small_shape.head_width)
+    images = torch.randn(4, 3, 32, 32)
+    expected = network(images, keys, values)
+    change(network)
+    tokens = []
+    network.blocks[-1].mlp.register_forward_hook(lambda _module, given, _: tokens.append(given[0].shape[1]))
+    torch.testing.assert_close(network(images, keys, values), expected)
+    assert tokens == [network.pos_embed.shape[1] + small_trial.side.num_prompts if change is run_whole_blocks else 1]
 
 
 def test_a_side_network_alone_is_left_as_it_is(small_trial, small_shape):

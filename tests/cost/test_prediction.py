@@ -27,7 +27,7 @@ from fpt_ray.paper.numbers import FPT_AS_RUN
 
 VIT_B = "vit_base_patch16_384.augreg_in21k_ft_in1k"
 PARTS = ("weights", "gradients", "optimizer", "activations", "batch", "transient")
-LAYER_FIRST = Execution(precision="float32", fused_attention=False, optimizer_copies=2)
+LAYER_FIRST = Execution(precision="float32", fused_attention=False, optimizer_copies=2, whole_blocks=True)
 """The paper's setting but for the layout of keys and values."""
 CPU = Hardware(device="cpu", name="cpu", has_bfloat16=True)
 GPU = Hardware(device="cuda", name="of a worker", has_bfloat16=True, memory_bytes=24 * 2**30)

@@ -1,9 +1,11 @@
 """Counts are the paper's (Tables 1 and 4); fusion is compared with a by-hand loop of Eq. 7 and 8."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 
 from fpt_ray.config.trial import SideConfig, TrainingConfig, TrialConfig
 from fpt_ray.errors import ConfigError
@@ -120,23 +122,49 @@ def test_what_cannot_be_built_is_named(change, message, small_trial, small_shape
         SideNetwork(trial, small_shape, 3)
 
 
-@pytest.mark.parametrize("method", ["fpt+", "fpt"])
-def test_a_forward_pass_equals_by_hand(method, small_trial, small_shape):
-    """Eq. 5 to 7, one image after another: a layer's prompts join its sequence, are dropped again, and the class token
+def whole_block(block):
+    """timm's own block of the same weights."""
+    width, heads = block.attn.qkv.in_features, block.attn.num_heads
+    plain = Block(width, heads, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-12)).double()
+    plain.load_state_dict(dict(block.named_parameters()), assign=True)  # gradients arrive at the same parameters
+    return plain
+
+
+def by_hand(network, method, images, keys, values, masks):
+    """Eq. 5 to 8, one image after another: a layer's prompts join its sequence, are dropped again, and the class token
     is read."""
-    trial = dataclasses.replace(small_trial, method=method)
-    network = SideNetwork(trial, small_shape, 3).eval()
-    torch.nn.init.normal_(network.fusion.prompts)
-    images, (keys, values) = torch.randn(2, 3, 16, 16), features(trial, small_shape)
-    masks = 2.0 * torch.randint(0, 2, (2, 2, 3, 16))
-    logits = []
-    for image in range(2):
+    fusion, logits = network.fusion, []
+    norm, project = (fusion.norms if method == "fpt+" else fusion.in_proj)[0], fusion.out_proj[0]
+    for image in range(len(images)):
         patches = [images[image, :, y : y + 8, x : x + 8] for y in (0, 8) for x in (0, 8)]
         kernel, bias = network.patch_embed.weight, network.patch_embed.bias
         tokens = [network.cls_token[0, 0], *((kernel * patch).sum(dim=(1, 2, 3)) + bias for patch in patches)]
         tokens = torch.stack(tokens) + network.pos_embed[0]
         for layer, block in enumerate(network.blocks):
-            fused = network.fusion(layer, keys[layer, image][None], values[layer, image][None]) * masks[layer, image]
-            tokens = block(torch.cat([tokens[None], fused], dim=1))[0, :5]
+            prompts = fusion.prompts[layer]
+            heads = norm(prompts).unflatten(-1, (2, 16))
+            chances = torch.einsum("phe,hte->hpt", heads, keys[layer, image]).div(4).softmax(-1)
+            summary = torch.einsum("hpt,hte->phe", chances, values[layer, image]).flatten(1)
+            fused = project(summary + prompts) if method == "fpt+" else project(summary) + prompts
+            sequence = torch.cat([tokens, fused * masks[layer, image]])
+            tokens = whole_block(block)(sequence[None])[0, :5]
         logits.append(network.head(network.norm(tokens[0])))
-    torch.testing.assert_close(network(images, keys, values, masks), torch.stack(logits), atol=1e-5, rtol=1e-4)
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("method", ["fpt+", "fpt"])
+@pytest.mark.parametrize("in_one_kernel", [None, True])
+def test_logits_and_gradients_equal_those_by_hand(method, in_one_kernel, small_trial, small_shape):
+    """Of a network of whole blocks, in float64."""
+    network = SideNetwork(dataclasses.replace(small_trial, method=method), small_shape, 3).double()
+    torch.nn.init.normal_(network.fusion.prompts)
+    for block in network.blocks:
+        block.attn.in_one_kernel = in_one_kernel
+    images, (keys, values) = torch.randn(2, 3, 16, 16).double(), features(small_trial, small_shape)
+    inputs = images, keys.double(), values.double(), 2.0 * torch.randint(0, 2, (2, 2, 3, 16)).double()
+    expected, found = by_hand(network, method, *inputs), network(*inputs)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    weights = dict(network.named_parameters())
+    theirs, ours = (torch.autograd.grad(logits.logsumexp(1).sum(), weights.values()) for logits in (expected, found))
+    for name, one, other in zip(weights, theirs, ours, strict=True):
+        assert float((one - other).abs().max()) <= 1e-10 * float(one.abs().max()), name
