@@ -230,10 +230,12 @@ class StudySearcher(Searcher):
 
     def _same(self, trial: optuna.Trial) -> int | None:
         """An earlier trial of the same point and stage that has ended, runs, or waits."""
-        own = self.study.get_trials(deepcopy=False)[trial.number]
-        for other in self.study.get_trials(deepcopy=False)[: trial.number]:
-            same = other.params == trial.params or asked_values(other) in (trial.params, asked_values(own))
-            if same and other.state != TrialState.FAIL and stage_of(other) == stage_of(trial):
+        trials = self.study.get_trials(deepcopy=False)
+        own, stage = asked_values(trials[trial.number]), stage_of(trial)
+        params = trial.params  # Optuna copies them whenever they are asked for
+        for other in trials[: trial.number]:
+            same = other.params == params or asked_values(other) in (params, own)
+            if same and other.state != TrialState.FAIL and stage_of(other) == stage:
                 return other.number
         return None
 
