@@ -128,7 +128,7 @@ def _shares(
 
 def _bars(found: Mapping[str, Mapping[str, float]], title: str) -> go.Figure:
     """Bars of each target, by the order of the first."""
-    order = list(reversed(next(iter(found.values()))))
+    order = list(next(iter(found.values())))[::-1]
     bars = [
         go.Bar(
             x=[shares[name] for name in order],
