@@ -251,6 +251,13 @@ MUTATIONS = (
     Mutation(_VOLUMES, "hypervolume(np.minimum(front, gain))", "hypervolume(front)", _VOLUME),
     Mutation(_VOLUMES, "(outside >= gain).any(axis=1)", "(outside >= gain).all(axis=1)", _VOLUME),
     Mutation("fpt_ray/search/pictures.py", "gains, 0.0)", "gains, gains)", _PICTURES, "constraint"),
+    Mutation(
+        "fpt_ray/cost/remembered.py",
+        "        made.set_(storage, offset, size, stride)\n",
+        "        pass\n",
+        "tests/cost/test_remembered.py",
+        "second_call",
+    ),
     # --- the store ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/features/spec.py",

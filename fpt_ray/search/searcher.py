@@ -230,9 +230,8 @@ class StudySearcher(Searcher):
 
     def _same(self, trial: optuna.Trial) -> int | None:
         """An earlier trial of the same point and stage that has ended, runs, or waits."""
-        trials = self.study.get_trials(deepcopy=False)
-        own, stage = asked_values(trials[trial.number]), stage_of(trial)
-        params = trial.params  # Optuna copies them whenever they are asked for
+        trials, stage = self.study.get_trials(deepcopy=False), stage_of(trial)
+        own, params = asked_values(trials[trial.number]), trial.params  # Optuna copies these each time
         for other in trials[: trial.number]:
             same = other.params == params or asked_values(other) in (params, own)
             if same and other.state != TrialState.FAIL and stage_of(other) == stage:
