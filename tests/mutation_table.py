@@ -25,6 +25,8 @@ _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backb
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
 _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
+_JOURNAL, _PICTURES = "tests/search/test_journal.py", "tests/search/test_pictures.py"
+_VOLUMES, _VOLUME = "fpt_ray/metrics/hypervolume.py", "tests/metrics/test_hypervolume.py"
 _IDENTITY, _COUNTED = "tests/config/test_identity.py", "tests/report/test_counted.py"
 _DRAWN = "augment or draw or crops or row"
 
@@ -244,17 +246,28 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/metrics/pareto.py",
-        "as_good = (gains >= gain).all(axis=1)",
-        "as_good = (gains >= gain).any(axis=1)",
+        "as_bad = (others <= gain).all(axis=1)",
+        "as_bad = (others <= gain).any(axis=1)",
         _SCORES,
     ),
     Mutation(
         "fpt_ray/metrics/pareto.py",
-        "(as_good & (gains > gain).any(axis=1)).any()",
-        "(as_good & (gains > gain).all(axis=1)).any()",
+        "(as_bad & (others < gain).any(axis=1))",
+        "(as_bad & (others < gain).all(axis=1))",
         _SCORES,
     ),
     Mutation("fpt_ray/metrics/pareto.py", '1.0 if mode == "max" else -1.0', '-1.0 if mode == "max" else 1.0', _SCORES),
+    Mutation(_VOLUMES, "np.append(gains[1:, -1], 0.0)", "np.append(gains[1:, -1], 1.0)", _VOLUME),
+    Mutation(_VOLUMES, "hypervolume(np.minimum(front, gain))", "hypervolume(front)", _VOLUME),
+    Mutation(_VOLUMES, "(outside >= gain).any(axis=1)", "(outside >= gain).all(axis=1)", _VOLUME),
+    Mutation("fpt_ray/search/pictures.py", "gains, 0.0)", "gains, gains)", _PICTURES, "constraint"),
+    Mutation(
+        "fpt_ray/cost/remembered.py",
+        "        made.set_(storage, offset, size, stride)\n",
+        "        pass\n",
+        "tests/cost/test_remembered.py",
+        "second_call",
+    ),
     # --- the store ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/features/spec.py",
@@ -440,12 +453,26 @@ MUTATIONS = (
         "fpt_ray/search/journal.py",
         "self.logs.extend(json.loads(content)",
         "list(json.loads(content)",
-        "tests/search/test_journal.py",
+        _JOURNAL,
         "reads_on",
     ),
+    Mutation("fpt_ray/search/journal.py", "        self.ends.append(len(self.logs))\n", "", _JOURNAL, "reads_on"),
+    Mutation("fpt_ray/search/journal.py", 'after=_name(end - 1) if end else ""', 'after=""', _JOURNAL, "hundred"),
     Mutation(
-        "fpt_ray/search/journal.py", "        self.objects += 1\n", "", "tests/search/test_journal.py", "reads_on"
+        "fpt_ray/search/journal.py",
+        "        self._compact()\n",
+        "",
+        _JOURNAL,
+        "kill or not_read_again",
     ),
+    Mutation(
+        "fpt_ray/search/journal.py",
+        "if len(objects) != piece.span:",
+        "if len(objects) > piece.span:",
+        _JOURNAL,
+        "short_one",
+    ),
+    Mutation("fpt_ray/search/journal.py", "piece.start > end for piece", "piece.start < 0 for piece", _JOURNAL, "gap"),
     # --- what stays of a trial ------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/train/checkpoint.py",

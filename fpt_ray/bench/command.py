@@ -3,7 +3,8 @@
 Machines are noisy: compare figures of one run, not of two.
 """
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -116,7 +117,6 @@ def workers(rounds: int = 1, count: int = 60, epochs: int = 3, quiet: float = 1.
         quiet: The share of the machine that others may take, at most, when a run starts; until then it waits.
     """
     import tempfile
-    from pathlib import Path
 
     from fpt_ray.bench.cores import measure, measured_line, measured_text
 
@@ -146,6 +146,26 @@ def scaling(study: str, workdir: str = ".", cluster: Annotated[Cluster, tyro.con
     print(scaling_text(recorded_workload(result, cluster.gpu_gib * 2**30, cluster.per_gpu), cluster))
 
 
+def grow(axis: Literal["trials"], picture: Path | None = None, sizes: tuple[int, ...] = ()) -> None:
+    """Measure what users wait for against a size that grows, and fit the exponent of each.
+
+    Args:
+        axis: The size that grows: of a made study, the number of its trials.
+        picture: A PNG to draw. Default: none is drawn.
+        sizes: The sizes, ascending. Default: the axis's own.
+    """
+    import tempfile
+
+    from fpt_ray.bench.grow import AXES, draw_grow, grow_text
+
+    found = AXES[axis]
+    with tempfile.TemporaryDirectory() as folder:
+        measured = list(found.measure(Path(folder), sizes or found.sizes))
+    print(grow_text(found, measured))
+    if picture is not None:
+        draw_grow(found, measured, picture)
+
+
 VERBS = {
     "extract": extract,
     "step": step,
@@ -155,4 +175,5 @@ VERBS = {
     "stopping": stopping,
     "workers": workers,
     "scaling": scaling,
+    "grow": grow,
 }

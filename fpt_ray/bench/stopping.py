@@ -7,7 +7,7 @@ import numpy as np
 from mlflow import MlflowClient
 
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.metrics.pareto import hypervolume
+from fpt_ray.metrics.hypervolume import hypervolume
 from fpt_ray.report.front import front_of
 from fpt_ray.report.result import StudyResult
 from fpt_ray.search.early_stopping import FairStopping

@@ -3,14 +3,16 @@
 A prediction takes about a second on any machine. ``trace.py`` says how memory is predicted and what is left out.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from fpt_ray.config.space import StoreNeed
@@ -35,6 +37,16 @@ from fpt_ray.models.side_network import side_width
 from fpt_ray.models.step import Inputs
 from fpt_ray.models.weights import unloaded_backbone
 
+_VALUES = {
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.erfinv_,
+    Tensor.mul_,
+    Tensor.add_,
+    Tensor.clamp_,
+    Tensor.fill_,
+    Tensor.zero_,
+}
 Arithmetic = Literal["bfloat16", "float32"]
 
 
@@ -52,8 +64,7 @@ def published_parameters(name: str) -> int:
 
 def learnable_parameters(trial: TrialConfig, num_classes: int) -> int:
     """Parameters that the trial's method trains."""
-    with torch.device("meta"):
-        return count_parameters(make_model(trial, num_classes, load=False), learnable=True)
+    return count_parameters(_model(memory_key(trial), num_classes), learnable=True)
 
 
 def param_ratio(trial: TrialConfig, num_classes: int) -> float:
@@ -65,9 +76,24 @@ def param_ratio(trial: TrialConfig, num_classes: int) -> float:
     if trial.method in SIDE_METHODS:
         learnable = learnable_parameters(trial, num_classes)
         return learnable / (learnable + published_parameters(trial.backbone.name))
-    with torch.device("meta"):
-        model = make_model(trial, num_classes, load=False)
+    model = _model(memory_key(trial), num_classes)
     return count_parameters(model, learnable=True) / count_parameters(model)
+
+
+@lru_cache(maxsize=1)
+def _model(trial: TrialConfig, num_classes: int) -> nn.Module:
+    """The trial's network without weights, to be looked at or copied; several are asked of one trial."""
+    with torch.device("meta"), _Uninitialised():
+        return make_model(trial, num_classes, load=False)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out what gives new parameters their values: they have none on ``meta``, and it takes most of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _VALUES and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def training_memory(trial: TrialConfig, num_classes: int, *, precision: Arithmetic) -> Memory:
@@ -101,8 +127,7 @@ def memory_key(trial: TrialConfig) -> TrialConfig:
 
 @lru_cache(maxsize=256)
 def _network_memory(trial: TrialConfig, num_classes: int, execution: Execution) -> Memory:
-    with torch.device("meta"):
-        model = make_model(trial, num_classes, load=False)
+    model = copy.deepcopy(_model(trial, num_classes))
     return trace_training(model, batch_maker(trial, execution), execution)
 
 
@@ -174,7 +199,7 @@ def step_flops(trial: TrialConfig, num_classes: int) -> int:
 @lru_cache(maxsize=256)
 def _step_flops(trial: TrialConfig, num_classes: int) -> int:
     with torch.device("meta"):
-        model = make_model(trial, num_classes, load=False).train()
+        model = copy.deepcopy(_model(trial, num_classes)).train()
         batch = batch_maker(trial, Execution(precision="float32"))()
         with FlopCounterMode(display=False) as counter:
             model(*batch).sum().backward()

@@ -33,6 +33,7 @@ from fpt_ray.cost.execution import (
     run_whole_blocks,
     unfuse_attention,
 )
+from fpt_ray.cost.remembered import call
 from fpt_ray.models.step import Inputs, Learner, loss_then_gradients, update
 
 Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
@@ -82,7 +83,8 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
     if execution.authors_layout:
         fuse_at_once(model)
         inputs = kept_until_next(inputs)
-    with FakeTensorMode(allow_non_fake_inputs=True), StorageLog(execution.workspace_bytes) as log, _CudaAutocast():
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, StorageLog(execution.workspace_bytes, fake) as log, _CudaAutocast():
         model.train().to_empty(device="cpu")
         log.label((*model.parameters(), *model.buffers()), "weights")
         learner = _traced_learner(model, execution, log)
@@ -190,8 +192,10 @@ class _CudaAutocast(TorchFunctionMode):
 class StorageLog(TorchDispatchMode):
     """Every storage's birth and death in order, as a GPU would see them. ``kinds`` are by the number of the storage."""
 
-    def __init__(self, workspace_bytes: int = CUBLAS_WORKSPACE_BYTES) -> None:
+    def __init__(self, workspace_bytes: int = CUBLAS_WORKSPACE_BYTES, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
+        self.fake = fake
+        """The mode within which it stands; None: storages are those of real tensors."""
         self.events: list[Event] = []
         self.kinds: dict[int, Kind] = {}
         self.kind: Kind = "transient"
@@ -202,11 +206,16 @@ class StorageLog(TorchDispatchMode):
         self._workspace_bytes = workspace_bytes
         self._workspaces: set[bool] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to keep the compiler away takes time at each operator
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _GEMMS and self.backward not in self._workspaces:
             self._workspaces.add(self.backward)
             self._born(self._workspace_bytes)
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs) if self.fake is None else call(self.fake, func, args, kwargs)
         for tensor in _tensors(result):
             self._number(tensor)
         temporary_bytes = _temporary_bytes(func, args)

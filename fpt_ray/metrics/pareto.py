@@ -1,4 +1,4 @@
-"""The Pareto front of points, and its hyper-volume."""
+"""The Pareto front of points."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,20 +15,11 @@ def pareto_front(points: Float[np.ndarray, "M K"], modes: Sequence[Literal["max"
     signs = np.asarray([1.0 if mode == "max" else -1.0 for mode in modes])
     gains = points * signs
     front = np.zeros(len(gains), dtype=bool)
-    for index, gain in enumerate(gains):
-        as_good = (gains >= gain).all(axis=1)  # False beside a NaN
-        front[index] = as_good[index] and not (as_good & (gains > gain).any(axis=1)).any()
+    left = np.lexsort(-gains.T[::-1])
+    left = left[~np.isnan(gains[left]).any(axis=1)]
+    while len(left):  # the best in the first objective, and of those in the next, is dominated by none
+        front[left[0]] = True
+        others, gain = gains[left[1:]], gains[left[0]]
+        as_bad = (others <= gain).all(axis=1)
+        left = left[1:][~(as_bad & (others < gain).any(axis=1))]
     return front
-
-
-def hypervolume(gains: Float[np.ndarray, "M K"]) -> float:
-    """Volume of the union of the boxes from the origin to each of M points, none negative.
-
-    It is summed over the cells between their coordinates: exact, and for tens of points.
-    """
-    edges = [np.unique([0.0, *column]) for column in gains.T]
-    cells = np.zeros([len(edge) - 1 for edge in edges], bool)
-    for point in gains:
-        cells[tuple(slice(0, np.searchsorted(edge, value)) for edge, value in zip(edges, point, strict=True))] = True
-    sizes = np.ix_(*(np.diff(edge) for edge in edges))
-    return float((cells * np.prod(np.broadcast_arrays(*sizes), axis=0)).sum())

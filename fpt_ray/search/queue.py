@@ -16,10 +16,16 @@ from fpt_ray.search.attributes import asked_values, confirms, counts, feasible, 
 
 def enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
     """Enqueues the points of a grid that are not there: all, or those that a driver lost as it died."""
-    known = [asked_values(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+    trials = study.get_trials(deepcopy=False)
+    known = {_key(asked_values(trial)) for trial in trials if trial.state != TrialState.FAIL}
     for proposal in space.grid():
-        if proposal not in known:
+        if _key(proposal) not in known:
             study.enqueue_trial(proposal, user_attrs=purpose("choose" if space.choose else "final"))
+
+
+def _key(values: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    """Equal for equal values, to be looked up among thousands."""
+    return frozenset(values.items())
 
 
 def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) -> int:
@@ -50,9 +56,9 @@ def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
             best[key] = max(
                 best.get(key, trial), trial, key=lambda one: (feasible(one, space.constraints), val_auc(one))
             )
-    known = [asked_values(trial) for trial in _final(study)]
+    known = {_key(asked_values(trial)) for trial in _final(study)}
     for trial in best.values():
-        if trial.params not in known:
+        if _key(trial.params) not in known:
             study.enqueue_trial(trial.params, user_attrs=purpose("final"))
     return len(best)
 

@@ -230,10 +230,11 @@ class StudySearcher(Searcher):
 
     def _same(self, trial: optuna.Trial) -> int | None:
         """An earlier trial of the same point and stage that has ended, runs, or waits."""
-        own = self.study.get_trials(deepcopy=False)[trial.number]
-        for other in self.study.get_trials(deepcopy=False)[: trial.number]:
-            same = other.params == trial.params or asked_values(other) in (trial.params, asked_values(own))
-            if same and other.state != TrialState.FAIL and stage_of(other) == stage_of(trial):
+        trials, stage = self.study.get_trials(deepcopy=False), stage_of(trial)
+        own, params = asked_values(trials[trial.number]), trial.params  # Optuna copies these each time
+        for other in trials[: trial.number]:
+            same = other.params == params or asked_values(other) in (params, own)
+            if same and other.state != TrialState.FAIL and stage_of(other) == stage:
                 return other.number
         return None
 

@@ -119,13 +119,16 @@ def local_copy(uri: str) -> Iterator[Path]:
         yield path
 
 
-def list_files(uri: str) -> list[File]:
+def list_files(uri: str, after: str = "") -> list[File]:
     """All files below a folder, by path; none if there is no such folder.
+
+    ``after``, of a folder that holds no others: only those whose names follow this one. Some servers that speak S3 keep
+    another order across folders.
 
     Raises:
         StorageError: S3 fails.
     """
-    return sorted(_storage_at(uri).list_files(uri), key=lambda file: file.path)
+    return sorted(_storage_at(uri).list_files(uri, after), key=lambda file: file.path)
 
 
 def walk(uri: str) -> list[Entry]:

@@ -55,11 +55,11 @@ def read_bytes(uri: str, at_most: int | None) -> bytes:
         return file.read(-1 if at_most is None else at_most)
 
 
-def list_files(uri: str) -> list[File]:
-    """All files below a folder; links to folders are not followed."""
+def list_files(uri: str, after: str = "") -> list[File]:
+    """All files below a folder that follow one by name; links to folders are not followed."""
     root = local_path(uri)
-    paths = [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
-    return [file for path in paths if (file := _file(root, path.as_posix()))]
+    paths = [Path(folder, name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names]
+    return [file for path in paths if path > after and (file := _file(root, path))]
 
 
 def find(uri: str, paths: Sequence[str]) -> list[File | None]:

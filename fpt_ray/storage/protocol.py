@@ -62,8 +62,8 @@ class Storage(Protocol):
         """The whole content of a file, or its first bytes."""
         ...
 
-    def list_files(self, uri: str, /) -> list[File]:
-        """All files below a folder, in any order; none if there is no such folder."""
+    def list_files(self, uri: str, after: str, /) -> list[File]:
+        """All files below a folder that follow one by name, in any order; none if there is no such folder."""
         ...
 
     def walk(self, uri: str, /) -> list[Entry]:

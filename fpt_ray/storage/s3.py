@@ -59,11 +59,12 @@ def read_bytes(uri: str, at_most: int | None) -> bytes:
         return file.read(at_most)
 
 
-def list_files(uri: str) -> list[File]:
-    """All objects below a prefix, with their checksums."""
+def list_files(uri: str, after: str = "") -> list[File]:
+    """All objects below a prefix, with their checksums; those up to ``after`` are not asked for."""
     bucket, prefix = _prefixed(uri)
+    start = {"StartAfter": prefix + after} if after else {}
     with failure_as_error(uri, "ListObjectsV2"):
-        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **start)
         found = [one for page in pages for one in page.get("Contents", ())]
     return [_file(one, prefix) for one in found if not one["Key"].endswith("/")]  # some servers list folders
 

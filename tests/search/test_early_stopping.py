@@ -9,7 +9,6 @@ from ray.tune.schedulers import TrialScheduler
 
 from fpt_ray.bench.stopping import Curve, trained_to_the_end
 from fpt_ray.config.space_yaml import parse_space
-from fpt_ray.metrics.pareto import hypervolume
 from fpt_ray.search.early_stopping import FairStopping, falls_behind, rungs
 from fpt_ray.search.messages import Proposal, pack_proposal
 from tests.messages import report
@@ -96,9 +95,3 @@ def test_who_breaks_a_limit_of_costs_stops_nobody():
     for score in (0.8, 0.81, 0.82):
         scheduler.on_trial_result(None, TRIAL, report(epochs=2, val_auc=score, train_seconds=1.0))
     assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
-
-
-def test_hypervolume_by_hand():
-    assert hypervolume(np.array([[2.0, 1.0], [1.0, 3.0], [0.0, 3.0]])) == 2 * 1 + 1 * 2
-    cube, slab = [1.0, 1.0, 1.0], [2.0, 0.5, 0.5]
-    assert hypervolume(np.array([cube, slab])) == 1 + 0.25

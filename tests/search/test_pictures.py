@@ -1,5 +1,6 @@
 """Optuna's pictures of a study: against a hyper-volume by hand, and what is said where there is too little to draw."""
 
+import numpy as np
 import optuna
 import pytest
 
@@ -29,7 +30,6 @@ def drawn(tmp_path, study, space):
     return {page.name for page in draw_study_pictures(study, space, tmp_path / "studies" / "s")}
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_hypervolume_is_the_one_by_hand():
     """Reference (0.5, 4): (0.7, 3) spans 0.2 x 1, then (0.6, 1) adds 0.1 x 2, the two worst nothing."""
     study = study_of([(0.5, 2.0), (0.6, 4.0), (0.7, 3.0), (0.6, 1.0)])
@@ -73,3 +73,61 @@ def test_parameters_that_never_differ_explain_nothing():
     for number in range(5):
         study.add_trial(optuna.trial.create_trial(value=number / 10, user_attrs={"result": {"val_auc": number / 10}}))
     assert importances(study) == "no parameter differs between the trials"
+
+
+def searched(number):
+    """A study whose AUC hangs on the depth, and whose other objective on the prompts alone; the middle of the depth is
+    best, so that no straight line tells it."""
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    chance = np.random.default_rng(0)
+    for _ in range(number):
+        depth, prompts, rate = int(chance.integers(1, 13)), int(chance.integers(1, 65)), float(chance.random())
+        score = 0.9 - 0.01 * abs(depth - 6)
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=[score, float(prompts)],
+                params={"depth": depth, "prompts": prompts, "rate": rate},
+                distributions={
+                    "depth": optuna.distributions.IntDistribution(1, 12),
+                    "prompts": optuna.distributions.IntDistribution(1, 64),
+                    "rate": optuna.distributions.FloatDistribution(0, 1),
+                },
+                user_attrs={"result": {"val_auc": score}},
+            )
+        )
+    return study
+
+
+def test_from_a_hundred_trials_on_the_best_tenth_tells_what_matters():
+    few, many = importances(searched(99)), importances(searched(400))
+    assert "fANOVA" in few.layout.title.text
+    assert [bar.name for bar in few.data] == ["val_auc"]
+    assert "best 40 trials (PED-ANOVA)" in many.layout.title.text
+    score, front = (dict(zip(bar.y, bar.x, strict=True)) for bar in many.data)
+    assert [bar.name for bar in many.data] == ["val_auc", "the front"]
+    assert max(score, key=score.get) == "depth"
+    assert score["depth"] > 0.8
+    assert front["prompts"] > 0.3 > score["prompts"]
+    assert sum(front.values()) == pytest.approx(1)
+
+
+def test_the_best_tenth_is_a_hundred_trials_at_most():
+    assert "best 100 trials" in importances(searched(1200)).layout.title.text
+
+
+def test_a_trial_that_breaks_a_constraint_adds_no_volume():
+    study = study_of([(0.5, 2.0), (0.6, 4.0), (0.6, 1.0)])
+    for excess in (0.1, -0.1):
+        trial = study.ask()
+        trial.set_constraint("memory_ratio", excess)
+        study.tell(trial, [0.9, 1.0])
+    figure = history(study, parse_space(ROWS + TWO))
+    assert list(figure.data[0].y) == pytest.approx([0, 0, 0.1 * 3, 0.1 * 3, 0.4 * 3])
+
+
+def test_with_four_objectives_the_volume_is_called_estimated():
+    study = study_of([(0.5, 2.0, 1.0, 3.0), (0.6, 1.0, 0.5, 2.0)], directions=("maximize", *["minimize"] * 3))
+    four = "objectives: {val_auc: max, param_ratio: min, memory_ratio: min, train_seconds: min}\n"
+    figure = history(study, parse_space(ROWS + four))
+    assert "estimated" in figure.layout.title.text
+    assert figure.data[0].y[1] == pytest.approx(0.1 * 1 * 0.5 * 1)

@@ -189,6 +189,14 @@ def test_files_are_listed_by_path_with_their_sizes_and_no_neighbours(root):
     assert list_files(f"{root}/") == list_files(root)
 
 
+def test_only_what_follows_a_name_is_listed(root):
+    names = ["00000001.json", "00000002.json", "00000010.json"]
+    for name in names:
+        write(f"{root}/{name}", b"")
+    for after in ("", "00000000.json", "00000001.json", "00000009.json", "00000010.json"):
+        assert [file.path for file in list_files(root, after)] == [name for name in names if name > after]
+
+
 def test_a_walk_meets_every_name(root):
     filled(root)
     write(f"{root}/.hidden/x", b"")
