@@ -310,7 +310,7 @@ MUTATIONS = (
         "tests/preload/test_order.py",
     ),
     Mutation("fpt_ray/features/places.py", "first * size + wanted % size", "wanted % size", _STORE),
-    Mutation("fpt_ray/features/places.py", "np.searchsorted(rows, place)", "place % len(rows)", _STORE),
+    Mutation("fpt_ray/features/places.py", "np.searchsorted(held, row)", "row % len(held)", _STORE),
     Mutation("fpt_ray/features/withdrawal.py", "gone.find(rows) < 0", "gone.find(rows) >= -1", _STORE, "forg"),
     Mutation("fpt_ray/features/verification.py", "earlier if store.removed else []", "[]", _STORE, "forg"),
     Mutation(
@@ -342,7 +342,7 @@ MUTATIONS = (
         "tests/faults/test_stores.py",
         "cut_short",
     ),
-    Mutation("fpt_ray/features/store.py", "fresh = known.find(index.hashes) < 0", "fresh = index.rows >= 0", _STORE),
+    Mutation("fpt_ray/features/index.py", "fresh = known.find(self.hashes) < 0", "fresh = self.rows >= 0", _STORE),
     Mutation("fpt_ray/features/store.py", "if entry.path not in listed", "", _STORE),
     Mutation("fpt_ray/features/store.py", "first = len(store.shards)\n", "first = 0\n", _STORE),
     # --- the images -----------------------------------------------------------------------------------------------

@@ -111,12 +111,9 @@ def rows_from_files(features, split, cut):
 
 def rows_in_memory(features, split, cut, wide=None):
     """Of groups that hold a wider slice, as a study's trials share them."""
-    held = features.splits[split]
     groups = {
-        shard: read_shard_rows(
-            features.shard_uri(shard), features, wide or cut, np.unique(held.places[held.shards == shard])
-        )
-        for shard in np.unique(held.shards).tolist()
+        shard: read_shard_rows(features.shard_uri(shard), features, wide or cut, rows)
+        for shard, rows in features.rows_by_shard([split]).items()
     }
     return Rows(GroupsAtHand(groups), features, split, cut)
 

@@ -83,7 +83,7 @@ def _random_rows(spec: StoreSpec, rows: int) -> tuple[GroupsAtHand, Features]:
     low = [np.zeros((rows, side, side, 3), np.uint8) for side in spec.low_resolutions]
     table = shard_table(images, low, Extracted(keys, keys, torch.zeros(size, dtype=torch.int64), summaries), spec)
     numbers = np.arange(rows)
-    split = SplitRows(hashes=content_hashes(images), labels=numbers * 0, shards=numbers * 0, places=numbers)
+    split = SplitRows(hashes=content_hashes(images), labels=numbers * 0, shards=numbers * 0, rows=numbers)
     features = Features(
         uri="", spec=spec, shards=(), classes=(), splits={"train": split}, table_digest="", data_note="", skipped=()
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from fpt_ray.features.index import Index
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
 from fpt_ray.features.store import Store, read_index
@@ -27,7 +28,7 @@ class SplitRows:
     labels: Int[np.ndarray, " rows"]
     shards: Int[np.ndarray, " rows"]
     """Numbers of the shards."""
-    places: Int[np.ndarray, " rows"]
+    rows: Int[np.ndarray, " rows"]
     """Rows within the shards."""
 
     def __len__(self) -> int:
@@ -60,15 +61,19 @@ class Features:
         return f"{self.uri}/{self.shards[shard].path}"
 
     @property
-    def used_shards(self) -> tuple[ShardEntry, ...]:
-        """The shards in which the table's images lie."""
-        used = np.unique(np.concatenate([rows.shards for rows in self.splits.values()]))
-        return tuple(self.shards[shard] for shard in used)
-
-    @property
     def preload_seconds(self) -> float:
         """Seconds that the LPM and the writing took for the table's images, over all actors."""
         return sum(self.shards[shard].seconds / self.shards[shard].rows * rows for shard, rows in self._shares())
+
+    def rows_by_shard(self, splits: Sequence[str]) -> dict[int, Int[np.ndarray, " rows"]]:
+        """{shard: which of its rows these splits have, rising}."""
+        shards, rows = (
+            np.concatenate([getattr(self.splits[split], name) for split in splits]) for name in ("shards", "rows")
+        )
+        order = np.lexsort((rows, shards))
+        numbers, starts = np.unique(shards[order], return_index=True)
+        parts = np.split(rows[order], starts[1:])
+        return {shard: np.unique(part) for shard, part in zip(numbers.tolist(), parts, strict=True)}
 
     def _shares(self) -> list[tuple[int, int]]:
         """(shard, images of the table in it)."""
@@ -124,20 +129,20 @@ def join(store: Store, table: ImageTable) -> Features:
         spec=store.spec,
         shards=store.shards,
         classes=table.classes,
-        splits={split: _split_rows(table, split, at, index.shards, index.rows) for split in SPLITS},
+        splits={split: _split_rows(table, split, index, at) for split in SPLITS},
         table_digest=table.digest(),
         data_note=table.note,
         skipped=table.skipped,
     )
 
 
-def _split_rows(table: ImageTable, split: str, at: np.ndarray, shards: np.ndarray, places: np.ndarray) -> SplitRows:
+def _split_rows(table: ImageTable, split: str, index: Index, at: np.ndarray) -> SplitRows:
     inside = [number for number, row in enumerate(table.rows) if row.split == split]
     inside.sort(key=lambda number: (table.rows[number].sha256, table.rows[number].label))
     found = at[np.array(inside, np.int64)]
     return SplitRows(
         hashes=content_hashes([table.rows[number] for number in inside]),
         labels=np.array([table.rows[number].label for number in inside], np.int64),
-        shards=shards[found].astype(np.int64),
-        places=places[found].astype(np.int64),
+        shards=index.shards[found].astype(np.int64),
+        rows=index.rows[found].astype(np.int64),
     )

@@ -28,12 +28,12 @@ class GroupsAtHand:
         self.held = groups
         """{shard: (which of its rows, rising; these rows)}."""
 
-    def groups(self, shards: np.ndarray, places: np.ndarray) -> list[tuple[Group, int]]:
-        """Each row's group and its place there."""
+    def groups(self, shards: np.ndarray, rows: np.ndarray) -> list[tuple[Group, int]]:
+        """Each row's group and its number there."""
         found = []
-        for shard, place in zip(shards.tolist(), places.tolist(), strict=True):
-            rows, group = self.held[shard]
-            found.append((group, int(np.searchsorted(rows, place))))
+        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
+            held, group = self.held[shard]
+            found.append((group, int(np.searchsorted(held, row))))
         return found
 
 
@@ -47,19 +47,19 @@ class ShardFiles:
         self.kept: OrderedDict[tuple[int, int], Group] = OrderedDict()
         self.lock = threading.Lock()
 
-    def groups(self, shards: np.ndarray, places: np.ndarray) -> list[tuple[Group, int]]:
-        """Each row's group and its place there.
+    def groups(self, shards: np.ndarray, rows: np.ndarray) -> list[tuple[Group, int]]:
+        """Each row's group and its number there.
 
         Raises:
             StoreError: a shard is damaged, missing or not of this store.
             StorageError: S3 fails.
         """
         keys = []
-        for shard, place in zip(shards.tolist(), places.tolist(), strict=True):
-            number, row = divmod(place, self.features.shards[shard].group_rows)
-            keys.append(((shard, number), row))
+        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
+            number, within = divmod(row, self.features.shards[shard].group_rows)
+            keys.append(((shard, number), within))
         found = self._read({key for key, _ in keys})
-        return [(found[key], row) for key, row in keys]
+        return [(found[key], within) for key, within in keys]
 
     def _read(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], Group]:
         found = {key: self.kept[key] for key in wanted if key in self.kept}

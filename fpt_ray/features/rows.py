@@ -78,8 +78,10 @@ def _cells(table: pa.Table | pa.RecordBatch, name: str, width: int) -> np.ndarra
 class Place(Protocol):
     """Where rows are read from, at a slice at least as wide as a trial's."""
 
-    def groups(self, shards: Int[np.ndarray, " rows"], places: Int[np.ndarray, " rows"]) -> Sequence[tuple[Group, int]]:
-        """For each of these rows of shards, its group and its place there."""
+    def groups(
+        self, shards: Int[np.ndarray, " wanted"], rows: Int[np.ndarray, " wanted"]
+    ) -> Sequence[tuple[Group, int]]:
+        """For each of these rows of shards, its group and its number there."""
         ...
 
 
@@ -112,7 +114,7 @@ class Rows:
         """
         ids = np.asarray(row_ids, np.int64)
         labels = torch.from_numpy(self.split.labels[ids])
-        found = self.place.groups(self.split.shards[ids], self.split.places[ids])
+        found = self.place.groups(self.split.shards[ids], self.split.rows[ids])
         self._check_images(ids, found)
         (size,) = self.cut.low_resolutions
         name = image_column(size)

@@ -1,4 +1,4 @@
-"""A feature store as a whole: generations of manifests, each put once, and the index of the rows that they list.
+"""A feature store as a whole: generations of manifests, each put once; ``index`` has where the rows lie.
 
 ``manifest-00003.json`` lists the shards of generations 1 to 3, with checksums, and the index files that say in which of
 them each image lies. Images are added by another generation; nothing that is there changes.
@@ -6,7 +6,6 @@ them each image lies. Images are added by another generation; nothing that is th
 
 import dataclasses
 import hashlib
-import io
 import json
 import re
 import time
@@ -14,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from fpt_ray import __version__
-from fpt_ray.features.shards import HASH, ShardEntry, damage_as_error, hash_array
+from fpt_ray.features.index import Index, IndexEntry, read_index_files, write_index_file
+from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import SCHEMA_VERSION, StoreError, StoreSpec
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import absolute, exists, list_files, read_bytes, write_once
@@ -28,16 +26,6 @@ MANIFEST = re.compile(r"manifest-(\d{5})\.json")
 OLD_MANIFEST = "manifest.json"
 _INDEX_FILES = 16
 """So many index files are read to open a store; one more, and they become one."""
-_INDEX = pa.schema([pa.field(HASH, pa.binary(32)), pa.field("shard", pa.int32()), pa.field("row", pa.int32())])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexEntry:
-    """One file of the index, as a manifest lists it."""
-
-    path: str
-    rows: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +40,6 @@ class Store:
     indexes: tuple[IndexEntry, ...]
     removed: tuple[str, ...]
     """Paths that the generation has taken out, to be removed."""
-    manifest_text: str
 
     @property
     def num_rows(self) -> int:
@@ -62,36 +49,6 @@ class Store:
     def shard_uri(self, shard: int) -> str:
         """The file of a shard, by its number."""
         return f"{self.uri}/{self.shards[shard].path}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Index:
-    """Where every image of a store lies; sorted by content hash."""
-
-    hashes: UInt8[np.ndarray, "rows 32"]
-    shards: Int[np.ndarray, " rows"]
-    rows: Int[np.ndarray, " rows"]
-
-    def in_order(self) -> "Index":
-        """Sorted by content hash; of an image that lies in several places, the first counts."""
-        known = _sortable(self.hashes)
-        if (known[:-1] < known[1:]).all():
-            return self
-        _, at = np.unique(known, return_index=True)
-        return Index(hashes=self.hashes[at], shards=self.shards[at], rows=self.rows[at])
-
-    def find(self, hashes: UInt8[np.ndarray, "wanted 32"]) -> Int[np.ndarray, " wanted"]:
-        """The place of each in this index; -1 where it has none."""
-        known, wanted = _sortable(self.hashes), _sortable(hashes)
-        if not len(known):
-            return np.full(len(wanted), -1, np.int64)
-        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        return np.where(known[at] == wanted, at, -1)
-
-
-def _sortable(hashes: UInt8[np.ndarray, "rows 32"]) -> np.ndarray:
-    """Texts of 32 bytes, which NumPy can sort."""
-    return np.ascontiguousarray(hashes).view("S32").reshape(-1)
 
 
 # --- opening --------------------------------------------------------------------------------------------------
@@ -151,7 +108,6 @@ def read_manifest(uri: str) -> Store:
             shards=tuple(ShardEntry(**shard) for shard in document["shards"]),
             indexes=tuple(IndexEntry(**index) for index in document["indexes"]),
             removed=tuple(document["removed"]),
-            manifest_text=text.decode(),
         )
     except StoreError:
         raise
@@ -185,22 +141,7 @@ def read_index(store: Store) -> Index:
     Raises:
         StoreError: a file of the index is damaged.
     """
-    tables = [_index_table(store.uri, entry) for entry in store.indexes]
-    whole = pa.concat_tables(tables) if tables else _INDEX.empty_table()
-    hashes, shards, rows = hash_array(whole[HASH]), whole["shard"].to_numpy(), whole["row"].to_numpy()
-    return Index(hashes=hashes, shards=shards, rows=rows).in_order()
-
-
-def _index_table(uri: str, entry: IndexEntry) -> pa.Table:
-    path = f"{uri}/{entry.path}"
-    with damage_as_error(path):
-        content = read_bytes(path)
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise StoreError(f"{path} was changed since it was written; delete the store and preload again")
-    with damage_as_error(path), pq.ParquetFile(pa.BufferReader(content)) as file:
-        if file.schema_arrow.remove_metadata() != _INDEX:
-            raise StoreError(f"{path} has other columns than an index; delete the store and preload again")
-        return file.read()
+    return read_index_files(store.uri, store.indexes)
 
 
 # --- adding ---------------------------------------------------------------------------------------------------
@@ -213,7 +154,7 @@ def shard_path(store: Store, hashes: UInt8[np.ndarray, "rows 32"]) -> str:
 
 def empty_store(uri: str, spec: StoreSpec) -> Store:
     """A store in which nothing has been stored yet."""
-    return Store(uri=uri, spec=spec, generation=0, shards=(), indexes=(), removed=(), manifest_text="")
+    return Store(uri=uri, spec=spec, generation=0, shards=(), indexes=(), removed=())
 
 
 def add_shards(store: Store, added: Sequence[tuple[ShardEntry, UInt8[np.ndarray, "_ 32"]]]) -> Store:
@@ -243,17 +184,11 @@ def _grown(store: Store, new: Sequence[tuple[ShardEntry, np.ndarray]]) -> tuple[
     shards = np.repeat(np.arange(first, first + len(new), dtype=np.int32), [len(found) for _, found in new])
     rows = np.concatenate([np.zeros(0, np.int32), *(np.arange(len(found), dtype=np.int32) for _, found in new)])
     index, known = Index(hashes=hashes, shards=shards, rows=rows).in_order(), read_index(store)
-    fresh = known.find(index.hashes) < 0
-    added = Index(hashes=index.hashes[fresh], shards=index.shards[fresh], rows=index.rows[fresh])
+    added = index.beside(known)
     store = replace(store, shards=(*store.shards, *(entry for entry, _ in new)), removed=())
     if len(store.indexes) < _INDEX_FILES:
         return store, added
-    whole = Index(
-        hashes=np.concatenate([known.hashes, added.hashes]),
-        shards=np.concatenate([known.shards, added.shards]),
-        rows=np.concatenate([known.rows, added.rows]),
-    )
-    return replace(store, indexes=()), whole.in_order()
+    return replace(store, indexes=()), known.with_other(added)
 
 
 def replaced(
@@ -273,20 +208,7 @@ def _put_generation(before: Store, grown: tuple[Store, Index]) -> Store:
     """Writes the index file, then the manifest, once: from then on they count."""
     after, index = grown
     generation = before.generation + 1
-    table = pa.table(
-        [
-            pa.Array.from_buffers(pa.binary(32), len(index.hashes), [None, pa.py_buffer(index.hashes.tobytes())]),
-            pa.array(index.shards, pa.int32()),
-            pa.array(index.rows, pa.int32()),
-        ],
-        schema=_INDEX,
-    )
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="none", use_dictionary=False)
-    content = sink.getvalue()
-    digest = hashlib.sha256(content).hexdigest()
-    entry = IndexEntry(path=f"index/{generation:05d}-{digest[:16]}.parquet", rows=len(index.hashes), sha256=digest)
-    write_once(f"{before.uri}/{entry.path}", content)
+    entry = write_index_file(before.uri, generation, index)
     indexes = (*after.indexes, entry)
     document = {
         "schema_version": after.spec.schema_version,
@@ -297,6 +219,5 @@ def _put_generation(before: Store, grown: tuple[Store, Index]) -> Store:
         "fpt_ray": __version__,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    text = json.dumps(document, indent=1)
-    write_once(f"{before.uri}/manifest-{generation:05d}.json", text.encode())
-    return replace(after, generation=generation, indexes=indexes, manifest_text=text)
+    write_once(f"{before.uri}/manifest-{generation:05d}.json", json.dumps(document, indent=1).encode())
+    return replace(after, generation=generation, indexes=indexes)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from fpt_ray.features.shards import HASH, ShardEntry, damage_as_error, hash_array, open_shard, write_shard
+from fpt_ray.features.index import Index
+from fpt_ray.features.shards import ShardEntry, damage_as_error, open_shard, shard_hashes, write_shard
 from fpt_ray.features.spec import StoreError
-from fpt_ray.features.store import Index, Store, open_store, read_index, replaced, shard_path
+from fpt_ray.features.store import Store, open_store, read_index, replaced, shard_path
 from fpt_ray.features.verification import remove_leftovers
 from fpt_ray.storage.errors import ExistsError, disk_full_as_error
 
@@ -45,9 +46,7 @@ def _without(store: Store, hashes: np.ndarray) -> tuple[Store, int]:
     gone = Index(hashes=hashes, shards=np.zeros(len(hashes), np.int32), rows=np.zeros(len(hashes), np.int32)).in_order()
     for number, entry in enumerate(store.shards):
         uri = store.shard_uri(number)
-        with damage_as_error(uri):
-            file = open_shard(uri, store.spec)
-            rows = hash_array(file.read(columns=[HASH])[HASH])
+        rows = shard_hashes(uri, store.spec)
         kept = np.flatnonzero(gone.find(rows) < 0)
         if len(kept) == len(rows):
             known.append((entry, rows))
@@ -55,7 +54,7 @@ def _without(store: Store, hashes: np.ndarray) -> tuple[Store, int]:
         removed.append(entry.path)
         if len(kept):
             with damage_as_error(uri):
-                table = file.read().take(pa.array(kept))
+                table = open_shard(uri, store.spec).read().take(pa.array(kept))
             path = shard_path(store, rows[kept])
             known.append((write_shard(f"{store.uri}/{path}", table, store.spec), rows[kept]))
             written += 1

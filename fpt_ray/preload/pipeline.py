@@ -13,7 +13,7 @@ from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features, join, missing
 from fpt_ray.features.shards import ShardEntry, adopted
 from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
-from fpt_ray.features.store import Store, add_shards, empty_store, latest_generation, open_store, shard_path
+from fpt_ray.features.store import Store, add_shards, check_same, empty_store, latest_generation, open_store, shard_path
 from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.images.sources import SPLITS
 from fpt_ray.images.table import ImageRow, ImageTable, content_hashes, leaks, read_images, write_table
@@ -94,6 +94,7 @@ def preload_table(table: ImageTable, need: StoreNeed, model: Any, workdir: str, 
     spec = store_spec(need, weights_digest=digest, precision=lpm_precision(need.trial, hardware))
     uri = f"{workdir}/features/{spec.name}"
     store = open_store(uri) if latest_generation(uri) else empty_store(uri, spec)
+    check_same(store.spec, spec, uri)
     if store.removed:
         remove_leftovers(store)
     todo = _missing(table, store)

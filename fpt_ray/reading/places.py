@@ -49,11 +49,9 @@ def share_rows(features: Features, cut: Slice, splits: Sequence[str] = _SPLITS) 
     """
     read: Any = ray.remote(_read_and_count).options(num_returns=2)
     whole = ray.put(features)
-    shards = np.concatenate([features.splits[split].shards for split in splits])
-    places = np.concatenate([features.splits[split].places for split in splits])
     found = {
-        shard: read.remote(features.shard_uri(shard), whole, cut, np.unique(places[shards == shard]))
-        for shard in np.unique(shards).tolist()
+        shard: read.remote(features.shard_uri(shard), whole, cut, rows)
+        for shard, rows in features.rows_by_shard(splits).items()
     }
     try:
         ray.get([count for count, _ in found.values()])
@@ -99,13 +97,10 @@ def trial_rows(
     trial: TrialConfig, features: Features, split: str, reading: Reading, share: range | None = None
 ) -> Rows:
     """A split, or a worker's share of it, as this trial reads it; nothing else is fetched to this host."""
-    cut = trial_slice(trial, features.spec)
-    if features.uri not in reading.shared:
-        rows = Rows(ShardFiles(features, cut), features, split, cut)
-        return rows if share is None else rows.within(share)
-    shards = features.splits[split].shards
-    wanted = np.unique(shards if share is None else shards[share.start : share.stop])
-    shared = reading.shared[features.uri]
-    groups = ray.get([shared[shard] for shard in wanted.tolist()])
-    rows = Rows(GroupsAtHand(dict(zip(wanted.tolist(), groups, strict=True))), features, split, cut)
-    return rows if share is None else rows.within(share)
+    cut, shared = trial_slice(trial, features.spec), reading.shared.get(features.uri)
+    share = range(features.num_rows(split)) if share is None else share
+    if shared is None:
+        return Rows(ShardFiles(features, cut), features, split, cut).within(share)
+    wanted = np.unique(features.splits[split].shards[share.start : share.stop]).tolist()
+    groups = ray.get([shared[shard] for shard in wanted])
+    return Rows(GroupsAtHand(dict(zip(wanted, groups, strict=True))), features, split, cut).within(share)

@@ -6,12 +6,10 @@ uninterrupted run, give the same numbers.
 """
 
 import copy
-import itertools
 import math
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -186,15 +184,13 @@ def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: T
 def taken_ahead(rows: RowReader, batches: Iterable[Any]) -> Iterator[tuple[Any, Batch, float]]:
     """(row ids, their rows, seconds waited for) of every batch; the next is read while one is worked on."""
     with ThreadPoolExecutor(1) as reader:
-        pending: deque[tuple[Any, Future[Batch]]] = deque()
-        for row_ids in itertools.chain(batches, (None,)):
-            if row_ids is not None:
-                pending.append((row_ids, reader.submit(rows.take, row_ids)))
-            if len(pending) > (row_ids is not None):
-                started = time.perf_counter()
-                ids, future = pending.popleft()
-                batch = future.result()
-                yield ids, batch, time.perf_counter() - started
+        asked = ((row_ids, reader.submit(rows.take, row_ids)) for row_ids in batches)
+        ahead = next(asked, None)
+        while ahead is not None:
+            started = time.perf_counter()
+            row_ids, batch = ahead[0], ahead[1].result()
+            waited, ahead = time.perf_counter() - started, next(asked, None)
+            yield row_ids, batch, waited
 
 
 def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> Scores:

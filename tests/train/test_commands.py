@@ -5,6 +5,7 @@ Two workers are compared with this process alone, a killed preload with an unint
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -49,7 +50,7 @@ def rows_of(store):
     found = {}
     for split, rows in store.splits.items():
         hashes = {shard: shard_hashes(store.shard_uri(shard), store.spec) for shard in set(rows.shards.tolist())}
-        places = zip(rows.shards.tolist(), rows.places.tolist(), strict=True)
+        places = zip(rows.shards.tolist(), rows.rows.tolist(), strict=True)
         found[split] = [hashes[shard][place].tobytes().hex() for shard, place in places]
     return found
 
@@ -119,6 +120,17 @@ def extracted_by(images, workdir, capsys):
     capsys.readouterr()
     preload(str(images), NEED, workdir)
     return extracted(capsys.readouterr().err)
+
+
+def test_a_store_that_is_another_than_its_name_says_is_refused(store, images, tmp_path):
+    copy = tmp_path / "features" / Path(store.uri).name
+    shutil.copytree(store.uri, copy)
+    manifest = copy / "manifest-00001.json"
+    document = json.loads(manifest.read_text())
+    document["spec"]["weights_digest"] = "0" * 64
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match=r"weights_digest is '0{64}', asked is"):
+        preload(images, NEED, str(tmp_path))
 
 
 def test_a_store_slice_equals_a_direct_extraction_bit_for_bit(store, images, workdir, tmp_path):
