@@ -69,20 +69,19 @@ def trial_options(trial):
     return [word for key, value in told[0].items() if value != told[1][key] for word in (f"--{key}", str(value))]
 
 
+def of_store(store, **more):
+    """Options of a search of the space ``smoke`` on features that are there."""
+    return {"space": str(SMOKE), "images": table_of(store), "features": (store.uri,), **more}
+
+
+def feature_options(store):
+    """The same features as words of a command line."""
+    return ["--images", table_of(store), "--features", store.uri]
+
+
 def tune_command(store, workdir, name, num_trials, *more):
     """A search of the space ``smoke`` as a command line of its own."""
-    options = [
-        "--space",
-        str(SMOKE),
-        "--images",
-        table_of(store),
-        "--features",
-        store.uri,
-        "--workdir",
-        str(workdir),
-        "--study",
-        name,
-    ]
+    options = ["--space", str(SMOKE), *feature_options(store), "--workdir", str(workdir), "--study", name]
     return [sys.executable, "-m", "fpt_ray.tune", *options, "--num_trials", str(num_trials), "--local", *more]
 
 

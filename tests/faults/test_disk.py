@@ -25,8 +25,8 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.train.checkpoint import CHECKPOINT_FILE, Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.conftest import SMOKE, table_of
-from tests.searches import agree, driver, study_of, trial_options, tune_command
+from tests.conftest import SMOKE
+from tests.searches import agree, driver, feature_options, of_store, study_of, trial_options, tune_command
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="a small disk is made by mounting a tmpfs, which only root may do")
 
@@ -151,14 +151,7 @@ def last_words(command, said):
 
 
 def resume(store, workdir, name, num_trials, **more):
-    given = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "workdir": str(workdir),
-        "study": name,
-        **more,
-    }
+    given = of_store(store, workdir=str(workdir), study=name, **more)
     run_study(StudyOptions(**given, num_trials=num_trials, resume=True))
 
 
@@ -197,10 +190,7 @@ def test_disk_full_while_train_writes_a_checkpoint(cluster, store, tmp_path):
         sys.executable,
         "-m",
         "fpt_ray.train",
-        "--images",
-        table_of(store),
-        "--features",
-        store.uri,
+        *feature_options(store),
         "--workdir",
         str(tmp_path),
         "--local",

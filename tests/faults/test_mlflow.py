@@ -23,9 +23,8 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune import study
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.conftest import SMOKE, table_of
 from tests.s3_server import free_ports
-from tests.searches import agree, finished_in
+from tests.searches import agree, finished_in, of_store
 
 AWAY_SECONDS = 60
 TRIALS = 6
@@ -89,14 +88,7 @@ def seen(uri, name):
 
 def test_sigkill_of_the_mlflow_server_that_is_away_for_60_s_during_a_search(store, server, tmp_path, capsys):
     journal = tmp_path / "studies" / "m" / "optuna.log"
-    command = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "study": "m",
-        "num_trials": TRIALS,
-        "at_once": 1,
-    }
+    command = of_store(store, study="m", num_trials=TRIALS, at_once=1)
     during = []
 
     def disturb():
@@ -126,14 +118,7 @@ def test_sigkill_of_the_mlflow_server_that_is_away_for_60_s_during_a_search(stor
 def test_sigkill_of_the_mlflow_server_that_does_not_come_back(store, server, tmp_path, capsys, monkeypatch):
     """The search ends and keeps all; the user reads what to do; with the server there again, the study is completed."""
     journal = tmp_path / "studies" / "g" / "optuna.log"
-    command = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "study": "g",
-        "num_trials": 3,
-        "workdir": str(tmp_path),
-    }
+    command = of_store(store, study="g", num_trials=3, workdir=str(tmp_path))
     command |= {"tracking_uri": server.uri}
     monkeypatch.setattr(study, "PatientClient", partial(PatientClient, patience_seconds=2))
 

@@ -28,8 +28,8 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.train.seeds import fit_seeds, trial_task
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.conftest import SMOKE, table_of
-from tests.searches import agree, driver, finished_in, study_of, tune_command, wait_for_trials
+from tests.conftest import SMOKE
+from tests.searches import agree, driver, finished_in, of_store, study_of, tune_command, wait_for_trials
 from tests.stores import draw_images, rows_from_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
@@ -64,15 +64,7 @@ def test_sigkill_of_tunes_driver_and_of_a_trials_worker(store, tmp_path):
     """Driver killed in the middle, then a worker of the resumed search: every planned trial finishes once. While the
     first driver lives, a second one of its study is refused and changes nothing."""
     journal = tmp_path / "studies" / "k" / "optuna.log"
-    resumed = StudyOptions(
-        space=str(SMOKE),
-        images=table_of(store),
-        features=(store.uri,),
-        workdir=str(tmp_path),
-        study="k",
-        num_trials=5,
-        resume=True,
-    )
+    resumed = StudyOptions(**of_store(store, workdir=str(tmp_path), study="k", num_trials=5, resume=True))
     with driver(tune_command(store, tmp_path, "k", 5), tmp_path / "said") as process:
         wait_for_trials(process, journal, 1)
         with pytest.raises(ConfigError, match=rf"another driver searches this study just now \(process {process.pid} "):
@@ -87,15 +79,7 @@ def test_sigkill_of_tunes_driver_and_of_a_trials_worker(store, tmp_path):
 
 def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_path, capsys):
     """The system kills the first trial's worker each time it is begun, as the kernel does where memory has run out."""
-    command = StudyOptions(
-        space=str(SMOKE),
-        images=table_of(store),
-        features=(store.uri,),
-        workdir=str(tmp_path),
-        study="o",
-        num_trials=4,
-        at_once=1,
-    )
+    command = StudyOptions(**of_store(store, workdir=str(tmp_path), study="o", num_trials=4, at_once=1))
     with killing_workers(3):
         run_study(command)
     why = "its worker died 3 times while its host lived on: most likely the system killed it"
@@ -131,13 +115,7 @@ def kill_trains_worker(run, killed):
 def test_a_trial_goes_on_when_one_of_its_own_workers_is_killed(store, tmp_path):
     """From its last checkpoint, of which Ray Train keeps one, the one that is scored, to the numbers of a study of
     one worker that nothing disturbed."""
-    command = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "workdir": str(tmp_path),
-        "num_trials": 1,
-    }
+    command = of_store(store, workdir=str(tmp_path), num_trials=1)
     command |= {"set": ("training.epochs=12",)}
     runs, killed = tmp_path / "studies" / "killed" / "runs" / "trial-0000", []
     killer = threading.Thread(target=kill_trains_worker, args=(runs, killed), daemon=True)
@@ -213,17 +191,7 @@ def test_the_clock_goes_backwards_in_the_middle_of_a_search(store, tmp_path, mon
     assert max(started) - min(started) > 3_000_000  # the clock did go back
     now = time.time
     monkeypatch.setattr("time.time", lambda: now() - 7200)
-    run_study(
-        StudyOptions(
-            space=str(SMOKE),
-            images=table_of(store),
-            features=(store.uri,),
-            workdir=str(tmp_path),
-            study="t",
-            num_trials=4,
-            resume=True,
-        )
-    )
+    run_study(StudyOptions(**of_store(store, workdir=str(tmp_path), study="t", num_trials=4, resume=True)))
     agree(str(tmp_path), "t", 4, ended_at=(3,))
     study = tracking.find_study(client, "t")
     assert study.metrics["trials"] == 4  # the last number said, though the first has the later time

@@ -24,10 +24,9 @@ from fpt_ray.storage.files import list_files, read_bytes, write
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.seeds import fit_seeds, trial_task
-from tests.conftest import table_of
 from tests.hosts.namespaces import namespaces_allowed, network, wait_until
 from tests.s3_server import BUCKET, SECRET, served
-from tests.searches import trial_options
+from tests.searches import feature_options, trial_options
 from tests.stores import draw_images, rows_from_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -117,7 +116,7 @@ def alone(trial, store):
 
 
 def train_options(store, name):
-    options = ["--images", table_of(store), "--features", store.uri, "--workdir", WORK, "--name", name]
+    options = [*feature_options(store), "--workdir", WORK, "--name", name]
     return [*options, "--num_workers", "2", *trial_options(TRIAL)]
 
 
@@ -171,10 +170,7 @@ def test_a_host_killed_in_the_middle_of_a_search_loses_no_trial_and_repeats_none
     command = [
         "--space",
         str(SMOKE),
-        "--images",
-        table_of(store),
-        "--features",
-        store.uri,
+        *feature_options(store),
         "--workdir",
         WORK,
         "--tracking_uri",

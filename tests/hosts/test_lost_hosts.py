@@ -17,7 +17,8 @@ from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.conftest import SMOKE, table_of
+from tests.conftest import SMOKE
+from tests.searches import of_store
 from tests.stores import draw_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -58,13 +59,7 @@ def test_a_trial_ends_though_it_loses_more_hosts_than_it_has_restarts(hosts, tmp
     taken, study = [], tmp_path / "studies" / "h"
     thief = threading.Thread(target=take_hosts_away, args=(hosts, study, RESTARTS + 1, taken), daemon=True)
     thief.start()
-    command = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "workdir": str(tmp_path),
-        "study": "h",
-    }
+    command = of_store(store, workdir=str(tmp_path), study="h")
     run_study(StudyOptions(**command, num_trials=1, set=("training.epochs=60",)))
     assert len(taken) == RESTARTS + 1
     client = open_tracking(default_uri(tmp_path))

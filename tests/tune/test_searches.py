@@ -22,7 +22,7 @@ from fpt_ray.tune.command import run
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE, table_of
-from tests.searches import agree
+from tests.searches import agree, of_store
 
 BACKBONE = "fixed: {{backbone.name: vit_tiny_patch16_224, backbone.weights: random, {}}}"
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -33,16 +33,7 @@ def searched(store, workdir):
     """What a search of three trials says (stderr) and prints (stdout)."""
     said, printed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-        run(
-            StudyOptions(
-                space=str(SMOKE),
-                images=table_of(store),
-                features=(store.uri,),
-                workdir=workdir,
-                study="s",
-                num_trials=3,
-            )
-        )
+        run(StudyOptions(**of_store(store, workdir=workdir, study="s", num_trials=3)))
     return said.getvalue(), printed.getvalue()
 
 
@@ -79,13 +70,7 @@ def test_what_two_processes_give_is_told_beside_what_the_model_expects():
 
 @pytest.mark.slow
 def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, store, workdir):
-    command = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "workdir": workdir,
-        "num_trials": 1,
-    }
+    command = of_store(store, workdir=workdir, num_trials=1)
     for name, workers in (("one", 1), ("two", 2)):
         run_study(StudyOptions(**command, study=name, workers_per_trial=workers))
     client = open_tracking(default_uri(workdir))
@@ -96,13 +81,7 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, 
 
 
 def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, capsys, monkeypatch):
-    command = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "workdir": workdir,
-        "study": "s",
-    }
+    command = of_store(store, workdir=workdir, study="s")
     with pytest.raises(ConfigError, match=r"exists .*; resume it"):
         run_study(StudyOptions(**command))
     monkeypatch.setattr("fpt_ray.reading.places.SHARED_MEMORY_SHARE", 0.0)
@@ -113,14 +92,7 @@ def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, ca
 
 def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):
     """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
-    command = {
-        "space": str(SMOKE),
-        "images": table_of(store),
-        "features": (store.uri,),
-        "workdir": workdir,
-        "study": "c",
-        "num_trials": 3,
-    }
+    command = of_store(store, workdir=workdir, study="c", num_trials=3)
     command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
     run(StudyOptions(**command))
     shown = capsys.readouterr()
