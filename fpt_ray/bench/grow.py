@@ -27,7 +27,7 @@ from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.pictures import draw_study_pictures
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking.server import open_tracking
-from fpt_ray.tune.log import start_or_find
+from fpt_ray.tune.study_run import start_or_find
 
 _PROPOSALS = 3
 _FITTED = 10

@@ -112,3 +112,14 @@ def _nearest(row: SearchRow, value: Any) -> Any:
     if row.step is not None:
         return min(row.values(), key=lambda choice: abs(choice - value))
     return min(max(value, row.low), row.high)
+
+
+def earlier_twin(study: optuna.Study, trial: optuna.Trial) -> int | None:
+    """The number of an earlier trial of the same point and stage that has ended, runs, or waits."""
+    trials, stage = study.get_trials(deepcopy=False), stage_of(trial)
+    own, params = asked_values(trials[trial.number]), trial.params  # Optuna copies these each time
+    for other in trials[: trial.number]:
+        same = other.params == params or asked_values(other) in (params, own)
+        if same and other.state != TrialState.FAIL and stage_of(other) == stage:
+            return other.number
+    return None

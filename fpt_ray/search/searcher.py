@@ -49,7 +49,7 @@ from fpt_ray.search.messages import (
     why_incomplete,
 )
 from fpt_ray.search.optuna_study import make_sampler, propose
-from fpt_ray.search.queue import enqueue_grid
+from fpt_ray.search.queue import earlier_twin, enqueue_grid
 
 _REPEATS, _ASKS = 3, 40
 """Repeated points in a row before proposals are drawn at random, and before one of them is run again."""
@@ -197,7 +197,7 @@ class StudySearcher(Searcher):
             trial, proposal = self._draw(at_random=asked >= _REPEATS)
             if not self._is_wanted(trial):
                 return None
-            earlier = self._same(trial)
+            earlier = earlier_twin(self.study, trial)
             if earlier is None or (asked == _ASKS - 1 and self.space.sampler != "grid"):
                 return trial, proposal, earlier
             remember_reason(trial, f"the same as trial {earlier}, not run")
@@ -227,16 +227,6 @@ class StudySearcher(Searcher):
         if was_enqueued(asked):  # for a later session with more trials
             self.study.enqueue_trial(asked_values(asked), user_attrs=purpose_of(asked))
         return False
-
-    def _same(self, trial: optuna.Trial) -> int | None:
-        """An earlier trial of the same point and stage that has ended, runs, or waits."""
-        trials, stage = self.study.get_trials(deepcopy=False), stage_of(trial)
-        own, params = asked_values(trials[trial.number]), trial.params  # Optuna copies these each time
-        for other in trials[: trial.number]:
-            same = other.params == params or asked_values(other) in (params, own)
-            if same and other.state != TrialState.FAIL and stage_of(other) == stage:
-                return other.number
-        return None
 
     def _keeps_to_constraints(self, trial: optuna.Trial, proposal: dict[str, Any]) -> bool:
         limits = {name: limit for name, limit in self.space.constraints.items() if name in KNOWN_BEFORE}

@@ -1,13 +1,10 @@
 """What the driver of a search writes down in MLflow: every trial as it goes."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import optuna
-from mlflow import MlflowClient
-from optuna.trial import TrialState
 from ray import tune
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from typing_extensions import override
@@ -16,11 +13,7 @@ from fpt_ray.config.space import POINT, SearchSpace
 from fpt_ray.config.trial import flatten
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.joining import Features, features_text
-from fpt_ray.search.attributes import has_begun, is_infeasible, reason_of, result_of
-from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import (
-    STOPPED,
     EpochReport,
     Proposal,
     TrialFailure,
@@ -32,96 +25,13 @@ from fpt_ray.search.messages import (
 from fpt_ray.storage.files import located
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
-from fpt_ray.tracking.records import Pruned, StudyRun, TrialRecord, study_tags, trial_tags, with_metrics
+from fpt_ray.tracking.records import StudyRun, TrialRecord, trial_tags, with_metrics
 from fpt_ray.tracking.runs import Status
 from fpt_ray.tune.scoring import TrialScores
+from fpt_ray.tune.study_run import pruned_for, status_for
 
 _LAST_PATIENCE_SECONDS = 20
 """How long a search that ends otherwise than planned waits for MLflow."""
-
-
-def start_or_find(
-    client: MlflowClient,
-    name: str,
-    space: SearchSpace,
-    stores: Iterable[Features],
-    proposed: optuna.Study,
-    *,
-    resume: bool,
-) -> tuple[StudyRun, int]:
-    """The study's run, and how many trials of it have ended.
-
-    In a resumed study, trials that a dead driver left open are closed as Optuna's storage has them.
-
-    Raises:
-        ConfigError: it was told to another server.
-    """
-    study = tracking.study_with(client, study_id(proposed)) if resume else None
-    if study is not None:
-        client.update_run(study.run_id, status="RUNNING")
-        return study, close_as_stored(client, study, proposed)
-    if has_begun(proposed):
-        problem = f"study {name!r} was told to another MLflow server or database than this one; give that one"
-        raise ConfigError(problem, fields=("tracking_uri",))
-    notes = {store.data_note for store in stores if store.data_note}
-    study = tracking.start_study(
-        client,
-        name,
-        params=flatten(space.base()),
-        tags=study_tags(
-            space.objectives,
-            [row.name for row in space.rows],
-            [store.uri for store in stores],
-            " ".join(sorted(notes)),
-            study_id=study_id(proposed),
-            constraints=space.constraints,
-        ),
-    )
-    tracking.attach_text(client, study.run_id, space.text, "space.yaml")
-    for store in stores:
-        tracking.attach_text(client, study.run_id, features_text(store), f"features/{store.spec.name}.json")
-    return study, 0
-
-
-def close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> int:
-    """Ends the runs that a dead driver left open. What it had told Optuna stands; what runs elsewhere is let be.
-
-    Returns how many trials have ended, but for those that confirm others or were refused before training.
-    """
-    stored = {trial.number: trial for trial in proposed.get_trials(deepcopy=False)}
-    ended = 0
-    for record in tracking.read_trials(client, study):
-        trial, status = stored[record.number], record.status
-        if status == "RUNNING" and trial.state != TrialState.RUNNING:
-            status = _close_one_as_stored(client, study, record, trial)
-        if record.confirms is None and not is_infeasible(trial):
-            ended += status in ("FINISHED", "FAILED")
-    return ended
-
-
-def _close_one_as_stored(
-    client: MlflowClient, study: StudyRun, record: TrialRecord, trial: optuna.trial.FrozenTrial
-) -> Status:
-    status: Status = "KILLED"
-    reason, pruned = "its driver died; the trial was run again", ""
-    if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-        reason = reason_of(trial)
-        pruned = "infeasible" if is_infeasible(trial) else _pruned(reason)
-        status = _status(reason, pruned)
-    for run_id in tracking.seed_runs(client, study, record):
-        client.set_terminated(run_id, status)
-    tracking.end_trial(client, record.run_id, status, result_of(trial), reason, pruned)
-    return status
-
-
-def _pruned(reason: str | None) -> Pruned:
-    """Of a trial that was trained and has no result for that reason."""
-    return "stopped early" if reason == STOPPED else ""
-
-
-def _status(reason: str | None, pruned: Pruned) -> Status:
-    """What is neither trained to its end nor pruned has failed."""
-    return "FINISHED" if reason is None or pruned else "FAILED"
 
 
 class StudyLog(tune.Callback):
@@ -250,7 +160,7 @@ class StudyLog(tune.Callback):
         message = unpack_message(trial.last_result)
         reason = why_incomplete(message, died, self.space)
         metrics = final_metrics(message)
-        self._close(trial.trial_id, _status(reason, _pruned(reason)), metrics, reason)
+        self._close(trial.trial_id, status_for(reason, pruned_for(reason)), metrics, reason)
         proposal = unpack_proposal(trial.config)
         self.ended += proposal.confirms is None
         self._say(proposal, metrics, reason)
@@ -259,7 +169,7 @@ class StudyLog(tune.Callback):
         for (owner, _), seed_run in self.seeds.items():
             if owner == trial_id:
                 self.client.set_terminated(seed_run, status)
-        tracking.end_trial(self.client, self.runs[trial_id], status, metrics, reason, _pruned(reason))
+        tracking.end_trial(self.client, self.runs[trial_id], status, metrics, reason, pruned_for(reason))
         self.open.discard(trial_id)
 
     def _say(self, proposal: Proposal, metrics: Mapping[str, float], reason: str | None) -> None:

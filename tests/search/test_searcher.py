@@ -21,7 +21,7 @@ from fpt_ray.search.queue import (
 )
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tune.options import StudyOptions
-from fpt_ray.tune.study import storage_location
+from fpt_ray.tune.preparation import storage_location
 from tests.messages import report
 
 SPACE = """

@@ -18,8 +18,9 @@ from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.log import StudyLog, start_or_find
+from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.scoring import shown_trials
+from fpt_ray.tune.study_run import start_or_find
 from tests.messages import report
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}")

@@ -1,0 +1,80 @@
+"""What a study needs before it begins: options and points that can be run, its features, its storage, first points."""
+
+import os
+from pathlib import Path
+
+import optuna
+
+from fpt_ray.config.space import SearchSpace
+from fpt_ray.display.terminal import say
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.joining import join
+from fpt_ray.features.serving import Stores, store_for
+from fpt_ray.features.store import open_store
+from fpt_ray.images.table import ImageTable, read_images
+from fpt_ray.models.hardware import Hardware
+from fpt_ray.models.methods import check_trial
+from fpt_ray.models.weights import known_weights
+from fpt_ray.preload.inspection import inspected
+from fpt_ray.preload.pipeline import frozen_lpm, preload_table, report_table
+from fpt_ray.search.optuna_study import load_study
+from fpt_ray.search.queue import enqueue_front, paper_point
+from fpt_ray.tune.options import StudyOptions
+
+
+def check_options(options: StudyOptions) -> None:
+    """ConfigError if nothing could be searched, confirmed or run with these options."""
+    for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
+
+
+def check_points(space: SearchSpace) -> None:
+    """ConfigError if some value of the space cannot be built on its backbone."""
+    if space.sampler == "grid":
+        for proposal in space.grid():
+            check_trial(space.trial(proposal))
+        return
+    middle = paper_point(space)
+    for row in space.rows:
+        for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
+            check_trial(space.trial({**middle, row.name: value}))
+
+
+def open_stores(
+    options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware
+) -> tuple[ImageTable, Stores]:
+    """The images, and where they are in the feature stores of the space: those given, or the working directory's.
+
+    ``hardware`` is of the workers that preload.
+    """
+    weights = known_weights(space.backbones(), str(Path.cwd()))
+    table = inspected(read_images(options.images), workdir)
+    report_table(table)
+    if options.features:
+        found = tuple(join(open_store(uri), table) for uri in options.features)
+    else:
+        found = tuple(preload_table(table, need, frozen_lpm(need), workdir, hardware) for need in space.stores())
+    stores = Stores(stores=found, weights=weights, hardware=hardware)
+    for trial in (trial for need in space.stores() for trial in need.trials()):
+        store_for(trial, stores)
+    return table, stores
+
+
+def storage_location(options: StudyOptions, workdir: str, study: str) -> str:
+    """Where a study is stored: a database's URL, or its own journal.
+
+    The URL comes from the command line or, with its password, from the environment.
+    """
+    return options.storage or os.environ.get("FPT_RAY_STORAGE") or f"{workdir}/studies/{study}/optuna.log"
+
+
+def warm_start(options: StudyOptions, space: SearchSpace, study: optuna.Study, workdir: str) -> None:
+    """Enqueues the front of an earlier study, once, when this one is new."""
+    if options.warm_start is None or options.resume:
+        return
+    other = load_study(options.warm_start, storage_location(options, workdir, options.warm_start))
+    taken = enqueue_front(space, study, other)
+    say(
+        f"warm start: {taken} of {len(other.best_trials)} points of the front of {options.warm_start} lie in this space"
+    )
