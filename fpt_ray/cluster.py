@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
@@ -202,6 +203,19 @@ def ask_worker(question: Callable[[], Result]) -> Result:
     if not ray.wait([answer], timeout=_PATIENCE_S)[0]:
         say(f"cluster: all hosts are busy; waiting for {share} of one, to ask it what it computes on")
     return _result(answer)
+
+
+def on_every_host(call: Callable[[], Result]) -> list[Result]:
+    """What each host says that computes; it takes no share of a host.
+
+    Raises:
+        ConfigError: a call has raised it.
+    """
+    start: Any = ray.remote(_make)
+    nodes = [node["NodeID"] for node in _live_nodes() if node["Resources"].get("CPU", 0) >= 1]
+    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    answers = [start.options(num_cpus=0, scheduling_strategy=strategy).remote(call) for strategy in strategies]
+    return [_result(answer) for answer in answers]
 
 
 def run_on_workers(

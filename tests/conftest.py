@@ -29,6 +29,8 @@ class FakeRows:
     Splits share what marks a class and nothing else.
     """
 
+    device_bytes = 0
+
     def __init__(
         self,
         num_rows: int,
@@ -52,7 +54,7 @@ class FakeRows:
     def __len__(self) -> int:
         return len(self.row_ids)
 
-    def take(self, row_ids) -> Batch:
+    def take(self, row_ids, memory=None) -> Batch:
         assert set(row_ids) <= set(self.row_ids), "a worker asked for a row of another worker"
         at = torch.as_tensor(np.asarray(row_ids))
         features = self.features[at].transpose(0, 1).contiguous().half()

@@ -168,7 +168,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/models/side_block.py", "attend((queries * self.scale)", "attend(queries", _SIDE, "gradients"),
     Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
-    Mutation("fpt_ray/train/buffers.py", "kept.numel() < tensor.numel()", "False", _BUFFERS),
+    Mutation("fpt_ray/train/buffers.py", "kept.numel() < size", "False", _BUFFERS),
     Mutation("fpt_ray/train/buffers.py", "self._kept[name] = torch", "torch", _BUFFERS),
     Mutation(
         "fpt_ray/models/importance.py",

@@ -14,6 +14,8 @@ from fpt_ray.features.spec import Slice, StoreSpec
 from fpt_ray.features.store import add_shards, empty_store, latest_generation, open_store, shard_path
 from fpt_ray.images.table import ImageRow, ImageTable, content_hashes
 from fpt_ray.models.importance import Extracted
+from fpt_ray.reading.host_disk import HostDisk, mapped_groups
+from fpt_ray.reading.on_device import RowsOnDevice
 from fpt_ray.storage.files import absolute
 
 SPLIT_DIGITS = {"train": "1", "val": "2", "test": "3"}
@@ -116,6 +118,16 @@ def rows_in_memory(features, split, cut, wide=None):
         for shard, rows in features.rows_by_shard([split]).items()
     }
     return Rows(GroupsAtHand(groups), features, split, cut)
+
+
+def rows_on_disk(features, split, cut, folder):
+    """Mapped from files that are written to a folder."""
+    disk = HostDisk(folder=str(folder), kept=True, limit_bytes=2**30)
+    return Rows(mapped_groups(disk, features, cut, features.rows_by_shard([split])), features, split, cut)
+
+
+def rows_on_device(features, split, cut):
+    return RowsOnDevice(rows_from_files(features, split, cut), torch.device("cpu"))
 
 
 def draw_images(folder, per_class=(12, 4, 4), size=80):

@@ -1,11 +1,11 @@
 """The rows of a split as training reads them. Every place they are read from gives the same batches bit for bit.
 
 A place finds a row in a ``Group``: neighbouring rows of a shard with keys and values as H T E arrays. ``Rows.take``
-copies what is asked for, layer first, into the batch.
+copies what is asked for, layer first, into the batch: once, and into memory that the caller may keep.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -42,8 +42,23 @@ class Batch:
     labels: Tensor
 
 
+Memory = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
+"""Gives a tensor on the host for a part of a batch (``low_res``, ``keys``, ``values``), of a shape and type."""
+
+
+def fresh_memory(_part: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that nobody has used."""
+    return torch.empty(shape, dtype=dtype)
+
+
 Group = Mapping[str, np.ndarray]
 """Neighbouring rows: ``low_res_0128`` is [rows, 128, 128, 3], ``keys_06`` [rows, H, T, E], and so for each block."""
+
+
+def group_parts(cut: Slice) -> list[str]:
+    """The names in a group at a slice."""
+    features = [f"{kind}_{block:02d}" for kind in ("keys", "values") for block in cut.blocks]
+    return [HASH, *map(image_column, cut.low_resolutions), *features]
 
 
 def group_of(table: pa.Table | pa.RecordBatch, spec: StoreSpec, cut: Slice, wanted: np.ndarray | None = None) -> Group:
@@ -88,6 +103,9 @@ class Place(Protocol):
 class Rows:
     """A split, or a worker's share of it, as one trial reads it."""
 
+    device_bytes = 0
+    """On the GPU there is nothing of it."""
+
     def __init__(self, place: Place, features: Features, split: str, cut: Slice) -> None:
         check_serves(features.spec, cut)
         self.place, self.features, self.spec, self.cut = place, features, features.spec, cut
@@ -105,8 +123,8 @@ class Rows:
         part.row_ids, part.labels = self.row_ids[inside], self.labels[inside]
         return part
 
-    def take(self, row_ids: Sequence[int] | Int[np.ndarray, "B"]) -> Batch:
-        """A copy of these rows.
+    def take(self, row_ids: Sequence[int] | Int[np.ndarray, "B"], memory: Memory = fresh_memory) -> Batch:
+        """A copy of these rows, in this memory.
 
         Raises:
             StoreError: a shard is damaged, missing, not of this store, or holds other images than the index says.
@@ -118,12 +136,12 @@ class Rows:
         self._check_images(ids, found)
         (size,) = self.cut.low_resolutions
         name = image_column(size)
-        low_res = torch.empty(len(ids), size, size, 3, dtype=torch.uint8)
+        low_res = memory("low_res", (len(ids), size, size, 3), torch.uint8)
         for at, (group, row) in enumerate(found):
             low_res.numpy()[at] = group[name][row]
         if not self.cut.blocks:
             return Batch(low_res=low_res, keys=None, values=None, labels=labels)
-        keys, values = (self._layers(kind, found) for kind in ("keys", "values"))
+        keys, values = (self._layers(kind, found, memory) for kind in ("keys", "values"))
         return Batch(low_res=low_res, keys=keys, values=values, labels=labels)
 
     def _check_images(self, ids: np.ndarray, found: Sequence[tuple[Group, int]]) -> None:
@@ -135,16 +153,16 @@ class Rows:
                     "preload again"
                 )
 
-    def _layers(self, kind: str, found: Sequence[tuple[Group, int]]) -> Tensor:
+    def _layers(self, kind: str, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor:
         spec, kept = self.spec, self.cut.num_kept
         shape = (len(self.cut.blocks), len(found), spec.num_heads, kept, spec.head_width)
-        whole = np.empty(shape, NUMPY[spec.dtype])
+        tensor = memory(kind, shape, getattr(torch, spec.dtype))
+        whole = (tensor.view(torch.int16) if spec.dtype == "bfloat16" else tensor).numpy()
         for layer, block in enumerate(self.cut.blocks):
             name = f"{kind}_{block:02d}"
             for at, (group, row) in enumerate(found):
                 whole[layer, at] = group[name][row, :, :kept]
-        tensor = torch.from_numpy(whole)
-        return tensor.view(torch.bfloat16) if spec.dtype == "bfloat16" else tensor
+        return tensor
 
 
 def check_serves(spec: StoreSpec, cut: Slice) -> None:

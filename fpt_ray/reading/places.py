@@ -1,14 +1,19 @@
-"""Where the rows of trials are read from: Ray's shared memory, one copy a host, or the store's own shards."""
+"""Where the rows of trials are read from: the GPU, Ray's shared memory, the hosts' disks, or the store's own shards.
+
+Which of them is chosen by size and changes no number.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import ray
+import torch
 from ray.exceptions import RayTaskError
 
-from fpt_ray.cluster import computing_hosts
+from fpt_ray.cluster import computing_hosts, on_every_host
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
@@ -18,10 +23,28 @@ from fpt_ray.features.places import GroupsAtHand, ShardFiles, read_shard_rows
 from fpt_ray.features.rows import Rows
 from fpt_ray.features.serving import Stores, need_slice, store_for, trial_slice
 from fpt_ray.features.spec import Slice
+from fpt_ray.models.hardware import Hardware
+from fpt_ray.reading.host_disk import HostDisk, free_bytes, mapped_groups, remove_folder
+from fpt_ray.reading.on_device import RowsOnDevice
 
+Read = Literal["auto", "gpu", "memory", "disk", "stream"]
+GPU_SHARE = 0.25
+"""Of a GPU's memory, what the features of a trial may fill: each trial on it holds its own."""
 SHARED_MEMORY_SHARE = 0.6
-"""Of the object store's memory, what features may fill; beyond it they are streamed."""
+"""Of the object store's memory, what features may fill."""
+DISK_SHARE = 0.8
+"""Of what a host's disk has free, what features may fill."""
 _SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """What features may fill, in bytes, where there is least."""
+
+    gpu: int
+    """0: there is none."""
+    memory: int
+    disk: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,13 +52,106 @@ class Reading:
     """Where the rows of trials are read from."""
 
     shared: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
-    """{store's URI: {shard: a reference to its rows in Ray's shared memory}}; without it, they are streamed."""
+    """{store's URI: {shard: a reference to its rows in Ray's shared memory}}."""
+    disk: HostDisk | None = None
+    """None: nothing is on the hosts' disks."""
+    cuts: Mapping[str, Slice] = field(default_factory=dict)
+    """{store's URI: what of it is written to the hosts' disks}. What is neither there nor shared is streamed."""
+    on_gpu: bool = False
+    """Each trial brings its rows, from wherever they are, to its GPU."""
+
+    def gpu_bytes(self, trial: TrialConfig, features: Features) -> int:
+        """What a trial's features take of its GPU's memory."""
+        return features.slice_bytes(trial_slice(trial, features.spec), _SPLITS) if self.on_gpu else 0
 
 
-def fits_in_memory(size_bytes: int) -> bool:
-    """Whether features of that size may be held in Ray's shared memory, of which every host needs a copy."""
-    smallest = min((host.get("object_store_memory", 0.0) for host in computing_hosts()), default=0.0)
-    return size_bytes < SHARED_MEMORY_SHARE * smallest
+# --- which one ----------------------------------------------------------------------------------------------------
+
+
+def room_for_features(hardware: Hardware, folder: str) -> Room:
+    """What features may fill on this cluster, with a folder on every host's disk."""
+    memory = min((host.get("object_store_memory", 0.0) for host in computing_hosts()), default=0.0)
+    return Room(
+        gpu=int(GPU_SHARE * hardware.memory_bytes) if hardware.device == "cuda" else 0,
+        memory=int(SHARED_MEMORY_SHARE * memory),
+        disk=int(DISK_SHARE * min(on_every_host(partial(free_bytes, folder)), default=0)),
+    )
+
+
+def choose_places(asked: Read, size: int, room: Room) -> tuple[bool, Literal["memory", "disk", "stream"], str]:
+    """(whether rows lie on the GPU, where they are on the host, why), for features of so many bytes.
+
+    Raises:
+        ConfigError: they do not fit where they are asked to be.
+    """
+    on_gpu = 0 < size <= room.gpu
+    fitting = "memory" if size <= room.memory else "disk" if size <= room.disk else "stream"
+    limits = {"gpu": room.gpu, "memory": room.memory, "disk": room.disk, "stream": size}
+    if asked != "auto" and size > limits[asked]:
+        there = f"{_gigabytes(limits[asked])} may be filled there" if limits[asked] else f"there is no {asked}"
+        raise ConfigError(
+            f"read is {asked}, but the features have {_gigabytes(size)} and {there}; take another place, or auto",
+            fields=("read",),
+        )
+    if asked in ("auto", "gpu"):
+        place = fitting
+    else:
+        on_gpu, place = False, asked
+    why = "as asked" if asked != "auto" else _why(room, place, on_gpu)
+    return on_gpu, place, why
+
+
+def _why(room: Room, place: str, on_gpu: bool) -> str:
+    if on_gpu:
+        return f"a GPU may hold {_gigabytes(room.gpu)}"
+    if place == "memory":
+        return f"shared memory may hold {_gigabytes(room.memory)}"
+    beyond = f"shared memory may hold only {_gigabytes(room.memory)}"
+    return f"{beyond}, {'the disk' if place == 'disk' else 'and the disk'} {_gigabytes(room.disk)}"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+_TEXTS = {
+    "memory": "read once into shared memory",
+    "disk": "written once to every host's disk ({folder})",
+    "stream": "streamed by every trial",
+}
+
+
+# --- getting ready ------------------------------------------------------------------------------------------------
+
+
+def share_features(space: SearchSpace, stores: Stores, asked: Read, disk: HostDisk) -> Reading:
+    """Chooses the place for what the trials of a space read together, says which and why, and fills it.
+
+    Raises:
+        ConfigError: they do not fit where they are asked to be.
+        StoreError: a file is damaged or not of its store.
+        StorageError: S3 fails.
+    """
+    cuts: dict[str, Slice] = {}
+    for need in space.stores():
+        store = store_for(need.trials()[0], stores)
+        cut = need_slice(need, store.spec)
+        cuts[store.uri] = cuts[store.uri].with_other(cut) if store.uri in cuts else cut
+    return prepare_reading({store.uri: store for store in stores}, cuts, asked, disk, stores.hardware)
+
+
+def prepare_reading(
+    stores: Mapping[str, Features], cuts: Mapping[str, Slice], asked: Read, disk: HostDisk, hardware: Hardware
+) -> Reading:
+    """The same for slices of stores by their URIs."""
+    size = sum(stores[uri].slice_bytes(cut, _SPLITS) for uri, cut in cuts.items())
+    room = room_for_features(hardware, disk.folder)
+    on_gpu, place, why = choose_places(asked, size, room)
+    gpu = "on each trial's GPU, " if on_gpu else ""
+    say(f"features: {_gigabytes(size)}, {gpu}{_TEXTS[place].format(folder=disk.folder)} ({why})")
+    shared = {uri: share_rows(stores[uri], cut) for uri, cut in cuts.items()} if place == "memory" else {}
+    written = replace(disk, limit_bytes=room.disk) if place == "disk" else None
+    return Reading(shared=shared, disk=written, cuts=cuts, on_gpu=on_gpu)
 
 
 def share_rows(features: Features, cut: Slice, splits: Sequence[str] = _SPLITS) -> dict[int, Any]:
@@ -66,41 +182,39 @@ def _read_and_count(uri: str, features: Features, cut: Slice, wanted: np.ndarray
     return len(wanted), rows
 
 
-def share_features(space: SearchSpace, stores: Stores) -> Reading:
-    """Reads what the trials of a space need once, if it fits into Ray's shared memory, and says so.
-
-    Raises:
-        StoreError: a file is damaged or not of its store.
-        StorageError: S3 fails.
-    """
-    cuts: dict[str, Slice] = {}
-    for need in space.stores():
-        store = store_for(need.trials()[0], stores)
-        cut = need_slice(need, store.spec)
-        cuts[store.uri] = cuts[store.uri].with_other(cut) if store.uri in cuts else cut
-    used = [store for store in stores if store.uri in cuts]
-    size = sum(store.slice_bytes(cuts[store.uri], _SPLITS) for store in used)
-    fits = fits_in_memory(size)
-    say(f"features: {size / 1e9:.2f} GB, {'read once into shared memory' if fits else 'streamed by every trial'}")
-    return Reading(shared={store.uri: share_rows(store, cuts[store.uri]) for store in used} if fits else {})
+def clear_disks(reading: Reading) -> None:
+    """Removes what was written to the hosts' disks, unless it is kept."""
+    if reading.disk is not None and not reading.disk.kept:
+        on_every_host(partial(remove_folder, reading.disk.folder))
 
 
-def share_trial(trial: TrialConfig, features: Features) -> Reading:
-    """The same for one trial."""
-    cut = trial_slice(trial, features.spec)
-    fits = fits_in_memory(features.slice_bytes(cut, _SPLITS))
-    say(f"features: {'read once into shared memory' if fits else 'streamed from Parquet'}")
-    return Reading(shared={features.uri: share_rows(features, cut)} if fits else {})
+# --- reading ------------------------------------------------------------------------------------------------------
 
 
 def trial_rows(
-    trial: TrialConfig, features: Features, split: str, reading: Reading, share: range | None = None
-) -> Rows:
-    """A split, or a worker's share of it, as this trial reads it; nothing else is fetched to this host."""
-    cut, shared = trial_slice(trial, features.spec), reading.shared.get(features.uri)
+    trial: TrialConfig,
+    features: Features,
+    split: str,
+    reading: Reading,
+    device: torch.device,
+    share: range | None = None,
+) -> Rows | RowsOnDevice:
+    """A split, or a worker's share of it, as this trial reads it on a device; nothing else is fetched to this host."""
+    cut = trial_slice(trial, features.spec)
     share = range(features.num_rows(split)) if share is None else share
-    if shared is None:
-        return Rows(ShardFiles(features, cut), features, split, cut).within(share)
-    wanted = np.unique(features.splits[split].shards[share.start : share.stop]).tolist()
-    groups = ray.get([shared[shard] for shard in wanted])
-    return Rows(GroupsAtHand(dict(zip(wanted, groups, strict=True))), features, split, cut).within(share)
+    place = _place(features, cut, np.unique(features.splits[split].shards[share.start : share.stop]), reading)
+    rows = Rows(place, features, split, cut).within(share)
+    return RowsOnDevice(rows, device) if reading.on_gpu else rows
+
+
+def _place(features: Features, cut: Slice, shards: np.ndarray, reading: Reading) -> GroupsAtHand | ShardFiles:
+    """Where these shards' rows are found on this host."""
+    if (shared := reading.shared.get(features.uri)) is not None:
+        groups = ray.get([shared[shard] for shard in shards.tolist()])
+        return GroupsAtHand(dict(zip(shards.tolist(), groups, strict=True)))
+    if reading.disk is not None:
+        wanted = features.rows_by_shard(_SPLITS)
+        return mapped_groups(
+            reading.disk, features, reading.cuts[features.uri], {shard: wanted[shard] for shard in shards.tolist()}
+        )
+    return ShardFiles(features, cut)

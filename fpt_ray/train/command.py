@@ -4,7 +4,7 @@ Several workers share the rows and the batch; the numbers do not depend on how m
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -25,6 +25,9 @@ class Command:
     will do without its images."""
     features: str | None = None
     """A feature store that holds the images. Default: that of workdir, to which those are added that it lacks."""
+    read: Literal["auto", "gpu", "memory", "disk", "stream"] = "auto"
+    """Where features are read from: the GPU, the host's shared memory, memory-mapped files on the host's disk, or the
+    store itself. No number depends on it. Default: the first of them that has room."""
     num_workers: int = 1
     """The number of workers, each on one GPU where there are GPUs."""
     name: str = "train"
@@ -61,7 +64,9 @@ def run(command: Command) -> None:
             features = join(open_store(command.features), table)
         else:
             features = preload(command.images, trial, workdir)
-        found = train_trial(trial, features, workdir=workdir, name=command.name, num_workers=command.num_workers)
+        found = train_trial(
+            trial, features, workdir=workdir, name=command.name, num_workers=command.num_workers, read=command.read
+        )
         print(result_text(found))
 
 

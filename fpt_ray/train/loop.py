@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import SIDE_METHODS, TrainingConfig, TrialConfig, reads_images
-from fpt_ray.features.rows import Batch
+from fpt_ray.features.rows import Batch, Memory, fresh_memory
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
 from fpt_ray.metrics.scores import Scores, scores
@@ -29,7 +29,7 @@ from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.methods import learnable_state, load_learnable_state
 from fpt_ray.models.side_network import side_width
 from fpt_ray.models.step import Inputs, Learner, arithmetic_type, autocast, make_learner, take_step, unwrapped
-from fpt_ray.train.buffers import KeptBuffers
+from fpt_ray.train.buffers import Buffers
 from fpt_ray.train.checkpoint import Best, Snapshot, State
 from fpt_ray.train.order import epoch_order
 
@@ -44,11 +44,13 @@ class RowReader(Protocol):
 
     row_ids: np.ndarray
     labels: np.ndarray
+    device_bytes: int
+    """What it holds on the GPU."""
 
     def __len__(self) -> int: ...
 
-    def take(self, row_ids: Any) -> Batch:
-        """The rows of these numbers, in this order."""
+    def take(self, row_ids: Any, memory: Memory = fresh_memory) -> Batch:
+        """The rows of these numbers, in this order, in this memory or in what it holds on the GPU."""
         ...
 
 
@@ -64,8 +66,8 @@ class Task:
     device: torch.device
     rank: int = 0
     num_workers: int = 1
-    buffers: KeptBuffers = field(default_factory=KeptBuffers, compare=False, repr=False)
-    """What this worker's features are converted into."""
+    buffers: Buffers = field(default_factory=Buffers, compare=False, repr=False)
+    """What this worker's rows are read and converted into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +81,7 @@ class Epoch:
     data_seconds: float
     """Seconds spent waiting for rows, part of ``seconds``."""
     measured_peak_bytes: int | None
-    """CUDA's own peak of allocated memory since the start; nothing on a CPU."""
+    """CUDA's own peak of allocated memory since the start, rows that are held there left out; nothing on a CPU."""
     snapshot: Snapshot
     """All that is needed to go on from here, with the best weights so far; save it before asking for the next epoch."""
 
@@ -131,7 +133,7 @@ def fit(
             val=val_scores,
             seconds=time.perf_counter() - started,
             data_seconds=waited,
-            measured_peak_bytes=_measured_peak(task.device),
+            measured_peak_bytes=_measured_peak(task.device, train.device_bytes + val.device_bytes),
             snapshot=_snapshot(learner, number, best),
         )
 
@@ -164,7 +166,7 @@ def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: T
     total, waited = torch.zeros((), device=task.device), 0.0
     share = training.batch_size // task.num_workers
     own = order[:, task.rank * share : (task.rank + 1) * share]
-    for step, (row_ids, batch, seconds) in enumerate(taken_ahead(train, own), start=1):
+    for step, (row_ids, batch, seconds) in enumerate(taken_ahead(train, own, task.buffers), start=1):
         waited += seconds
         total += take_step(
             learner,
@@ -181,16 +183,24 @@ def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: T
     return float(mean), waited
 
 
-def taken_ahead(rows: RowReader, batches: Iterable[Any]) -> Iterator[tuple[Any, Batch, float]]:
-    """(row ids, their rows, seconds waited for) of every batch; the next is read while one is worked on."""
+def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> Iterator[tuple[Any, Batch, float]]:
+    """(row ids, their rows, seconds waited for) of every batch; the next is read while one is worked on.
+
+    Rows are good until the next are asked for.
+    """
+
+    def taken(turn: int, row_ids: Any) -> Batch:
+        return rows.take(row_ids, buffers.memory(turn))
+
     with ThreadPoolExecutor(1) as reader:
-        asked = ((row_ids, reader.submit(rows.take, row_ids)) for row_ids in batches)
+        asked = ((turn, row_ids, reader.submit(taken, turn, row_ids)) for turn, row_ids in enumerate(batches))
         ahead = next(asked, None)
         while ahead is not None:
             started = time.perf_counter()
-            row_ids, batch = ahead[0], ahead[1].result()
+            turn, row_ids, batch = ahead[0], ahead[1], ahead[2].result()
             waited, ahead = time.perf_counter() - started, next(asked, None)
             yield row_ids, batch, waited
+            buffers.worked_on(turn)
 
 
 def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> Scores:
@@ -213,7 +223,7 @@ def predict(
     model.eval()
     probabilities, size = [], trial.training.batch_size
     batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
-    for _, batch, _ in taken_ahead(rows, batches):
+    for _, batch, _ in taken_ahead(rows, batches, task.buffers):
         with autocast(model, arithmetic_type(trial.training, task.device)):
             logits = model(*network_inputs(batch, None, 0, trial, task))
         probabilities.append(logits.float().softmax(-1).cpu())
@@ -225,12 +235,12 @@ def predict(
 def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
     """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
     training, device = trial.training, task.device
-    images, masks = batch.low_res, None
+    images, masks = batch.low_res.to(device, non_blocking=True), None
     if row_ids is not None:
         if training.augment:
             images = augment(images, seed=training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
         masks = dropout_masks(trial, row_ids, epoch)
-    images = normalise(images.to(device), task.mean, task.std)
+    images = normalise(images, task.mean, task.std)
     masks = None if masks is None else masks.to(device)
     if trial.method not in SIDE_METHODS:
         return (images,)
@@ -283,5 +293,5 @@ def _copied(state: State) -> State:
     }
 
 
-def _measured_peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+def _measured_peak(device: torch.device, held_bytes: int) -> int | None:
+    return torch.cuda.max_memory_allocated(device) - held_bytes if device.type == "cuda" else None

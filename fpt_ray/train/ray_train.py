@@ -15,12 +15,12 @@ from fpt_ray.cluster import require_resources, whole_worker
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features
-from fpt_ray.features.rows import Rows
 from fpt_ray.models.device import compute_device
 from fpt_ray.reading.places import Reading, trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
+from fpt_ray.train.loop import RowReader
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.reporting import train_and_report
 
@@ -84,9 +84,9 @@ def train_worker(config: dict[str, Any]) -> None:
     train_and_report(work.trial, work.seeds, work.store, rows, session, run=work.run, identity=work.identity)
 
 
-def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> Rows:
+def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> RowReader:
     share = split_rows(work.trial, work.store, session.num_workers)[split][session.rank]
-    return trial_rows(work.trial, work.store, split, work.reading, share)
+    return trial_rows(work.trial, work.store, split, work.reading, session.device, share)
 
 
 def train(

@@ -11,12 +11,13 @@ from fpt_ray.config.identity import as_text, digest_of
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
-from fpt_ray.features.serving import Stores, trial_identity
+from fpt_ray.features.serving import Stores, trial_identity, trial_slice
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored, known_weights
-from fpt_ray.reading.places import share_trial
+from fpt_ray.reading.host_disk import host_disk
+from fpt_ray.reading.places import Read, clear_disks, prepare_reading
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, exists, filesystem, write
 from fpt_ray.train.best import scores_of_saved
@@ -63,6 +64,7 @@ def train_trial(
     workdir: str = ".",
     name: str = "train",
     num_workers: int = 1,
+    read: Read = "auto",
     local: bool = False,
 ) -> TrialResult:
     """Trains one trial on a feature store and scores its best epoch on the validation and the test split.
@@ -70,7 +72,7 @@ def train_trial(
     Ray is joined or started for it unless it runs already (``local``: started here whatever RAY_ADDRESS says). The run
     lies in workdir/runs, under its name and the digest of all that determines its numbers (trial, weights, features,
     image table): an equal one that was interrupted goes on, one that has ended is not trained again, any other is
-    another run. The numbers do not depend on ``num_workers``.
+    another run. The numbers do not depend on ``num_workers``, nor on ``read``: where features are read from.
 
     Raises:
         ConfigError: the trial cannot be built, the store does not serve it, or the cluster or the disk is too small.
@@ -79,16 +81,20 @@ def train_trial(
     check_trial(trial)
     with ray_session(local=local):
         weights = known_weights([trial.backbone], str(Path.cwd()))
-        identity = trial_identity(trial, Stores(stores=(store,), weights=weights, hardware=ask_worker(hardware_here)))
+        hardware = ask_worker(hardware_here)
+        identity = trial_identity(trial, Stores(stores=(store,), weights=weights, hardware=hardware))
         digest = digest_of(identity)
         run = f"{absolute(workdir)}/runs/{name}-{digest[:12]}"
         if exists(f"{run}/{_ENDED}"):
             say(f"train: {run} has ended before, with all that determines its numbers the same; they are not made anew")
+        cuts, disk = {store.uri: trial_slice(trial, store.spec)}, host_disk(None, digest[:12])
+        reading = prepare_reading({store.uri: store}, cuts, read, disk, hardware)
         result = train(
-            TrainWork(trial=trial, store=store, identity=digest, reading=share_trial(trial, store)),
+            TrainWork(trial=trial, store=store, identity=digest, reading=reading),
             _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
             num_workers,
         )
+        clear_disks(reading)
         assert result.checkpoint is not None
         report = unpack_message(result.metrics)
         assert isinstance(report, EpochReport)

@@ -1,6 +1,7 @@
 """What a study is run with, as a value: the options of ``fpt-ray tune``."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,6 +16,12 @@ class StudyOptions:
     features: tuple[str, ...] = ()
     """Feature stores that hold the images, one for each high resolution in the space. Default: those of workdir, to
     which the images are added that they lack."""
+    read: Literal["auto", "gpu", "memory", "disk", "stream"] = "auto"
+    """Where trials read features from: each one's GPU, the hosts' shared memory, memory-mapped files on the hosts'
+    disks, or the store itself. No number depends on it. Default: the first of them that has room."""
+    read_folder: str | None = None
+    """With read=disk: the folder on every host's disk, which is kept for other studies. Default: a temporary one, which
+    is removed with the study's end."""
     set: tuple[str, ...] = ()
     """Other fixed values for the space, such as training.epochs=5."""
     num_trials: int | None = None

@@ -18,7 +18,8 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, study_identity
 from fpt_ray.images.table import write_table
 from fpt_ray.models.hardware import hardware_here
-from fpt_ray.reading.places import share_features
+from fpt_ray.reading.host_disk import host_disk
+from fpt_ray.reading.places import clear_disks, share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
 from fpt_ray.search.attributes import finished_trials, has_begun
@@ -129,12 +130,13 @@ def search_and_score(
     shared = Shared(
         space=space,
         stores=stores,
-        reading=share_features(space, stores),
+        reading=share_features(space, stores, options.read, host_disk(options.read_folder, study_id(study))),
         packing=packing,
         study_uri=study_uri,
         weights_root=str(Path.cwd()),
     )
     search_all(options, study, log, shared, options.at_once or room)
+    clear_disks(shared.reading)
     records = score(study, log, shared, front=options.confirm is None)
     for page in draw_study_pictures(study, space, own_folder(study_uri)):
         tracking.attach(log.client, log.study.run_id, page)

@@ -53,7 +53,12 @@ class Shared:
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
         """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
         trial = self.space.trial(unpack_proposal(config).values)
-        return self.packing.trial(trial, self.costs(trial)["peak_memory_bytes"])
+        return self.packing.trial(trial, self.memory(trial))
+
+    def memory(self, trial: TrialConfig) -> float:
+        """Bytes that a trial's worker takes of a GPU: of its training, and of features that lie there."""
+        held = self.reading.gpu_bytes(trial, store_for(trial, self.stores))
+        return self.costs(trial)["peak_memory_bytes"] + held
 
 
 class TuneSession:
@@ -138,7 +143,7 @@ def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> 
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
         shared.packing.workers,
-        shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"]),
+        shared.packing.worker(trial, shared.memory(trial)),
     )
 
 
@@ -146,6 +151,6 @@ def train_here(trial: TrialConfig, seeds: int, shared: Shared) -> None:
     """Trains in this process."""
     torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
     session, store = TuneSession(), store_for(trial, shared.stores)
-    rows = {split: trial_rows(trial, store, split, shared.reading) for split in ("train", "val")}
+    rows = {split: trial_rows(trial, store, split, shared.reading, session.device) for split in ("train", "val")}
     identity = digest_of(trial_identity(trial, shared.stores))
     train_and_report(trial, seeds, store, rows, session, run=shared.study_uri, identity=identity)

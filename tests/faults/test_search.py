@@ -215,7 +215,7 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 def test_rays_object_store_full(cluster, tmp_path):
     """Features larger than Ray's memory: preload spills and stores what it stores where memory is ample; the search
-    streams them from their files, and the user reads so."""
+    reads them from the host's disk, and the user reads so."""
     space, said = tmp_path / "large.yaml", tmp_path / "said"
     fixed = SMOKE.read_text().partition("fixed:\n")[2].partition("objectives")[0]
     lines = [line for line in fixed.splitlines() if line.partition(":")[0].strip() not in LARGE]
@@ -228,7 +228,7 @@ def test_rays_object_store_full(cluster, tmp_path):
     command += ["--workdir", str(tmp_path), "--study", "l"]
     with driver(command, said, RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=str(OBJECT_STORE_BYTES)) as process:
         assert process.wait() == 0, said.read_text()
-    assert "features: 0.13 GB, streamed by every trial" in said.read_text()
+    assert "features: 0.13 GB, written once to every host's disk" in said.read_text()
     (folder,) = (tmp_path / "features").iterdir()
     small = open_store(str(folder))
     assert [shard.sha256 for shard in small.shards] == [shard.sha256 for shard in ample.shards]

@@ -43,6 +43,8 @@ NEW_PARTS = {
 class ImageRows:
     """Images whose brightness tells the classes apart."""
 
+    device_bytes = 0
+
     def __init__(self, num_rows, size=32):
         generator = torch.Generator().manual_seed(3)
         self.labels = np.arange(num_rows) % 3
@@ -53,7 +55,7 @@ class ImageRows:
     def __len__(self):
         return len(self.row_ids)
 
-    def take(self, row_ids):
+    def take(self, row_ids, memory=None):
         at = torch.as_tensor(np.asarray(row_ids))
         return Batch(
             low_res=self.images[at],

@@ -5,6 +5,7 @@ Batches are compared with those of a random order; training from one place with 
 
 import dataclasses
 import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from fpt_ray.train.loop import fit
 from fpt_ray.train.order import epoch_order
 from fpt_ray.train.seeds import trial_task
 from tests.conftest import SMALL
-from tests.stores import rows_from_files, rows_in_memory
+from tests.stores import rows_from_files, rows_in_memory, rows_on_device, rows_on_disk
 
 TRIAL = TrialConfig(
     backbone=BackboneConfig(name=SMALL, weights="random"),
@@ -109,14 +110,16 @@ def losses(features, read):
 
 
 def test_the_same_seed_gives_the_same_losses_from_every_place_and_however_the_store_grew(tmp_path, monkeypatch):
-    """Bit for bit: streamed, in memory; of a store made at once, and of one of three generations."""
+    """Bit for bit: of a store made at once, and of one of three generations, from each of the four places."""
     spec = dataclasses.replace(store_spec(need_of(TRIAL)), weights_digest="y")
     monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 8 * sum(shards.column_widths(spec).values()))
     table = class_folders()
     once = stored(tmp_path / "once", table, spec, 402)
     grown = stored(tmp_path / "grown", table, spec, 150)
     assert (len(once.shards), len(grown.shards)) == (1, 3)
-    found = [losses(features, read) for features in (once, grown) for read in (rows_from_files, rows_in_memory)]
+    on_disk = partial(rows_on_disk, folder=tmp_path / "disk")
+    places = (rows_from_files, rows_in_memory, on_disk, rows_on_device)
+    found = [losses(features, read) for features in (once, grown) for read in places]
     assert len(found[0][0]) == TRIAL.training.epochs * (240 // 8)
     assert found[0][1] > 0.85
-    assert found[1:] == found[:1] * 3
+    assert found[1:] == found[:1] * 7

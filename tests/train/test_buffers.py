@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from fpt_ray.models.methods import make_model
-from fpt_ray.train.buffers import KeptBuffers
+from fpt_ray.train.buffers import Buffers
 from fpt_ray.train.loop import Task, fit
 from tests.conftest import FakeRows
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def test_what_is_converted_is_right_and_in_memory_that_is_kept():
-    buffers, addresses = KeptBuffers(), set()
+    buffers, addresses = Buffers(), set()
     for size in (5, 3, 5):  # the last batch of a validation split is a smaller one
         keys, values = torch.randn(2, 2, size, 7).half()
         found = [buffers.converted(name, half, CPU, torch.float32) for name, half in (("k", keys), ("v", values))]
@@ -28,7 +28,7 @@ def test_what_is_converted_is_right_and_in_memory_that_is_kept():
 
 def test_a_tensor_in_the_right_type_is_taken_as_it_is():
     keys = torch.randn(2, 3)
-    assert KeptBuffers().converted("keys", keys, CPU, torch.float32) is keys
+    assert Buffers().converted("keys", keys, CPU, torch.float32) is keys
 
 
 class Stored(FakeRows):
@@ -38,7 +38,7 @@ class Stored(FakeRows):
         super().__init__(*args, **options)
         self.dtype = dtype
 
-    def take(self, row_ids):
+    def take(self, row_ids, memory=None):
         batch = super().take(row_ids)
         kinds = {name: getattr(batch, name).half().to(self.dtype) for name in ("keys", "values")}
         return dataclasses.replace(batch, **kinds)

@@ -24,6 +24,8 @@ CLIP_NORM = {"fpt+": 2.5, "fpt": 2.5, "lora": 10.0, "adalora": 5.0, "linear_prob
 class DoubleRows:
     """Rows in float64 whose images and features tell little of their class, in the layout of a side network."""
 
+    device_bytes = 0
+
     def __init__(self, labels, seed):
         generator = torch.Generator().manual_seed(seed)
         self.labels, self.row_ids = labels, np.arange(len(labels))
@@ -33,7 +35,7 @@ class DoubleRows:
     def __len__(self):
         return len(self.row_ids)
 
-    def take(self, row_ids):
+    def take(self, row_ids, memory=None):
         at = torch.as_tensor(np.asarray(row_ids))
         labels = torch.as_tensor(self.labels)[at]
         return Batch(low_res=self.low_res[at], keys=self.keys[:, at], values=self.values[:, at], labels=labels)

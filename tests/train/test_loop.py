@@ -20,6 +20,7 @@ from fpt_ray.features.rows import Batch
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import take_step
+from fpt_ray.train.buffers import Buffers
 from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit, taken_ahead
 from fpt_ray.train.order import epoch_order, worker_rows
@@ -275,13 +276,15 @@ def test_rows_are_shuffled_within_strands():
 class Slow:
     """Rows that take a while to read; notes when each batch was begun and handed over."""
 
+    device_bytes = 0
+
     def __init__(self):
         self.begun, self.row_ids, self.labels = [], np.arange(4), np.zeros(4)
 
     def __len__(self):
         return 4
 
-    def take(self, row_ids):
+    def take(self, row_ids, memory=None):
         self.begun.append(list(row_ids))
         if row_ids[0] == 3:
             raise ValueError("row 3 cannot be read")
@@ -290,7 +293,7 @@ class Slow:
 
 def test_the_next_batch_is_read_while_one_is_worked_on():
     rows, seen = Slow(), []
-    for ids, batch, _ in taken_ahead(rows, [[0], [1], [2]]):
+    for ids, batch, _ in taken_ahead(rows, [[0], [1], [2]], Buffers()):
         assert ids == batch.labels.tolist()
         deadline = time.monotonic() + 10
         while len(rows.begun) < min(3, len(seen) + 2):
@@ -299,5 +302,5 @@ def test_the_next_batch_is_read_while_one_is_worked_on():
         seen.append(ids)
     assert seen == rows.begun == [[0], [1], [2]]
     with pytest.raises(ValueError, match="row 3 cannot be read"):
-        list(taken_ahead(rows, [[0], [3]]))
-    assert list(taken_ahead(rows, [])) == []
+        list(taken_ahead(rows, [[0], [3]], Buffers()))
+    assert list(taken_ahead(rows, [], Buffers())) == []

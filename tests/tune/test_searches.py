@@ -7,6 +7,7 @@ import contextlib
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,14 +81,18 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, 
         assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-6)
 
 
-def test_a_search_goes_on_with_features_that_stream(searched, store, workdir, capsys, monkeypatch):
+def test_a_search_goes_on_with_features_from_other_places(searched, store, workdir, capsys):
     command = of_store(store, workdir=workdir, study="s")
     with pytest.raises(ConfigError, match=r"exists .*; resume it"):
         run_study(StudyOptions(**command))
-    monkeypatch.setattr("fpt_ray.reading.places.SHARED_MEMORY_SHARE", 0.0)
-    run_study(StudyOptions(**command, num_trials=5, resume=True))
+    with pytest.raises(ConfigError, match=r"read is gpu, but the features have .* and there is no gpu; take another"):
+        run_study(StudyOptions(**command, num_trials=4, resume=True, read="gpu"))
+    run_study(StudyOptions(**command, num_trials=4, resume=True, read="stream"))
     assert "streamed by every trial" in capsys.readouterr().err
-    agree(workdir, "s", 5, ended_at=(3,))
+    run_study(StudyOptions(**command, num_trials=5, resume=True, read="disk"))
+    (folder,) = re.findall(r"written once to every host's disk \((.*?)\)", capsys.readouterr().err)
+    assert not Path(folder).exists()
+    agree(workdir, "s", 5, ended_at=(3, 4))
 
 
 def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):

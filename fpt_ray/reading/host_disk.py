@@ -1,0 +1,126 @@
+"""Rows in memory-mapped Arrow files on the host's own disk, written once a host from the feature store.
+
+A file is named by all that decides its content: store, slice, shard, and which of its rows. It is written under another
+name and renamed, so that a kill leaves nothing that could be taken for whole; of several trials that need it, one
+writes it.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from fpt_ray.config.identity import digest_of
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.joining import Features
+from fpt_ray.features.places import GroupsAtHand, read_shard_rows
+from fpt_ray.features.rows import Group, group_parts
+from fpt_ray.features.spec import Slice
+from fpt_ray.storage.errors import FullError, disk_full_as_error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostDisk:
+    """A folder on every host."""
+
+    folder: str
+    kept: bool
+    """Whether it stays when the study has ended, for others that read the same."""
+    limit_bytes: int = 0
+    """What may be written there."""
+
+
+def free_bytes(folder: str) -> int:
+    """What this host's disk has free where the folder is, or will be."""
+    path = Path(folder)
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def host_disk(folder: str | None, name: str) -> HostDisk:
+    """The folder that is asked for, which is kept, or one of this user's among the hosts' temporary files."""
+    if folder is not None:
+        return HostDisk(folder=os.path.abspath(folder), kept=True)
+    return HostDisk(folder=f"{tempfile.gettempdir()}/fpt_ray-{os.getuid()}-{name}", kept=False)
+
+
+def mapped_groups(disk: HostDisk, features: Features, cut: Slice, wanted: Mapping[int, np.ndarray]) -> GroupsAtHand:
+    """Rows of shards at a slice, mapped from this host's disk; what is not there yet is written.
+
+    Raises:
+        ConfigError: the folder is another user's.
+        FullError: the disk is full, or the files would exceed the limit.
+        StoreError: a shard is damaged, missing or not of this store.
+        StorageError: S3 fails.
+    """
+    folder = Path(disk.folder, features.spec.name, digest_of(dataclasses.asdict(cut))[:12])
+    _make_private(Path(disk.folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = {}
+    for shard, rows in wanted.items():
+        name = f"{features.shards[shard].sha256[:16]}-{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"
+        file = folder / f"{name}.arrow"
+        with _locked(folder / f"{name}.lock"):
+            if not file.exists():
+                found = read_shard_rows(features.shard_uri(shard), features, cut, rows)
+                _write(file, *found, disk)
+        groups[shard] = _mapped(file, cut)
+    return GroupsAtHand(groups)
+
+
+def remove_folder(folder: str) -> None:
+    """Removes what was written to a host's disk; files that are mapped stay readable to those who read them."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (owner := folder.stat().st_uid) != os.getuid():
+        raise ConfigError(f"{folder} is of the user number {owner}; give another folder", fields=("read_folder",))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process of the host at a time; the lock of a process that dies is free."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write(file: Path, rows: np.ndarray, group: Group, disk: HostDisk) -> None:
+    size = sum(cells.nbytes for cells in group.values())
+    written = sum(one.stat().st_size for one in Path(disk.folder).rglob("*.arrow"))
+    if written + size > disk.limit_bytes:
+        raise FullError(
+            f"{disk.folder} holds {written / 1e9:.2f} GB of features and may hold {disk.limit_bytes / 1e9:.2f}; free "
+            "space, give another folder, or read=stream",
+            fields=("read", "read_folder"),
+        )
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with disk_full_as_error(file):
+            with pa.OSFile(str(temporary), "wb") as sink:
+                for part in (rows, *(group[name] for name in sorted(group))):
+                    pa.ipc.write_tensor(pa.Tensor.from_numpy(part), sink)
+            with temporary.open("rb+") as whole:
+                os.fsync(whole)
+            os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _mapped(file: Path, cut: Slice) -> tuple[np.ndarray, Group]:
+    """(which rows of its shard, these rows), as views of a file's pages."""
+    source = pa.memory_map(str(file))
+    rows, *parts = (pa.ipc.read_tensor(source).to_numpy() for _ in range(1 + len(group_parts(cut))))
+    return rows, dict(zip(sorted(group_parts(cut)), parts, strict=True))

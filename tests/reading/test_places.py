@@ -1,0 +1,117 @@
+"""Rows from a host's disk and from a device against those of the store's files; the choice of a place by hand."""
+
+import os
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import StoreError
+from fpt_ray.reading import host_disk
+from fpt_ray.reading.host_disk import HostDisk, mapped_groups
+from fpt_ray.reading.on_device import RowsOnDevice
+from fpt_ray.reading.places import Room, choose_places
+from fpt_ray.storage.errors import FullError
+from tests.stores import cut_of, make_spec, make_store, rows_from_files, rows_on_device, rows_on_disk
+
+CUT = cut_of((3, 5), 7)
+GIGABYTE = 10**9
+
+
+def same(one, other, ids):
+    one, other = (rows.take(np.array(ids)) for rows in (one, other))
+    for name in ("low_res", "keys", "values", "labels"):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert mine is theirs is None or torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("cut", [CUT, cut_of((), 0)])
+def test_rows_of_a_worker_are_the_same_from_every_place(tmp_path, dtype, cut):
+    features, _ = make_store(tmp_path / "store", make_spec(dtype=dtype))
+    for read in (rows_on_device, partial(rows_on_disk, folder=tmp_path / "disk")):
+        same(read(features, "val", cut), rows_from_files(features, "val", cut), [10, 0, 7])
+    share = rows_from_files(features, "train", cut).within(range(3, 8))
+    held = RowsOnDevice(share, torch.device("cpu"))
+    assert held.row_ids.tolist() == [3, 4, 5, 6, 7]
+    same(held, share, [7, 3])
+    assert np.array_equal(held.labels, share.labels)
+    one = share.take([3])
+    assert held.device_bytes == 5 * sum(kind.nbytes for kind in (one.low_res, one.keys, one.values) if kind is not None)
+
+
+def test_a_file_on_a_hosts_disk_is_written_once_and_whole(tmp_path, monkeypatch):
+    features, _ = make_store(tmp_path / "store", make_spec())
+    read = partial(rows_on_disk, features, "train", CUT, tmp_path / "disk")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        read()
+    assert not [*(tmp_path / "disk").rglob("*.arrow"), *(tmp_path / "disk").rglob("*.tmp")]
+    monkeypatch.undo()
+    read()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "disk").rglob("*.arrow")}
+    assert len(written) == 3
+    for shard in (tmp_path / "store").rglob("*.parquet"):
+        shard.unlink()
+    same(read(), read(), range(11))
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    with pytest.raises(StoreError, match="missing"):
+        rows_on_disk(features, "train", cut_of((2,), 7), tmp_path / "disk")
+    assert (tmp_path / "disk").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_hosts_disk_takes_no_more_than_its_limit(tmp_path):
+    features, _ = make_store(tmp_path / "store", make_spec())
+    wanted = features.rows_by_shard(["train"])
+    one = sum(path.stat().st_size for path in _files(features, CUT, wanted, tmp_path / "a", 2**30)[:1])
+    with pytest.raises(FullError, match=r"and may hold 0.00; free space, give another folder, or read=stream"):
+        _files(features, CUT, wanted, tmp_path / "b", one + 10)
+    assert len([*(tmp_path / "b").rglob("*.arrow")]) == 1
+
+
+def _files(features, cut, wanted, folder, limit):
+    mapped_groups(HostDisk(folder=str(folder), kept=True, limit_bytes=limit), features, cut, wanted)
+    return sorted(folder.rglob("*.arrow"))
+
+
+def test_a_folder_of_another_user_is_not_written_to(tmp_path, monkeypatch):
+    features, _ = make_store(tmp_path / "store", make_spec())
+    monkeypatch.setattr(host_disk.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    with pytest.raises(ConfigError, match="is of the user number"):
+        rows_on_disk(features, "train", CUT, tmp_path / "disk")
+
+
+ROOM = Room(gpu=2, memory=10, disk=100)
+
+
+@pytest.mark.parametrize(
+    ("size", "room", "on_gpu", "place", "why"),
+    [
+        (2, ROOM, True, "memory", "a GPU may hold 2.00 GB"),
+        (3, ROOM, False, "memory", "shared memory may hold 10.00 GB"),
+        (11, ROOM, False, "disk", "shared memory may hold only 10.00 GB, the disk 100.00 GB"),
+        (101, ROOM, False, "stream", "shared memory may hold only 10.00 GB, and the disk 100.00 GB"),
+        (11, Room(gpu=20, memory=10, disk=100), True, "disk", "a GPU may hold 20.00 GB"),
+        (1, Room(gpu=0, memory=10, disk=100), False, "memory", "shared memory may hold 10.00 GB"),
+    ],
+)
+def test_the_first_place_that_has_room_is_taken(size, room, on_gpu, place, why):
+    room = Room(gpu=room.gpu * GIGABYTE, memory=room.memory * GIGABYTE, disk=room.disk * GIGABYTE)
+    assert choose_places("auto", size * GIGABYTE, room) == (on_gpu, place, why)
+
+
+def test_a_place_that_is_asked_for_is_taken_or_refused():
+    for asked, found in (
+        ("gpu", (True, "memory")),
+        ("memory", (False, "memory")),
+        ("disk", (False, "disk")),
+        ("stream", (False, "stream")),
+    ):
+        assert choose_places(asked, 2, ROOM) == (*found, "as asked")
+    for asked, size in (("gpu", 3), ("memory", 11), ("disk", 101)):
+        with pytest.raises(ConfigError, match=f"read is {asked}, but .* may be filled there; take another place"):
+            choose_places(asked, size, ROOM)
+    with pytest.raises(ConfigError, match="there is no gpu"):
+        choose_places("gpu", 2, Room(gpu=0, memory=10, disk=100))
