@@ -21,6 +21,7 @@ class Mutation:
 _BY_HAND = "tests/train/test_by_hand.py"
 _LOOP, _NOT_TWO = "tests/train/test_loop.py", "not two_workers"
 _BUFFERS = "tests/train/test_buffers.py"
+_PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
@@ -310,7 +311,11 @@ MUTATIONS = (
         "tests/preload/test_order.py",
     ),
     Mutation("fpt_ray/features/places.py", "first * size + wanted % size", "wanted % size", _STORE),
-    Mutation("fpt_ray/features/places.py", "np.searchsorted(held, row)", "row % len(held)", _STORE),
+    Mutation("fpt_ray/features/places.py", "np.searchsorted(held, row)", "row % len(held)", _PLACES),
+    Mutation("fpt_ray/reading/on_device.py", "np.searchsorted(self.row_ids, ", "(", _PLACES),
+    Mutation("fpt_ray/reading/host_disk.py", "written + size > disk.limit_bytes", "False", _PLACES),
+    Mutation("fpt_ray/reading/places.py", "size <= room.memory", "size >= room.memory", _PLACES),
+    Mutation("fpt_ray/train/buffers.py", "self._read[turn % 2]", "self._read[0]", _BUFFERS),
     Mutation("fpt_ray/features/withdrawal.py", "gone.find(rows) < 0", "gone.find(rows) >= -1", _STORE, "forg"),
     Mutation("fpt_ray/features/verification.py", "earlier if store.removed else []", "[]", _STORE, "forg"),
     Mutation(

@@ -1,1 +1,1 @@
-"""A trial's rows: from the host's shared memory, or streamed from the store's files."""
+"""A trial's rows: from its GPU, the host's shared memory or disk, or the store's files."""

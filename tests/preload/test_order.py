@@ -117,6 +117,8 @@ def test_the_same_seed_gives_the_same_losses_from_every_place_and_however_the_st
     once = stored(tmp_path / "once", table, spec, 402)
     grown = stored(tmp_path / "grown", table, spec, 150)
     assert (len(once.shards), len(grown.shards)) == (1, 3)
+    hashes = sorted(row.sha256 for row in table.of("train"))
+    assert [bytes(row).hex() for row in once.splits["train"].hashes] == hashes
     on_disk = partial(rows_on_disk, folder=tmp_path / "disk")
     places = (rows_from_files, rows_in_memory, on_disk, rows_on_device)
     found = [losses(features, read) for features in (once, grown) for read in places]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.places import GroupsAtHand
 from fpt_ray.features.spec import StoreError
 from fpt_ray.reading import host_disk
 from fpt_ray.reading.host_disk import HostDisk, mapped_groups
@@ -40,6 +41,13 @@ def test_rows_of_a_worker_are_the_same_from_every_place(tmp_path, dtype, cut):
     assert np.array_equal(held.labels, share.labels)
     one = share.take([3])
     assert held.device_bytes == 5 * sum(kind.nbytes for kind in (one.low_res, one.keys, one.values) if kind is not None)
+
+
+def test_of_a_shard_some_rows_are_held():
+    """By hand: rows 1, 4 and 6 of shard 0, row 2 of shard 5."""
+    few, one = {"name": np.arange(3)}, {"name": np.arange(1)}
+    place = GroupsAtHand({0: (np.array([1, 4, 6]), few), 5: (np.array([2]), one)})
+    assert place.groups(np.array([0, 5, 0]), np.array([6, 2, 1])) == [(few, 2), (one, 0), (few, 0)]
 
 
 def test_a_file_on_a_hosts_disk_is_written_once_and_whole(tmp_path, monkeypatch):

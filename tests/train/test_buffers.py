@@ -26,6 +26,16 @@ def test_what_is_converted_is_right_and_in_memory_that_is_kept():
     assert torch.equal(buffers.converted("k", wide, CPU, torch.float64), wide.double())
 
 
+def test_a_batch_is_read_beside_the_one_before_it_and_where_the_one_before_that_was():
+    buffers, addresses = Buffers(), []
+    for turn in range(4):
+        buffers.worked_on(turn - 1)
+        memory = buffers.memory(turn)
+        addresses.append([memory(name, (3, 4), torch.float16).data_ptr() for name in ("keys", "values")])
+    assert addresses[2:] == addresses[:2]
+    assert len({*addresses[0], *addresses[1]}) == 4
+
+
 def test_a_tensor_in_the_right_type_is_taken_as_it_is():
     keys = torch.randn(2, 3)
     assert Buffers().converted("keys", keys, CPU, torch.float32) is keys
