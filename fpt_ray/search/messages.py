@@ -61,6 +61,8 @@ class Proposal:
     """The first of these, counted from the configuration's."""
     confirms: int | None = None
     """The number of the trial that this one trains again with new seeds."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What it costs by their names, known before it is trained: the driver asks once, the worker takes it over."""
 
     def trial(self, space: SearchSpace) -> TrialConfig:
         """The trial that the proposal stands for, with the first seed it trains."""

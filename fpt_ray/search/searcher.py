@@ -171,17 +171,15 @@ class StudySearcher(Searcher):
 
     def _proposal(self, trial: optuna.Trial, values: dict[str, Any]) -> Proposal:
         """A trial's values with its stage and seeds; one that confirms another takes seeds the search has not used."""
-        stage, number = stage_of(trial), trial.number
-        if stage != "confirm":
-            seeds = 1 if stage == "choose" else self.space.repeats
-            return Proposal(number=number, values=values, stage=stage, seeds=seeds)
+        stage, confirming = stage_of(trial), stage_of(trial) == "confirm"
         return Proposal(
-            number=number,
+            number=trial.number,
             values=values,
             stage=stage,
-            seeds=repeats_of(trial),
-            first_seed=self.space.repeats,
-            confirms=confirms(trial),
+            seeds=repeats_of(trial) if confirming else 1 if stage == "choose" else self.space.repeats,
+            first_seed=self.space.repeats if confirming else 0,
+            confirms=confirms(trial) if confirming else None,
+            costs=self.costs(self.space.trial(values)) if self.costs else {},
         )
 
     def _ask(self) -> tuple[optuna.Trial, dict[str, Any], int | None] | None:

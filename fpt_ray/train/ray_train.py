@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ray.data
@@ -16,27 +16,13 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features
 from fpt_ray.models.device import compute_device
-from fpt_ray.reading.places import Reading, trial_rows
+from fpt_ray.reading.places import trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.loop import RowReader
 from fpt_ray.train.order import worker_rows
-from fpt_ray.train.reporting import train_and_report
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainWork:
-    """What every worker is told."""
-
-    trial: TrialConfig
-    store: Features
-    reading: Reading
-    seeds: int = 1
-    identity: str = ""
-    """Digest of all that determines its numbers."""
-    run: str = ""
-    """Where its checkpoints go, as the user knows it."""
+from fpt_ray.train.reporting import TrainWork, train_and_report
 
 
 def split_rows(trial: TrialConfig, store: Features, num_workers: int) -> dict[str, list[range]]:
@@ -81,7 +67,7 @@ def train_worker(config: dict[str, Any]) -> None:
     work: TrainWork = config["work"]
     session = TrainSession()
     rows = {split: _worker_rows(work, split, session) for split in ("train", "val")}
-    train_and_report(work.trial, work.seeds, work.store, rows, session, run=work.run, identity=work.identity)
+    train_and_report(work, rows, session)
 
 
 def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> RowReader:

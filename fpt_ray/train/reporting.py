@@ -2,16 +2,16 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
-from fpt_ray.models.hardware import hardware_of
+from fpt_ray.reading.places import Reading
 from fpt_ray.search.messages import EpochReport
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
@@ -45,40 +45,43 @@ class WorkerSession(Protocol):
         ...
 
 
-def train_and_report(
-    trial: TrialConfig,
-    seeds: int,
-    store: Features,
-    rows: Mapping[str, RowReader],
-    session: WorkerSession,
-    *,
-    run: str,
-    identity: str,
-) -> None:
-    """Trains a trial with its seeds and reports every epoch.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainWork:
+    """What every worker of a trial is told."""
 
-    ``rows`` are this worker's of the training and validation split; ``run`` is where checkpoints go, as the user
-    knows it; ``identity`` is the digest of ``features.serving.trial_identity``.
+    trial: TrialConfig
+    store: Features
+    reading: Reading
+    costs: Mapping[str, float]
+    """What the trial costs, known before it is trained."""
+    identity: str
+    """Digest of ``features.serving.trial_identity``, of all that determines its numbers."""
+    seeds: int = 1
+    run: str = ""
+    """Where its checkpoints go, as the user knows it."""
+
+
+def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: WorkerSession) -> None:
+    """Trains a trial with its seeds and reports every epoch; ``rows`` are this worker's of both splits.
 
     Raises:
         ConfigError: the checkpoint to go on from is of another trial.
         FullError: there is no room for a checkpoint.
         StorageError: S3 fails.
     """
-    costs = trial_costs(trial, len(store.classes), hardware_of(session.device))
-    task = trial_task(store, session.device, session.rank, session.num_workers)
+    trial, task = work.trial, trial_task(work.store, session.device, session.rank, session.num_workers)
     steps = fit_seeds(
         trial,
-        seeds,
+        work.seeds,
         rows,
         task,
-        identity=identity,
+        identity=work.identity,
         started=session.started,
         prepare=session.prepare,
         resume=session.saved(),
     )
     for progress in steps:
-        report = epoch_report(progress, trial, seeds, costs)
+        report = epoch_report(progress, trial, work.seeds, work.costs)
         with tempfile.TemporaryDirectory() as folder:
             if session.rank == 0:
                 with disk_full_as_error(f"a checkpoint in {folder}"):
@@ -86,5 +89,5 @@ def train_and_report(
                 if session.says_epochs:
                     epoch = progress.epoch
                     say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
-            with disk_full_as_error(f"a checkpoint in {run}"), failure_as_error(run):
+            with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
                 session.report(report, folder if session.rank == 0 else None)

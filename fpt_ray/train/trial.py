@@ -9,6 +9,7 @@ import ray.train
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers, whole_worker
 from fpt_ray.config.identity import as_text, digest_of
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import Stores, trial_identity, trial_slice
@@ -21,7 +22,8 @@ from fpt_ray.reading.places import Read, clear_disks, prepare_reading
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, exists, filesystem, write
 from fpt_ray.train.best import scores_of_saved
-from fpt_ray.train.ray_train import TrainWork, train
+from fpt_ray.train.ray_train import train
+from fpt_ray.train.reporting import TrainWork
 
 _ENDED = "ended.json"
 """In a run's folder, once it has ended: all that determined its numbers."""
@@ -89,8 +91,9 @@ def train_trial(
             say(f"train: {run} has ended before, with all that determines its numbers the same; they are not made anew")
         cuts, disk = {store.uri: trial_slice(trial, store.spec)}, host_disk(None, digest[:12])
         reading = prepare_reading({store.uri: store}, cuts, read, disk, hardware)
+        costs = trial_costs(trial, len(store.classes), hardware)
         result = train(
-            TrainWork(trial=trial, store=store, identity=digest, reading=reading),
+            TrainWork(trial=trial, store=store, reading=reading, costs=costs, identity=digest),
             _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
             num_workers,
         )

@@ -26,8 +26,8 @@ from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError
-from fpt_ray.train.ray_train import TrainWork, train
-from fpt_ray.train.reporting import train_and_report
+from fpt_ray.train.ray_train import train
+from fpt_ray.train.reporting import TrainWork, train_and_report
 from fpt_ray.tune.resources import Packing
 
 
@@ -52,13 +52,31 @@ class Shared:
 
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
         """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
-        trial = self.space.trial(unpack_proposal(config).values)
-        return self.packing.trial(trial, self.memory(trial))
+        proposal = unpack_proposal(config)
+        trial = self.space.trial(proposal.values)
+        return self.packing.trial(trial, self.gpu_bytes(trial, proposal.costs))
 
-    def memory(self, trial: TrialConfig) -> float:
-        """Bytes that a trial's worker takes of a GPU: of its training, and of features that lie there."""
-        held = self.reading.gpu_bytes(trial, store_for(trial, self.stores))
-        return self.costs(trial)["peak_memory_bytes"] + held
+    def gpu_bytes(self, trial: TrialConfig, costs: Mapping[str, float]) -> float:
+        """What a trial's worker takes of a GPU's memory: for its training, and for features that lie there."""
+        return costs["peak_memory_bytes"] + self.reading.gpu_bytes(trial, store_for(trial, self.stores))
+
+    def work(self, proposal: Proposal) -> TrainWork:
+        """What the workers of a proposal's trial are told.
+
+        Raises:
+            ConfigError: no store serves it.
+        """
+        trial = proposal.trial(self.space)
+        trial = replace(trial, backbone=anchored(trial.backbone, self.weights_root))
+        return TrainWork(
+            trial=trial,
+            store=store_for(trial, self.stores),
+            reading=self.reading,
+            costs=proposal.costs,
+            identity=digest_of(trial_identity(trial, self.stores)),
+            seeds=proposal.seeds,
+            run=self.study_uri,
+        )
 
 
 class TuneSession:
@@ -90,13 +108,12 @@ class TuneSession:
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
     """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
     proposal = unpack_proposal(config)
-    trial = proposal.trial(shared.space)
-    trial = replace(trial, backbone=anchored(trial.backbone, shared.weights_root))
     try:
+        work = shared.work(proposal)
         if shared.packing.workers > 1:
-            train_in_workers(trial, proposal, shared)
+            train_in_workers(work, proposal.number, shared)
         else:
-            train_here(trial, proposal.seeds, shared)
+            train_here(work, shared)
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search by itself
         failure = failure_of(error)
         if not failure.halts_search:
@@ -120,20 +137,13 @@ def failure_of(error: Exception) -> TrialFailure:
     return TrialFailure(reason=reason)
 
 
-def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> None:
-    """Trains through Ray Train, whose reports go on to Tune."""
-    store = store_for(trial, shared.stores)
+def train_in_workers(work: TrainWork, number: int, shared: Shared) -> None:
+    """Trains through Ray Train, whose reports go on to Tune; ``number`` is the trial's."""
     system, runs = filesystem(f"{shared.study_uri}/runs")
     train(
-        TrainWork(
-            trial=trial,
-            seeds=proposal.seeds,
-            store=store,
-            reading=shared.reading,
-            identity=digest_of(trial_identity(trial, shared.stores)),
-        ),
+        work,
         ray.train.RunConfig(
-            name=f"trial-{proposal.number:04d}",
+            name=f"trial-{number:04d}",
             storage_path=runs,
             storage_filesystem=system,
             callbacks=[TuneReportCallback()],
@@ -143,14 +153,15 @@ def train_in_workers(trial: TrialConfig, proposal: Proposal, shared: Shared) -> 
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
         shared.packing.workers,
-        shared.packing.worker(trial, shared.memory(trial)),
+        shared.packing.worker(work.trial, shared.gpu_bytes(work.trial, work.costs)),
     )
 
 
-def train_here(trial: TrialConfig, seeds: int, shared: Shared) -> None:
+def train_here(work: TrainWork, shared: Shared) -> None:
     """Trains in this process."""
-    torch.set_num_threads(max(1, int(shared.packing.worker(trial, 0)["CPU"])))
-    session, store = TuneSession(), store_for(trial, shared.stores)
-    rows = {split: trial_rows(trial, store, split, shared.reading, session.device) for split in ("train", "val")}
-    identity = digest_of(trial_identity(trial, shared.stores))
-    train_and_report(trial, seeds, store, rows, session, run=shared.study_uri, identity=identity)
+    torch.set_num_threads(max(1, int(shared.packing.worker(work.trial, 0)["CPU"])))
+    session = TuneSession()
+    rows = {
+        split: trial_rows(work.trial, work.store, split, work.reading, session.device) for split in ("train", "val")
+    }
+    train_and_report(work, rows, session)
