@@ -241,6 +241,14 @@ def test_memory_that_ran_out_is_a_broken_limit(tmp_path):
     assert (trial.state, trial.constraints) == (TrialState.PRUNED, {"out_of_memory_bytes": 5e9})
 
 
+def test_a_proposal_says_what_it_costs(tmp_path):
+    space = parse_space(CONSTRAINED)
+    study = open_study(space, "s", str(tmp_path / "optuna.log"), resume=False)
+    search = StudySearcher(space, study, lambda trial: {"param_ratio": trial.side.depth / 100, "seconds": 3.0})
+    proposal = unpack_proposal(search.suggest("a"))
+    assert proposal.costs == {"param_ratio": proposal.trial(space).side.depth / 100, "seconds": 3.0}
+
+
 def test_a_search_without_a_feasible_point_ends(tmp_path, capsys):
     space = parse_space(CONSTRAINED.replace("0.5", "0.01"))
     study = open_study(space, "s", str(tmp_path / "optuna.log"), resume=False)
