@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fpt_ray.config.trial import LAST, BackboneConfig, TrialConfig, Value, flatten, override, reads_images, trial_from
+from fpt_ray.config.trial import (
+    LAST,
+    BackboneConfig,
+    TrialConfig,
+    Value,
+    flatten,
+    override,
+    reads_features,
+    reads_images,
+    trial_from,
+)
 from fpt_ray.errors import ConfigError
 
 Mode = Literal["max", "min"]
@@ -126,8 +136,9 @@ class StoreNeed:
     def with_other(self, other: "StoreNeed") -> "StoreNeed":
         """What both need."""
         first, second = flatten(self.trial), flatten(other.trial)
+        reader = self.trial if reads_features(self.trial) else other.trial
         return StoreNeed(
-            trial=override(self.trial, {name: max(first[name], second[name]) for name in _WIDEST}),
+            trial=override(reader, {name: max(first[name], second[name]) for name in _WIDEST}),
             blocks=tuple(sorted({*self.blocks, *other.blocks})),
             side_resolutions=tuple(sorted({*self.side_resolutions, *other.side_resolutions})),
         )

@@ -18,6 +18,7 @@ Method = Literal[
     "fpt+",
     "fpt",
     "mlp_transfer",
+    "probe",
     "full_fine_tuning",
     "linear_probing",
     "prompt_tuning",
@@ -27,8 +28,11 @@ Method = Literal[
     "lora",
     "adalora",
 ]
-SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer")
-"""Methods that train a side network; the others train some of the LPM's own parameters, or some put into it."""
+SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer", "probe")
+"""Methods that train a network beside the LPM, which stays as it is; the others train some of the LPM's own parameters,
+or some put into it."""
+_STORED = ("fpt+", "fpt", "probe")
+"""Those that can read stored features."""
 Importance = Literal["global", "class_token"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
@@ -96,6 +100,14 @@ class SideConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeConfig:
+    """The attention probe, which reads the blocks that ``side.blocks`` and ``side.depth`` name and no image."""
+
+    num_queries: int = 4
+    """The number of learnable queries of a head in a block."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PetlConfig:
     """What the compared methods put into the LPM (section 4.2.1; what the paper leaves open follows its Params)."""
 
@@ -143,6 +155,7 @@ class TrialConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     side: SideConfig = field(default_factory=SideConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     petl: PetlConfig = field(default_factory=PetlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -157,6 +170,7 @@ def _check_ranges(trial: TrialConfig) -> None:
         "side.depth",
         "side.reduction",
         "side.resolution",
+        "probe.num_queries",
         "petl.num_prompts",
         "petl.bottleneck",
         "petl.alpha",
@@ -171,6 +185,8 @@ def _check_ranges(trial: TrialConfig) -> None:
             raise ConfigError(f"{name} is {values[name]!r}; it must be larger than 0")
     if not trial.features.token_ratio <= 1:
         raise ConfigError(f"features.token_ratio is {trial.features.token_ratio!r}; it is a share, at most 1")
+    if trial.method == "probe" and not trial.features.preloaded:
+        raise ConfigError("method is probe, which reads stored features; features.preloaded must be true")
     if trial.side.num_prompts < 0:
         raise ConfigError(f"side.num_prompts is {trial.side.num_prompts}; it must be 0 or more")
     for name in ("training.weight_decay", "training.seed"):
@@ -186,7 +202,12 @@ def _check_ranges(trial: TrialConfig) -> None:
 
 def reads_images(trial: TrialConfig) -> bool:
     """Whether training reads high-resolution images, because the LPM runs in every step, rather than its features."""
-    return trial.method not in ("fpt+", "fpt") or not trial.features.preloaded
+    return trial.method not in _STORED or not trial.features.preloaded
+
+
+def reads_features(trial: TrialConfig) -> bool:
+    """Whether a network beside the LPM asks anything of it; a side network without prompts learns alone."""
+    return trial.method == "probe" or trial.side.num_prompts > 0
 
 
 def image_resolution(trial: TrialConfig) -> int:

@@ -23,6 +23,7 @@ from fpt_ray.config.trial import (
     TrainingConfig,
     TrialConfig,
     image_resolution,
+    reads_features,
     reads_images,
 )
 from fpt_ray.cost.execution import Execution
@@ -145,7 +146,7 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs
         return normalise(raw, shape.mean, shape.std)
 
     def masks() -> Tensor | None:
-        if trial.method == "mlp_transfer" or not side.num_prompts or not side.prompt_dropout:
+        if trial.method not in ("fpt+", "fpt") or not side.num_prompts or not side.prompt_dropout:
             return None
         return torch.empty(side.depth, batch_size, side.num_prompts, side_width(trial, shape))
 
@@ -154,8 +155,8 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs
             return (images(),)
         if reads_images(trial):
             return images(), masks()
-        low_res = images()
-        if not side.num_prompts:
+        low_res = None if trial.method == "probe" else images()
+        if not reads_features(trial):
             return low_res, None, None, None
         size = (side.depth, batch_size, shape.num_heads, num_kept, shape.head_width)
         if execution.authors_layout:

@@ -34,9 +34,12 @@ NUMPY = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Some images; keys and values are L B H T E in the stored type, or None for a side network alone."""
+    """Some images; keys and values are L B H T E in the stored type, or None for a side network alone.
 
-    low_res: Tensor
+    Images are B R R 3, or None for a probe.
+    """
+
+    low_res: Tensor | None
     keys: Tensor | None
     values: Tensor | None
     labels: Tensor
@@ -134,15 +137,8 @@ class Rows:
         labels = torch.from_numpy(self.split.labels[ids])
         found = self.place.groups(self.split.shards[ids], self.split.rows[ids])
         self._check_images(ids, found)
-        (size,) = self.cut.low_resolutions
-        name = image_column(size)
-        low_res = memory("low_res", (len(ids), size, size, 3), torch.uint8)
-        for at, (group, row) in enumerate(found):
-            low_res.numpy()[at] = group[name][row]
-        if not self.cut.blocks:
-            return Batch(low_res=low_res, keys=None, values=None, labels=labels)
         keys, values = (self._layers(kind, found, memory) for kind in ("keys", "values"))
-        return Batch(low_res=low_res, keys=keys, values=values, labels=labels)
+        return Batch(low_res=self._images(found, memory), keys=keys, values=values, labels=labels)
 
     def _check_images(self, ids: np.ndarray, found: Sequence[tuple[Group, int]]) -> None:
         for number, (group, row) in zip(ids, found, strict=True):
@@ -153,7 +149,18 @@ class Rows:
                     "preload again"
                 )
 
-    def _layers(self, kind: str, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor:
+    def _images(self, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor | None:
+        if not self.cut.low_resolutions:
+            return None
+        (size,) = self.cut.low_resolutions
+        images = memory("low_res", (len(found), size, size, 3), torch.uint8)
+        for at, (group, row) in enumerate(found):
+            images.numpy()[at] = group[image_column(size)][row]
+        return images
+
+    def _layers(self, kind: str, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor | None:
+        if not self.cut.blocks:
+            return None
         spec, kept = self.spec, self.cut.num_kept
         shape = (len(self.cut.blocks), len(found), spec.num_heads, kept, spec.head_width)
         tensor = memory(kind, shape, getattr(torch, spec.dtype))

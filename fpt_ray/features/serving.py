@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fpt_ray.config.space import SearchSpace, StoreNeed
-from fpt_ray.config.trial import BackboneConfig, TrialConfig, flatten, image_resolution, reads_images
+from fpt_ray.config.trial import BackboneConfig, TrialConfig, flatten, image_resolution, reads_features, reads_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, row_bytes
 from fpt_ray.features.spec import Slice, StoreSpec, store_spec
@@ -124,9 +124,12 @@ def study_identity(space: SearchSpace, stores: Stores) -> dict[str, Any]:
 
 
 def trial_slice(trial: TrialConfig, spec: StoreSpec) -> Slice:
-    """The part of a store that this trial reads; a side network without prompts reads no keys or values."""
-    low = (image_resolution(trial),)
-    if reads_images(trial) or not trial.side.num_prompts:
+    """The part of a store that this trial reads.
+
+    A side network without prompts reads no keys or values, a probe no images.
+    """
+    low = () if trial.method == "probe" else (image_resolution(trial),)
+    if reads_images(trial) or not reads_features(trial):
         return Slice(blocks=(), num_kept=0, low_resolutions=low)
     blocks = blocks_read(trial.side, backbone_shape(trial.backbone.name))
     kept = kept_tokens(spec.num_tokens, trial.features.token_ratio)
@@ -138,7 +141,7 @@ def need_slice(need: StoreNeed, spec: StoreSpec) -> Slice:
     if reads_images(need.trial):
         return trial_slice(need.trial, spec)
     asked = store_spec(need)
-    blocks = asked.blocks if need.trial.side.num_prompts else ()
+    blocks = asked.blocks if reads_features(need.trial) else ()
     return Slice(blocks=blocks, num_kept=asked.num_kept, low_resolutions=need.side_resolutions)
 
 

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fpt_ray.config.trial import SIDE_METHODS, TrialConfig
+from fpt_ray.config.trial import SIDE_METHODS, TrialConfig, reads_images
 from fpt_ray.models.backbone import backbone_shape, blocks_read, check_resolution
 from fpt_ray.models.online import OnlineNetwork
+from fpt_ray.models.probe import Probe
 from fpt_ray.models.side_network import SideNetwork, initialise, side_width
 from fpt_ray.models.weights import load_backbone, unloaded_backbone
 
@@ -31,10 +32,11 @@ def make_model(trial: TrialConfig, num_classes: int, *, load: bool = True) -> nn
     Raises:
         ConfigError: the weights cannot be had, or the configuration cannot be built on this backbone.
     """
-    if trial.method in SIDE_METHODS and trial.features.preloaded and trial.method != "mlp_transfer":
+    if not reads_images(trial):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(trial.training.seed)
-            return SideNetwork(trial, backbone_shape(trial.backbone.name), num_classes)
+            network = Probe if trial.method == "probe" else SideNetwork
+            return network(trial, backbone_shape(trial.backbone.name), num_classes)
     vit = (load_backbone if load else unloaded_backbone)(trial.backbone, trial.features.resolution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.training.seed)
@@ -73,7 +75,10 @@ def adapt(vit: VisionTransformer, trial: TrialConfig, num_classes: int) -> nn.Mo
 
 
 def learnable_state(model: nn.Module) -> dict[str, Any]:
-    """What training changes, by its name in the state dict; all else of the model is as it was loaded."""
+    """What training changes, by its name in the state dict; all else of the model is as it was loaded.
+
+    Beside what learns, that is the state of modules that keep one of their own (``get_extra_state``).
+    """
     learnable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     state = model.state_dict()
     return {name: value for name, value in state.items() if name in learnable or name.endswith("_extra_state")}

@@ -48,9 +48,7 @@ class RowsOnDevice:
             name: None if whole is None else whole.index_select(_AXES[name], at.to(whole.device))
             for name, whole in self._kinds.items()
         }
-        low_res = found["low_res"]
-        assert low_res is not None
-        return Batch(low_res=low_res, keys=found["keys"], values=found["values"], labels=labels)
+        return Batch(low_res=found["low_res"], keys=found["keys"], values=found["values"], labels=labels)
 
 
 _AXES = {"low_res": 0, "keys": 1, "values": 1}

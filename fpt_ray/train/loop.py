@@ -234,19 +234,19 @@ def predict(
 
 def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
     """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
-    training, device = trial.training, task.device
-    images, masks = batch.low_res.to(device, non_blocking=True), None
-    if row_ids is not None:
-        if training.augment:
-            images = augment(images, seed=training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
-        masks = dropout_masks(trial, row_ids, epoch)
-    images = normalise(images, task.mean, task.std)
-    masks = None if masks is None else masks.to(device)
+    images, masks, device = batch.low_res, None, task.device
+    if images is not None:
+        images = images.to(device, non_blocking=True)
+        if row_ids is not None and trial.training.augment:
+            images = augment(images, seed=trial.training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
+        images = normalise(images, task.mean, task.std)
+    if row_ids is not None and (drawn := dropout_masks(trial, row_ids, epoch)) is not None:
+        masks = drawn.to(device)
     if trial.method not in SIDE_METHODS:
         return (images,)
     if reads_images(trial):
         return images, masks
-    arithmetic = arithmetic_type(training, device)
+    arithmetic = arithmetic_type(trial.training, device)
     keys, values = (
         None if kind is None else task.buffers.converted(name, kind, device, arithmetic)
         for name, kind in (("keys", batch.keys), ("values", batch.values))

@@ -17,7 +17,7 @@ from tests.conftest import SMALL
 
 EPOCHS, BATCH, LABELS = 2, 6, np.repeat([0, 1, 2], [16, 4, 4])
 CLASS_WEIGHTS = (0.5, 2.0, 2.0)  # 24 images / (3 classes * images of the class)
-CLIP_NORM = {"fpt+": 2.5, "fpt": 2.5, "lora": 10.0, "adalora": 5.0, "linear_probing": 4.0}
+CLIP_NORM = {"fpt+": 2.5, "fpt": 2.5, "lora": 10.0, "adalora": 5.0, "linear_probing": 4.0, "probe": 1.0}
 """Between the smallest and the largest norm of the gradient in these steps."""
 
 
@@ -76,7 +76,7 @@ def learnt(model):
 
 def inputs_of(trial, rows, at, epoch):
     images = (rows.low_res[at].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-    if trial.method in ("fpt+", "fpt"):
+    if trial.method in ("fpt+", "fpt", "probe"):
         return images, rows.keys[:, at], rows.values[:, at], dropout_masks(trial, at, epoch)
     return (images,)
 

@@ -115,10 +115,10 @@ def worker(rank, port, trial, shape):
     return numbers, model.module.state_dict()
 
 
-def test_two_workers_equal_one(small_trial, small_shape):
-    trial = dataclasses.replace(
-        small_trial, training=dataclasses.replace(small_trial.training, class_weights=True, batch_size=6)
-    )
+@pytest.mark.parametrize("method", ["fpt+", "probe"])
+def test_two_workers_equal_one(small_trial, small_shape, method):
+    training = dataclasses.replace(small_trial.training, class_weights=True, batch_size=6)
+    trial = dataclasses.replace(small_trial, method=method, training=training)
     alone, weights = run(trial, small_shape)
     port = 20000 + os.getpid() % 20000
     other = mp.get_context("spawn").Process(target=worker, args=(1, port, trial, small_shape))
