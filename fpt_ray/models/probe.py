@@ -4,11 +4,12 @@ It is the yardstick of a side network: on the same store, a few thousand paramet
 al., arXiv 2506.10178), on the LPM's own keys and values of any of its blocks instead of new projections of the last.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from typing_extensions import override
 
 from fpt_ray.config.trial import TrialConfig
@@ -88,4 +89,20 @@ class BatchNorm(nn.Module):
 
 
 def _summed(part: Tensor, workers: int) -> Tensor:
-    return all_reduce(part) if workers > 1 else part
+    return _Summed.apply(part) if workers > 1 else part
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all workers; what its gradient is, is summed as well."""
+
+    @staticmethod
+    def forward(_context: Any, part: Tensor) -> Tensor:
+        whole = part.clone()
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        whole = gradient.clone()
+        dist.all_reduce(whole)
+        return whole
