@@ -43,8 +43,9 @@ class Rows:
     def __init__(self, trial, num_rows=12, seed=0):
         marks, generator = torch.Generator().manual_seed(99), torch.Generator().manual_seed(seed)
         self.row_ids, self.labels = np.arange(num_rows), np.arange(num_rows) % 3
-        side = trial.method in ("fpt+", "fpt")
+        side = trial.method in ("fpt+", "fpt", "probe")
         size = trial.side.resolution if side else trial.features.resolution
+        self.reads_no_image = trial.method == "probe"
         at = torch.as_tensor(self.labels)
         images = torch.randint(0, 90, (num_rows, size, size, 3), generator=generator)
         self.images = (images + 80 * at[:, None, None, None]).to(torch.uint8)
@@ -59,7 +60,8 @@ class Rows:
         at = torch.as_tensor(np.asarray(row_ids))
         features = None if self.features is None else self.features[:, at]
         values = None if features is None else -features
-        return Batch(low_res=self.images[at], keys=features, values=values, labels=torch.as_tensor(self.labels)[at])
+        images = None if self.reads_no_image else self.images[at]
+        return Batch(low_res=images, keys=features, values=values, labels=torch.as_tensor(self.labels)[at])
 
 
 def task(device, num_train=12):
