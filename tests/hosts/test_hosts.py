@@ -128,8 +128,8 @@ def written(requests, below):
 def check_trained(store, name, told):
     """That a run ended with the numbers of this process alone."""
     epoch = alone(TRIAL, store)
-    files = [file.path for file in list_files(f"{WORK}/runs/{name}") if file.path.endswith("checkpoint.pt")]
-    found = load_checkpoint(f"{WORK}/runs/{name}/{Path(files[-1]).parent}").current
+    files = [file.path for file in list_files(f"{WORK}/runs") if re.match(rf"{name}-.*/checkpoint\.pt$", file.path)]
+    found = load_checkpoint(f"{WORK}/runs/{Path(files[-1]).parent}").current
     assert found.epoch == epoch.number == EPOCHS
     assert found.best.val_auc == pytest.approx(epoch.best_val_auc, abs=1e-6)
     assert f"val  AUC {epoch.best_val_auc:.4f}" in told
