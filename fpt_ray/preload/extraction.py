@@ -30,8 +30,9 @@ from fpt_ray.preload.batches import start
 from fpt_ray.preload.decoded import Decoded, ImageSource, ReadShard, ShardImages, ShardPlan, shard_of
 from fpt_ray.storage.errors import ExistsError
 
-READING_CPUS = 0.5
-SHARDS_AT_ONCE = {"cpu": 2, "cuda": 4}
+READING_CPUS = 0.4
+"""Less than any actor holds: of two steps that hold the same Ray Data makes one, in which actors would read."""
+SHARDS_AT_ONCE = {"cpu": 2, "cuda": 3}
 """Shards that an actor has in hand: one is computed while the others are encoded and written, which takes longer than
 a GPU computes."""
 _RAYS_WORRY = "has constructor arguments in the object store and max_restarts > 0"
@@ -52,7 +53,7 @@ class Layout:
     gpus: float
     threads: int
     """Of an actor."""
-    readers: float
+    readers: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

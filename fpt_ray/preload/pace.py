@@ -55,7 +55,7 @@ def lpm_layouts(
     if gpus:
         cpus = min(host.get("CPU", 0) / host["GPU"] for host in working) / 4
         actors = min(gpus, shards)
-        readers = (cpus_there - actors * cpus) / READING_CPUS
+        readers = _readers(cpus_there - actors * cpus)
         return [Layout(actors=actors, cpus=cpus, gpus=1.0, threads=max(1, round(cpus)), readers=readers)]
     cores = [int(host["CPU"]) for host in working] or [1]
     smallest, found = min(cores), []
@@ -65,9 +65,13 @@ def lpm_layouts(
         actors = sum(min(there // threads, int((there - 1) / cpus) if there > 1 else 1) for there in cores)
         if actors <= shards or threads == smallest:
             actors = min(actors, shards)
-            readers = max(1.0, cpus_there - actors * cpus) / READING_CPUS
+            readers = _readers(cpus_there - actors * cpus)
             found.append(Layout(actors=actors, cpus=cpus, gpus=0.0, threads=threads, readers=readers))
     return found
+
+
+def _readers(cpus: float) -> int:
+    return max(1, int(cpus / READING_CPUS + 1e-9))
 
 
 def estimated_seconds(layout: Layout, pace: Pace, sizes: Sequence[int]) -> float:
@@ -78,7 +82,7 @@ def estimated_seconds(layout: Layout, pace: Pace, sizes: Sequence[int]) -> float
     """
     reading, computing = pace.reading_s * layout.actors / layout.readers, pace.extraction_s[layout.threads]
     if layout.gpus:
-        each = max(reading, computing, pace.writing_s / SHARDS_AT_ONCE["cuda"])
+        each = max(reading, computing, (computing + pace.writing_s) / SHARDS_AT_ONCE["cuda"])
     else:
         each = max(reading, computing + (pace.reading_s + pace.writing_s) / layout.threads)
     ends = [0.0] * layout.actors
@@ -96,8 +100,8 @@ def fastest(layouts: Sequence[Layout], pace: Pace, sizes: Sequence[int]) -> tupl
 
 def writers(computing: Sequence[Mapping[str, float]], shards: int) -> Layout:
     """The layout where images alone are stored: an actor for each host, which writes what tasks read."""
-    actors, cpus = max(1, min(len(computing), shards)), READING_CPUS
-    readers = max(READING_CPUS, sum(host.get("CPU", 0) for host in computing) - actors * cpus) / READING_CPUS
+    actors, cpus = max(1, min(len(computing), shards)), 0.5
+    readers = _readers(sum(host.get("CPU", 0) for host in computing) - actors * cpus)
     return Layout(actors=actors, cpus=cpus, gpus=0.0, threads=1, readers=readers)
 
 

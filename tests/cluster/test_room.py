@@ -6,6 +6,7 @@ import ray
 from fpt_ray.cluster import computing_hosts, require_resources, room_for, working_hosts
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware
+from fpt_ray.preload.extraction import READING_CPUS
 from fpt_ray.preload.pace import lpm_layouts
 from fpt_ray.tune.resources import plan_packing
 
@@ -61,8 +62,9 @@ def test_every_preload_actor_has_room_and_leaves_some_to_read_images(hosts, each
     for one in layouts:
         assert one.actors >= 1
         assert room_for({"CPU": one.cpus, "GPU": one.gpus}, each) >= one.actors
-        assert one.actors * one.cpus + 0.5 * one.readers <= sum(host["CPU"] for host in each) + 1e-9
+        assert one.actors * one.cpus + READING_CPUS * one.readers <= sum(host["CPU"] for host in each) + 1e-9
         assert one.readers >= 1
+        assert (one.cpus, one.gpus) != (READING_CPUS, 0)
 
 
 def test_actors_on_gpus_take_a_quarter_of_the_gpu_hosts_cpus(hosts):
