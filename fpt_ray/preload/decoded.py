@@ -19,7 +19,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
 
-from fpt_ray.cluster import ask_worker, computing_hosts
+from fpt_ray.cluster import computing_hosts, run_on_workers
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import decode, resize
 from fpt_ray.images.table import ImageRow
@@ -112,7 +112,7 @@ class ShardImages(Datasource):
         """Bytes of all rows."""
         return sum(task.metadata.size_bytes or 0 for task in self._tasks)
 
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[Any]:
         """One for each shard, whatever is asked for."""
         return self._tasks
 
@@ -183,7 +183,8 @@ def room_for_decoded() -> int:
     """Bytes of decoded images that the cluster may keep: a share of its object stores and of the disk behind them."""
     hosts = computing_hosts()
     memory = sum(host.get("object_store_memory", 0.0) for host in hosts)
-    return int(_MEMORY_SHARE * memory + _DISK_SHARE * len(hosts) * ask_worker(_free_disk_bytes))
+    ((_, free),) = run_on_workers({"disk": _free_disk_bytes}, {"disk": {"CPU": 0.01}})
+    return int(_MEMORY_SHARE * memory + _DISK_SHARE * len(hosts) * free)
 
 
 def _free_disk_bytes() -> int:

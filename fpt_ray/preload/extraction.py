@@ -15,7 +15,7 @@ import ray.data
 import torch
 from tqdm.auto import tqdm
 
-from fpt_ray.cluster import hosts_may_join, require_resources
+from fpt_ray.cluster import hosts_may_join
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
@@ -84,10 +84,8 @@ def write_shards(work: Work, layout: Layout) -> Iterator[ShardEntry]:
     """Reads in tasks, runs the LPM in actors, a shard a row; yields what is written as it comes.
 
     Raises:
-        ConfigError: no host has room for an actor; an image or a shard fails.
+        ConfigError: an image or a shard fails.
     """
-    require_resources("an actor that runs the LPM", cpus=layout.cpus, gpus=layout.gpus)
-    require_resources("reading images", cpus=READING_CPUS, gpus=0)
     at_once = SHARDS_AT_ONCE["cuda" if layout.gpus else "cpu"]
     grows = hosts_may_join()
     shards = ray.data.read_datasource(

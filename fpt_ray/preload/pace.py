@@ -13,18 +13,22 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from fpt_ray.cluster import computing_hosts, run_on_workers, working_hosts
+from fpt_ray.cluster import computing_hosts, require_resources, run_on_workers, working_hosts
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec
 from fpt_ray.images.table import ImageRow
+from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import Extracted
 from fpt_ray.preload.batches import batch_images, extract_batches
 from fpt_ray.preload.decoded import ImageSource, image_at, smaller
 from fpt_ray.preload.extraction import READING_CPUS, SHARDS_AT_ONCE, Holder, Layout, Work, mapped_model
+from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import remove
 
 _MEASURED = {"cpu": 4, "cuda": 64}
 """Most images of a batch that is measured."""
+_SMALL_GPU_HOST = {"CPU": 4.0, "GPU": 1.0}
+"""As small as hosts with a GPU come."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,12 +127,18 @@ class _Sample:
     """A folder in the storage of the features."""
 
 
-def planned_layout(work: Work, scratch: str) -> tuple[Layout, float]:
+def planned_layout(work: Work, hardware: Hardware, scratch: str) -> tuple[Layout, float]:
     """The fastest layout, and the seconds it will take, by an image or two that are measured on a worker.
 
+    ``hardware`` is of the workers that run the LPM, of which none may be there now where hosts join by themselves;
     ``scratch`` is a folder in the storage of the features.
+
+    Raises:
+        ConfigError: no host has room for an actor, or for a task that reads; an image fails.
     """
     working, computing, sizes = working_hosts(), computing_hosts(), [len(plan.images) for plan in work.plans]
+    if hardware.device == "cuda" and not any(host.get("GPU", 0) for host in working):
+        working = [_SMALL_GPU_HOST]
     layouts = lpm_layouts(working, computing, len(sizes)) if work.spec.blocks else [writers(computing, len(sizes))]
     cores = max(layout.threads for layout in layouts)
     sample = _Sample(
@@ -140,6 +150,8 @@ def planned_layout(work: Work, scratch: str) -> tuple[Layout, float]:
         scratch=scratch,
     )
     share = {"CPU": max(layout.cpus for layout in layouts), "GPU": layouts[0].gpus}
+    require_resources("an actor that runs the LPM", cpus=share["CPU"], gpus=share["GPU"])
+    require_resources("reading images", cpus=READING_CPUS, gpus=0)
     began = time.perf_counter()
     ((_, (pace, busy_s)),) = run_on_workers({"pace": partial(_pace_here, sample)}, {"pace": share})
     return fastest(layouts, replace(pace, start_s=time.perf_counter() - began - busy_s), sizes)
@@ -209,7 +221,9 @@ def _writing(sample: _Sample, high: UInt8[np.ndarray, "R R 3"], features: Extrac
     low = [np.stack([one for _ in rows]) for one in smaller(high, sample.source.sides)]
     name = f".{uuid.uuid4().hex}.tmp"
     began = time.perf_counter()
-    write_shard(f"{sample.scratch}/{name}", shard_table([image for _ in rows], low, features, sample.spec), sample.spec)
+    with disk_full_as_error(sample.scratch):
+        table = shard_table([image for _ in rows], low, features, sample.spec)
+        write_shard(f"{sample.scratch}/{name}", table, sample.spec)
     seconds = time.perf_counter() - began
     remove(sample.scratch, [name])
     return seconds / len(rows)

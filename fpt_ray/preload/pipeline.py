@@ -170,7 +170,7 @@ def report_table(table: ImageTable) -> None:
 def _announced(work: Work, table: ImageTable, hardware: Hardware, scratch: str) -> Layout:
     """How it will be done; says rows, bytes and an estimated time before the work starts."""
     spec, rows = work.spec, sum(len(plan.images) for plan in work.plans)
-    layout, seconds = planned_layout(work, scratch)
+    layout, seconds = planned_layout(work, hardware, scratch)
     size = rows * bytes_per_row(spec)
     content, how = ("features", f" in {spec.precision}") if spec.blocks else (f"images of {spec.resolution} px", "")
     on = f"{layout.actors} x {hardware.name}{how}"

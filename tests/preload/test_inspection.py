@@ -160,7 +160,7 @@ def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
 
 
 def test_room_follows_from_memory_and_disk(cluster, monkeypatch):
-    monkeypatch.setattr(keeping, "ask_worker", lambda _: 1000)
+    monkeypatch.setattr(keeping, "_free_disk_bytes", lambda: 1000)
     monkeypatch.setattr(keeping, "computing_hosts", lambda: [{"object_store_memory": 600.0}, {"CPU": 1.0}])
     assert room_for_decoded() == 300 + 2 * 250
 
