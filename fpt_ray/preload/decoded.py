@@ -8,7 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from fpt_ray.storage.files import read_bytes
 Decoded = Mapping[tuple[str, int], Any]
 """{(content hash, resolution in pixels): a reference to the pixels in Ray's object store, which spills them to disk}.
 The driver owns them: they go when it drops this."""
+_LEAST_BYTES = 2**17
+"""Of an object: Ray holds results of less than 100 kB in the driver's own memory, which no spilling relieves."""
 _MEMORY_SHARE, _DISK_SHARE = 0.5, 0.25
 """Of the hosts' object stores, and of the free disk that they spill to, what decoded images may fill."""
 
@@ -78,14 +80,26 @@ def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarra
     """I_h of an image: what inspection has kept, or, where it kept nothing or that was lost, its file once more."""
     if kept is not None:
         try:
-            return ray.get(kept)
+            size = 3 * source.resolution**2
+            return ray.get(kept)[:size].reshape(source.resolution, source.resolution, 3)
         except RayError:
             pass  # a host was lost with it
     return read_image(source.root, image, source.resolution)
 
 
-def smaller(high: UInt8[np.ndarray, "R R 3"], sides: Sequence[int]) -> list[UInt8[np.ndarray, "S S 3"]]:
-    """Each I_l, down-sampled from I_h (section 3.3)."""
+def kept_bytes(resolution: int) -> int:
+    """What it takes to keep an image at this resolution."""
+    return max(_LEAST_BYTES, 3 * resolution**2)
+
+
+def keep(pixels: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, " bytes"]:
+    """An image at a resolution as a task of inspection returns it, for ``image_at``."""
+    content = resize(pixels, resolution).reshape(-1)
+    return np.pad(content, (0, kept_bytes(resolution) - content.size))
+
+
+def smaller(high: UInt8[np.ndarray, "R R 3"], sides: Sequence[int]) -> list[np.ndarray]:
+    """Each I_l, S S 3, down-sampled from I_h (section 3.3)."""
     return [high if side == len(high) else resize(high, side) for side in sides]
 
 
@@ -102,7 +116,7 @@ class ShardImages(Datasource):
         super().__init__()
         self._tasks = [
             ReadTask(
-                partial(read_shard, source, plan, [kept(image) for image in plan.images]),
+                update_wrapper(partial(read_shard, source, plan, [kept(image) for image in plan.images]), read_shard),
                 BlockMetadata(num_rows=1, size_bytes=_size(source, plan), exec_stats=None),
             )
             for plan in plans
@@ -155,8 +169,8 @@ class ReadShard:
     error: str
     """What kept its images from being read; empty: all were."""
     high: UInt8[np.ndarray, "B R R 3"] | None
-    low: list[UInt8[np.ndarray, "B S S 3"]]
-    """For each side that was asked for."""
+    low: list[np.ndarray]
+    """B S S 3, for each side that was asked for."""
 
 
 def shard_of(row: pa.Table, sides: Sequence[int]) -> ReadShard:

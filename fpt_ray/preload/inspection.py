@@ -18,10 +18,9 @@ from tqdm.auto import tqdm
 from fpt_ray.cluster import ray_session
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import resize
 from fpt_ray.images.splits import imbalance, with_hashed_splits
 from fpt_ray.images.table import Finding, ImageRow, ImageTable, accept, check_splits, inspect_image
-from fpt_ray.preload.decoded import Decoded, room_for_decoded
+from fpt_ray.preload.decoded import Decoded, keep, kept_bytes, room_for_decoded
 from fpt_ray.storage.files import list_files, read_bytes, remove, stamps, write
 
 _CHUNK = 32
@@ -116,7 +115,7 @@ def _inspect_all(
 
     The first images are kept, as many as there is room for; the others will be read again.
     """
-    each = sum(3 * resolution**2 for resolution in resolutions)
+    each = sum(map(kept_bytes, resolutions))
     room = room_for_decoded() // each if each else 0
     task: Any = ray.remote(_inspect_chunk)
     waiting = {}
@@ -131,8 +130,9 @@ def _inspect_all(
         with tqdm(total=len(todo), unit="image", desc="inspect", mininterval=1) as progress:
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
-                yield waiting.pop(done).ended(_findings(done))
-                progress.update(_CHUNK)
+                findings = _findings(done)
+                progress.update(len(findings))
+                yield waiting.pop(done).ended(findings)
     finally:
         for call in waiting:
             ray.cancel(call)
@@ -168,5 +168,5 @@ def _inspect_chunk(root: str, images: Sequence[ImageRow], resolutions: Sequence[
     for image in images:
         finding, pixels = inspect_image(root, image)
         findings.append(finding)
-        kept += [None if pixels is None else resize(pixels, resolution) for resolution in resolutions]
+        kept += [None if pixels is None else keep(pixels, resolution) for resolution in resolutions]
     return (findings, *kept) if resolutions else findings

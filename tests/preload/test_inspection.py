@@ -5,6 +5,7 @@ Compared with extraction that reads every image itself: the same bytes in every 
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,17 @@ from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.preload import decoded as keeping
 from fpt_ray.preload import inspection as inspecting
-from fpt_ray.preload.decoded import ImageSource, ShardPlan, image_at, read_image, read_shard, room_for_decoded, shard_of
+from fpt_ray.preload.decoded import (
+    ImageSource,
+    ShardPlan,
+    image_at,
+    keep,
+    kept_bytes,
+    read_image,
+    read_shard,
+    room_for_decoded,
+    shard_of,
+)
 from fpt_ray.preload.inspection import Inspection, inspected
 from fpt_ray.preload.pipeline import frozen_lpm, preload, preload_table, resolutions
 from tests.conftest import SMOKE
@@ -83,10 +94,9 @@ def rows(cluster, images, tmp_path_factory):
 
 def test_what_was_lost_is_read_again_and_a_changed_file_is_refused(rows, source, tmp_path):
     expected = read_image(source.root, rows[0], 64)
-    lost = ray.put(expected)
-    ray._private.internal_api.free([lost])
+    lost = ray.remote(max_retries=0)(lambda: os._exit(1)).remote()
     assert np.array_equal(image_at(source, rows[0], lost), expected)
-    assert np.array_equal(image_at(source, rows[0], ray.put(expected + 1)), expected + 1)
+    assert np.array_equal(image_at(source, rows[0], ray.put(keep(expected + 1, 64))), expected + 1)
     changed = dataclasses.replace(rows[0], sha256="0" * 64)
     with pytest.raises(ConfigError, match="another image than the table says"):
         image_at(source, changed, None)
@@ -135,7 +145,7 @@ def test_decoded_images_give_the_same_features_and_no_file_is_read_again(images,
 
 def test_what_there_is_no_room_for_is_read_again(images, read_again, tmp_path, monkeypatch):
     """A task of inspection keeps all of its images or none."""
-    monkeypatch.setattr(inspecting, "room_for_decoded", lambda: 40 * 3 * RESOLUTION**2)
+    monkeypatch.setattr(inspecting, "room_for_decoded", lambda: 40 * kept_bytes(RESOLUTION))
     inspection = inspected(read_images(images), str(tmp_path), [RESOLUTION])
     assert len(inspection.decoded) == inspecting._CHUNK
     partly = preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
@@ -148,7 +158,8 @@ def test_every_resolution_of_a_space_is_kept(cluster, images, tmp_path):
     assert sorted({resolution for _, resolution in inspection.decoded}) == [RESOLUTION, 2 * RESOLUTION]
     for (sha256, resolution), reference in list(inspection.decoded.items())[::10]:
         (row,) = [row for row in inspection.table.rows if row.sha256 == sha256]
-        assert np.array_equal(ray.get(reference), read_image(images, row, resolution))
+        source = ImageSource(root="nowhere", resolution=resolution, sides=(), with_high=True)
+        assert np.array_equal(image_at(source, row, reference), read_image(images, row, resolution))
 
 
 def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
