@@ -5,9 +5,10 @@ import re
 import select
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 
 from fpt_ray.errors import ConfigError
@@ -61,6 +62,31 @@ def say(message: str) -> None:
     """One line of progress on stderr; where it cannot be written (a log on a full disk), the work goes on."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def without_lines(words: str) -> Iterator[None]:
+    """Meanwhile lines with these words do not reach stderr, though it is C++ that writes them, past all loggers."""
+    stderr = os.dup(2)
+    read, written = os.pipe()
+    os.dup2(written, 2)
+    os.close(written)
+    passing = threading.Thread(target=_pass_on, args=(read, stderr, words), daemon=True)
+    passing.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)  # the pipe ends with its last writer
+        passing.join(timeout=1)
+
+
+def _pass_on(read: int, stderr: int, words: str) -> None:
+    line = re.compile(rb"[^\r\n]*" + re.escape(words.encode()) + rb"[^\n]*\n?")
+    while text := os.read(read, 2**16):
+        os.write(stderr, line.sub(b"", text))
+    os.close(read)
+    os.close(stderr)
 
 
 def without_secrets(text: str, *urls: str) -> str:

@@ -1,4 +1,4 @@
-"""Images as files hold them: bytes to RGB arrays."""
+"""Images as files hold them: bytes to RGB arrays, and those to squares. It needs no PyTorch, slow to import."""
 
 import io
 
@@ -58,6 +58,14 @@ def decode(data: bytes, source: str) -> UInt8[np.ndarray, "Y X 3"]:
         raise ImageError(source, f"it has more than {MAX_PIXELS:,} pixels; make it smaller first") from None
     except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
         raise ImageError(source, f"it cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def resize(image: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, "R R 3"]:
+    """The image stretched to a square of ``resolution`` pixels, as the authors do it: the aspect is not kept.
+
+    Pillow's bicubic filter, whose support grows with the reduction (antialiased).
+    """
+    return np.array(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC))
 
 
 def _check_size(size: tuple[int, int], source: str) -> None:

@@ -1,20 +1,10 @@
-"""Pixels after decoding: resized, normalised."""
+"""Pixels as a network takes them: normalised."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
-
-
-def resize(image: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, "R R 3"]:
-    """The image stretched to a square of ``resolution`` pixels, as the authors do it: the aspect is not kept.
-
-    Pillow's bicubic filter, whose support grows with the reduction (antialiased).
-    """
-    return np.array(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC))
 
 
 def normalise(

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -164,8 +165,17 @@ def write_table(table: ImageTable, uri: str) -> None:
 # --- inspection -----------------------------------------------------------------------------------------------
 
 
-def inspect_image(root: str, row: ImageRow) -> tuple[str, str]:
-    """(SHA-256 in hex, "") of an image that decodes fully, or ("", reason). Its file is read once.
+class Finding(NamedTuple):
+    """What inspection says of an image."""
+
+    sha256: str
+    """Of the file's bytes, in hex; empty where it cannot be used."""
+    reason: str
+    """Why it cannot be used; empty where it can."""
+
+
+def inspect_image(root: str, row: ImageRow) -> tuple[Finding, UInt8[np.ndarray, "Y X 3"] | None]:
+    """What is found of an image, and its pixels where it decodes fully. Its file is read once.
 
     Raises:
         StorageError: S3 fails, which says nothing of the image.
@@ -173,17 +183,17 @@ def inspect_image(root: str, row: ImageRow) -> tuple[str, str]:
     uri = f"{root}/{row.path}"
     try:
         data = read_bytes(uri, MAX_BYTES + 1)
-        decode(data, row.path)
+        pixels = decode(data, row.path)
     except FileNotFoundError:
-        return "", "there is no such file"
+        return Finding("", "there is no such file"), None
     except OSError as error:
-        return "", f"the file cannot be read ({error.strerror})"
+        return Finding("", f"the file cannot be read ({error.strerror})"), None
     except ImageError as error:
-        return "", error.reason
-    return hashlib.sha256(data).hexdigest(), ""
+        return Finding("", error.reason), None
+    return Finding(hashlib.sha256(data).hexdigest(), ""), pixels
 
 
-def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: float = 0.01) -> ImageTable:
+def accept(table: ImageTable, findings: Sequence[Finding], max_skipped: float = 0.01) -> ImageTable:
     """The table with content hashes and without unreadable images; splits that are given still hold every class.
 
     Args:

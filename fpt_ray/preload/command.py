@@ -41,14 +41,14 @@ def run(command: Command) -> None:
     """
     from fpt_ray.config.space import need_of
     from fpt_ray.config.space_yaml import load_space
-    from fpt_ray.preload.pipeline import preload
+    from fpt_ray.preload.pipeline import preload_all
 
     own = need_of(command.trial)
     if command.space and (command.trial != TrialConfig() or command.side_resolutions):
         raise ConfigError("a space and options of a trial are given; leave out one of them", fields=("space",))
     further = replace(own, side_resolutions=tuple(sorted({*own.side_resolutions, *command.side_resolutions})))
-    for need in load_space(command.space).stores() if command.space else (further,):
-        features = preload(command.images, need, command.workdir, local=command.local)
+    needs = load_space(command.space).stores() if command.space else (further,)
+    for features in preload_all(command.images, needs, command.workdir, local=command.local):
         size = sum(shard.bytes for shard in features.shards)
         rows = sum(shard.rows for shard in features.shards)
         print(

@@ -1,18 +1,18 @@
 """From an image table to features: inspect, see what the store lacks, extract, put the next manifest."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import ray
 import torch
 
-from fpt_ray.cluster import ask_worker, ray_session, working_hosts
+from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
 from fpt_ray.config.space import StoreNeed, need_of
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features, join, missing
-from fpt_ray.features.shards import ShardEntry, adopted
-from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
+from fpt_ray.features.shards import adopted
+from fpt_ray.features.spec import bytes_per_row, store_spec
 from fpt_ray.features.store import Store, add_shards, check_same, empty_store, latest_generation, open_store, shard_path
 from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.images.sources import SPLITS
@@ -20,16 +20,10 @@ from fpt_ray.images.table import ImageRow, ImageTable, content_hashes, leaks, re
 from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import load_backbone, weights_digest
-from fpt_ray.preload.extraction import (
-    Holder,
-    ShardPlan,
-    lpm_actors,
-    lpm_precision,
-    measured_seconds,
-    share_model,
-    write_shards,
-)
-from fpt_ray.preload.inspection import inspected
+from fpt_ray.preload.decoded import ShardPlan
+from fpt_ray.preload.extraction import Layout, Work, lpm_precision, share_model, write_shards
+from fpt_ray.preload.inspection import Inspection, inspected
+from fpt_ray.preload.pace import planned_layout
 from fpt_ray.storage.files import absolute, exists, remove
 
 SHARD_BYTES = 96 * 2**20
@@ -70,11 +64,31 @@ def preload(
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
     need = need_of(need) if isinstance(need, TrialConfig) else need
-    workdir, table, model = absolute(workdir), read_images(images), frozen_lpm(need)
+    (features,) = preload_all(images, [need], workdir, local=local, hardware=hardware)
+    return features
+
+
+def preload_all(
+    images: str,
+    needs: Sequence[StoreNeed],
+    workdir: str,
+    *,
+    local: bool = False,
+    hardware: Hardware | None = None,
+) -> tuple[Features, ...]:
+    """``preload`` for several needs, for which every image is decoded once."""
+    workdir, table, models = absolute(workdir), read_images(images), [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
-        table = inspected(table, workdir)
-        report_table(table)
-        return preload_table(table, need, model, workdir, hardware or ask_worker(hardware_here))
+        inspection = inspected(table, workdir, resolutions(needs))
+        report_table(inspection.table)
+        hardware = hardware or ask_worker(hardware_here)
+        pairs = zip(needs, models, strict=True)
+        return tuple(preload_table(inspection, need, model, workdir, hardware) for need, model in pairs)
+
+
+def resolutions(needs: Sequence[StoreNeed]) -> tuple[int, ...]:
+    """In which the images of these needs are extracted, in pixels."""
+    return tuple(sorted({need.trial.features.resolution for need in needs}))
 
 
 def frozen_lpm(need: StoreNeed) -> Any:
@@ -88,8 +102,9 @@ def frozen_lpm(need: StoreNeed) -> Any:
     return None if reads_images(need.trial) else load_backbone(need.trial.backbone, need.trial.features.resolution)
 
 
-def preload_table(table: ImageTable, need: StoreNeed, model: Any, workdir: str, hardware: Hardware) -> Features:
-    """``preload`` of an inspected table by a loaded LPM, where Ray runs."""
+def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: str, hardware: Hardware) -> Features:
+    """``preload`` of inspected images by a loaded LPM, where Ray runs."""
+    table = inspection.table
     digest = "" if model is None else weights_digest(model)
     spec = store_spec(need, weights_digest=digest, precision=lpm_precision(need.trial, hardware))
     uri = f"{workdir}/features/{spec.name}"
@@ -104,9 +119,10 @@ def preload_table(table: ImageTable, need: StoreNeed, model: Any, workdir: str, 
     if todo:
         if model is not None:
             model.to(getattr(torch, spec.precision))
-        holder, plans = share_model(model), plan_shards(todo, store)
-        _announce(holder, spec, plans, table, hardware)
-        entries = {entry.path: entry for entry in write_shards(holder, spec, plans, table.root)}
+        plans = plan_shards(todo, store)
+        work = Work(holder=share_model(model), spec=spec, plans=plans, root=table.root, decoded=inspection.decoded)
+        layout = _announced(work, table, hardware, f"{workdir}/images")
+        entries = {entry.path: entry for entry in write_shards(work, layout)}
         store = add_shards(store, [(entries[plan.path], content_hashes(plan.images)) for plan in plans])
         remove_leftovers(store)
     else:
@@ -123,14 +139,17 @@ def _missing(table: ImageTable, store: Store) -> list[ImageRow]:
 
 
 def _with_unlisted(store: Store) -> Store:
-    """The store with the shards that an interrupted preload left; those that cannot be used are removed."""
+    """The store with the shards that an interrupted preload left; those that cannot be used are removed.
+
+    A manifest has the checksum of every shard, so that each is read whole, by a task; the driver is told what it holds.
+    """
     paths = unlisted_shards(store)
     if not paths:
         return store
-    read = ray.remote(adopted)
-    found = ray.get([read.remote(f"{store.uri}/{path}", store.spec) for path in paths])
-    remove(store.uri, [path for path, one in zip(paths, found, strict=True) if one is None])
-    usable: list[tuple[ShardEntry, Any]] = [one for one in found if one is not None]
+    calls = {path: partial(adopted, f"{store.uri}/{path}", store.spec) for path in paths}
+    found = dict(run_on_workers(calls, {path: {"CPU": 1.0} for path in paths}))
+    remove(store.uri, [path for path in paths if found[path] is None])
+    usable = [one for path in paths if (one := found[path]) is not None]
     if not usable:
         return store
     say(f"features: {sum(entry.rows for entry, _ in usable)} images are there of a preload that was interrupted")
@@ -148,16 +167,15 @@ def report_table(table: ImageTable) -> None:
         say(f"images: WARNING: {len(leaked)} images stand in several splits, for instance {' = '.join(leaked[0][1])}")
 
 
-def _announce(
-    holder: Holder, spec: StoreSpec, todo: Sequence[ShardPlan], table: ImageTable, hardware: Hardware
-) -> None:
-    """Rows, bytes and an estimated time, from one image measured on a worker, before the work starts."""
-    rows = sum(len(plan.images) for plan in todo)
-    actors, _, _ = lpm_actors(working_hosts())
-    estimate = rows * measured_seconds(holder, spec, table.root, todo[0].images[0]) / actors
+def _announced(work: Work, table: ImageTable, hardware: Hardware, scratch: str) -> Layout:
+    """How it will be done; says rows, bytes and an estimated time before the work starts."""
+    spec, rows = work.spec, sum(len(plan.images) for plan in work.plans)
+    layout, seconds = planned_layout(work, hardware, scratch)
     size = rows * bytes_per_row(spec)
     content, how = ("features", f" in {spec.precision}") if spec.blocks else (f"images of {spec.resolution} px", "")
+    on = f"{layout.actors} x {hardware.name}{how}"
     say(
         f"{content}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, "
-        f"{size / 1e9:.2f} GB in {len(todo)} shards; about {estimate:.0f} s on {actors} x {hardware.name}{how}"
+        f"{size / 1e9:.2f} GB in {len(work.plans)} shards; about {seconds:.0f} s on {on}"
     )
+    return layout

@@ -60,8 +60,8 @@ def run(command: Command) -> None:
     check_trial(trial)
     with ray_session(local=command.local):
         if command.features:
-            table = inspected(read_images(command.images), absolute(workdir))
-            features = join(open_store(command.features), table)
+            inspection = inspected(read_images(command.images), absolute(workdir))
+            features = join(open_store(command.features), inspection.table)
         else:
             features = preload(command.images, trial, workdir)
         found = train_trial(

@@ -16,7 +16,7 @@ from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import known_weights
 from fpt_ray.preload.inspection import inspected
-from fpt_ray.preload.pipeline import frozen_lpm, preload_table, report_table
+from fpt_ray.preload.pipeline import frozen_lpm, preload_table, report_table, resolutions
 from fpt_ray.search.optuna_study import load_study
 from fpt_ray.search.queue import enqueue_front, paper_point
 from fpt_ray.tune.options import StudyOptions
@@ -49,14 +49,16 @@ def open_stores(
     ``hardware`` is of the workers that preload.
     """
     weights = known_weights(space.backbones(), str(Path.cwd()))
-    table = inspected(read_images(options.images), workdir)
+    needs = space.stores()
+    inspection = inspected(read_images(options.images), workdir, () if options.features else resolutions(needs))
+    table = inspection.table
     report_table(table)
     if options.features:
         found = tuple(join(open_store(uri), table) for uri in options.features)
     else:
-        found = tuple(preload_table(table, need, frozen_lpm(need), workdir, hardware) for need in space.stores())
+        found = tuple(preload_table(inspection, need, frozen_lpm(need), workdir, hardware) for need in needs)
     stores = Stores(stores=found, weights=weights, hardware=hardware)
-    for trial in (trial for need in space.stores() for trial in need.trials()):
+    for trial in (trial for need in needs for trial in need.trials()):
         store_for(trial, stores)
     return table, stores
 

@@ -3,10 +3,11 @@
 import pytest
 import ray
 
-from fpt_ray.cluster import require_resources, room_for, working_hosts
+from fpt_ray.cluster import computing_hosts, require_resources, room_for, working_hosts
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware
-from fpt_ray.preload.extraction import lpm_actors
+from fpt_ray.preload.extraction import READING_CPUS
+from fpt_ray.preload.pace import lpm_layouts
 from fpt_ray.tune.resources import plan_packing
 
 CPUS, GPU = {"CPU": 16.0}, {"CPU": 4.0, "GPU": 1.0}
@@ -56,15 +57,35 @@ def test_a_worker_has_its_share_on_one_host(share, hosts, workers):
 )
 def test_every_preload_actor_has_room_and_leaves_some_to_read_images(hosts, each):
     hosts(*each)
-    number, cpus, gpus = lpm_actors(working_hosts())
-    assert number >= 1
-    assert room_for({"CPU": cpus, "GPU": gpus}, each) >= number
-    assert number * cpus + 0.5 <= sum(host["CPU"] for host in each)
+    layouts = lpm_layouts(working_hosts(), computing_hosts(), shards=100)
+    assert layouts
+    for one in layouts:
+        assert one.actors >= 1
+        assert room_for({"CPU": one.cpus, "GPU": one.gpus}, each) >= one.actors
+        assert one.actors * one.cpus + READING_CPUS * one.readers <= sum(host["CPU"] for host in each) + 1e-9
+        assert one.readers >= 1
+        assert (one.cpus, one.gpus) != (READING_CPUS, 0)
 
 
 def test_actors_on_gpus_take_a_quarter_of_the_gpu_hosts_cpus(hosts):
     hosts(CPUS, GPU)
-    assert lpm_actors(working_hosts()) == (1, 1.0, 1.0)
+    (layout,) = lpm_layouts(working_hosts(), computing_hosts(), shards=100)
+    assert (layout.actors, layout.cpus, layout.gpus, layout.threads) == (1, 1.0, 1.0, 1)
+
+
+def test_actors_without_gpus_use_every_core_of_their_host_and_are_no_more_than_the_shards(hosts):
+    """Of a few threads each, up to one with all; the host with the fewest cores has room for each."""
+    hosts(CPUS)
+    layouts = lpm_layouts(working_hosts(), computing_hosts(), shards=100)
+    assert [(one.actors, one.threads) for one in layouts] == [(16, 1), (8, 2), (4, 4), (2, 8), (1, 16)]
+    few = lpm_layouts(working_hosts(), computing_hosts(), shards=3)
+    assert [(one.actors, one.threads) for one in few] == [(2, 8), (1, 16)]
+    hosts(CPUS, {"CPU": 4.0})
+    assert [(one.actors, one.threads) for one in lpm_layouts(working_hosts(), computing_hosts(), shards=100)] == [
+        (20, 1),
+        (10, 2),
+        (5, 4),
+    ]
 
 
 def test_what_no_host_has_is_refused_though_the_cluster_has_it_in_all(hosts):

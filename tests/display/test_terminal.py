@@ -1,12 +1,13 @@
 """What a command leaves behind where nobody reads it: in processes of their own, against what a shell shows."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from fpt_ray.display.terminal import password_in, run_command, without_secrets
+from fpt_ray.display.terminal import password_in, run_command, without_lines, without_secrets
 
 PASSWORDS = ("hunter2", "hun/ter2", "hun@ter2", "h@n/t@r:2?#", "@hunter/", "hun%2Fter%402", "hun://ter2", "hun'ter\"2")
 PLACES = (
@@ -71,3 +72,11 @@ def test_a_log_on_a_full_disk_does_not_end_the_work():
     with Path("/dev/full").open("w") as log:
         ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=log, text=True, check=True)
     assert ran.stdout == "went on\n"
+
+
+def test_lines_of_libraries_that_no_logger_holds_back_are_left_out(capfd):
+    with without_lines("of no use"):
+        os.write(2, b"a bar 1/2\ra line of no use to anybody\na bar 2/2\n")
+        os.write(2, b"said\n")
+    os.write(2, b"later, of no use\n")
+    assert capfd.readouterr().err == "a bar 1/2\ra bar 2/2\nsaid\nlater, of no use\n"

@@ -215,7 +215,8 @@ def test_pickled_columns_are_refused_on_open(tmp_path, capsys):
 
 def test_two_preloads_of_one_store(tmp_path):
     """The shard that is there is taken, whoever wrote it; one of other images is not taken for it."""
-    from fpt_ray.preload.extraction import ShardPlan, write_or_adopt
+    from fpt_ray.preload.decoded import ShardPlan
+    from fpt_ray.preload.extraction import write_or_adopt
 
     spec, images = make_spec(), make_rows("train", 2)
     plan = ShardPlan(uri=f"{tmp_path}/shards/00001-{'0' * 16}.parquet", path="", images=images)

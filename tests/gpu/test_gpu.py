@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import Method, trial_from
 from fpt_ray.cost.costs import measured_cost
 from fpt_ray.features.rows import Batch
+from fpt_ray.features.spec import store_spec
+from fpt_ray.images.pixels import normalise
 from fpt_ray.models.importance import extract, mean_attention
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import arithmetic_type, make_learner, take_step
 from fpt_ray.models.weights import load_backbone
+from fpt_ray.preload import batches
 from fpt_ray.train.loop import Task, fit, network_inputs, predict
 
 pytestmark = pytest.mark.gpu
@@ -100,6 +104,35 @@ def test_importance_summed_in_a_devices_own_chunks_is_the_cpus(device):
     queries, keys = torch.randn(2, 2, 3, 700, 16, generator=torch.Generator().manual_seed(0)).unbind(0)
     found = mean_attention(queries.to(device), keys.to(device), 0.25)
     torch.testing.assert_close(found.cpu(), mean_attention(queries, keys, 0.25), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_features_of_shards_that_are_computed_beside_each_other_are_those_of_batches_by_hand(
+    device, dtype, monkeypatch
+):
+    """Copies to the host run beside the next batch, from a queue of their own; none is read before it has ended."""
+    spec = dataclasses.replace(store_spec(need_of(trial_from(SMALL))), dtype=dtype)
+    monkeypatch.setitem(batches._BATCH_TOKENS, device.type, 4 * spec.num_tokens)
+    vit = load_backbone(trial_from(SMALL).backbone, 96).eval().to(device)
+    shards = np.random.default_rng(0).integers(0, 255, (5, 10, 96, 96, 3), np.uint8)
+    started = [batches.start(vit, images, spec) for images in shards]
+    for images, one in zip(shards, started, strict=True):
+        assert 0 < one.wait() < 60
+        for first in range(0, 10, 4):
+            batch = torch.from_numpy(images[first : first + 4]).to(device)
+            found = extract(
+                vit,
+                normalise(batch, spec.mean, spec.std),
+                blocks=spec.blocks,
+                num_kept=spec.num_kept,
+                summarised=True,
+            )
+            rows = slice(first, first + 4)
+            stored = getattr(torch, dtype)
+            assert torch.equal(one.features.keys[:, rows], found.keys.to(stored).cpu())
+            assert torch.equal(one.features.values[:, rows], found.values.to(stored).cpu())
+            assert torch.equal(one.features.tokens[:, rows], found.tokens.cpu())
+            assert torch.equal(one.features.summaries[:, :, rows], found.summaries.to(stored).cpu())
 
 
 # --- fusion and training ------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def store(cluster, tmp_path_factory):
     uri = done.told().splitlines()[0]
     assert "on 2 x cpu" in done.errors.read_text()
     (table,) = list_files(f"{WORK}/tables")
-    return join(open_store(uri), inspected(read_images(f"{WORK}/tables/{table.path}"), WORK))
+    return join(open_store(uri), inspected(read_images(f"{WORK}/tables/{table.path}"), WORK).table)
 
 
 @cache

@@ -27,7 +27,9 @@ from fpt_ray.config.space_yaml import load_space
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.images.table import accept, inspect_image
 from fpt_ray.preload import pipeline as preloading
-from fpt_ray.preload.extraction import extract_batches, read_image
+from fpt_ray.preload.batches import extract_batches
+from fpt_ray.preload.decoded import read_image, smaller
+from fpt_ray.preload.inspection import Inspection
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.records import StudyRun, TrialRecord
 from tests.conftest import table_of
@@ -132,20 +134,22 @@ def running(command, folder, env):
 def preloaded_here(images, workdir):
     """A feature store made in this process, without Ray: test_commands.py shows preload itself."""
 
-    def write_shards(holder, spec, todo, root):
-        for plan in todo:
-            high, low = zip(*(read_image(root, one, spec) for one in plan.images), strict=True)
-            features = extract_batches(holder[0], np.stack(high), spec)
+    def write_shards(work, _):
+        spec = work.spec
+        for plan in work.plans:
+            high = [read_image(work.root, one, spec.resolution) for one in plan.images]
+            low = [smaller(one, spec.low_resolutions) for one in high]
+            features = extract_batches(work.holder[0], np.stack(high), spec)
             table = shard_table(plan.images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
             yield write_shard(plan.uri, table, spec)
 
     with pytest.MonkeyPatch.context() as patch:
-        found = lambda table: [tuple(inspect_image(table.root, row)) for row in table.rows]  # noqa: E731
-        patch.setattr(preloading, "inspected", lambda table, *_, **__: accept(table, found(table)))
+        found = lambda table: [inspect_image(table.root, row)[0] for row in table.rows]  # noqa: E731
+        patch.setattr(preloading, "inspected", lambda table, *_: Inspection(table=accept(table, found(table))))
         patch.setattr(preloading, "ray_session", lambda **_: contextlib.nullcontext())
         patch.setattr(preloading, "ask_worker", lambda question: question())
         patch.setattr(preloading, "share_model", lambda model: (model,))
-        patch.setattr(preloading, "_announce", lambda *_: None)
+        patch.setattr(preloading, "_announced", lambda *_: None)
         patch.setattr(preloading, "write_shards", write_shards)
         features = preloading.preload(images, load_space(ROOT / "search_spaces" / "smoke.yaml").stores()[0], workdir)
         return features.uri, table_of(features)

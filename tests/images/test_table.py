@@ -16,6 +16,7 @@ from PIL import Image
 
 from fpt_ray.errors import ConfigError
 from fpt_ray.images import table as datasets
+from fpt_ray.images.decoding import decode
 from fpt_ray.images.table import ImageRow, ImageTable, accept, inspect_image, leaks, read_images
 
 LAYOUT = {split: {"mild": 2, "none": 3} for split in ("train", "val", "test")}
@@ -166,7 +167,7 @@ def test_a_link_to_a_file_inside_is_read(tmp_path: Path) -> None:
     split_folder(tmp_path)
     (tmp_path / "train/mild/link.png").symlink_to(tmp_path / "train/mild/0.png")
     table = read_images(str(tmp_path))
-    findings = [inspect_image(table.root, row) for row in table.of("train")[:3]]
+    findings = [inspect_image(table.root, row)[0] for row in table.of("train")[:3]]
     assert table.rows[2].path == "train/mild/link.png"
     assert findings[0] == findings[2] != findings[1]
 
@@ -343,7 +344,9 @@ def test_inspection_hashes_the_bytes(tmp_path: Path) -> None:
     data = png(1)
     put(tmp_path / "a/1.png", data)
     row = ImageRow(path="a/1.png", label=0, split="train")
-    assert inspect_image(str(tmp_path), row) == (hashlib.sha256(data).hexdigest(), "")
+    finding, pixels = inspect_image(str(tmp_path), row)
+    assert finding == (hashlib.sha256(data).hexdigest(), "")
+    assert np.array_equal(pixels, decode(data, "a/1.png"))
 
 
 def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,11 +366,12 @@ def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "folder": "no such file",
         "pipe": "no such file",
     }.items():
-        sha256, why = inspect_image(str(tmp_path), ImageRow(path=f"{name}.png", label=0, split="val"))
+        (sha256, why), pixels = inspect_image(str(tmp_path), ImageRow(path=f"{name}.png", label=0, split="val"))
+        assert pixels is None
         assert sha256 == ""
         assert reason in why
         assert ".png" not in why
-    sha256, why = inspect_image(str(tmp_path), ImageRow(path="loop.png", label=0, split="val"))
+    (sha256, why), _ = inspect_image(str(tmp_path), ImageRow(path="loop.png", label=0, split="val"))
     assert sha256 == ""
     assert why
 
@@ -426,7 +430,7 @@ def test_leaks_are_equal_contents_in_several_splits() -> None:
 
 def test_equal_names_in_different_folders_are_different_images(tmp_path: Path) -> None:
     table = read_images(str(split_folder(tmp_path)))
-    hashes = {inspect_image(table.root, row)[0] for row in table.rows}
+    hashes = {inspect_image(table.root, row)[0].sha256 for row in table.rows}
     assert len(hashes) == len(table.rows) == 15
 
 

@@ -73,7 +73,7 @@ def test_preload_stores_every_image_once_and_is_reused(store, images, workdir, c
     assert rows_of(preload(images, NEED, workdir)) == rows
     assert f"all are in the store {store.uri}" in capsys.readouterr().err
     assert [file.path for file in list_files(store.uri) if "manifest" in file.path] == ["manifest-00001.json"]
-    again = join(open_store(store.uri), inspected(read_images(table_of(store)), workdir))
+    again = join(open_store(store.uri), inspected(read_images(table_of(store)), workdir).table)
     assert features_text(again) == features_text(store)
     for split in store.splits:
         assert again.splits[split].labels.tolist() == store.splits[split].labels.tolist()

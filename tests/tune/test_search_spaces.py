@@ -22,7 +22,9 @@ from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial, load_learnable_state
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.paper.numbers import METHOD_NAMES, numbers
-from fpt_ray.preload.extraction import extract_batches, lpm_precision, read_image
+from fpt_ray.preload.batches import extract_batches
+from fpt_ray.preload.decoded import read_image, smaller
+from fpt_ray.preload.extraction import lpm_precision
 from fpt_ray.preload.pipeline import plan_shards
 from fpt_ray.train.loop import evaluate
 from fpt_ray.train.seeds import fit_seeds, trial_task
@@ -38,7 +40,7 @@ def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     write_images(folder, count=30, size=128)
     images = read_images(str(folder))
-    return accept(images, [inspect_image(images.root, row) for row in images.rows])
+    return accept(images, [inspect_image(images.root, row)[0] for row in images.rows])
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,8 @@ def write_store(table, trial, uri):
     store, added = empty_store(uri, spec), []
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     for plan in plan_shards(table.rows, store):
-        high, low = zip(*(read_image(table.root, image, spec) for image in plan.images), strict=True)
+        high = [read_image(table.root, image, spec.resolution) for image in plan.images]
+        low = [smaller(one, spec.low_resolutions) for one in high]
         features = None if model is None else extract_batches(model, np.stack(high), spec)
         rows = shard_table(plan.images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
         added.append((write_shard(plan.uri, rows, spec), content_hashes(plan.images)))

@@ -1,0 +1,192 @@
+"""Images are read once: what inspection finds is kept part by part, and what it decodes goes to extraction.
+
+Compared with extraction that reads every image itself: the same bytes in every shard.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import override
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.table import read_images
+from fpt_ray.models.hardware import hardware_here
+from fpt_ray.preload import decoded as keeping
+from fpt_ray.preload import inspection as inspecting
+from fpt_ray.preload.decoded import (
+    ImageSource,
+    ShardPlan,
+    image_at,
+    keep,
+    kept_bytes,
+    read_image,
+    read_shard,
+    room_for_decoded,
+    shard_of,
+)
+from fpt_ray.preload.inspection import Inspection, inspected
+from fpt_ray.preload.pipeline import frozen_lpm, preload, preload_table, resolutions
+from tests.conftest import SMOKE
+from tests.stores import draw_images
+
+NEED = load_space(SMOKE).stores()[0]
+RESOLUTION = NEED.trial.features.resolution
+
+
+# --- findings -------------------------------------------------------------------------------------------------
+
+
+def inspect_here(monkeypatch, asked, dies_after=None):
+    """Inspection in this process, two images a task; it may be killed after some tasks."""
+
+    def inspect_all(root, todo, _):
+        for number, first in enumerate(range(0, len(todo), 2)):
+            if number == dies_after:
+                raise KeyboardInterrupt
+            part = todo[first : first + 2]
+            asked.extend(row.path for _, row in part)
+            yield {stamp: inspecting.inspect_image(root, row)[0] for stamp, row in part}, {}
+
+    monkeypatch.setattr(inspecting, "_inspect_all", inspect_all)
+
+
+def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, monkeypatch):
+    table, work, asked = read_images(draw_images(tmp_path / "images")), f"{tmp_path}/work", []
+    inspect_here(monkeypatch, asked, dies_after=20)
+    with pytest.raises(KeyboardInterrupt):
+        inspected(table, work, local=True)
+    assert len(asked) == 40
+    (first, *_) = found = sorted(Path(work, "images").iterdir())
+    assert len(found) == 20
+    (first.parent / f".{first.name}.0.tmp").write_text('{"half": [')  # what a killed writer leaves
+    again = []
+    inspect_here(monkeypatch, again)
+    whole = inspected(table, work, local=True).table
+    assert sorted(asked + again) == sorted(row.path for row in table.rows)
+    assert all(row.sha256 for row in whole.rows)
+    (merged,) = Path(work, "images").glob("*.json")
+    assert len(json.loads(merged.read_text())) == len(table.rows)
+    last = []
+    inspect_here(monkeypatch, last)
+    assert inspected(table, work, local=True).table == whole
+    assert last == []
+
+
+# --- one image ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(images):
+    return ImageSource(root=images, resolution=64, sides=(64, 32), with_high=True)
+
+
+@pytest.fixture(scope="module")
+def rows(cluster, images, tmp_path_factory):
+    return inspected(read_images(images), str(tmp_path_factory.mktemp("work"))).table.rows
+
+
+def test_what_was_lost_is_read_again_and_a_changed_file_is_refused(rows, source, tmp_path):
+    expected = read_image(source.root, rows[0], 64)
+    lost = ray.remote(max_retries=0)(lambda: os._exit(1)).remote()
+    assert np.array_equal(image_at(source, rows[0], lost), expected)
+    assert np.array_equal(image_at(source, rows[0], ray.put(keep(expected + 1, 64))), expected + 1)
+    changed = dataclasses.replace(rows[0], sha256="0" * 64)
+    with pytest.raises(ConfigError, match="another image than the table says"):
+        image_at(source, changed, None)
+
+
+def test_a_shards_row_holds_its_images_in_every_size_or_says_what_is_wrong(rows, source):
+    plan = ShardPlan(uri="u", path="p", images=rows[:3])
+    (block,) = read_shard(source, plan, [None] * 3)
+    shard = shard_of(block, source.sides)
+    high = np.stack([read_image(source.root, row, 64) for row in rows[:3]])
+    assert shard.plan == plan
+    assert np.array_equal(shard.high, high)
+    assert np.array_equal(shard.low[0], high)
+    assert [low.shape for low in shard.low] == [(3, 64, 64, 3), (3, 32, 32, 3)]
+    gone = dataclasses.replace(plan, images=(*rows[:2], dataclasses.replace(rows[2], path="gone.png")))
+    (block,) = read_shard(source, gone, [None] * 3)
+    assert "gone.png is gone" in shard_of(block, source.sides).error
+    (block,) = read_shard(dataclasses.replace(source, with_high=False), plan, [None] * 3)
+    assert shard_of(block, source.sides).high is None
+
+
+# --- from inspection to extraction ----------------------------------------------------------------------------
+
+
+def digests(features):
+    return {shard.path: shard.sha256 for shard in features.shards}
+
+
+@pytest.fixture(scope="module")
+def read_again(cluster, images, tmp_path_factory):
+    """Features of images that extraction has read itself."""
+    work = str(tmp_path_factory.mktemp("again"))
+    inspection = inspected(read_images(images), work)
+    assert inspection.decoded == {}
+    return preload_table(inspection, NEED, frozen_lpm(NEED), work, hardware_here())
+
+
+def test_decoded_images_give_the_same_features_and_no_file_is_read_again(images, read_again, tmp_path):
+    copy = shutil.copytree(images, tmp_path / "images")
+    inspection = inspected(read_images(str(copy)), str(tmp_path), resolutions([NEED]))
+    assert len(inspection.decoded) == len(inspection.table.rows)
+    shutil.rmtree(copy)
+    kept = preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
+    assert digests(kept) == digests(read_again)
+
+
+def test_what_there_is_no_room_for_is_read_again(images, read_again, tmp_path, monkeypatch):
+    """A task of inspection keeps all of its images or none."""
+    monkeypatch.setattr(inspecting, "room_for_decoded", lambda: 40 * kept_bytes(RESOLUTION))
+    inspection = inspected(read_images(images), str(tmp_path), [RESOLUTION])
+    assert len(inspection.decoded) == inspecting._CHUNK
+    partly = preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
+    assert digests(partly) == digests(read_again)
+
+
+def test_every_resolution_of_a_space_is_kept(cluster, images, tmp_path):
+    needs = [NEED, dataclasses.replace(NEED, trial=override(NEED.trial, {"features.resolution": 2 * RESOLUTION}))]
+    inspection = inspected(read_images(images), str(tmp_path), resolutions(needs))
+    assert sorted({resolution for _, resolution in inspection.decoded}) == [RESOLUTION, 2 * RESOLUTION]
+    for (sha256, resolution), reference in list(inspection.decoded.items())[::10]:
+        (row,) = [row for row in inspection.table.rows if row.sha256 == sha256]
+        source = ImageSource(root="nowhere", resolution=resolution, sides=(), with_high=True)
+        assert np.array_equal(image_at(source, row, reference), read_image(images, row, resolution))
+
+
+def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
+    folder = draw_images(tmp_path / "images", (40, 4, 4))
+    Path(folder, "train", "c0", "3.png").write_bytes(b"no image")
+    inspection = inspected(read_images(folder), str(tmp_path), [RESOLUTION])
+    assert [path for path, _ in inspection.table.skipped] == ["train/c0/3.png"]
+    assert {sha256 for sha256, _ in inspection.decoded} == {row.sha256 for row in inspection.table.rows}
+
+
+def test_room_follows_from_memory_and_disk(cluster, monkeypatch):
+    monkeypatch.setattr(keeping, "_free_disk_bytes", lambda: 1000)
+    monkeypatch.setattr(keeping, "computing_hosts", lambda: [{"object_store_memory": 600.0}, {"CPU": 1.0}])
+    assert room_for_decoded() == 300 + 2 * 250
+
+
+def test_a_table_with_hashes_is_taken_as_it_is(read_again, tmp_path):
+    table = read_images(str(next(Path(read_again.uri).parents[1].glob("tables/*.parquet"))))
+    assert inspected(table, str(tmp_path)) == Inspection(table=table)
+    assert not (tmp_path / "images").exists()
+
+
+# --- what is said ---------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_rays_reaches_stderr(cluster, images, tmp_path, capfd):
+    preload(images, NEED, str(tmp_path))
+    said = capfd.readouterr().err
+    assert "about" in said
+    assert "constructor" not in said
