@@ -19,6 +19,7 @@ from fpt_ray.bench.stages.settings import EpochSetting, GpuSetting, PreloadSetti
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.errors import ConfigError
+from fpt_ray.models.hardware import hardware_here
 
 MACHINE = {"device": "cpu", "threads": 2, "load": 1.0}
 
@@ -46,6 +47,8 @@ def test_speed_ups_are_medians_over_the_pairs_and_limits_are_over_our_median():
         plain_s=(4.0, 4.0), float32_s=(2.0, 2.0), bfloat16_s=(1.0, 1.0), limit_s=0.5, product_flops_per_s=1, **MACHINE
     )
     assert (alone.speedup_fp32, alone.speedup_bf16, alone.of_limit, alone.images_per_s) == (2, 4, 0.5, 1)
+    older = dataclasses.replace(alone, bfloat16_s=None)
+    assert (older.speedup_fp32, older.speedup_bf16, older.of_limit, older.images_per_s) == (2, None, 0.25, 0.5)
 
 
 def test_waits_are_shares_of_all_epochs_and_a_search_multiplies_the_runs_that_were_timed():
@@ -112,7 +115,9 @@ def test_preload_without_images_times_the_lpm_alone(tiny, capsys):
     setting = PreloadSetting(count=0, batch=2, runs=2)
     found = printed(capsys, command.preload, tiny, setting)
     assert {"speedup_bf16", "speedup_fp32", "of_limit", "images_per_s"} <= set(found)
-    assert [len(found[name]) for name in ("plain_s", "float32_s", "bfloat16_s")] == [2, 2, 2]
+    assert len(found["plain_s"]) == len(found["float32_s"]) == 2
+    has_bfloat16 = hardware_here().has_bfloat16
+    assert (found["bfloat16_s"] is not None) == (found["speedup_bf16"] is not None) == has_bfloat16
     assert 0 < found["of_limit"] < 1
 
 
