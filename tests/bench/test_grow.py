@@ -9,7 +9,7 @@ from PIL import Image
 
 from fpt_ray.bench.grow import images, stores
 from fpt_ray.bench.grow.axes import AXES
-from fpt_ray.bench.grow.growth import Measured, draw_grow, exponent, grow_text, peak_memory
+from fpt_ray.bench.grow.growth import AtSize, draw_grow, exponent, grow_text, peak_memory
 from fpt_ray.bench.grow.made_study import SPACE, add_trials, begin_study
 from fpt_ray.bench.grow.stores import made_table, measure_rows, read_epoch, small_spec, write_index_alone
 from fpt_ray.bench.made import fill_store
@@ -22,10 +22,10 @@ from fpt_ray.search.optuna_study import open_study
 from fpt_ray.tracking.server import open_tracking
 
 MEASURED = [
-    Measured(size=size, values={"linear [s]": 2.0 * size, "square [s]": 1e-3 * size**2, "resident [MiB]": 100.0})
+    AtSize(size=size, values={"linear [s]": 2.0 * size, "square [s]": 1e-3 * size**2, "resident [MiB]": 100.0})
     for size in (1, 10, 30, 100)
 ]
-BEYOND = Measured(size=1000, values={"linear [s]": 2000.0})
+BEYOND = AtSize(size=1000, values={"linear [s]": 2000.0})
 
 
 def test_exponents_are_fitted_over_the_last_decade():

@@ -22,7 +22,7 @@ _UNITS = {"s": "seconds", "MiB": "MiB", "GFLOP": "GFLOP"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
+class AtSize:
     """What was found at one size."""
 
     size: int
@@ -37,7 +37,7 @@ class Axis:
     title: str
     sizes: tuple[int, ...]
     """Those that are measured by default, ascending."""
-    measure: Callable[[Path, Sequence[int]], Iterator[Measured]]
+    measure: Callable[[Path, Sequence[int]], Iterator[AtSize]]
     """Measures each size in turn, in an empty folder."""
 
 
@@ -84,14 +84,14 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
     return float(np.polyfit(xs, ys, 1)[0])
 
 
-def _lines(measured: Sequence[Measured]) -> dict[str, tuple[list[int], list[float]]]:
+def _lines(measured: Sequence[AtSize]) -> dict[str, tuple[list[int], list[float]]]:
     """{what: (sizes, its values there)}."""
     names = dict.fromkeys(name for one in measured for name in one.values)
     there = {name: [(one.size, one.values[name]) for one in measured if name in one.values] for name in names}
     return {name: ([size for size, _ in pairs], [value for _, value in pairs]) for name, pairs in there.items()}
 
 
-def grow_text(axis: Axis, measured: Sequence[Measured]) -> str:
+def grow_text(axis: Axis, measured: Sequence[AtSize]) -> str:
     """A row for each size, and last the exponents."""
     columns = [
         text_column(
@@ -107,7 +107,7 @@ def grow_text(axis: Axis, measured: Sequence[Measured]) -> str:
     return typeset(Table(heading=axis.title, labels=labels, columns=columns, footnotes=(_NOTE,)), "text")
 
 
-def draw_grow(axis: Axis, measured: Sequence[Measured], path: Path) -> None:
+def draw_grow(axis: Axis, measured: Sequence[AtSize], path: Path) -> None:
     """A panel for each unit, over the sizes, all axes logarithmic; the widest is of seconds."""
     lines = _lines(measured)
     units = list(dict.fromkeys(unit for unit in _UNITS for name in lines if _unit(name) == unit))

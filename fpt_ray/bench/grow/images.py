@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fpt_ray.bench.grow.growth import Measured, peak_memory, timed
+from fpt_ray.bench.grow.growth import AtSize, peak_memory, timed
 from fpt_ray.bench.stages.extraction import our_extraction
 from fpt_ray.bench.stages.step import our_step, random_images
 from fpt_ray.config.space import need_of
@@ -33,21 +33,21 @@ _CLASSES = 5
 _RUNS = 3
 
 
-def measure_resolution(_folder: Path, sizes: Sequence[int]) -> Iterator[Measured]:
+def measure_resolution(_folder: Path, sizes: Sequence[int]) -> Iterator[AtSize]:
     """An image of each resolution in pixels, and a step on the same share of its tokens."""
     for size in sizes:
         say(f"grow: {size} px")
         yield _measured(size, override(SMALL, {"features.resolution": size}))
 
 
-def measure_ratio(_folder: Path, sizes: Sequence[int]) -> Iterator[Measured]:
+def measure_ratio(_folder: Path, sizes: Sequence[int]) -> Iterator[AtSize]:
     """A step on each share of an image's tokens, in percent, and their extraction."""
     for size in sizes:
         say(f"grow: {size} % of the tokens")
         yield _measured(size, override(SMALL, {"features.token_ratio": size / 100}))
 
 
-def _measured(size: int, trial: TrialConfig) -> Measured:
+def _measured(size: int, trial: TrialConfig) -> AtSize:
     values: dict[str, float] = {}
     resolution, generator = trial.features.resolution, torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (1, resolution, resolution, 3), generator=generator).to(torch.uint8)
@@ -65,4 +65,4 @@ def _measured(size: int, trial: TrialConfig) -> Measured:
     values["a training step on a GPU, predicted [MiB]"] = predicted / MIB
     values["extract an image [GFLOP]"] = preload_flops(need_of(trial)) / 1e9
     values["a training step [GFLOP]"] = step_flops(trial, _CLASSES) / 1e9
-    return Measured(size=size, values=values)
+    return AtSize(size=size, values=values)

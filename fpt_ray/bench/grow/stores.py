@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpt_ray.bench.grow.growth import Measured, peak_memory, timed
+from fpt_ray.bench.grow.growth import AtSize, peak_memory, timed
 from fpt_ray.bench.made import CLASSES, fill_store, stored_rows
 from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import TrialConfig, trial_from
@@ -57,7 +57,7 @@ def made_table(rows: int) -> ImageTable:
     return ImageTable(root="", classes=CLASSES, rows=images)
 
 
-def measure_rows(folder: Path, sizes: Sequence[int]) -> Iterator[Measured]:
+def measure_rows(folder: Path, sizes: Sequence[int]) -> Iterator[AtSize]:
     """A store of each size: written, opened, joined to its table, and read in the order of an epoch."""
     for size in sizes:
         say(f"grow: {size} rows")
@@ -67,17 +67,17 @@ def measure_rows(folder: Path, sizes: Sequence[int]) -> Iterator[Measured]:
             values |= _opened(uri)
         else:
             values |= _whole(uri, made_table(size), SHARD_ROWS)
-        yield Measured(size=size, values=values)
+        yield AtSize(size=size, values=values)
         shutil.rmtree(uri)
 
 
-def measure_shards(folder: Path, sizes: Sequence[int]) -> Iterator[Measured]:
+def measure_shards(folder: Path, sizes: Sequence[int]) -> Iterator[AtSize]:
     """The same rows in so many shards each time."""
     table = made_table(SHARDS_OF_ROWS)
     for size in sizes:
         say(f"grow: {size} shards")
         uri = str(folder / str(size))
-        yield Measured(size=size, values=_whole(uri, table, -(-SHARDS_OF_ROWS // size)))
+        yield AtSize(size=size, values=_whole(uri, table, -(-SHARDS_OF_ROWS // size)))
         shutil.rmtree(uri)
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fpt_ray.bench.grow.growth import Measured, resident_mib, timed
+from fpt_ray.bench.grow.growth import AtSize, resident_mib, timed
 from fpt_ray.bench.grow.made_study import NAME, SPACE, MadeStudy, add_trials, begin_study
 from fpt_ray.display.terminal import say
 from fpt_ray.report.command import report
@@ -20,7 +20,7 @@ from fpt_ray.tune.study_run import start_or_find
 _PROPOSALS = 3
 
 
-def measure_trials(folder: Path, sizes: Sequence[int]) -> Iterator[Measured]:
+def measure_trials(folder: Path, sizes: Sequence[int]) -> Iterator[AtSize]:
     """Grows one study in a journal and in MLflow's database, and comes back to it at each size."""
     made = begin_study(folder)
     study = open_study(SPACE, NAME, made.location, resume=True)
@@ -32,7 +32,7 @@ def measure_trials(folder: Path, sizes: Sequence[int]) -> Iterator[Measured]:
             _come_back(made)  # imports, and files that are read for the first time
         there = size
         values = _come_back(made)
-        yield Measured(size=size, values={**values, "resident [MiB]": resident_mib()})
+        yield AtSize(size=size, values={**values, "resident [MiB]": resident_mib()})
 
 
 def _come_back(made: MadeStudy) -> dict[str, float]:

@@ -125,7 +125,7 @@ def step_text(times: StepTimes, batch_size: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Image:
+class ImageFeatures:
     """One image's features as the authors keep them: float32, layers first."""
 
     low_res: Tensor
@@ -134,7 +134,7 @@ class Image:
     label: int
 
 
-def random_images(trial: TrialConfig) -> list[Image]:
+def random_images(trial: TrialConfig) -> list[ImageFeatures]:
     """A batch of images, whose features are numbers of the stored type."""
     shape, side, generator = backbone_shape(trial.backbone.name), trial.side, torch.Generator().manual_seed(0)
     kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
@@ -143,11 +143,11 @@ def random_images(trial: TrialConfig) -> list[Image]:
     for number in range(trial.training.batch_size):
         keys, values = torch.randn(size, generator=generator).to(stored).float()
         pixels = torch.randint(0, 256, (side.resolution, side.resolution, 3), generator=generator)
-        found.append(Image(low_res=pixels.to(torch.uint8), keys=keys, values=values, label=number % _CLASSES))
+        found.append(ImageFeatures(low_res=pixels.to(torch.uint8), keys=keys, values=values, label=number % _CLASSES))
     return found
 
 
-def collate(images: Sequence[Image]) -> Collated:
+def collate(images: Sequence[ImageFeatures]) -> Collated:
     """The authors' batch: each image's tensors, stacked."""
     low_res, keys, values = (
         torch.stack([getattr(one, name) for one in images]) for name in ("low_res", "keys", "values")
@@ -156,7 +156,7 @@ def collate(images: Sequence[Image]) -> Collated:
 
 
 def our_step(
-    trial: TrialConfig, images: Sequence[Image], total_steps: int, device: torch.device
+    trial: TrialConfig, images: Sequence[ImageFeatures], total_steps: int, device: torch.device
 ) -> Callable[[], float]:
     """One step after another as the loop takes it, on a batch of these images that lies on the device."""
     shape, training = backbone_shape(trial.backbone.name), trial.training
