@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
+import queue
+import threading
 
 import pytest
 import torch
 
 from fpt_ray.bench import command
 from fpt_ray.bench.made import inspected_here, split_counts, write_jpegs
-from fpt_ray.bench.stages.at_once import ResidentRows
+from fpt_ray.bench.stages.at_once import ResidentRows, _train
 from fpt_ray.bench.stages.epoch import EpochTimes
 from fpt_ray.bench.stages.extraction import ExtractionTimes
 from fpt_ray.bench.stages.preload import PreloadTimes
@@ -21,6 +21,7 @@ from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import hardware_here
 
+GPU = GpuSetting(device="cpu", batch=2, plain_batch=1, at_once=(2,), rows=8, epochs=2, runs=1)
 MACHINE = {"device": "cpu", "threads": 2, "load": 1.0}
 
 
@@ -140,21 +141,26 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_flag_that_tries_it(tiny):
 
 
 def test_what_a_gpu_runs_is_tried_on_the_cpu(tiny, capsys):
-    setting = GpuSetting(device="cpu", batch=2, plain_batch=1, at_once=(2,), rows=8, epochs=2, runs=1)
-    found = printed(capsys, command.gpu, tiny, setting)
+    found = printed(capsys, command.gpu, tiny, dataclasses.replace(GPU, at_once=()))
     assert {"extraction", "step", "trials", "memory", "predicted_over_measured"} <= set(found)
-    ((trials),) = found["trials"]
-    assert trials["processes"] == 2
-    assert trials["trials_per_hour"] == pytest.approx(2 * 3600 / trials["seconds_per_epoch"])  # of one epoch
     assert found["memory"]["measured"] is found["predicted_over_measured"] is None
     assert found["memory"]["memory"]["allocated_bytes"] > 0
 
 
-def test_what_a_gpu_runs_needs_neither_ray_nor_mlflow_nor_optuna():
-    names = ("ray", "mlflow", "optuna", "boto3", "tyro")
-    code = f"import sys, fpt_ray.bench.stages.gpu, fpt_ray.bench.stages.epoch; print(set({names}) & set(sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "set()"
+def test_a_process_says_how_long_it_trained_after_all_were_ready(tiny):
+    trial = override(tiny, {"training.epochs": 3})
+    found: queue.SimpleQueue = queue.SimpleQueue()
+    _train(0, trial, 8, "cpu", threading.Barrier(1), found)
+    seconds, allocated, reserved = found.get()
+    assert 0 < seconds < 60
+    assert (allocated, reserved) == (0, 0)
+
+
+@pytest.mark.slow
+def test_trials_at_once(tiny, capsys):
+    ((trials),) = printed(capsys, command.gpu, override(tiny, {"training.epochs": 5}), GPU)["trials"]
+    assert trials["processes"] == 2
+    assert trials["trials_per_hour"] == pytest.approx(2 * 3600 / (5 * trials["seconds_per_epoch"]))
 
 
 # --- with Ray -----------------------------------------------------------------------------------------------------
