@@ -37,7 +37,7 @@ def test_the_table_has_a_row_for_each_size_and_the_exponents():
     lines = grow_text(AXES["trials"], [*MEASURED, BEYOND]).splitlines()
     assert lines[0].split()[:3] == ["trials", "in", "a"]
     assert lines[-3].split() == ["exponent", "1.00", "2.00", "0.00"]
-    assert lines[-4].split() == ["1,000", "2,000", "-", "-"]
+    assert lines[-4].split() == ["1,000", "2e+03", "-", "-"]
     assert lines[-5].split() == ["100", "200", "10", "100"]
 
 
