@@ -85,9 +85,9 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 
 def _lines(measured: Sequence[AtSize]) -> dict[str, tuple[list[int], list[float]]]:
-    """{what: (sizes, its values there)}."""
+    """{what: (sizes, its values there)}; what was too small to be seen, as memory held before, is left out."""
     names = dict.fromkeys(name for one in measured for name in one.values)
-    there = {name: [(one.size, one.values[name]) for one in measured if name in one.values] for name in names}
+    there = {name: [(one.size, one.values[name]) for one in measured if one.values.get(name, 0) > 0] for name in names}
     return {name: ([size for size, _ in pairs], [value for _, value in pairs]) for name, pairs in there.items()}
 
 
@@ -115,9 +115,11 @@ def draw_grow(axis: Axis, measured: Sequence[AtSize], path: Path) -> None:
     figure = Figure(figsize=(10, 4.6 + foot), dpi=90)
     drawn = figure.subplots(1, len(units), squeeze=False, width_ratios=[2, 1.2, 1.2][: len(units)])
     panels = dict(zip(units, drawn[0], strict=True))
+    kinds = list(dict.fromkeys(_kind(name) for name in lines))
     for name, (sizes, values) in lines.items():
-        label = f"{name.partition(' [')[0]} ({exponent(sizes, values):z.2f})"
-        panels[_unit(name)].plot(sizes, values, marker="o", markersize=4, label=label)
+        label = f"{_kind(name)} ({exponent(sizes, values):z.2f})"
+        colour = f"C{kinds.index(_kind(name))}"  # of one thing, the same in all panels
+        panels[_unit(name)].plot(sizes, values, marker="o", markersize=4, label=label, color=colour)
     for unit, panel in panels.items():
         panel.set_xscale("log")
         panel.set_yscale("log")
@@ -129,6 +131,11 @@ def draw_grow(axis: Axis, measured: Sequence[AtSize], path: Path) -> None:
     figure.suptitle(title, fontsize=12)
     figure.tight_layout(rect=(0.005, foot / figure.get_figheight(), 0.995, 0.97))
     save_picture(figure, path, title=title, caption=caption, lines=[caption])
+
+
+def _kind(name: str) -> str:
+    """What a line is of."""
+    return name.partition(" [")[0]
 
 
 def _unit(name: str) -> str:
