@@ -3,32 +3,55 @@
 Machines are noisy: compare figures of one run, not of two.
 """
 
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from fpt_ray.bench.scaling import Cluster
-from fpt_ray.config.trial import Precision, TrialConfig
+from fpt_ray.bench.stages.settings import EpochSetting, GpuSetting, PreloadSetting, SearchSetting
+from fpt_ray.config.trial import BackboneConfig, TrialConfig
 
-_PAPER, _CLUSTER = TrialConfig(), Cluster()
+_Setting = TypeVar("_Setting")
+_Flat = Annotated[_Setting, tyro.conf.arg(name="")]
+_Trial = _Flat[TrialConfig]
+_RANDOM = TrialConfig(backbone=BackboneConfig(weights="random"))
+"""The paper's configuration on weights that need not be had: what is timed does not depend on them."""
+_CLUSTER, _PRELOAD, _EPOCH = Cluster(), PreloadSetting(), EpochSetting()
+_SEARCH, _GPU = SearchSetting(), GpuSetting()
 
 
-def extract(resolution: int = 512, depth: int = 6, runs: int = 3, batch: int = 2) -> None:
-    """Time the forward pass of ViT-B/16 with features, with random weights, in float32 and bfloat16.
+def preload(trial: _Trial = _RANDOM, setting: _Flat[PreloadSetting] = _PRELOAD, json: bool = False) -> None:
+    """Time the LPM's features of an image, and the preload command, in turns with the authors' way of both.
 
     Args:
-        resolution: The side of the images in pixels.
-        depth: The number of layers whose features are taken.
-        runs: The number of runs of each kind.
-        batch: The number of images a run.
+        trial: The configuration whose features are preloaded: FPT+, with any backbone and sizes.
+        setting: What is preloaded.
+        json: Print ratios and raw seconds as JSON.
     """
-    from fpt_ray.bench.parts import bench_extract
+    from fpt_ray.bench.stages.extraction import extraction_text, measure_extraction
+    from fpt_ray.bench.stages.turns import all_cores
+    from fpt_ray.models.device import compute_device
 
-    bench_extract(resolution, depth, runs, batch)
+    with all_cores():
+        alone = measure_extraction(trial, setting.batch, setting.runs, compute_device())
+    found, texts = alone.as_json(), [extraction_text(alone)]
+    if setting.count:
+        from fpt_ray.bench.stages.preload import measure_preload, preload_text
+
+        with _folder() as folder:
+            command = measure_preload(trial, setting, folder)
+        speedups = {name: found[name] for name in ("speedup_bf16", "speedup_fp32")}
+        found = command.as_json() | speedups | {"extraction": found}
+        texts.append(preload_text(command))
+    _print(found, "\n".join(texts), as_json=json)
 
 
-def step(trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = _PAPER, runs: int = 9, json: bool = False) -> None:
+def step(trial: _Trial = _RANDOM, runs: int = 9, json: bool = False) -> None:
     """Time one training step on features that are in memory, in turns with one as the authors' procedure takes it.
 
     Args:
@@ -36,12 +59,56 @@ def step(trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = _PAPER, runs: i
         runs: The number of pairs of steps that are timed.
         json: Print ratios and raw seconds as JSON.
     """
-    from json import dumps
+    from fpt_ray.bench.stages.step import measure_step, step_text
+    from fpt_ray.models.device import compute_device
 
-    from fpt_ray.bench.training_step import measure_step, step_text
+    times = measure_step(trial, runs, compute_device())
+    _print(times.as_json(), step_text(times, trial.training.batch_size), as_json=json)
 
-    times = measure_step(trial, runs)
-    print(dumps(times.as_json()) if json else step_text(times, trial.training.batch_size))
+
+def epoch(trial: _Trial = _RANDOM, setting: _Flat[EpochSetting] = _EPOCH, json: bool = False) -> None:
+    """Time an epoch from a feature store and from memory, in turns with one as the authors' procedure has it.
+
+    Args:
+        trial: The configuration that is trained: FPT+, with any sizes.
+        setting: What an epoch is of.
+        json: Print ratios and raw seconds as JSON.
+    """
+    from fpt_ray.bench.stages.epoch import epoch_text, measure_epoch
+    from fpt_ray.models.device import compute_device
+
+    with _folder() as folder:
+        times = measure_epoch(trial, setting, folder, compute_device())
+    _print(times.as_json(), epoch_text(times), as_json=json)
+
+
+def search(trial: _Trial = _RANDOM, setting: _Flat[SearchSetting] = _SEARCH, json: bool = False) -> None:
+    """Time a search of some points beside as many runs of the authors' procedure, which preload and train anew.
+
+    Args:
+        trial: The configuration in the middle of the space: FPT+, with any backbone and sizes.
+        setting: What is searched, and how much of the authors' way is timed.
+        json: Print the ratio and raw seconds as JSON.
+    """
+    from fpt_ray.bench.stages.search import measure_search, search_text
+
+    with _folder() as folder:
+        times = measure_search(trial, setting, folder)
+    _print(times.as_json(), search_text(times), as_json=json)
+
+
+def gpu(trial: _Trial = _RANDOM, setting: _Flat[GpuSetting] = _GPU, json: bool = False) -> None:
+    """Measure a GPU without Ray: extraction, a step, several trials at once, memory beside its prediction.
+
+    Args:
+        trial: The configuration that is run: FPT+, with any backbone and sizes.
+        setting: What the GPU is given.
+        json: Print ratios, raw seconds and bytes as JSON.
+    """
+    from fpt_ray.bench.stages.gpu import gpu_text, measure_gpu
+
+    figures = measure_gpu(trial, setting)
+    _print(figures.as_json(), gpu_text(figures, trial.training.batch_size), as_json=json)
 
 
 def read(rows: int = 48, runs: int = 9) -> None:
@@ -51,22 +118,9 @@ def read(rows: int = 48, runs: int = 9) -> None:
         rows: The number of rows of the store.
         runs: The number of runs of each kind.
     """
-    from fpt_ray.bench.parts import bench_read
+    from fpt_ray.bench.reading import bench_read
 
     bench_read(rows, runs)
-
-
-def preload(count: int = 48, size: int = 1024, precision: Precision = "auto") -> None:
-    """Run the preload command on random images at the paper's setting: its seconds, and its processes' peak memory.
-
-    Args:
-        count: The number of images.
-        size: The side of an image in pixels.
-        precision: The arithmetic of the LPM.
-    """
-    from fpt_ray.bench.parts import bench_preload
-
-    bench_preload(count, size, precision)
 
 
 def startup(runs: int = 5) -> None:
@@ -116,19 +170,17 @@ def workers(rounds: int = 1, count: int = 60, epochs: int = 3, quiet: float = 1.
         epochs: The number of epochs of eight trials; weak scaling takes sixteen trials.
         quiet: The share of the machine that others may take, at most, when a run starts; until then it waits.
     """
-    import tempfile
-
     from fpt_ray.bench.cores import measure, measured_line, measured_text
 
     measured = []
-    with tempfile.TemporaryDirectory() as folder:
-        for one in measure(Path(folder), rounds=rounds, count=count, epochs=epochs, quiet=quiet):
+    with _folder() as folder:
+        for one in measure(folder, rounds=rounds, count=count, epochs=epochs, quiet=quiet):
             print(measured_line(one), flush=True)
             measured.append(one)
     print(measured_text(measured))
 
 
-def scaling(study: str, workdir: str = ".", cluster: Annotated[Cluster, tyro.conf.arg(name="")] = _CLUSTER) -> None:
+def scaling(study: str, workdir: str = ".", cluster: _Flat[Cluster] = _CLUSTER) -> None:
     """Model a preload and a finished study's search on 1 to 64 GPUs, and print what is assumed.
 
     Args:
@@ -146,31 +198,47 @@ def scaling(study: str, workdir: str = ".", cluster: Annotated[Cluster, tyro.con
     print(scaling_text(recorded_workload(result, cluster.gpu_gib * 2**30, cluster.per_gpu), cluster))
 
 
-def grow(axis: Literal["trials"], picture: Path | None = None, sizes: tuple[int, ...] = ()) -> None:
+def grow(
+    axis: Literal["trials", "rows", "shards", "resolution", "ratio"],
+    picture: Path | None = None,
+    sizes: tuple[int, ...] = (),
+) -> None:
     """Measure what users wait for against a size that grows, and fit the exponent of each.
 
     Args:
-        axis: The size that grows: of a made study, the number of its trials.
+        axis: The size that grows: trials of a study; rows or shards of a store; resolution or kept tokens of an image.
         picture: A PNG to draw. Default: none is drawn.
         sizes: The sizes, ascending. Default: the axis's own.
     """
-    import tempfile
-
-    from fpt_ray.bench.grow import AXES, draw_grow, grow_text
+    from fpt_ray.bench.grow.axes import AXES
+    from fpt_ray.bench.grow.growth import draw_grow, grow_text
 
     found = AXES[axis]
-    with tempfile.TemporaryDirectory() as folder:
-        measured = list(found.measure(Path(folder), sizes or found.sizes))
+    with _folder() as folder:
+        measured = list(found.measure(folder, sizes or found.sizes))
     print(grow_text(found, measured))
     if picture is not None:
         draw_grow(found, measured, picture)
 
 
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty folder, which is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _print(found: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    print(dumps(found) if as_json else text)
+
+
 VERBS = {
-    "extract": extract,
-    "step": step,
-    "read": read,
     "preload": preload,
+    "step": step,
+    "epoch": epoch,
+    "search": search,
+    "gpu": gpu,
+    "read": read,
     "startup": startup,
     "stopping": stopping,
     "workers": workers,

@@ -1,30 +1,23 @@
 """A training step beside one as the authors' procedure takes it, in turns, and beside what the machine gives at most.
 
-Theirs is written from the paper and from facts of their code, no line of it. From one float32 tensor an image that are
-collated, it brings layers first and moves keys and values to the device; every layer's attention keeps its maps, on all
-tokens; prompts are repeated for every image; AdamW runs over lists of tensors. Its blocks project queries, keys and
-values in one product, as ours do, which is in its favour.
+Ours reads a batch that lies on the device, in the stored type; theirs is collated on the host and moved.
 """
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fpt_ray.bench.limits import moved_bytes_per_s, product_flops_per_s, seconds_of
+from fpt_ray.bench.plain.step import Collated, plain_network, plain_step
+from fpt_ray.bench.stages.limits import moved_bytes_per_s, product_flops_per_s, seconds_of
+from fpt_ray.bench.stages.turns import machine_load, rows_text, seconds_text, share_of_limit, speedup_of
 from fpt_ray.config.trial import TrialConfig, override
-from fpt_ray.cost.execution import fuse_at_once, run_whole_blocks, unfuse_attention
 from fpt_ray.cost.prediction import step_flops
-from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
-from fpt_ray.images.pixels import normalise
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
-from fpt_ray.models.device import compute_device
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import arithmetic_type, make_learner, take_step
 from fpt_ray.train.loop import Task, network_inputs
@@ -48,22 +41,22 @@ class StepTimes:
     moved_bytes_per_s: float
     device: str
     threads: int
+    load: float
 
     @property
     def speedup(self) -> float:
         """Over the authors' step, collation left out; the median of the pairs."""
-        return statistics.median(plain / ours for plain, ours in zip(self.plain_s, self.ours_s, strict=True))
+        return speedup_of(self.plain_s, self.ours_s)
 
     @property
     def speedup_collated(self) -> float:
         """Over the authors' step and the collation of its batch."""
-        triples = zip(self.plain_s, self.collate_s, self.ours_s, strict=True)
-        return statistics.median((plain + collate) / ours for plain, collate, ours in triples)
+        return speedup_of([sum(pair) for pair in zip(self.plain_s, self.collate_s, strict=True)], self.ours_s)
 
     @property
     def of_limit(self) -> float:
         """The share of our step that the machine's rates account for."""
-        return self.limit_s / statistics.median(self.ours_s)
+        return share_of_limit(self.limit_s, self.ours_s)
 
     def as_json(self) -> dict[str, Any]:
         """Ratios and raw seconds."""
@@ -71,21 +64,21 @@ class StepTimes:
         return ratios | asdict(self)
 
 
-def measure_step(trial: TrialConfig, runs: int) -> StepTimes:
+def measure_step(trial: TrialConfig, runs: int, device: torch.device) -> StepTimes:
     """Times both steps in turns, on the same features.
 
     Raises:
         ConfigError: the trial is not FPT+ as the authors run it.
     """
-    device = compute_device()
     trial = override(trial, {"training.augment": False})
-    images = random_images(trial)
-    plain, ours = plain_step(trial, device), our_step(trial, images, device)
+    images, steps = random_images(trial), _WARM_UP + runs
+    plain = plain_step(plain_network(trial, _CLASSES).to(device).train(), trial, steps)
+    ours = our_step(trial, images, steps, device)
     found: list[tuple[float, float, float]] = []
-    for _ in range(_WARM_UP + runs):
+    for _ in range(steps):
         collated: list[Collated] = []
         collate_s = seconds_of(lambda into=collated: into.append(collate(images)), device)
-        plain_s = seconds_of(partial(plain, collated.pop()), device)
+        plain_s = seconds_of(partial(_loss, plain, collated.pop()), device)
         found.append((plain_s, collate_s, seconds_of(ours, device)))
     plain_s, collate_s, ours_s = zip(*found[_WARM_UP:], strict=True)
     flops, moved = product_flops_per_s(device), moved_bytes_per_s(device)
@@ -101,32 +94,38 @@ def measure_step(trial: TrialConfig, runs: int) -> StepTimes:
         moved_bytes_per_s=moved,
         device=str(device),
         threads=torch.get_num_threads(),
+        load=machine_load(),
     )
+
+
+def _loss(step: Callable[[Collated], Tensor], batch: Collated) -> float:
+    """A step, waited for."""
+    return float(step(batch))
 
 
 def step_text(times: StepTimes, batch_size: int) -> str:
     """The table that people read."""
-    plain, collate, ours = (statistics.median(one) for one in (times.plain_s, times.collate_s, times.ours_s))
-    rows: Sequence[tuple[str, str]] = (
-        ("the authors' way", f"{plain:.4f} s, and {collate:.4f} s to collate its batch"),
-        ("ours", f"{ours:.4f} s"),
-        ("at the machine's rates", f"{times.limit_s:.4f} s"),
-        ("speed-up", f"{times.speedup:.2f}; with the collation {times.speedup_collated:.2f}"),
-        ("of the limit", f"{times.of_limit:.0%}"),
-    )
     head = (
         f"one step of {batch_size} images on {times.device}, {times.threads} threads, medians of {len(times.ours_s)} "
         f"pairs; a product {times.product_flops_per_s / 1e9:.0f} GFLOP/s, a copy {times.moved_bytes_per_s / 1e9:.1f} "
-        "GB/s read and written"
+        f"GB/s read and written; load {times.load:.1f}"
     )
-    return "\n".join([head, *(f"  {name:<24}{value}" for name, value in rows)])
+    rows = (
+        seconds_text("the authors' way", times.plain_s),
+        seconds_text("collation of its batch", times.collate_s),
+        seconds_text("ours", times.ours_s),
+        seconds_text("at the machine's rates", [times.limit_s]),
+        ("speed-up", f"{times.speedup:.2f}; with the collation {times.speedup_collated:.2f}"),
+        ("of the limit", f"{times.of_limit:.0%}"),
+    )
+    return rows_text(head, rows)
 
 
 # --- the same images for both ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Image:
+class ImageFeatures:
     """One image's features as the authors keep them: float32, layers first."""
 
     low_res: Tensor
@@ -135,11 +134,7 @@ class Image:
     label: int
 
 
-Collated = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Low-resolution images, keys and values image by image, labels."""
-
-
-def random_images(trial: TrialConfig) -> list[Image]:
+def random_images(trial: TrialConfig) -> list[ImageFeatures]:
     """A batch of images, whose features are numbers of the stored type."""
     shape, side, generator = backbone_shape(trial.backbone.name), trial.side, torch.Generator().manual_seed(0)
     kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
@@ -148,11 +143,11 @@ def random_images(trial: TrialConfig) -> list[Image]:
     for number in range(trial.training.batch_size):
         keys, values = torch.randn(size, generator=generator).to(stored).float()
         pixels = torch.randint(0, 256, (side.resolution, side.resolution, 3), generator=generator)
-        found.append(Image(low_res=pixels.to(torch.uint8), keys=keys, values=values, label=number % _CLASSES))
+        found.append(ImageFeatures(low_res=pixels.to(torch.uint8), keys=keys, values=values, label=number % _CLASSES))
     return found
 
 
-def collate(images: Sequence[Image]) -> Collated:
+def collate(images: Sequence[ImageFeatures]) -> Collated:
     """The authors' batch: each image's tensors, stacked."""
     low_res, keys, values = (
         torch.stack([getattr(one, name) for one in images]) for name in ("low_res", "keys", "values")
@@ -160,63 +155,22 @@ def collate(images: Sequence[Image]) -> Collated:
     return low_res, keys, values, torch.tensor([one.label for one in images])
 
 
-# --- the two steps --------------------------------------------------------------------------------------------
-
-
-def plain_network(trial: TrialConfig) -> nn.Module:
-    """The trial's network with the same weights, run as the authors run theirs.
-
-    Raises:
-        ConfigError: it is not FPT+ with one norm and one projector.
-    """
-    side = trial.side
-    if trial.method != "fpt+" or not (side.shared_norm and side.shared_projector and side.num_prompts):
-        raise ConfigError("the authors' step is compared for --method fpt+ alone, with prompts and shared modules")
-    network = make_model(trial, _CLASSES)
-    unfuse_attention(network, scores_stay=True)
-    run_whole_blocks(network)
-    fuse_at_once(network)
-    return network
-
-
-def plain_step(trial: TrialConfig, device: torch.device) -> Callable[[Collated], float]:
-    """One step after another as the authors take it; each gives the loss that it began with."""
-    network, training = plain_network(trial).to(device).train(), trial.training
-    parameters, shape = list(network.parameters()), backbone_shape(trial.backbone.name)
-    rate, decay = training.learning_rate, training.weight_decay
-    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=decay, foreach=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=training.epochs)
-
-    def step(batch: Collated) -> float:
-        low_res, keys, values, labels = batch
-        features = (kind.transpose(0, 1).to(device) for kind in (keys, values))
-        logits = network(normalise(low_res.to(device), shape.mean, shape.std), *features, None)
-        loss = F.cross_entropy(logits, labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, training.clip_norm)
-        optimizer.step()
-        schedule.step()
-        return loss.item()
-
-    return step
-
-
-def our_step(trial: TrialConfig, images: Sequence[Image], device: torch.device) -> Callable[[], float]:
-    """One step after another as the loop takes it, on a batch of these images."""
+def our_step(
+    trial: TrialConfig, images: Sequence[ImageFeatures], total_steps: int, device: torch.device
+) -> Callable[[], float]:
+    """One step after another as the loop takes it, on a batch of these images that lies on the device."""
     shape, training = backbone_shape(trial.backbone.name), trial.training
-    learner = make_learner(
-        make_model(trial, _CLASSES).to(device).train(), training, training.epochs, arithmetic_type(training, device)
-    )
+    model = make_model(trial, _CLASSES).to(device).train()
+    learner = make_learner(model, training, total_steps, arithmetic_type(training, device))
     low_res, keys, values, labels = collate(images)
     stored = getattr(torch, trial.features.dtype)
-    keys, values = (kind.transpose(0, 1).to(stored).contiguous() for kind in (keys, values))
-    batch = Batch(low_res=low_res, keys=keys, values=values, labels=labels)
+    keys, values = (kind.transpose(0, 1).to(stored).contiguous().to(device) for kind in (keys, values))
+    batch = Batch(low_res=low_res.to(device), keys=keys, values=values, labels=labels.to(device))
     classes = tuple(map(str, range(_CLASSES)))
     task = Task(classes=classes, mean=shape.mean, std=shape.std, num_train=len(images), device=device)
     inputs = partial(network_inputs, batch, range(len(images)), 1, trial, task)
 
     def step() -> float:
-        return float(take_step(learner, 1, inputs, lambda logits: labels.to(logits.device)))
+        return float(take_step(learner, 1, inputs, lambda logits: batch.labels.to(logits.device)))
 
     return step

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fpt_ray.bench import command
-from fpt_ray.bench.training_step import StepTimes, collate, our_step, plain_step, random_images
+from fpt_ray.bench.plain.step import plain_network, plain_step
+from fpt_ray.bench.stages.step import StepTimes, collate, our_step, random_images
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 
@@ -18,8 +19,8 @@ def test_both_ways_take_the_same_losses(small_trial):
     quiet = {"side.prompt_dropout": 0.0, "training.augment": False, "training.clip_norm": 0.5}
     trial = override(small_trial, quiet | {"features.resolution": 32, "training.learning_rate": 0.01})
     images = random_images(trial)
-    plain, ours = plain_step(trial, CPU), our_step(trial, images, CPU)
-    losses = [(plain(collate(images)), ours()) for _ in range(3)]
+    plain, ours = plain_step(plain_network(trial, 5).train(), trial, 3), our_step(trial, images, 3, CPU)
+    losses = [(float(plain(collate(images))), ours()) for _ in range(3)]
     for theirs, our in losses:
         assert our == pytest.approx(theirs, abs=1e-5)
     assert losses[0][0] - losses[2][0] > 0.01, "the updates must move the weights"
@@ -35,6 +36,7 @@ def test_ratios_are_those_of_the_pairs():
         moved_bytes_per_s=1e9,
         device="cpu",
         threads=1,
+        load=1.0,
     )
     assert (times.speedup, times.speedup_collated, times.of_limit) == (2.25, 2.5, 0.25)
 
@@ -53,4 +55,4 @@ def test_the_command_prints_json_and_a_table(small_trial, capsys):
 
 def test_another_method_is_refused(small_trial):
     with pytest.raises(ConfigError, match="fpt"):
-        plain_step(override(small_trial, {"method": "fpt"}), CPU)
+        plain_network(override(small_trial, {"method": "fpt"}), 5)

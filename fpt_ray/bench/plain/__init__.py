@@ -1,0 +1,1 @@
+"""Each stage as the authors' procedure takes it, to be measured against."""
