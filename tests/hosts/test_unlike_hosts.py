@@ -30,7 +30,9 @@ def unlike_hosts():
     memory: dict[str, Any] = {"object_store_memory": 150 * 2**20}
     cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
     cluster.add_node(num_cpus=16, **memory, env_vars={"FPT_RAY_TEST_HOST": "cpus"})
-    cluster.add_node(num_cpus=4, num_gpus=1, **memory, env_vars={"FPT_RAY_TEST_HOST": "gpu"})
+    # Its GPU is in Ray's books alone: named to a process, it would be one that PyTorch cannot use.
+    no_gpu = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+    cluster.add_node(num_cpus=4, num_gpus=1, **memory, env_vars={"FPT_RAY_TEST_HOST": "gpu", **no_gpu})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
