@@ -21,8 +21,7 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec, store_spec
 from fpt_ray.features.store import Store, add_shards, empty_store, shard_path
-from fpt_ray.images.decoding import decode
-from fpt_ray.images.pixels import resize
+from fpt_ray.images.decoding import decode, resize
 from fpt_ray.images.table import ImageRow, ImageTable, accept, content_hashes, inspect_image, read_images
 from fpt_ray.models.importance import Extracted
 
@@ -59,7 +58,7 @@ def split_counts(count: int) -> dict[str, int]:
 def inspected_here(folder: Path) -> ImageTable:
     """The image table of a folder with content hashes, by this process."""
     table = read_images(str(folder))
-    return accept(table, [inspect_image(table.root, row) for row in table.rows])
+    return accept(table, [inspect_image(table.root, row)[0] for row in table.rows])
 
 
 # --- a store --------------------------------------------------------------------------------------------------

@@ -57,6 +57,9 @@ class BatchNorm(nn.Module):
     PyTorch's own is of one worker or, over several, of GPUs alone.
     """
 
+    mean: Tensor
+    variance: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width), persistent=False)

@@ -80,8 +80,8 @@ def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarra
     """I_h of an image: what inspection has kept, or, where it kept nothing or that was lost, its file once more."""
     if kept is not None:
         try:
-            size = 3 * source.resolution**2
-            return ray.get(kept)[:size].reshape(source.resolution, source.resolution, 3)
+            pixels: Any = ray.get(kept)
+            return pixels[: 3 * source.resolution**2].reshape(source.resolution, source.resolution, 3)
         except RayError:
             pass  # a host was lost with it
     return read_image(source.root, image, source.resolution)

@@ -8,7 +8,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.features.rows import Batch
+from fpt_ray.features.rows import Batch, Memory, fresh_memory
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.methods import make_model
 from fpt_ray.train.loop import Task, fit
@@ -48,12 +48,14 @@ class ResidentRows:
         self.low_res = torch.randint(0, 256, pixels, dtype=torch.uint8, device=device, generator=generator)
         self.row_ids = np.arange(count)
         self.labels = self.row_ids % len(_CLASSES)
+        self.device_bytes = sum(kind.nbytes for kind in (self.keys, self.values, self.low_res))
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
-    def take(self, row_ids: Any, *_buffers: object) -> Batch:
+    def take(self, row_ids: Any, memory: Memory = fresh_memory) -> Batch:
         """A copy of these rows, on the device."""
+        del memory  # the host's
         ids = np.asarray(row_ids)
         at = torch.as_tensor(ids, device=self.keys.device)
         labels = torch.as_tensor(self.labels[ids], device=at.device)

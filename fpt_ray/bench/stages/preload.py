@@ -27,8 +27,7 @@ from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import preload_flops
 from fpt_ray.features.spec import bytes_per_row, store_spec
-from fpt_ray.images.decoding import decode
-from fpt_ray.images.pixels import resize
+from fpt_ray.images.decoding import decode, resize
 from fpt_ray.models.backbone import resolve_precision
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.hardware import hardware_of
