@@ -193,7 +193,7 @@ def inspect_image(root: str, row: ImageRow) -> tuple[Finding, UInt8[np.ndarray, 
     return Finding(hashlib.sha256(data).hexdigest(), ""), pixels
 
 
-def accept(table: ImageTable, findings: Sequence[Finding], max_skipped: float = 0.01) -> ImageTable:
+def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: float = 0.01) -> ImageTable:
     """The table with content hashes and without unreadable images; splits that are given still hold every class.
 
     Args:
