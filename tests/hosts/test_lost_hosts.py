@@ -2,8 +2,8 @@
 
 import logging
 import os
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -42,26 +42,27 @@ def epochs_told(study):
     return sum(len(told.read_text().splitlines()) for told in study.glob("tune-*/*/result.json"))
 
 
-def take_hosts_away(cluster, study, times, taken):
+def take_hosts_away(cluster, study, times, searched):
     """Kills the host that trains and adds a new one, so many times, whenever an epoch more was told."""
-    while len(taken) < times:
+    for _ in range(times):
         before = epochs_told(study)
         while epochs_told(study) == before:
+            assert not searched.done(), searched.result()
             time.sleep(0.05)
         (host,) = cluster.worker_nodes
         cluster.remove_node(host, allow_graceful=False)
-        taken.append(host)
         cluster.add_node(num_cpus=2, **MEMORY)
 
 
 def test_a_trial_ends_though_it_loses_more_hosts_than_it_has_restarts(hosts, tmp_path):
     store = preload(draw_images(tmp_path / "images"), load_space(SMOKE).stores()[0], str(tmp_path))
-    taken, study = [], tmp_path / "studies" / "h"
-    thief = threading.Thread(target=take_hosts_away, args=(hosts, study, RESTARTS + 1, taken), daemon=True)
-    thief.start()
-    command = of_store(store, workdir=str(tmp_path), study="h")
-    run_study(StudyOptions(**command, num_trials=1, set=("training.epochs=60",)))
-    assert len(taken) == RESTARTS + 1
+    options = StudyOptions(
+        **of_store(store, workdir=str(tmp_path), study="h"), num_trials=1, set=("training.epochs=60",)
+    )
+    with ThreadPoolExecutor(1) as pool:  # hosts can be added in the main thread alone
+        searched = pool.submit(run_study, options)
+        take_hosts_away(hosts, tmp_path / "studies" / "h", RESTARTS + 1, searched)
+        searched.result()
     client = open_tracking(default_uri(tmp_path))
     (record,) = tracking.read_trials(client, tracking.find_study(client, "h"))
     assert (record.status, record.reason, record.pruned) == ("FINISHED", "", "")
