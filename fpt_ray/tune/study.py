@@ -27,7 +27,7 @@ from fpt_ray.search.drivers import turn
 from fpt_ray.search.early_stopping import FairStopping
 from fpt_ray.search.identity import study_id
 from fpt_ray.search.journal import one_driver
-from fpt_ray.search.messages import RESTARTS
+from fpt_ray.search.messages import RESTARTS, unpack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.pictures import draw_study_pictures
 from fpt_ray.search.queue import enqueue_chosen, enqueue_confirmed
@@ -179,6 +179,8 @@ def run_trials(searcher: StudySearcher, log: StudyLog, shared: Shared, at_once: 
             num_samples=-1,  # the searcher ends it
             max_concurrent_trials=at_once,
             reuse_actors=shared.packing.workers == 1,
+            # By its number; Tune's own name is made of a proposal's fields, and cut off.
+            trial_dirname_creator=lambda trial: f"trial-{unpack_proposal(trial.config).number:04d}",
         ),
         run_config=tune.RunConfig(
             name=f"tune-{uuid.uuid4().hex[:12]}",  # a clock that is set back gives a time twice

@@ -236,6 +236,7 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, workdir, tmp_path, capsys):
     """Run again with another learning rate, more epochs or other images, it would print the first one's numbers."""
     trial = override(TRIAL, {"training.epochs": 1})
