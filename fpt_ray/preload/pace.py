@@ -70,7 +70,7 @@ def lpm_layouts(
     for threads in [2**power for power in range(smallest.bit_length()) if 2**power < smallest] + [smallest]:
         on_smallest = smallest // threads
         cpus = (smallest - 1) / on_smallest if smallest > 1 else 0.5
-        actors = sum(min(there // threads, int((there - 1) / cpus) if there > 1 else 1) for there in cores)
+        actors = sum(min(there // threads, int((there - 1) / cpus + 1e-9) if there > 1 else 1) for there in cores)
         if (actors <= shards and on_smallest <= room) or threads == smallest:
             actors = min(actors, shards)
             readers = _readers(cpus_there - actors * cpus)
