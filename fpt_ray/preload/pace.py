@@ -1,6 +1,7 @@
 """How fast extraction will be, by an image measured on a worker: it decides the layout of actors, and is announced."""
 
 import heapq
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from fpt_ray.storage.files import remove
 
 _MEASURED = {"cpu": 4, "cuda": 64}
 """Most images of a batch that is measured."""
+_ACTOR_BYTES = 2 * 2**30
+"""That an actor may need, with the shards that it has in hand."""
 _SMALL_GPU_HOST = {"CPU": 4.0, "GPU": 1.0}
 """As small as hosts with a GPU come."""
 
@@ -52,7 +55,7 @@ def lpm_layouts(
 
     With GPUs there is one actor for each, with a quarter of the CPUs that the host with the fewest has for each of its
     GPUs. Without, the actors of a host use all of its cores, with 1, 2, 4, ... threads each, and in Ray's books all but
-    one CPU, which is left for tasks that read images. More actors than shards would be idle.
+    one CPU, which is left for tasks that read images. More actors than shards would be idle; all have room in memory.
     """
     cpus_there = sum(host.get("CPU", 0) for host in computing)
     gpus = sum(int(host.get("GPU", 0)) for host in working)
@@ -63,11 +66,12 @@ def lpm_layouts(
         return [Layout(actors=actors, cpus=cpus, gpus=1.0, threads=max(1, round(cpus)), readers=readers)]
     cores = [int(host["CPU"]) for host in working] or [1]
     smallest, found = min(cores), []
+    room = min((host.get("memory", math.inf) for host in working), default=math.inf) / _ACTOR_BYTES
     for threads in [2**power for power in range(smallest.bit_length()) if 2**power < smallest] + [smallest]:
         on_smallest = smallest // threads
         cpus = (smallest - 1) / on_smallest if smallest > 1 else 0.5
-        actors = sum(min(there // threads, int((there - 1) / cpus) if there > 1 else 1) for there in cores)
-        if actors <= shards or threads == smallest:
+        actors = sum(min(there // threads, int((there - 1) / cpus + 1e-9) if there > 1 else 1) for there in cores)
+        if (actors <= shards and on_smallest <= room) or threads == smallest:
             actors = min(actors, shards)
             readers = _readers(cpus_there - actors * cpus)
             found.append(Layout(actors=actors, cpus=cpus, gpus=0.0, threads=threads, readers=readers))

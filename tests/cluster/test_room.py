@@ -73,7 +73,7 @@ def test_actors_on_gpus_take_a_quarter_of_the_gpu_hosts_cpus(hosts):
     assert (layout.actors, layout.cpus, layout.gpus, layout.threads) == (1, 1.0, 1.0, 1)
 
 
-def test_actors_without_gpus_use_every_core_of_their_host_and_are_no_more_than_the_shards(hosts):
+def test_actors_without_gpus_use_every_core_of_their_host_and_are_no_more_than_shards_and_memory_allow(hosts):
     """Of a few threads each, up to one with all; the host with the fewest cores has room for each."""
     hosts(CPUS)
     layouts = lpm_layouts(working_hosts(), computing_hosts(), shards=100)
@@ -86,6 +86,9 @@ def test_actors_without_gpus_use_every_core_of_their_host_and_are_no_more_than_t
         (10, 2),
         (5, 4),
     ]
+    hosts({"CPU": 16.0, "memory": 9.0 * 2**30})
+    held = lpm_layouts(working_hosts(), computing_hosts(), shards=100)
+    assert [(one.actors, one.threads) for one in held] == [(4, 4), (2, 8), (1, 16)]
 
 
 def test_what_no_host_has_is_refused_though_the_cluster_has_it_in_all(hosts):
