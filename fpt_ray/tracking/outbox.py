@@ -186,6 +186,7 @@ class Outbox:
             if self.away_since is None:
                 say(f"{self.receiver} is away ({error}); from now on, what it lacks waits in {self.file.path}")
                 self.away_since = self.answered
+                self.changed.notify_all()  # who waits for a line that cannot be kept need wait no longer
             self.changed.wait_for(lambda: self.closed, PAUSE_SECONDS)
 
     def _refuse(self, line: Line, error: RefusedError) -> None:
