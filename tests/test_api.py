@@ -116,7 +116,7 @@ def test_the_readmes_lines_run(cluster, images, tmp_path, capsys):
     assert isinstance(study, fpt_ray.StudyResult)
     assert [record.status for record in study.trials] == ["FINISHED"] * 4
     table = study.to_pandas()
-    assert list(table["trial"]) == [0, 1, 2, 3]
+    assert list(table["trial"]) == [record.number for record in study.trials]
     assert list(table[table["on_front"]]["trial"]) == [record.number for record in study.front]
     assert table["val_auc"].between(0, 1).all()
     assert (study.places.folder / "front.md").exists()
