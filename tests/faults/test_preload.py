@@ -151,16 +151,16 @@ def test_two_preloads_of_one_store_at_once(drivers, images, undisturbed, tmp_pat
 
 
 def kill_actors(workdir, points, killed):
-    """Kills the actor that runs the LPM, whenever another of these numbers of shards is there."""
+    """Kills an actor that runs the LPM, whenever another of these numbers of shards is there."""
     for point in points:
         while len(finished(workdir)) < point or not (actors := lpm_actors_of(psutil.Process())):
             if len(finished(workdir)) == NUM_SHARDS:
                 return
             time.sleep(0.005)
-        for actor in actors:
-            actor.kill()
-            killed.append(len(finished(workdir)))
-            psutil.wait_procs([actor], timeout=10)
+        actor = actors[len(killed) % len(actors)]
+        actor.kill()
+        killed.append(len(finished(workdir)))
+        psutil.wait_procs([actor], timeout=10)
 
 
 def lpm_actors_of(process):

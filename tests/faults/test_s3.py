@@ -19,7 +19,7 @@ from tests.s3_server import BUCKET, served
 from tests.searches import driver
 from tests.stores import draw_images
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NEED = load_space(SMOKE).stores()[0]
 
 
