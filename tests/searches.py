@@ -10,7 +10,8 @@ import time
 
 import optuna
 
-from fpt_ray.config.trial import TrialConfig, flatten
+from fpt_ray.config.dotted import flatten
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
 from tests.conftest import SMOKE, table_of

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.trial import (
     LAST,
     BackboneConfig,
     TrialConfig,
     Value,
-    flatten,
     override,
     reads_features,
     reads_images,

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from fpt_ray.config.dotted import coerce, field_types
 from fpt_ray.config.space import (
     EARLY_STOPPING,
     KNOWN_BEFORE,
@@ -19,7 +20,7 @@ from fpt_ray.config.space import (
     SearchSpace,
 )
 from fpt_ray.config.space_files import find_space, known_spaces
-from fpt_ray.config.trial import Value, coerce, field_types, override
+from fpt_ray.config.trial import TrialConfig, Value, override
 from fpt_ray.errors import ConfigError, nearest_name
 
 _SPACE_KEYS = (
@@ -194,7 +195,7 @@ def _constraints(document: Mapping[str, Any]) -> Mapping[str, Limit]:
 
 
 def _row(name: str, given: Any) -> SearchRow:
-    leaves = field_types()
+    leaves = field_types(TrialConfig)
     where = f"space.{name}"
     if name not in leaves:
         raise ConfigError(f"{where}: unknown name; {nearest_name(name, leaves)}")
@@ -221,7 +222,7 @@ def _has_values(given: Mapping[str, Any]) -> bool:
 def _when(where: str, given: Any) -> dict[str, tuple[Value, ...]]:
     if not isinstance(given, dict):
         raise ConfigError(f"{where}.when is {given!r}; give {{other name: value or [values]}}")
-    leaves = field_types()
+    leaves = field_types(TrialConfig)
     conditions = {}
     for other, wanted in given.items():
         if other not in leaves:

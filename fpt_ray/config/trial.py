@@ -5,13 +5,11 @@ parameter and the MLflow parameter. Defaults are the paper's (section 4.2.1), so
 """
 
 import dataclasses
-import math
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fpt_ray.config.dotted import coerce, field_types, flatten
 from fpt_ray.errors import ConfigError, nearest_name
 
 Method = Literal[
@@ -36,6 +34,8 @@ _STORED = ("fpt+", "fpt", "probe")
 Importance = Literal["global", "class_token"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
+Read = Literal["auto", "gpu", "memory", "disk", "stream"]
+"""Where features are read from. It changes no number, and is no part of a trial."""
 LAST = "last"
 """Of ``side.blocks``: the last blocks of the LPM."""
 Value = bool | int | float | str | None
@@ -218,38 +218,13 @@ def image_resolution(trial: TrialConfig) -> int:
 # --- dotted names ---------------------------------------------------------------------------------------------
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as {dotted name: value}, in the order of its fields."""
-    flat: dict[str, Any] = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{item.name}.")
-        else:
-            flat[prefix + item.name] = value
-    return flat
-
-
-def field_types(kind: type = TrialConfig, prefix: str = "") -> dict[str, Any]:
-    """{dotted name: annotated type} of every leaf of a configuration."""
-    hints = typing.get_type_hints(kind)
-    leaves: dict[str, Any] = {}
-    for item in dataclasses.fields(kind):
-        hint = hints[item.name]
-        if dataclasses.is_dataclass(hint):
-            leaves |= field_types(typing.cast(type, hint), f"{prefix}{item.name}.")
-        else:
-            leaves[prefix + item.name] = hint
-    return leaves
-
-
 def override(trial: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     """Another trial, with the values of these dotted names.
 
     Raises:
         ConfigError: a name is unknown or a value does not fit its field.
     """
-    leaves = field_types()
+    leaves = field_types(TrialConfig)
     groups: dict[str, dict[str, Any]] = {}
     top: dict[str, Any] = {}
     for name, value in values.items():
@@ -264,41 +239,3 @@ def override(trial: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
 def trial_from(values: Mapping[str, Any]) -> TrialConfig:
     """The default trial with the values of these dotted names."""
     return override(TrialConfig(), values)
-
-
-def coerce(name: str, value: Any, hint: Any) -> Any:
-    """A value from YAML, Optuna or a manifest as its field's type; ConfigError where it does not fit."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        hint = next(arg for arg in args if arg is not type(None))
-        origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(map(repr, args))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(args):
-            raise ConfigError(f"{name} is {value!r}; give {len(args)} numbers")
-        return tuple(coerce(name, item, arg) for item, arg in zip(value, args, strict=True))
-    if isinstance(value, (list, dict)):
-        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
-    if hint is bool or isinstance(value, bool):
-        if hint is bool and isinstance(value, bool):
-            return value
-        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
-    try:
-        converted = hint(value)
-        whole = isinstance(value, str) or converted == value
-        fits = whole if hint is int else hint is not float or math.isfinite(converted)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}") from None
-    if not fits:
-        raise ConfigError(f"{name} is {value!r}; it takes {_kind(hint)}")
-    return converted
-
-
-def _kind(hint: Any) -> str:
-    kinds = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return kinds.get(hint, str(hint))

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import SearchSpace, StoreNeed
-from fpt_ray.config.trial import BackboneConfig, TrialConfig, flatten, image_resolution, reads_features, reads_images
+from fpt_ray.config.trial import BackboneConfig, TrialConfig, image_resolution, reads_features, reads_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, row_bytes
 from fpt_ray.features.spec import Slice, StoreSpec, store_spec

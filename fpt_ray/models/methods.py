@@ -235,10 +235,11 @@ class AdaLora(nn.Module):
 
 
 def check_trial(trial: TrialConfig) -> None:
-    """ConfigError if the side network cannot be built on this backbone."""
+    """ConfigError if the trial's network cannot be built on this backbone."""
     shape = backbone_shape(trial.backbone.name)
     check_resolution(shape, trial.features.resolution)
     if trial.method in SIDE_METHODS:
-        check_resolution(shape, trial.side.resolution, "side.resolution")
         blocks_read(trial.side, shape)
-        side_width(trial, shape)
+        if trial.method != "probe":  # which reads no image, and has no width of its own
+            check_resolution(shape, trial.side.resolution, "side.resolution")
+            side_width(trial, shape)

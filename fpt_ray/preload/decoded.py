@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any
@@ -79,11 +80,9 @@ def read_image(root: str, image: ImageRow, resolution: int) -> UInt8[np.ndarray,
 def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarray, "R R 3"]:
     """I_h of an image: what inspection has kept, or, where it kept nothing or that was lost, its file once more."""
     if kept is not None:
-        try:
+        with suppress(RayError):  # a host was lost with it
             pixels: Any = ray.get(kept)
             return pixels[: 3 * source.resolution**2].reshape(source.resolution, source.resolution, 3)
-        except RayError:
-            pass  # a host was lost with it
     return read_image(source.root, image, source.resolution)
 
 

@@ -15,7 +15,7 @@ from ray.exceptions import RayTaskError
 
 from fpt_ray.cluster import computing_hosts, on_every_host
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.config.trial import TrialConfig
+from fpt_ray.config.trial import Read, TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features
@@ -27,7 +27,6 @@ from fpt_ray.models.hardware import Hardware
 from fpt_ray.reading.host_disk import HostDisk, free_bytes, mapped_groups, remove_folder
 from fpt_ray.reading.on_device import RowsOnDevice
 
-Read = Literal["auto", "gpu", "memory", "disk", "stream"]
 GPU_SHARE = 0.25
 """Of a GPU's memory, what the features of a trial may fill: each trial on it holds its own."""
 SHARED_MEMORY_SHARE = 0.6

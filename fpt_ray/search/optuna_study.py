@@ -11,9 +11,9 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.identity import Identity
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
-from fpt_ray.config.trial import flatten
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.drivers import close_all, close_lost, may_be_shared, open_database

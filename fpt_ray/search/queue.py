@@ -8,8 +8,9 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
-from fpt_ray.config.trial import TrialConfig, flatten
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.search.attributes import asked_values, confirms, counts, feasible, purpose, stage_of, val_auc
 

@@ -4,11 +4,11 @@ Several workers share the rows and the batch; the numbers do not depend on how m
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fpt_ray.config.trial import TrialConfig
+from fpt_ray.config.trial import Read, TrialConfig
 from fpt_ray.display.units import MIB
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Command:
     will do without its images."""
     features: str | None = None
     """A feature store that holds the images. Default: that of workdir, to which those are added that it lacks."""
-    read: Literal["auto", "gpu", "memory", "disk", "stream"] = "auto"
+    read: Read = "auto"
     """Where features are read from: the GPU, the host's shared memory, memory-mapped files on the host's disk, or the
     store itself. No number depends on it. Default: the first of them that has room."""
     num_workers: int = 1

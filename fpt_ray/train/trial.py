@@ -8,7 +8,7 @@ import ray.train
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers, whole_worker
 from fpt_ray.config.identity import as_text, digest_of
-from fpt_ray.config.trial import TrialConfig
+from fpt_ray.config.trial import Read, TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
@@ -18,7 +18,7 @@ from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored, known_weights
 from fpt_ray.reading.host_disk import host_disk
-from fpt_ray.reading.places import Read, clear_disks, prepare_reading
+from fpt_ray.reading.places import clear_disks, prepare_reading
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, exists, filesystem, write
 from fpt_ray.train.best import scores_of_saved

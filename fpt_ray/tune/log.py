@@ -9,8 +9,8 @@ from ray import tune
 from ray.tune.integration.ray_train import CHECKPOINT_PATH_KEY
 from typing_extensions import override
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import POINT, SearchSpace
-from fpt_ray.config.trial import flatten
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.messages import (

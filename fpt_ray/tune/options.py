@@ -1,7 +1,8 @@
 """What a study is run with, as a value: the options of ``fpt-ray tune``."""
 
 from dataclasses import dataclass
-from typing import Literal
+
+from fpt_ray.config.trial import Read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +17,7 @@ class StudyOptions:
     features: tuple[str, ...] = ()
     """Feature stores that hold the images, one for each high resolution in the space. Default: those of workdir, to
     which the images are added that they lack."""
-    read: Literal["auto", "gpu", "memory", "disk", "stream"] = "auto"
+    read: Read = "auto"
     """Where trials read features from: each one's GPU, the hosts' shared memory, memory-mapped files on the hosts'
     disks, or the store itself. No number depends on it. Default: the first of them that has room."""
     read_folder: str | None = None

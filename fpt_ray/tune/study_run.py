@@ -6,8 +6,8 @@ import optuna
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.config.trial import flatten
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, features_text
 from fpt_ray.search.attributes import has_begun, is_infeasible, reason_of, result_of

@@ -6,18 +6,10 @@ from typing import Any, Literal
 
 import pytest
 
+from fpt_ray.config.dotted import coerce, field_types, flatten
 from fpt_ray.config.space import SearchRow, SearchSpace
 from fpt_ray.config.space_yaml import load_space, parse_space, with_fixed
-from fpt_ray.config.trial import (
-    SideConfig,
-    TrialConfig,
-    coerce,
-    field_types,
-    flatten,
-    override,
-    reads_images,
-    trial_from,
-)
+from fpt_ray.config.trial import SideConfig, TrialConfig, override, reads_images, trial_from
 from fpt_ray.errors import ConfigError
 
 PAPER = """
@@ -55,7 +47,7 @@ def test_flatten_and_back() -> None:
     flat = flatten(trial)
     assert trial_from(flat) == trial != TrialConfig()
     assert (flat["method"], flat["side.depth"], flat["features.mean"]) == ("fpt", 3, (0.0, 0.5, 1.0))
-    assert list(flat) == list(field_types()) == list(flatten(TrialConfig()))
+    assert list(flat) == list(field_types(TrialConfig)) == list(flatten(TrialConfig()))
 
 
 def test_a_trial_survives_being_written_as_text() -> None:

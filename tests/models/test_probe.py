@@ -13,7 +13,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import store_spec
 from fpt_ray.models.hardware import Hardware
-from fpt_ray.models.methods import learnable_state, load_learnable_state, make_model
+from fpt_ray.models.methods import check_trial, learnable_state, load_learnable_state, make_model
 from fpt_ray.models.probe import BatchNorm
 from tests.conftest import SMALL
 
@@ -79,6 +79,16 @@ def test_it_is_as_small_as_it_was_measured():
     costs = trial_costs(trial, 2, Hardware(device="cpu", name="cpu", has_bfloat16=False))
     assert costs["param_ratio"] < 0.0003
     assert costs["memory_ratio"] < 0.2
+
+
+def test_what_only_a_side_network_needs_is_not_asked_of_it():
+    """A side of 128 px is no multiple of a patch of 14, and a width of 384 is not divided by 5."""
+    values = {**VALUES, "backbone.name": "vit_small_patch14_dinov2.lvd142m", "features.resolution": 392}
+    check_trial(trial_from({**values, "side.resolution": 128, "side.reduction": 5}))
+    with pytest.raises(ConfigError, match=r"side\.blocks"):
+        check_trial(trial_from({**values, "side.blocks": "3,12"}))
+    with pytest.raises(ConfigError, match=r"side\.resolution"):
+        check_trial(trial_from({**values, "method": "fpt+", "side.resolution": 128}))
 
 
 def test_it_reads_features_and_no_image():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_ray.config.trial import flatten, trial_from
+from fpt_ray.config.dotted import flatten
+from fpt_ray.config.trial import trial_from
 from fpt_ray.display.typesetting import Cell, ranks, typeset
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe

@@ -10,7 +10,8 @@ from importlib import metadata
 import pytest
 from mlflow import MlflowClient
 
-from fpt_ray.config.trial import TrialConfig, flatten
+from fpt_ray.config.dotted import flatten
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking import provenance
 from fpt_ray.tracking import runs as tracking

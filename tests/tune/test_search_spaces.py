@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import POINT, need_of
 from fpt_ray.config.space_yaml import load_space
-from fpt_ray.config.trial import flatten, override, reads_images
+from fpt_ray.config.trial import override, reads_images
 from fpt_ray.demo.material import write_images
 from fpt_ray.features.joining import join
 from fpt_ray.features.serving import Stores, store_for, trial_slice

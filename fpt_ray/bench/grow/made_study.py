@@ -15,9 +15,9 @@ from typing import Any
 
 import optuna
 
+from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import parse_space
-from fpt_ray.config.trial import flatten
 from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import EpochReport, final_metrics, pack_message, unpack_proposal
 from fpt_ray.search.optuna_study import open_study

@@ -20,7 +20,8 @@ from fpt_ray.bench.stages.limits import seconds_of
 from fpt_ray.bench.stages.settings import SearchSetting
 from fpt_ray.bench.stages.turns import all_cores, machine_load, rows_text, seconds_text
 from fpt_ray.cluster import ray_session
-from fpt_ray.config.trial import TrialConfig, flatten, override
+from fpt_ray.config.dotted import flatten
+from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.device import compute_device
 from fpt_ray.tracking.server import default_uri
