@@ -146,7 +146,7 @@ def test_an_epoch(tiny, capsys):
 
 def test_a_gpu_that_is_not_there_is_refused_with_the_flag_that_tries_it(tiny):
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU, which the command takes")
     with pytest.raises(ConfigError, match="needs a CUDA GPU") as error:
         command.gpu(tiny, GpuSetting())
     assert error.value.fields == ("device",)
