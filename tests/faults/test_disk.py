@@ -89,15 +89,17 @@ def test_half_an_entry_of_a_driver_that_was_killed_while_it_wrote(tmp_path):
 
 def test_disk_full_while_writing_what_waits_for_mlflow(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    client = PatientClient("http://127.0.0.1:9", tmp_path / "waiting.jsonl")  # nobody is there
-    client.set_tag("run", "one", "x")
-    with (
-        file_size_limit(100),
-        pytest.raises(FullError, match=r"waiting\.jsonl cannot be written .*start again, or resume the study"),
-    ):
-        client.set_tag("run", "two", "x" * 200)
-    client.set_tag("run", "three", "x")
-    lines = [json.loads(line) for line in client.outbox.file.path.read_text().splitlines()]
+    with contextlib.closing(
+        PatientClient("http://127.0.0.1:9", tmp_path / "waiting.jsonl")
+    ) as client:  # nobody is there
+        client.set_tag("run", "one", "x")
+        with (
+            file_size_limit(100),
+            pytest.raises(FullError, match=r"waiting\.jsonl cannot be written .*start again, or resume the study"),
+        ):
+            client.set_tag("run", "two", "x" * 200)
+        client.set_tag("run", "three", "x")
+        lines = [json.loads(line) for line in client.outbox.file.path.read_text().splitlines()]
     assert [values["key"] for _, _, values in lines] == ["one", "three"]
 
 

@@ -1,5 +1,6 @@
 """What a driver that dies between Optuna's storage and MLflow leaves behind, and how a resumed study closes it."""
 
+from contextlib import closing
 from dataclasses import replace
 from math import nan
 from types import SimpleNamespace
@@ -27,10 +28,15 @@ SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: 
 
 
 @pytest.fixture
-def dead(tmp_path):
-    """A study whose driver told Optuna how trials 0 and 1 ended, and MLflow nothing; trial 2 was running."""
+def client(tmp_path):
     open_tracking(default_uri(tmp_path))
-    client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
+    with closing(PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")) as client:
+        yield client
+
+
+@pytest.fixture
+def dead(client, tmp_path):
+    """A study whose driver told Optuna how trials 0 and 1 ended, and MLflow nothing; trial 2 was running."""
     study = open_study(SPACE, "s", str(tmp_path / "optuna.log"), resume=False)
     run, _ = start_or_find(client, "s", SPACE, (), study, resume=False)
     search = StudySearcher(SPACE, study)
@@ -87,10 +93,8 @@ def test_a_trial_that_another_driver_runs_is_let_be(dead, tmp_path):
     assert tracking.read_trials(client, run)[2].status == "RUNNING"
 
 
-def test_sigkill_of_tunes_driver_before_it_has_told_mlflow_of_its_study(tmp_path):
+def test_sigkill_of_tunes_driver_before_it_has_told_mlflow_of_its_study(client, tmp_path):
     """Optuna has the study, MLflow has not: it is begun there when it is resumed. With trials it would be elsewhere."""
-    open_tracking(default_uri(tmp_path))
-    client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
     journal = str(tmp_path / "optuna.log")
     open_study(SPACE, "s", journal, resume=False)
     study = open_study(SPACE, "s", journal, resume=True)
@@ -149,10 +153,8 @@ def test_what_was_stopped_or_refused_has_not_failed_and_is_not_complete(dead, tm
     assert log.ended == 3
 
 
-def test_what_was_refused_before_training_is_not_counted_when_resuming(tmp_path):
+def test_what_was_refused_before_training_is_not_counted_when_resuming(client, tmp_path):
     """Its driver died before MLflow had its end; Optuna knows it by what it would have cost."""
-    open_tracking(default_uri(tmp_path))
-    client = PatientClient(default_uri(tmp_path), tmp_path / "waiting.jsonl")
     study = open_study(SPACE, "s", str(tmp_path / "optuna.log"), resume=False)
     run, _ = start_or_find(client, "s", SPACE, (), study, resume=False)
     for state in (TrialState.PRUNED, TrialState.COMPLETE):
