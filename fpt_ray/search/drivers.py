@@ -48,7 +48,7 @@ def open_database(url: str) -> RDBStorage:
             url,
             engine_kwargs={"pool_pre_ping": True},
             heartbeat_interval=heartbeat_seconds(),
-            heartbeat_stale_trial_callback=_ask_again,
+            heartbeat_stale_trial_callback=ask_again,
         )
 
 
@@ -116,10 +116,11 @@ def close_all(study: optuna.Study) -> None:
     """Closes every trial that runs, and asks it again: what a dead driver left, where there is but one at a time."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        _ask_again(study, trial)
+        ask_again(study, trial)
 
 
-def _ask_again(study: optuna.Study, trial: FrozenTrial) -> None:
+def ask_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Has the study propose what a trial stood for once more."""
     if not is_turn(trial):
         study.enqueue_trial(asked_values(trial), user_attrs=purpose_of(trial))
 

@@ -22,6 +22,10 @@ DIED = (
     "host's memory ran out"
 )
 """Why a trial came to nothing that Tune gave up: what goes wrong within a trial, the trial tells itself."""
+NEVER_RAN = "the worker it was given had died before; it is run again"
+"""Why a trial came to nothing that had no living worker."""
+TAKEN_FOR_DEAD = "its driver was taken for dead; the trial was run again"
+"""Why a trial came to nothing that another driver has asked again."""
 STOPPED = "stopped before its last epoch"
 """Why a trial has no result that the scheduler stopped."""
 _FINAL_METRICS = (

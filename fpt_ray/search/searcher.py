@@ -35,9 +35,11 @@ from fpt_ray.search.attributes import (
     standing,
     was_enqueued,
 )
-from fpt_ray.search.drivers import beat, close_lost, heartbeat_seconds, keep_alive
+from fpt_ray.search.drivers import ask_again, beat, close_lost, heartbeat_seconds, keep_alive
 from fpt_ray.search.messages import (
+    NEVER_RAN,
     RESTARTS,
+    TAKEN_FOR_DEAD,
     Message,
     Proposal,
     TrialFailure,
@@ -66,8 +68,9 @@ class StudySearcher(Searcher):
 
     ``num_trials`` are those of the search that all drivers run together; None: as many as Tune asks for. ``costs`` says
     what a trial costs before it is trained; what breaks a constraint of the space is told to Optuna, and to ``refused``
-    (number, values, costs, reason), without being trained. ``disowned`` is told Tune's name of a trial that another
-    driver has taken for dead and asked again, before it ended here.
+    (number, values, costs, reason), without being trained. ``never_ran`` is given Tune's name of a trial that has lost
+    its worker, and says whether that was dead before; then the trial is asked again. ``disowned`` is told the name of
+    such a trial, and of one that another driver has taken for dead and asked again before it ended here, and why.
     """
 
     def __init__(
@@ -77,11 +80,12 @@ class StudySearcher(Searcher):
         costs: Callable[[TrialConfig], Mapping[str, float]] | None = None,
         refused: Callable[[int, dict[str, Any], Mapping[str, float], str], None] | None = None,
         num_trials: int | None = None,
-        disowned: Callable[[str], None] | None = None,
+        disowned: Callable[[str, str], None] | None = None,
+        never_ran: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__()
         self.space, self.study, self.num_trials = space, study, num_trials
-        self.costs, self.refused, self.disowned = costs, refused, disowned
+        self.costs, self.refused, self.disowned, self.never_ran = costs, refused, disowned, never_ran
         self.trials: dict[str, optuna.Trial] = {}
         self.exhausted = False
         """Whether nothing new is left to propose."""
@@ -255,14 +259,30 @@ class StudySearcher(Searcher):
         self.rests_until = 0.0
         if trial is None:
             return
+        again = error and self.never_ran is not None and self.never_ran(trial_id)
         try:
-            self._tell(trial, unpack_message(result), error)
+            if again:
+                self._ask_again(trial)
+            else:
+                self._tell(trial, unpack_message(result), error)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
             if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
                 raise
             say(f"trial {trial.number}: another driver took its driver for dead and asked it again; not counted here")
-            if self.disowned is not None:
-                self.disowned(trial_id)
+            self._disown(trial_id, TAKEN_FOR_DEAD)
+        else:
+            if again:
+                self._disown(trial_id, NEVER_RAN)
+
+    def _disown(self, trial_id: str, why: str) -> None:
+        if self.disowned is not None:
+            self.disowned(trial_id, why)
+
+    def _ask_again(self, trial: optuna.Trial) -> None:
+        say(f"trial {trial.number}: {NEVER_RAN}")
+        remember_reason(trial, NEVER_RAN)
+        self.study.tell(trial, state=TrialState.FAIL)
+        ask_again(self.study, self.study.get_trials(deepcopy=False)[trial.number])
 
     def _tell(self, trial: optuna.Trial, message: Message | None, error: bool) -> None:
         self._tell_constraints(trial, message, error)

@@ -55,8 +55,8 @@ class StudyLog(tune.Callback):
         """{Tune's trial: its run in MLflow}."""
         self.open: set[str] = set()
         """Of these, the trials that have not ended."""
-        self.disowned: set[str] = set()
-        """Of Tune's trials, those that another driver has taken for dead and asked again."""
+        self.disowned: dict[str, str] = {}
+        """{Tune's trial: why}: those that were asked again before they ended here."""
         self.seeds: dict[tuple[str, int], str] = {}
         """(trial, repeat): run, of trials with several seeds."""
         self.epochs: dict[str, int] = {}
@@ -155,7 +155,7 @@ class StudyLog(tune.Callback):
     def _end(self, trial: Any, *, died: bool) -> None:
         self._open(trial)  # its worker may have died before Tune called it started
         if trial.trial_id in self.disowned:
-            self._close(trial.trial_id, "KILLED", {}, "its driver was taken for dead; the trial was run again")
+            self._close(trial.trial_id, "KILLED", {}, self.disowned[trial.trial_id])
             return
         message = unpack_message(trial.last_result)
         reason = why_incomplete(message, died, self.space)

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray._private import state
+from ray.tune.experiment import Trial
 from typing_extensions import override
 
 _NOTICE_SECONDS = 60
@@ -48,9 +49,24 @@ class HostLosses(tune.Callback):
         """{Tune's trial: the failures that Tune counts}; it leaves out preemptions that were announced."""
         self.deaths: dict[str, list[Death]] = {}
         """{Tune's trial: deaths of which it is open whether the host is gone}."""
+        self.trials: list[Any] = []
+        """Tune's own list of its trials."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # for Tune's own snapshot of the experiment, which is never read
+
+    def never_ran(self, trial_id: str) -> bool:
+        """Whether a trial that Tune gives up was still waiting for the worker it was given.
+
+        Tune keeps a worker for the next trial. If it has died meanwhile, as with its host, Tune gives that trial up,
+        whatever restarts it has left, and may have counted the one death several times.
+        """
+        return any(trial.trial_id == trial_id and trial.status == Trial.PENDING for trial in self.trials)
+
+    @override
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Notes where Tune keeps its trials."""
+        self.trials = trials
 
     @override
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -157,14 +157,17 @@ def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared
 
 def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int | None) -> None:
     """Runs trials until all drivers together have that many, and those that follow; then none runs anywhere."""
-    searcher = StudySearcher(shared.space, study, shared.costs, log.refused, num_trials, log.disowned.add)
+    losses = HostLosses()
+    searcher = StudySearcher(
+        shared.space, study, shared.costs, log.refused, num_trials, log.disowned.__setitem__, losses.never_ran
+    )
     with searcher.keeping_alive():
         while not searcher.is_done():
-            run_trials(searcher, log, shared, at_once)
+            run_trials(searcher, log, losses, shared, at_once)
     log.ended = finished_trials(study)  # those of other drivers among them
 
 
-def run_trials(searcher: StudySearcher, log: StudyLog, shared: Shared, at_once: int | None) -> None:
+def run_trials(searcher: StudySearcher, log: StudyLog, losses: HostLosses, shared: Shared, at_once: int | None) -> None:
     """Runs what the searcher proposes until it proposes nothing more."""
     space = shared.space
     # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
@@ -186,7 +189,7 @@ def run_trials(searcher: StudySearcher, log: StudyLog, shared: Shared, at_once: 
             name=f"tune-{uuid.uuid4().hex[:12]}",  # a clock that is set back gives a time twice
             storage_path=path,
             storage_filesystem=system,
-            callbacks=[log, HostLosses()],
+            callbacks=[log, losses],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             # A trial tells its own errors; what Tune sees is a worker that died, and goes on from its checkpoint.
             failure_config=tune.FailureConfig(max_failures=RESTARTS),

@@ -23,9 +23,11 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import open_store
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.report.command import report
+from fpt_ray.search.messages import NEVER_RAN
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.train.seeds import fit_seeds, trial_task
+from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
@@ -35,25 +37,28 @@ from tests.stores import draw_images, rows_from_files
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
 
 
-def kill_workers(times, killed):
-    """Kills so many workers, one after the other, that train a trial of this process's cluster."""
-    while len(killed) < times:
+def kill_workers(times, killed, ended):
+    """Kills so many workers, one after the other, that are training a trial of this process's cluster."""
+    while len(killed) < times and not ended.is_set():
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if process.pid not in killed and "ray::ImplicitFunc" in "".join(process.cmdline()):
-                    time.sleep(1)
+                if process.pid not in killed and "ray::ImplicitFunc.train" in "".join(process.cmdline()):
                     process.kill()
                     killed.append(process.pid)
                     break
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def killing_workers(times):
-    killed = []
-    killer = threading.Thread(target=kill_workers, args=(times, killed), daemon=True)
+    killed, ended = [], threading.Event()
+    killer = threading.Thread(target=kill_workers, args=(times, killed, ended), daemon=True)
     killer.start()
-    yield
+    try:
+        yield
+    finally:  # else it would kill workers of the tests that follow
+        ended.set()
+        killer.join()
     assert len(killed) == times
 
 
@@ -97,6 +102,30 @@ def test_a_trial_out_of_memory_is_infeasible_and_the_search_goes_on(store, tmp_p
     assert [(record.status, record.reason) for record in records] == [("FAILED", why)] + [("FINISHED", "")] * 3
     report("o", tracking_uri=default_uri(tmp_path), workdir=str(tmp_path))
     assert f"trial 0 failed: {why}" in capsys.readouterr().out
+
+
+def test_a_worker_that_dies_between_two_trials_is_no_trials_fault(store, tmp_path, monkeypatch, capsys):
+    """Tune gives a trial up to which it has given a dead worker: its point is asked again and completes."""
+    ended, killed = StudyLog.on_trial_complete, []
+
+    def end_and_kill(self, iteration, trials, trial, **info):
+        ended(self, iteration, trials, trial, **info)
+        if not killed:
+            killed.append(trial.last_result["pid"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(StudyLog, "on_trial_complete", end_and_kill)
+    run_study(StudyOptions(**of_store(store, workdir=str(tmp_path), study="d", num_trials=3, at_once=1)))
+    assert NEVER_RAN in capsys.readouterr().err
+    trials = study_of(tmp_path / "studies" / "d" / "optuna.log", "d").get_trials()
+    assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 3 + ["FAIL"]
+    (lost,) = (trial for trial in trials if trial.state.name == "FAIL")
+    assert lost.params in [trial.params for trial in trials if trial.state.name == "COMPLETE"]
+    client = open_tracking(default_uri(tmp_path))
+    records = tracking.read_trials(client, tracking.find_study(client, "d"))
+    assert [(record.status, record.reason) for record in records if record.number == lost.number] == [
+        ("KILLED", NEVER_RAN)
+    ]
 
 
 def kill_trains_worker(run, killed):

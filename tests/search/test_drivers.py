@@ -184,13 +184,13 @@ def test_what_two_drivers_enqueue_at_once_is_run_once(url, request):
 
 def test_a_trial_that_was_taken_for_dead_ends_no_search(url, request, capsys):
     (one,) = drivers(url, request, SPACE, count=1)
-    disowned = []
-    one.disowned = disowned.append
+    disowned = {}
+    one.disowned = disowned.__setitem__
     suggest(one, "a")
     execute(one.study, STALE.format(one.trials["a"]._trial_id))
     close_lost(one.study)
     end(one, "a")
-    assert disowned == ["a"]
+    assert list(disowned) == ["a"]
     assert "took its driver for dead" in capsys.readouterr().err
     assert finished_trials(one.study) == 0
 

@@ -11,7 +11,15 @@ from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.attributes import confirmations_waiting, finished_trials
-from fpt_ray.search.messages import DIED, TrialFailure, pack_message, unpack_message, unpack_proposal, why_incomplete
+from fpt_ray.search.messages import (
+    DIED,
+    NEVER_RAN,
+    TrialFailure,
+    pack_message,
+    unpack_message,
+    unpack_proposal,
+    why_incomplete,
+)
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.queue import (
     enqueue_chosen,
@@ -47,6 +55,24 @@ def result(auc, ratio=0.01):
 def suggested(search, trial_id):
     """The proposal that Tune is given for a trial."""
     return unpack_proposal(search.suggest(trial_id))
+
+
+def test_a_trial_whose_worker_was_dead_before_is_asked_again(tmp_path, capsys):
+    """No point is infeasible for it, and it counts for none of the search's trials."""
+    search, disowned = searcher(tmp_path), {}
+    search.never_ran, search.disowned = {"b"}.__contains__, disowned.__setitem__
+    suggested(search, "a")
+    lost = suggested(search, "b")
+    search.on_trial_complete("b", error=True)
+    assert disowned == {"b": NEVER_RAN}
+    assert f"trial 1: {NEVER_RAN}" in capsys.readouterr().err
+    again = suggested(search, "c")
+    assert (again.values, again.number) == (lost.values, 2)
+    search.on_trial_complete("a", error=True)
+    search.on_trial_complete("c", result(0.8))
+    states = [trial.state for trial in search.study.trials]
+    assert states == [TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE]
+    assert finished_trials(search.study) == 2
 
 
 def test_the_first_trial_is_the_papers(tmp_path):

@@ -7,6 +7,16 @@ from fpt_ray.tune import losses
 from fpt_ray.tune.losses import HostLosses
 
 
+def test_who_is_given_up_while_it_waits_for_its_worker_never_ran():
+    log = HostLosses()
+    log.on_step_begin(
+        1, [SimpleNamespace(trial_id="waits", status="PENDING"), SimpleNamespace(trial_id="runs", status="RUNNING")]
+    )
+    assert log.never_ran("waits")
+    assert not log.never_ran("runs")
+    assert not log.never_ran("unknown")
+
+
 def test_a_death_counts_unless_its_host_is_gone_within_a_minute(monkeypatch):
     """Hosts a, b and c: a goes with the trial, b stays, and c goes a while after the worker it had."""
     live, clock = {"a", "b", "c"}, [0.0]
