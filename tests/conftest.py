@@ -47,6 +47,10 @@ class FakeRows:
         noise = torch.randn(num_rows, trial.side.depth, shape.num_heads, tokens, shape.head_width, generator=generator)
         self.features = pattern[labels] + noise
         self.low_res = torch.randint(0, 255, (num_rows, size, size, 3), generator=generator).to(torch.uint8)
+        generator.manual_seed(7)
+        told = torch.randn(3, shape.depth, 2, shape.width, generator=generator)
+        generator.manual_seed({"train": 8, "val": 9}[split])
+        self.summaries = told[labels] + torch.randn(num_rows, *told.shape[1:], generator=generator)
         self.row_ids = np.arange(num_rows)[part.start : part.stop] if part else np.arange(num_rows)
         self.all_labels = labels.numpy()
         self.labels = self.all_labels[self.row_ids]
@@ -59,7 +63,8 @@ class FakeRows:
         at = torch.as_tensor(np.asarray(row_ids))
         features = self.features[at].transpose(0, 1).contiguous().half()
         labels = torch.as_tensor(self.all_labels[np.asarray(row_ids)])
-        return Batch(low_res=self.low_res[at], keys=features, values=-features, labels=labels)
+        summaries = self.summaries[at].half()
+        return Batch(low_res=self.low_res[at], keys=features, values=-features, labels=labels, summaries=summaries)
 
 
 @pytest.fixture

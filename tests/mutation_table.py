@@ -21,6 +21,7 @@ class Mutation:
 _BY_HAND = "tests/train/test_by_hand.py"
 _LOOP, _NOT_TWO = "tests/train/test_loop.py", "not two_workers"
 _BUFFERS = "tests/train/test_buffers.py"
+_FUSION = "tests/models/test_summary_probes.py"
 _PROBE = "tests/models/test_probe.py"
 _PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
@@ -317,9 +318,11 @@ MUTATIONS = (
     Mutation("fpt_ray/reading/host_disk.py", "written + size > disk.limit_bytes", "False", _PLACES),
     Mutation("fpt_ray/reading/places.py", "size <= room.memory", "size >= room.memory", _PLACES),
     Mutation("fpt_ray/train/buffers.py", "self._read[turn % 2]", "self._read[0]", _BUFFERS),
-    Mutation("fpt_ray/models/probe.py", "self.queries * _SCALE", "self.queries", _PROBE),
-    Mutation("fpt_ray/models/probe.py", "variance * size / max(1, size - 1)", "variance", _PROBE),
-    Mutation("fpt_ray/models/probe.py", "self.mean, self.variance]", "self.mean, self.mean]", _PROBE),
+    Mutation("fpt_ray/models/summary_probes.py", "tokens, self.preferences", "tokens", _FUSION),
+    Mutation("fpt_ray/models/summary_probes.py", "summaries[:, -1, 0]", "summaries[:, -1, 1]", _FUSION),
+    Mutation("fpt_ray/models/probe.py", "self.queries * SCALE", "self.queries", _PROBE),
+    Mutation("fpt_ray/models/batch_norm.py", "variance * size / max(1, size - 1)", "variance", _PROBE),
+    Mutation("fpt_ray/models/batch_norm.py", "self.mean, self.variance]", "self.mean, self.mean]", _PROBE),
     Mutation("fpt_ray/features/withdrawal.py", "gone.find(rows) < 0", "gone.find(rows) >= -1", _STORE, "forg"),
     Mutation("fpt_ray/features/verification.py", "earlier if store.removed else []", "[]", _STORE, "forg"),
     Mutation(

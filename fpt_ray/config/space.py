@@ -14,7 +14,10 @@ from typing import Any, Literal
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.trial import (
-    LAST,
+    EVEN,
+    NESTED,
+    PATTERNS,
+    SUMMARY_METHODS,
     BackboneConfig,
     TrialConfig,
     Value,
@@ -119,17 +122,18 @@ class StoreNeed:
 
     trial: TrialConfig
     """One of them, with the most tokens, layers and prompts of all."""
-    blocks: tuple[str, ...]
-    """What they have as ``side.blocks``, sorted."""
+    blocks: tuple[tuple[str, int], ...]
+    """What they have as ``side.blocks`` and ``side.depth``, sorted; of patterns that nest, the most layers."""
     side_resolutions: tuple[int, ...]
     """In pixels, rising."""
+    summaries: bool = False
+    """Whether some of them read the class tokens and mean patch tokens."""
 
     def trials(self) -> tuple[TrialConfig, ...]:
         """The widest trial of each choice of blocks and of each side resolution."""
         return tuple(
             override(self.trial, {"side.blocks": text, "side.depth": depth, "side.resolution": resolution})
-            for text in self.blocks
-            for depth in (self.trial.side.depth if text == LAST else len(text.split(",")),)
+            for text, depth in self.blocks
             for resolution in self.side_resolutions
         )
 
@@ -139,14 +143,29 @@ class StoreNeed:
         reader = self.trial if reads_features(self.trial) else other.trial
         return StoreNeed(
             trial=override(reader, {name: max(first[name], second[name]) for name in _WIDEST}),
-            blocks=tuple(sorted({*self.blocks, *other.blocks})),
+            blocks=_widest_blocks({*self.blocks, *other.blocks}),
             side_resolutions=tuple(sorted({*self.side_resolutions, *other.side_resolutions})),
+            summaries=self.summaries or other.summaries,
         )
+
+
+def _widest_blocks(blocks: set[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+    most: dict[str, int] = {}
+    for text, depth in blocks:
+        most[text] = max(depth, most.get(text, 0))
+    return tuple(sorted(one for one in blocks if one[0] not in NESTED or one[1] == most[one[0]]))
 
 
 def need_of(trial: TrialConfig) -> StoreNeed:
     """What a store must hold for one trial."""
-    return StoreNeed(trial=trial, blocks=(trial.side.blocks,), side_resolutions=(trial.side.resolution,))
+    text = trial.side.blocks
+    depth = trial.side.depth if text in PATTERNS else len(text.split(","))
+    return StoreNeed(
+        trial=trial,
+        blocks=((text, depth),),
+        side_resolutions=(trial.side.resolution,),
+        summaries=trial.method in SUMMARY_METHODS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,7 +254,9 @@ class SearchSpace:
     def stores(self) -> tuple[StoreNeed, ...]:
         """What each store holds that the space needs: one for every resolution, importance and kind of reader."""
         wide = {name: self.widest(name) for name in _WIDEST}
-        searched = [name for name in (*_STORE_FIELDS, *_UNITED) if any(row.name == name for row in self.rows)]
+        texts = {*self.values_of("side.blocks"), *(point.get("side.blocks") for point in self.points.values())}
+        united = (*_UNITED, "side.depth") if EVEN in texts else _UNITED
+        searched = [name for name in (*_STORE_FIELDS, *united) if any(row.name == name for row in self.rows)]
         needs: dict[Any, StoreNeed] = {}
         for point in self.points or ("",):
             own = self.points.get(point, {})

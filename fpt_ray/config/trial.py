@@ -17,6 +17,8 @@ Method = Literal[
     "fpt",
     "mlp_transfer",
     "probe",
+    "layer_fusion",
+    "stored_linear_probe",
     "full_fine_tuning",
     "linear_probing",
     "prompt_tuning",
@@ -26,18 +28,26 @@ Method = Literal[
     "lora",
     "adalora",
 ]
-SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer", "probe")
+SUMMARY_METHODS = ("layer_fusion", "stored_linear_probe")
+"""Methods that read the stored class tokens and mean patch tokens of the LPM's blocks, and nothing else."""
+SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer", "probe", *SUMMARY_METHODS)
 """Methods that train a network beside the LPM, which stays as it is; the others train some of the LPM's own parameters,
 or some put into it."""
-_STORED = ("fpt+", "fpt", "probe")
+_STORED = ("fpt+", "fpt", "probe", *SUMMARY_METHODS)
 """Those that can read stored features."""
+_ONLY_STORED = ("probe", *SUMMARY_METHODS)
+"""Those that can do nothing else."""
 Importance = Literal["global", "class_token"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
 Precision = Literal["auto", "bfloat16", "float32"]
 Read = Literal["auto", "gpu", "memory", "disk", "stream"]
 """Where features are read from. It changes no number, and is no part of a trial."""
 LAST = "last"
-"""Of ``side.blocks``: the last blocks of the LPM."""
+NESTED = (LAST, "two_thirds", "middle")
+"""Patterns of ``side.blocks`` of which fewer layers read some of the blocks that more layers read."""
+EVEN = "even"
+PATTERNS = (*NESTED, EVEN)
+"""What ``side.blocks`` may be, beside numbers; see ``models.backbone.listed_blocks``."""
 Value = bool | int | float | str | None
 
 
@@ -81,8 +91,9 @@ class SideConfig:
     depth: int = 6
     """The number of layers L_S; each reads a block of the LPM."""
     blocks: str = LAST
-    """The LPM's blocks that the layers read, one for each: "last", which are the last L_S (Eq. 5), or their numbers
-    from 0 with commas between, such as 3,6,9,11."""
+    """The LPM's blocks that the layers read, one for each: "last", which are the last L_S (Eq. 5); "two_thirds", the
+    L_S up to two thirds of its depth; "middle", those in its middle; "even", spread over its depth up to the last; or
+    their numbers from 0 with commas between, such as 3,6,9,11."""
     num_prompts: int = 16
     """The number of fine-grained prompts P a layer; with 0 the side network learns alone."""
     reduction: int = 8
@@ -101,10 +112,14 @@ class SideConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeConfig:
-    """The attention probe, which reads the blocks that ``side.blocks`` and ``side.depth`` name and no image."""
+    """The probes with queries.
+
+    ``probe`` reads the blocks that ``side.blocks`` and ``side.depth`` name and no image, ``layer_fusion`` the class
+    tokens and mean patch tokens of all blocks.
+    """
 
     num_queries: int = 4
-    """The number of learnable queries of a head in a block."""
+    """The number of learnable queries of a head (of ``probe``: in each block)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,8 +200,8 @@ def _check_ranges(trial: TrialConfig) -> None:
             raise ConfigError(f"{name} is {values[name]!r}; it must be larger than 0")
     if not trial.features.token_ratio <= 1:
         raise ConfigError(f"features.token_ratio is {trial.features.token_ratio!r}; it is a share, at most 1")
-    if trial.method == "probe" and not trial.features.preloaded:
-        raise ConfigError("method is probe, which reads stored features; features.preloaded must be true")
+    if trial.method in _ONLY_STORED and not trial.features.preloaded:
+        raise ConfigError(f"method is {trial.method}, which reads stored features; features.preloaded must be true")
     if trial.side.num_prompts < 0:
         raise ConfigError(f"side.num_prompts is {trial.side.num_prompts}; it must be 0 or more")
     for name in ("training.weight_decay", "training.seed"):
@@ -206,8 +221,13 @@ def reads_images(trial: TrialConfig) -> bool:
 
 
 def reads_features(trial: TrialConfig) -> bool:
-    """Whether a network beside the LPM asks anything of it; a side network without prompts learns alone."""
-    return trial.method == "probe" or trial.side.num_prompts > 0
+    """Whether a network beside the LPM reads its keys and values; a side network without prompts learns alone."""
+    return trial.method not in SUMMARY_METHODS and (trial.method == "probe" or trial.side.num_prompts > 0)
+
+
+def reads_low_resolution(trial: TrialConfig) -> bool:
+    """Whether a network beside the LPM reads an image of its own."""
+    return trial.method not in _ONLY_STORED
 
 
 def image_resolution(trial: TrialConfig) -> int:

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fpt_ray.config.space import StoreNeed
 from fpt_ray.config.trial import (
     SIDE_METHODS,
+    SUMMARY_METHODS,
     FeaturesConfig,
     SideConfig,
     TrainingConfig,
@@ -25,6 +26,7 @@ from fpt_ray.config.trial import (
     image_resolution,
     reads_features,
     reads_images,
+    reads_low_resolution,
 )
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.trace import Memory, trace_training
@@ -155,7 +157,9 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs
             return (images(),)
         if reads_images(trial):
             return images(), masks()
-        low_res = None if trial.method == "probe" else images()
+        if trial.method in SUMMARY_METHODS:
+            return (torch.empty(batch_size, shape.depth, 2, shape.width, dtype=stored).to(arithmetic),)
+        low_res = images() if reads_low_resolution(trial) else None
         if not reads_features(trial):
             return low_res, None, None, None
         size = (side.depth, batch_size, shape.num_heads, num_kept, shape.head_width)

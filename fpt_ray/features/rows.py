@@ -18,6 +18,7 @@ from torch import Tensor
 from fpt_ray.features.joining import Features
 from fpt_ray.features.shards import HASH, cell_view
 from fpt_ray.features.spec import (
+    SUMMARIES,
     Slice,
     StoreError,
     StoreSpec,
@@ -36,17 +37,18 @@ NUMPY = {"float16": np.float16, "bfloat16": np.int16, "float32": np.float32}
 class Batch:
     """Some images; keys and values are L B H T E in the stored type, or None for a side network alone.
 
-    Images are B R R 3, or None for a probe.
+    Images are B R R 3, or None for a probe; class tokens and mean patch tokens B M 2 D, for those that read them.
     """
 
     low_res: Tensor | None
     keys: Tensor | None
     values: Tensor | None
     labels: Tensor
+    summaries: Tensor | None = None
 
 
 Memory = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
-"""Gives a tensor on the host for a part of a batch (``low_res``, ``keys``, ``values``), of a shape and type."""
+"""Gives a tensor on the host, of a shape and type, for a part of a batch, by the name that it has there."""
 
 
 def fresh_memory(_part: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -61,7 +63,7 @@ Group = Mapping[str, np.ndarray]
 def group_parts(cut: Slice) -> list[str]:
     """The names in a group at a slice."""
     features = [f"{kind}_{block:02d}" for kind in ("keys", "values") for block in cut.blocks]
-    return [HASH, *map(image_column, cut.low_resolutions), *features]
+    return [HASH, *map(image_column, cut.low_resolutions), *([SUMMARIES] if cut.summaries else []), *features]
 
 
 def group_of(table: pa.Table | pa.RecordBatch, spec: StoreSpec, cut: Slice, wanted: np.ndarray | None = None) -> Group:
@@ -72,6 +74,9 @@ def group_of(table: pa.Table | pa.RecordBatch, spec: StoreSpec, cut: Slice, want
     names = {size: image_column(size) for size in cut.low_resolutions}
     group = {HASH: hashes, **{name: cells[name].reshape(-1, size, size, 3) for size, name in names.items()}}
     rows = len(hashes)
+    if cut.summaries:
+        shape = (rows, spec.backbone_depth, 2, spec.width)
+        group[SUMMARIES] = cells[SUMMARIES].view(NUMPY[spec.dtype]).reshape(shape)
     for kind in ("keys", "values"):
         for block in cut.blocks:
             shape = (rows, spec.num_heads, cut.num_kept, spec.head_width)
@@ -138,7 +143,8 @@ class Rows:
         found = self.place.groups(self.split.shards[ids], self.split.rows[ids])
         self._check_images(ids, found)
         keys, values = (self._layers(kind, found, memory) for kind in ("keys", "values"))
-        return Batch(low_res=self._images(found, memory), keys=keys, values=values, labels=labels)
+        summaries = self._summaries(found, memory) if self.cut.summaries else None
+        return Batch(low_res=self._images(found, memory), keys=keys, values=values, labels=labels, summaries=summaries)
 
     def _check_images(self, ids: np.ndarray, found: Sequence[tuple[Group, int]]) -> None:
         for number, (group, row) in zip(ids, found, strict=True):
@@ -158,18 +164,31 @@ class Rows:
             images.numpy()[at] = group[image_column(size)][row]
         return images
 
+    def _summaries(self, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor:
+        shape = (len(found), self.spec.backbone_depth, 2, self.spec.width)
+        tensor = memory(SUMMARIES, shape, getattr(torch, self.spec.dtype))
+        whole = _as_numpy(tensor)
+        for at, (group, row) in enumerate(found):
+            whole[at] = group[SUMMARIES][row]
+        return tensor
+
     def _layers(self, kind: str, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor | None:
         if not self.cut.blocks:
             return None
         spec, kept = self.spec, self.cut.num_kept
         shape = (len(self.cut.blocks), len(found), spec.num_heads, kept, spec.head_width)
         tensor = memory(kind, shape, getattr(torch, spec.dtype))
-        whole = (tensor.view(torch.int16) if spec.dtype == "bfloat16" else tensor).numpy()
+        whole = _as_numpy(tensor)
         for layer, block in enumerate(self.cut.blocks):
             name = f"{kind}_{block:02d}"
             for at, (group, row) in enumerate(found):
                 whole[layer, at] = group[name][row, :, :kept]
         return tensor
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    """Its memory; of bfloat16, as whole numbers."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def check_serves(spec: StoreSpec, cut: Slice) -> None:

@@ -7,7 +7,15 @@ from typing import Any
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import SearchSpace, StoreNeed
-from fpt_ray.config.trial import BackboneConfig, TrialConfig, image_resolution, reads_features, reads_images
+from fpt_ray.config.trial import (
+    SUMMARY_METHODS,
+    BackboneConfig,
+    TrialConfig,
+    image_resolution,
+    reads_features,
+    reads_images,
+    reads_low_resolution,
+)
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, row_bytes
 from fpt_ray.features.spec import Slice, StoreSpec, store_spec
@@ -82,6 +90,8 @@ def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig,
         same.append(("features.precision", features.precision, spec.precision))
     if lack := _differs(same, store.uri):
         return lack
+    if trial.method in SUMMARY_METHODS:
+        return ""
     if kept > spec.num_kept:
         return f"features.token_ratio asks for {kept}, {store.uri} holds at most {spec.num_kept}; preload a wider store"
     for name, asked, held in (
@@ -129,7 +139,9 @@ def trial_slice(trial: TrialConfig, spec: StoreSpec) -> Slice:
 
     A side network without prompts reads no keys or values, a probe no images.
     """
-    low = () if trial.method == "probe" else (image_resolution(trial),)
+    if trial.method in SUMMARY_METHODS:
+        return Slice(blocks=(), num_kept=0, low_resolutions=(), summaries=True)
+    low = (image_resolution(trial),) if reads_low_resolution(trial) else ()
     if reads_images(trial) or not reads_features(trial):
         return Slice(blocks=(), num_kept=0, low_resolutions=low)
     blocks = blocks_read(trial.side, backbone_shape(trial.backbone.name))
@@ -139,11 +151,16 @@ def trial_slice(trial: TrialConfig, spec: StoreSpec) -> Slice:
 
 def need_slice(need: StoreNeed, spec: StoreSpec) -> Slice:
     """The part of a store that some trials read together."""
-    if reads_images(need.trial):
+    if reads_images(need.trial) or need.trial.method in SUMMARY_METHODS:
         return trial_slice(need.trial, spec)
     asked = store_spec(need)
     blocks = asked.blocks if reads_features(need.trial) else ()
-    return Slice(blocks=blocks, num_kept=asked.num_kept, low_resolutions=need.side_resolutions)
+    return Slice(
+        blocks=blocks,
+        num_kept=asked.num_kept,
+        low_resolutions=need.side_resolutions,
+        summaries=need.summaries,
+    )
 
 
 def feature_bytes(trial: TrialConfig, store: Features) -> int:

@@ -17,6 +17,8 @@ from fpt_ray.models.backbone import backbone_shape, kept_tokens, listed_blocks
 
 SCHEMA_VERSION = 2
 """1: rows with labels and splits, one set of images a store; 2: rows by content hash, generations of manifests."""
+SUMMARIES = "summaries"
+"""The column of the class token and the mean patch token of every block of the LPM."""
 BYTES_OF = {"float16": 2, "bfloat16": 2, "float32": 4}
 _BANDS = 8
 
@@ -88,6 +90,8 @@ class Slice:
     num_kept: int
     low_resolutions: tuple[int, ...]
     """A trial reads images of one size."""
+    summaries: bool = False
+    """Whether the class token and the mean patch token of every block are."""
 
     def with_other(self, other: "Slice") -> "Slice":
         """The slice that holds both."""
@@ -95,6 +99,7 @@ class Slice:
             blocks=tuple(sorted({*self.blocks, *other.blocks})),
             num_kept=max(self.num_kept, other.num_kept),
             low_resolutions=tuple(sorted({*self.low_resolutions, *other.low_resolutions})),
+            summaries=self.summaries or other.summaries,
         )
 
 
@@ -132,12 +137,18 @@ def image_column(resolution: int) -> str:
 def columns_of(spec: StoreSpec, cut: Slice) -> list[str]:
     """The columns that a slice reads, beside the hashes."""
     images = [image_column(resolution) for resolution in cut.low_resolutions]
-    return [*images, *(column.name for column in feature_columns(spec, cut))]
+    summaries = [SUMMARIES] if cut.summaries else []
+    return [*images, *summaries, *(column.name for column in feature_columns(spec, cut))]
 
 
 def everything(spec: StoreSpec) -> Slice:
     """The slice that holds all of a store that training can read."""
-    return Slice(blocks=spec.blocks, num_kept=spec.num_kept, low_resolutions=spec.low_resolutions)
+    return Slice(
+        blocks=spec.blocks,
+        num_kept=spec.num_kept,
+        low_resolutions=spec.low_resolutions,
+        summaries=bool(spec.blocks),
+    )
 
 
 def column_widths(spec: StoreSpec) -> dict[str, int]:
@@ -147,7 +158,7 @@ def column_widths(spec: StoreSpec) -> dict[str, int]:
     if not spec.blocks:
         return widths
     token = 2 if spec.token_dtype == "uint16" else 4
-    widths["summaries"] = spec.backbone_depth * 2 * spec.width * number
+    widths[SUMMARIES] = spec.backbone_depth * 2 * spec.width * number
     widths |= {f"tokens_{block:02d}": token * spec.num_heads * spec.num_kept for block in spec.blocks}
     columns = feature_columns(spec, everything(spec))
     return widths | {column.name: len(column.ranks) * spec.width * number for column in columns}
@@ -170,7 +181,7 @@ def store_spec(need: StoreNeed, *, weights_digest: str = "", precision: str = "f
     trial = need.trial
     features, shape, images_alone = trial.features, backbone_shape(trial.backbone.name), reads_images(trial)
     num_tokens = shape.num_tokens(features.resolution)
-    blocks = {block for text in need.blocks for block in listed_blocks(text, trial.side.depth, shape)}
+    blocks = {block for text, depth in need.blocks for block in listed_blocks(text, depth, shape)}
     return StoreSpec(
         backbone=shape.name,
         weights_digest="" if images_alone else weights_digest,

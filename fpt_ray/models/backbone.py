@@ -14,7 +14,7 @@ import torch
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 
-from fpt_ray.config.trial import LAST, Precision, SideConfig
+from fpt_ray.config.trial import EVEN, PATTERNS, Precision, SideConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware
 
@@ -88,23 +88,32 @@ def blocks_read(side: SideConfig, shape: BackboneShape) -> tuple[int, ...]:
 
 
 def listed_blocks(blocks: str, depth: int, shape: BackboneShape) -> tuple[int, ...]:
-    """The blocks of a text as ``side.blocks`` has it; of "last", so many.
+    """The blocks of a text as ``side.blocks`` has it; of a pattern, so many.
+
+    Of 12 blocks, 3 are: last 9, 10, 11; two_thirds 6, 7, 8; middle 4, 5, 6; even 3, 7, 11.
 
     Raises:
-        ConfigError: the LPM has fewer, or they are not numbers in order.
+        ConfigError: the LPM has fewer, or they are neither a pattern nor numbers in order.
     """
-    if blocks == LAST:
+    if blocks in PATTERNS:
         if depth > shape.depth:
             most = f"{shape.name} has {shape.depth} blocks, take at most {shape.depth}"
             raise ConfigError(f"side.depth is {depth}; {most}")
-        return tuple(range(shape.depth - depth, shape.depth))
+        if blocks == EVEN:
+            return tuple((layer + 1) * shape.depth // depth - 1 for layer in range(depth))
+        first = {
+            "last": shape.depth - depth,
+            "two_thirds": max(0, 2 * shape.depth // 3 + 1 - depth),
+            "middle": (shape.depth - depth) // 2,
+        }[blocks]
+        return tuple(range(first, first + depth))
     parts = [part.strip() for part in blocks.split(",")]
     numbers = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
     rising = len(numbers) == len(parts) and all(one < other for one, other in itertools.pairwise(numbers))
     if not rising or numbers[-1] >= shape.depth:
         raise ConfigError(
-            f"side.blocks is {blocks!r}; give last, or numbers from 0 to {shape.depth - 1} in rising order with commas "
-            "between"
+            f"side.blocks is {blocks!r}; give {', '.join(PATTERNS)}, or numbers from 0 to {shape.depth - 1} in rising "
+            "order with commas between"
         )
     return numbers
 

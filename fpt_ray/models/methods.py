@@ -12,15 +12,17 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fpt_ray.config.trial import SIDE_METHODS, TrialConfig, reads_images
+from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, TrialConfig, reads_images, reads_low_resolution
 from fpt_ray.models.backbone import backbone_shape, blocks_read, check_resolution
 from fpt_ray.models.online import OnlineNetwork
 from fpt_ray.models.probe import Probe
 from fpt_ray.models.side_network import SideNetwork, initialise, side_width
+from fpt_ray.models.summary_probes import LayerFusion, StoredLinearProbe
 from fpt_ray.models.weights import load_backbone, unloaded_backbone
 
 ADALORA_ORTHOGONALITY = 0.5
 """Weight of AdaLoRA's regulariser, peft's default."""
+_STORED = {"probe": Probe, "layer_fusion": LayerFusion, "stored_linear_probe": StoredLinearProbe}
 _RANKS = {"lora": 16, "adalora": 12}
 
 
@@ -35,7 +37,7 @@ def make_model(trial: TrialConfig, num_classes: int, *, load: bool = True) -> nn
     if not reads_images(trial):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(trial.training.seed)
-            network = Probe if trial.method == "probe" else SideNetwork
+            network = _STORED.get(trial.method, SideNetwork)
             return network(trial, backbone_shape(trial.backbone.name), num_classes)
     vit = (load_backbone if load else unloaded_backbone)(trial.backbone, trial.features.resolution)
     with torch.random.fork_rng(devices=[]):
@@ -238,8 +240,8 @@ def check_trial(trial: TrialConfig) -> None:
     """ConfigError if the trial's network cannot be built on this backbone."""
     shape = backbone_shape(trial.backbone.name)
     check_resolution(shape, trial.features.resolution)
-    if trial.method in SIDE_METHODS:
+    if trial.method in SIDE_METHODS and trial.method not in SUMMARY_METHODS:
         blocks_read(trial.side, shape)
-        if trial.method != "probe":  # which reads no image, and has no width of its own
+        if reads_low_resolution(trial):  # a probe reads no image, and has no width of its own
             check_resolution(shape, trial.side.resolution, "side.resolution")
             side_width(trial, shape)

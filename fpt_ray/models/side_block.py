@@ -14,13 +14,17 @@ from typing_extensions import override
 
 
 def attend(
-    queries: Float[Tensor, "*B H E M"], keys: Float[Tensor, "B H N E"], values: Float[Tensor, "B H N E"]
+    queries: Float[Tensor, "*B H E M"],
+    keys: Float[Tensor, "B H N E"],
+    values: Float[Tensor, "B H N E"],
+    bias: Float[Tensor, "H N M"] | None = None,
 ) -> Float[Tensor, "B M D"]:
-    """Attention as plain products, of queries that are scaled; those without B are every image's.
+    """Attention as plain products, of queries that are scaled; those without B are every image's. A bias is added.
 
     Keys and values stand on the left, forward and backward: products of many rows by few columns are the faster ones.
     """
-    maps = torch.softmax(keys @ queries, dim=-2)  # B H N M
+    products = keys @ queries if bias is None else keys @ queries + bias
+    maps = torch.softmax(products, dim=-2)  # B H N M
     return (values.transpose(-2, -1) @ maps).permute(0, 3, 1, 2).flatten(-2)
 
 

@@ -48,8 +48,8 @@ class RowsOnDevice:
             name: None if whole is None else whole.index_select(_AXES[name], at.to(whole.device))
             for name, whole in self._kinds.items()
         }
-        return Batch(low_res=found["low_res"], keys=found["keys"], values=found["values"], labels=labels)
+        return Batch(**found, labels=labels)
 
 
-_AXES = {"low_res": 0, "keys": 1, "values": 1}
+_AXES = {"low_res": 0, "keys": 1, "values": 1, "summaries": 0}
 """Which axis counts images."""

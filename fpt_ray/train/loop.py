@@ -20,7 +20,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fpt_ray.config.trial import SIDE_METHODS, TrainingConfig, TrialConfig, reads_images
+from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, TrainingConfig, TrialConfig, reads_images
 from fpt_ray.features.rows import Batch, Memory, fresh_memory
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
@@ -247,11 +247,11 @@ def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, t
     if reads_images(trial):
         return images, masks
     arithmetic = arithmetic_type(trial.training, device)
-    keys, values = (
+    keys, values, summaries = (
         None if kind is None else task.buffers.converted(name, kind, device, arithmetic)
-        for name, kind in (("keys", batch.keys), ("values", batch.values))
+        for name, kind in (("keys", batch.keys), ("values", batch.values), ("summaries", batch.summaries))
     )
-    return images, keys, values, masks
+    return (summaries,) if trial.method in SUMMARY_METHODS else (images, keys, values, masks)
 
 
 def dropout_masks(trial: TrialConfig, row_ids: Any, epoch: int) -> Float[Tensor, "L B P W"] | None:

@@ -520,3 +520,19 @@ def test_a_studys_store_holds_the_union_of_what_its_space_can_ask_for():
     assert spec.low_resolutions == (32, 64)
     assert spec.num_kept == spec.num_tokens // 2
     assert {(trial.side.blocks, trial.side.depth) for trial in need.trials()} == {("last", 3), ("0,5", 2), ("2,3,4", 3)}
+
+
+def test_a_studys_store_holds_what_patterns_of_blocks_ask_for_at_every_depth():
+    """Of those that nest, the most layers are enough; three layers spread evenly are not among four."""
+    space = "space:\n  side.blocks: {choices: [%s]}\n  side.depth: {choices: [3, 4]}\n"
+    fixed = f"fixed: {{backbone.name: {SMALL}, features.resolution: 96}}"
+    for patterns, blocks in (
+        ("last, middle", (4, 5, 6, 7, 8, 9, 10, 11)),
+        ("two_thirds", (5, 6, 7, 8)),
+        ("even", (2, 3, 5, 7, 8, 11)),
+    ):
+        (need,) = parse_space(space % patterns + fixed).stores()
+        assert store_spec(need).blocks == blocks
+    points = "points: {a: {side.blocks: even, side.depth: 3}, b: {side.blocks: middle, side.depth: 1}}\n"
+    (need,) = parse_space(points + fixed).stores()
+    assert store_spec(need).blocks == (3, 5, 7, 11)

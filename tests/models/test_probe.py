@@ -12,9 +12,9 @@ from fpt_ray.cost.prediction import learnable_parameters, trial_costs
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import store_spec
+from fpt_ray.models.batch_norm import BatchNorm
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.methods import check_trial, learnable_state, load_learnable_state, make_model
-from fpt_ray.models.probe import BatchNorm
 from tests.conftest import SMALL
 
 VALUES = {

@@ -17,7 +17,7 @@ from fpt_ray.features import shards
 from fpt_ray.features.joining import join
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
-from fpt_ray.features.spec import store_spec
+from fpt_ray.features.spec import SUMMARIES, columns_of, store_spec
 from fpt_ray.features.store import add_shards, empty_store
 from fpt_ray.images.table import ImageRow, ImageTable, content_hashes
 from fpt_ray.models.importance import Extracted
@@ -69,6 +69,11 @@ def test_batches_are_as_mixed_as_at_random(tmp_path):
     assert len({plan.path for plan in plans}) == len(plans) > 5
 
 
+def summary_of(sha256, spec):
+    generator = torch.Generator().manual_seed(int(sha256[:8], 16) + 1)
+    return torch.randn(spec.backbone_depth, 2, spec.width, generator=generator)
+
+
 def separable(images, spec):
     """Features that tell the classes apart, the same for an image wherever it stands."""
     pattern = torch.randn(
@@ -80,7 +85,7 @@ def separable(images, spec):
     ]
     one = torch.stack([0.13 * pattern[image.label] + own for image, own in zip(images, noise, strict=True)], dim=1)
     keys = one.half()
-    summaries = torch.zeros(spec.backbone_depth, 2, len(images), spec.width)
+    summaries = torch.stack([summary_of(image.sha256, spec) for image in images], dim=2)
     return Extracted(keys, -keys, torch.zeros(keys.shape[:-1], dtype=torch.long), summaries)
 
 
@@ -125,3 +130,20 @@ def test_the_same_seed_gives_the_same_losses_from_every_place_and_however_the_st
     assert len(found[0][0]) == TRIAL.training.epochs * (240 // 8)
     assert found[0][1] > 0.85
     assert found[1:] == found[:1] * 7
+
+
+def test_class_tokens_and_mean_patch_tokens_are_the_same_from_every_place(tmp_path):
+    """They are those of the image with the row's hash, and nothing else of the store is read."""
+    spec = dataclasses.replace(store_spec(need_of(TRIAL)), weights_digest="y")
+    table = class_folders(24, 8)
+    features = stored(tmp_path / "store", table, spec, 20)
+    cut = trial_slice(dataclasses.replace(TRIAL, method="layer_fusion"), spec)
+    assert columns_of(spec, cut) == [SUMMARIES]
+    on_disk = partial(rows_on_disk, folder=tmp_path / "disk")
+    for read in (rows_from_files, rows_in_memory, on_disk, rows_on_device):
+        batch = read(features, "train", cut).take(np.array([5, 0, 17]))
+        assert (batch.low_res, batch.keys, batch.values) == (None, None, None)
+        assert batch.summaries.shape == (3, 12, 2, 192)
+        for row, found in zip([5, 0, 17], batch.summaries, strict=True):
+            told = summary_of(bytes(features.splits["train"].hashes[row]).hex(), spec)
+            assert torch.equal(found, told.half())

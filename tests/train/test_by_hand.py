@@ -18,6 +18,7 @@ from tests.conftest import SMALL
 EPOCHS, BATCH, LABELS = 2, 6, np.repeat([0, 1, 2], [16, 4, 4])
 CLASS_WEIGHTS = (0.5, 2.0, 2.0)  # 24 images / (3 classes * images of the class)
 CLIP_NORM = {"fpt+": 2.5, "fpt": 2.5, "lora": 10.0, "adalora": 5.0, "linear_probing": 4.0, "probe": 1.0}
+CLIP_NORM |= {"layer_fusion": 1.0, "stored_linear_probe": 4.0}
 """Between the smallest and the largest norm of the gradient in these steps."""
 
 
@@ -31,6 +32,7 @@ class DoubleRows:
         self.labels, self.row_ids = labels, np.arange(len(labels))
         self.low_res = torch.randint(0, 256, (len(labels), 32, 32, 3), generator=generator).to(torch.uint8)
         self.keys, self.values = torch.randn(2, 2, len(labels), 3, 5, 64, generator=generator).unbind(0)
+        self.summaries = torch.randn(len(labels), 12, 2, 192, generator=generator)
 
     def __len__(self):
         return len(self.row_ids)
@@ -38,7 +40,8 @@ class DoubleRows:
     def take(self, row_ids, memory=None):
         at = torch.as_tensor(np.asarray(row_ids))
         labels = torch.as_tensor(self.labels)[at]
-        return Batch(low_res=self.low_res[at], keys=self.keys[:, at], values=self.values[:, at], labels=labels)
+        kinds = {"keys": self.keys[:, at], "values": self.values[:, at], "summaries": self.summaries[at]}
+        return Batch(low_res=self.low_res[at], labels=labels, **kinds)
 
 
 def trial_of(method, clip_norm=None):
@@ -76,6 +79,8 @@ def learnt(model):
 
 def inputs_of(trial, rows, at, epoch):
     images = (rows.low_res[at].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    if trial.method in ("layer_fusion", "stored_linear_probe"):
+        return (rows.summaries[at],)
     if trial.method in ("fpt+", "fpt", "probe"):
         return images, rows.keys[:, at], rows.values[:, at], dropout_masks(trial, at, epoch)
     return (images,)

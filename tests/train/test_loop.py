@@ -115,7 +115,7 @@ def worker(rank, port, trial, shape):
     return numbers, model.module.state_dict()
 
 
-@pytest.mark.parametrize("method", ["fpt+", "probe"])
+@pytest.mark.parametrize("method", ["fpt+", "probe", "layer_fusion", "stored_linear_probe"])
 def test_two_workers_equal_one(small_trial, small_shape, method):
     training = dataclasses.replace(small_trial.training, class_weights=True, batch_size=6)
     trial = dataclasses.replace(small_trial, method=method, training=training)
