@@ -1,8 +1,10 @@
-"""Prepares image tables: a split that is made once, written down, and the same from then on.
+"""Prepares image tables: of published data sets, or with a split that is made once and written down.
 
 Where neither folders nor a table say which split an image belongs to, a hash of its content does, so that images which
 are added leave all others where they are. The shares of a class may then differ between splits; this makes them equal.
 """
+
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,4 +23,16 @@ def split(images: tyro.conf.Positional[str], table: str | None = None, seed: int
     print(write_stratified(images, table, seed))
 
 
-VERBS = {"split": split}
+def prepare(name: tyro.conf.Positional[Literal["bccd"]], source: Annotated[str, tyro.conf.arg(name="from")]) -> None:
+    """Write the image table of a published data set, and the table of its findings' boxes, into its folder.
+
+    Args:
+        name: The data set. bccd: blood smears; is there a platelet?
+        source: The folder as it is published; of bccd, a clone of github.com/Shenggan/BCCD_Dataset.
+    """
+    from fpt_ray.datasets.bccd import prepare_bccd
+
+    print({"bccd": prepare_bccd}[name](source))
+
+
+VERBS = {"prepare": prepare, "split": split}

@@ -14,6 +14,8 @@ from PIL import Image
 
 Range = tuple[float, float]
 Counts = tuple[tuple[int, int], ...]
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels: the first pixel inside, and the first beyond."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,16 +103,22 @@ def scaled_photo(photo: Image.Image, size: int) -> Image.Image:
     return photo.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
 
 
-def draw(photo: Image.Image, grade: int, size: int, random: np.random.Generator) -> Float[np.ndarray, "R R 3"]:
-    """A picture of a grade, 0..255. The photograph is a square of any size."""
+def draw(
+    photo: Image.Image, grade: int, size: int, random: np.random.Generator
+) -> tuple[Float[np.ndarray, "R R 3"], list[Box]]:
+    """(a picture of a grade, 0..255; where its lesions are). The photograph is a square of any size."""
     view = _view(photo.width, size, random)
     (a, b), (d, e) = view.matrix
     c, f = view.centre - view.matrix @ np.full(2, view.middle)
     whole = photo.transform((size, size), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC)
     picture = np.array(whole, dtype=np.float32)
+    meaningful = (DIFFICULTY.microaneurysm, DIFFICULTY.haemorrhage, DIFFICULTY.exudate)
+    boxes = []
     for lesion, at in _spots(grade, view, photo.width / _PHOTO_SIZE, size, random):
-        _stain(picture, lesion, at, size / REFERENCE_SIZE, random)
-    return _develop(picture, random)
+        box = _stain(picture, lesion, at, size / REFERENCE_SIZE, random)
+        if lesion in meaningful and box is not None:
+            boxes.append(box)
+    return _develop(picture, random), boxes
 
 
 def _view(photo_size: int, size: int, random: np.random.Generator) -> View:
@@ -163,8 +171,12 @@ def _stain(
     at: Float[np.ndarray, "2"],
     scale: float,
     random: np.random.Generator,
-) -> None:
-    """Blends one spot into the picture, in place: an ellipse with a wavy outline and a soft edge."""
+) -> Box | None:
+    """Blends one spot into the picture, in place: an ellipse with a wavy outline and a soft edge.
+
+    Returns:
+        the box of the pixels that it covers by half of its strength at least; None: of a few blurred ones, none.
+    """
     radius, strength = random.uniform(*lesion.radius) * scale, random.uniform(*lesion.strength)
     stretch, angle = math.sqrt(random.uniform(*lesion.elongation)), random.uniform(0, math.pi)
     waves = zip(random.normal(0, lesion.roughness / 2, size=4), random.uniform(0, 2 * math.pi, size=4), strict=True)
@@ -178,9 +190,13 @@ def _stain(
     waves = [w * np.cos((k + 2) * np.arctan2(across, along) + p) for k, (w, p) in enumerate(waves)]
     cover = ((radius * (1 + sum(waves)) - np.hypot(along, across)) / edge + 0.5).clip(0, 1)
     # A spot smaller than a pixel hides only its own area of it.
+    rows, columns = (np.flatnonzero((cover >= 0.5).any(axis=axis)) for axis in (1, 0))
     cover = (cover * strength * min(1.0, math.pi * radius**2)).astype(np.float32)[..., None]
     patch = picture[top:bottom, left:right]
     patch += cover * (patch * (np.array(lesion.tint, np.float32) - 1) + np.array(lesion.glow, np.float32))
+    if not rows.size:
+        return None
+    return int(left + columns[0]), int(top + rows[0]), int(left + columns[-1] + 1), int(top + rows[-1] + 1)
 
 
 def _develop(picture: Float[np.ndarray, "R R 3"], random: np.random.Generator) -> Float[np.ndarray, "R R 3"]:

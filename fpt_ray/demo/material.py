@@ -4,6 +4,7 @@ The images are *semi-synthetic*: one real photograph of a healthy retina, varied
 that the method and the system work, and say nothing about medicine.
 """
 
+import csv
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from fpt_ray import __version__
-from fpt_ray.demo.fundus import DIFFICULTY, NUM_GRADES, REFERENCE_SIZE, draw, scaled_photo
+from fpt_ray.demo.fundus import DIFFICULTY, NUM_GRADES, REFERENCE_SIZE, Box, draw, scaled_photo
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import NOTE_FILE
@@ -26,6 +27,7 @@ from fpt_ray.models.onnx_weights import read_onnx
 
 SPLIT_SHARES = {"train": 0.55, "val": 0.2, "test": 0.25}
 JPEG_QUALITY = 92
+BOXES_FILE = "boxes.csv"
 
 _TITLE = "Semi-synthetic fundus images (lesions drawn on one CC0 photograph); results say nothing about medicine"
 _THREADS = 2
@@ -71,7 +73,7 @@ def write_weights(file: Path) -> None:
 
 
 def write_images(folder: Path, *, count: int = 400, size: int = REFERENCE_SIZE, seed: int = 0) -> None:
-    """Writes the semi-synthetic set: {train,val,test}/grade{0..4}/*.jpg and a DATA_NOTE.txt that says what it is.
+    """Writes the semi-synthetic set: {train,val,test}/grade{0..4}/*.jpg, a DATA_NOTE.txt, and boxes.csv of its lesions.
 
     Args:
         folder: appears when the set is whole; a whole set of the same settings is reused.
@@ -103,7 +105,14 @@ def write_images(folder: Path, *, count: int = 400, size: int = REFERENCE_SIZE, 
     # Threads: nearly all of the time is spent inside Pillow and NumPy, which let other threads run.
     with ThreadPoolExecutor(_THREADS) as pool:
         done = pool.map(partial(_write_image, unfinished, photo, size), planned)
-        list(tqdm(done, total=len(planned), desc="drawing semi-synthetic fundus images", unit="image", mininterval=2))
+        progress = tqdm(
+            done, total=len(planned), desc="drawing semi-synthetic fundus images", unit="image", mininterval=2
+        )
+        boxes = list(progress)
+    with (unfinished / BOXES_FILE).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image", "x0", "y0", "x1", "y1"))
+        writer.writerows((path, *box) for (path, _, _), found in zip(planned, boxes, strict=True) for box in found)
     unfinished.rename(folder)
     say(f"wrote {count} semi-synthetic images to {folder}")
 
@@ -128,10 +137,11 @@ def _planned(count: int, seed: int) -> Iterator[tuple[str, int, tuple[int, ...]]
                 yield f"{split}/grade{grade}/{i:04d}.jpg", grade, (seed, part, grade, i)
 
 
-def _write_image(root: Path, photo: Image.Image, size: int, planned: tuple[str, int, tuple[int, ...]]) -> None:
+def _write_image(root: Path, photo: Image.Image, size: int, planned: tuple[str, int, tuple[int, ...]]) -> list[Box]:
     path, grade, key = planned
-    pixels = draw(photo, grade, size, np.random.default_rng(key))
+    pixels, boxes = draw(photo, grade, size, np.random.default_rng(key))
     Image.fromarray(pixels.round().astype(np.uint8)).save(root / path, quality=JPEG_QUALITY)
+    return boxes
 
 
 def _about(count: int, size: int, seed: int) -> str:
@@ -140,7 +150,8 @@ def _about(count: int, size: int, seed: int) -> str:
 These are NOT photographs of patients and are of no medical use. Every image is drawn from one photograph of a healthy
 retina: flipped, rotated, cropped and recoloured, with lesions drawn on top. The grades 0 to 4 follow diabetic
 retinopathy loosely: 0 nothing; 1 microaneurysms; 2 more of them and some haemorrhages; 3 many haemorrhages; 4 exudates
-besides. Dust, smudges and reflections are in every grade and mean nothing.
+besides. Dust, smudges and reflections are in every grade and mean nothing. {BOXES_FILE} says where the lesions are, for
+fpt-ray features importance --boxes.
 
 Photograph: "Fundus photograph of normal left eye" by Mikael Haggstrom, Wikimedia Commons, CC0 1.0 (public domain), as
 carried by the package scikit-image (skimage/data/retina.jpg). These images may be used in the same way.

@@ -1,9 +1,12 @@
-"""Lists feature stores on a disk or on S3, verifies that they are whole, removes them or images in them."""
+"""Lists feature stores on a disk or on S3, verifies them, removes them or images in them, says which blocks to read."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from fpt_ray.display.typesetting import Form
 
 if TYPE_CHECKING:
     from fpt_ray.features.spec import StoreSpec
@@ -44,16 +47,44 @@ class Forget:
     """The content hashes (SHA-256 in hex) of the images: the sha256 column of an image table has them."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Importance:
+    """Measure, without training, which tokens the heads of each stored block keep, and whether they touch findings.
+
+    Training and validation images alone are read.
+    """
+
+    uri: tyro.conf.Positional[str]
+    """The folder of the store."""
+    images: str
+    """The images that it was made of: class folders, or a table (CSV, Parquet) of path, label[, split][, group]."""
+    boxes: str | None = None
+    """A table (CSV, Parquet) of known findings: image (its path as images has it), x0, y0, x1, y1 in pixels."""
+    ratios: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    """Token ratios. Those that are more than the store holds are an error."""
+    max_images: int = 2000
+    """The number of images, at most."""
+    flips: int = 0
+    """The number of images on which the LPM is run again, and on their mirror images."""
+    weights: str | None = None
+    """For flips: the weights that the store was made with, a local file or "random". Default: timm's."""
+    picture: Path | None = None
+    """A PNG file to write."""
+    form: Form = "text"
+    """The form of the table that is printed."""
+
+
 Command = (
     Annotated[Ls, tyro.conf.subcommand("ls")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Rm, tyro.conf.subcommand("rm")]
     | Annotated[Forget, tyro.conf.subcommand("forget")]
+    | Annotated[Importance, tyro.conf.subcommand("importance")]
 )
 
 
-def run_features(command: Ls | Verify | Rm | Forget) -> bool:
-    """Lists, verifies or removes stores, or images in them, and prints what came of it; False if a store has faults.
+def run_features(command: Ls | Verify | Rm | Forget | Importance) -> bool:
+    """Does what is asked of stores and prints what came of it; False if a store has faults.
 
     Raises:
         ConfigError: there is no such store, or S3 fails.
@@ -74,6 +105,8 @@ def run_features(command: Ls | Verify | Rm | Forget) -> bool:
 
         shards = forget(uri, command.images)
         print(f"{uri}: {len(command.images)} images forgotten, {shards} shards written anew")
+    elif isinstance(command, Importance):
+        _importance(uri, command)
     else:
         return _verify(uri)
     return True
@@ -107,6 +140,32 @@ def _verify(uri: str) -> bool:
     return not faults
 
 
-def run(command: Ls | Verify | Rm | Forget) -> int:
+def _importance(uri: str, command: Importance) -> None:
+    from fpt_ray.display.typesetting import typeset
+    from fpt_ray.features.importance.display import draw_survey, survey_table
+    from fpt_ray.features.importance.findings import read_findings
+    from fpt_ray.features.importance.flips import kept_when_flipped
+    from fpt_ray.features.importance.survey import sampled, stored_table, survey
+    from fpt_ray.features.store import read_manifest
+    from fpt_ray.images.table import read_images
+    from fpt_ray.models.backbone import backbone_shape
+
+    store = read_manifest(uri)
+    spec, whole = store.spec, stored_table(read_images(command.images), store)
+    table = sampled(whole, command.max_images)
+    findings = (
+        None
+        if command.boxes is None
+        else read_findings(command.boxes, whole, backbone_shape(spec.backbone), spec.resolution)
+    )
+    found = survey(store, table, command.ratios, findings)
+    few = sampled(whole, command.flips)
+    flipped = kept_when_flipped(few, spec, command.weights, command.ratios) if command.flips else {}
+    print(typeset(survey_table(found, flipped), command.form))
+    if command.picture is not None:
+        draw_survey(found, flipped, command.picture)
+
+
+def run(command: Ls | Verify | Rm | Forget | Importance) -> int:
     """The exit status of ``run_features``: 1 if a store has faults."""
     return 0 if run_features(command) else 1

@@ -15,6 +15,9 @@ MAX_BYTES = 512 * 2**20
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 
 _TIFF_PHOTOMETRIC = 262
+_ORIENTATION = 274
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations in which height and width change places."""
 
 
 class ImageError(ConfigError):
@@ -58,6 +61,21 @@ def decode(data: bytes, source: str) -> UInt8[np.ndarray, "Y X 3"]:
         raise ImageError(source, f"it has more than {MAX_PIXELS:,} pixels; make it smaller first") from None
     except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
         raise ImageError(source, f"it cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def image_size(data: bytes, source: str) -> tuple[int, int]:
+    """(width, height) in pixels of an encoded image, upright, by its header alone.
+
+    Raises:
+        ImageError: it is no image of a known format.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
+        raise ImageError(source, f"its header cannot be read ({type(error).__name__}: {error})") from error
+    return (height, width) if turned else (width, height)
 
 
 def resize(image: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, "R R 3"]:

@@ -90,11 +90,41 @@ def test_lesions_are_what_tells_the_grades_apart(monkeypatch):
     for grade in range(5):
         counts = []
         for seed in range(4):
-            picture, blank = (fundus.draw(photo, g, 448, np.random.default_rng(seed)) for g in (grade, 0))
+            picture, blank = (fundus.draw(photo, g, 448, np.random.default_rng(seed))[0] for g in (grade, 0))
             counts.append(int((np.abs(picture - blank).max(-1) > 12).sum()))
         changed.append(np.mean(counts))
     assert changed[0] == 0
     assert changed[0] < changed[1] < changed[2] < changed[3]
+
+
+def test_boxes_say_where_lesions_are(monkeypatch):
+    """Black and drawn with nothing else, they hide half of the picture at least there, and less elsewhere."""
+    even = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "shading": 0.0, "colour": 0.0}
+    spot = dataclasses.replace(fundus.DIFFICULTY.haemorrhage, strength=(1.0, 1.0), tint=(0.0,) * 3)
+    still = {"distractors": (0, 0), "noise": (0.0, 0.0), "microaneurysms": ((0, 0),) * 5, "haemorrhage": spot, **even}
+    monkeypatch.setattr(fundus, "DIFFICULTY", dataclasses.replace(fundus.DIFFICULTY, **still))
+    with Image.open(photo_file()) as original:
+        photo = fundus.scaled_photo(original, 448)
+    for seed in range(4):
+        (picture, boxes), (blank, none) = (fundus.draw(photo, g, 448, np.random.default_rng(seed)) for g in (2, 0))
+        assert none == []
+        assert 2 <= len(boxes) <= 6
+        inside = np.zeros((448, 448), bool)
+        for x0, y0, x1, y1 in boxes:
+            inside[y0:y1, x0:x1] = True
+            assert picture[y0:y1, x0:x1, 0].min() < 0.1 * blank[y0:y1, x0:x1, 0].min()
+        left = picture[~inside, 0] / np.maximum(blank[~inside, 0], 1)
+        assert left[blank[~inside, 0] > 20].min() > 0.24  # where two are beside each other, half of a half
+
+
+def test_a_set_has_a_table_of_its_lesions(tmp_path):
+    write_images(tmp_path / "set", count=15, size=448)
+    lines = [line.split(",") for line in (tmp_path / "set" / "boxes.csv").read_text().splitlines()]
+    assert lines[0] == ["image", "x0", "y0", "x1", "y1"]
+    paths = {line[0] for line in lines[1:]}
+    assert paths <= {row.path for row in read_images(str(tmp_path / "set")).rows}
+    assert not any("grade0" in path for path in paths)
+    assert any("grade4" in path for path in paths)
 
 
 def test_nothing_is_drawn_outside_the_retina(monkeypatch):

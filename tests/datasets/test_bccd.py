@@ -1,0 +1,65 @@
+"""`datasets prepare bccd` on a clone of six images: labels and boxes by hand, faults by name."""
+
+import pytest
+from PIL import Image
+
+from fpt_ray.datasets.bccd import BOXES, TABLE, prepare_bccd
+from fpt_ray.datasets.command import prepare
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.table import read_images
+
+OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+PLATELET = ("Platelets", 1, 2, 30, 40)
+CELL = ("RBC", 5, 6, 7, 8)
+IMAGES = {
+    "train": [("a", [PLATELET, CELL]), ("b", [CELL])],
+    "val": [("c", [PLATELET, PLATELET]), ("d", [])],
+    "test": [("e", []), ("f", [PLATELET])],
+}
+
+
+@pytest.fixture
+def clone(tmp_path):
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (tmp_path / folder).mkdir(parents=True)
+    for split, images in IMAGES.items():
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text("".join(f"{name}\n" for name, _ in images))
+        for name, objects in images:
+            Image.new("RGB", (64, 48)).save(tmp_path / f"JPEGImages/{name}.jpg")
+            inside = "".join(OBJECT.format(*one) for one in objects)
+            (tmp_path / f"Annotations/{name}.xml").write_text(f"<annotation>{inside}</annotation>")
+    return tmp_path
+
+
+def test_labels_and_boxes_are_those_of_the_annotations(clone, capsys):
+    prepare("bccd", str(clone))
+    assert "2 train, 2 val, 2 test; 3 with a platelet" in capsys.readouterr().out
+    table = read_images(str(clone / TABLE))
+    assert table.classes == ("no", "yes")
+    assert {(row.path[-5], row.label, row.split) for row in table.rows} == {
+        ("a", 1, "train"),
+        ("b", 0, "train"),
+        ("c", 1, "val"),
+        ("d", 0, "val"),
+        ("e", 0, "test"),
+        ("f", 1, "test"),
+    }
+    lines = (clone / BOXES).read_text().splitlines()
+    assert lines[:2] == ["image,x0,y0,x1,y1", "JPEGImages/a.jpg,0.0,1.0,30.0,40.0"]
+    assert len(lines) == 5
+
+
+def test_it_is_written_once(clone):
+    assert prepare_bccd(str(clone)) == prepare_bccd(str(clone))
+    (clone / TABLE).write_text("mine")
+    with pytest.raises(ConfigError, match="is there already and is another table"):
+        prepare_bccd(str(clone))
+
+
+def test_what_is_no_clone_is_named(clone):
+    (clone / "Annotations/a.xml").write_text("<annotation><object><name>Platelets</name></object></annotation>")
+    with pytest.raises(ConfigError, match=r"Annotations/a\.xml is no annotation of BCCD"):
+        prepare_bccd(str(clone))
+    (clone / "Annotations/a.xml").unlink()
+    with pytest.raises(ConfigError, match=r"Annotations/a\.xml cannot be read \(No such file"):
+        prepare_bccd(str(clone))
