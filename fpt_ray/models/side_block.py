@@ -24,7 +24,8 @@ def attend(
     Keys and values stand on the left, forward and backward: products of many rows by few columns are the faster ones.
     """
     products = keys @ queries if bias is None else keys @ queries + bias
-    maps = torch.softmax(products, dim=-2)  # B H N M
+    with torch.autocast(products.device.type, enabled=False):  # which would keep a copy in float32 for the gradient
+        maps = torch.softmax(products, dim=-2)  # B H N M
     return (values.transpose(-2, -1) @ maps).permute(0, 3, 1, 2).flatten(-2)
 
 
