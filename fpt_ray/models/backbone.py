@@ -1,6 +1,7 @@
 """The frozen large pre-trained model (LPM): what its name determines.
 
-Any timm Vision Transformer with plain attention blocks serves.
+Any timm Vision Transformer serves whose blocks have one attention each, with as many heads of keys as of queries: with
+or without a class token, with learnt or rotary positions (DINOv3, EVA-02), and however it pools (SigLIP).
 """
 
 import itertools
@@ -11,12 +12,16 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers.attention import Attention
+from timm.layers.attention import Attention, AttentionRope
+from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 
 from fpt_ray.config.trial import EVEN, PATTERNS, Precision, SideConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware
+
+ViT = VisionTransformer | Eva
+_ATTENTIONS = (Attention, AttentionRope, EvaAttention)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +35,10 @@ class BackboneShape:
     head_width: int
     patch_size: int
     num_prefix_tokens: int
+    """The class token and registers, as far as it has them."""
+    has_class_token: bool
+    plain_attention: bool
+    """One projection gives queries, keys and values, which are attended to as they are: no rotary positions."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -43,7 +52,7 @@ def backbone_shape(name: str) -> BackboneShape:
     """The geometry of a timm ViT, without weights.
 
     Raises:
-        ConfigError: timm does not know the name, or the architecture has no plain attention blocks.
+        ConfigError: timm does not know the name, or the architecture is none of those that serve.
     """
     with torch.device("meta"):
         model = create_vit(name, pretrained=False)
@@ -60,6 +69,8 @@ def backbone_shape(name: str) -> BackboneShape:
         head_width=attention[0].head_dim,
         patch_size=patch_height,
         num_prefix_tokens=model.num_prefix_tokens,
+        has_class_token=model.cls_token is not None,
+        plain_attention=all(isinstance(one, Attention) for one in attention),
         mean=data["mean"],
         std=data["std"],
     )
@@ -130,11 +141,11 @@ def resolve_precision(precision: Precision, hardware: Hardware) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
-def create_vit(name: str, pretrained: bool) -> VisionTransformer:
+def create_vit(name: str, pretrained: bool) -> ViT:
     """The ViT that timm knows by a name, with its head.
 
     Raises:
-        ConfigError: timm does not know the name, or the architecture has no plain attention blocks.
+        ConfigError: timm does not know the name, or the architecture is none of those that serve.
     """
     try:
         model = timm.create_model(name, pretrained=pretrained)
@@ -146,24 +157,29 @@ def create_vit(name: str, pretrained: bool) -> VisionTransformer:
             "vit_small_patch14_dinov2",
         ]
         raise ConfigError(f"backbone.name is {name!r}; timm has no such model, near are {', '.join(known)}") from None
-    if not isinstance(model, VisionTransformer):
-        raise _unsupported(name)
+    if not isinstance(model, ViT):
+        raise _unsupported(name, f"it is a {type(model).__name__}")
     _attentions(model, name)
     return model
 
 
-def _attentions(model: VisionTransformer, name: str) -> list[Attention]:
+def _attentions(model: ViT, name: str) -> list[Any]:
     attentions = [getattr(block, "attn", None) for block in model.blocks]
-    if not all(type(attention) is Attention for attention in attentions) or model.cls_token is None:
-        raise _unsupported(name)
-    return attentions  # type: ignore[return-value]
+    for attention in attentions:
+        if type(attention) not in _ATTENTIONS:
+            raise _unsupported(name, f"its blocks attend by {type(attention).__name__}")
+        if getattr(attention, "num_kv_groups", 1) > 1:
+            raise _unsupported(name, "it has fewer heads of keys than of queries")
+        if attention.num_heads * attention.head_dim != model.embed_dim:
+            raise _unsupported(name, "its heads are not as wide together as its tokens")
+    return attentions
 
 
-def _unsupported(name: str) -> ConfigError:
+def _unsupported(name: str, why: str) -> ConfigError:
     return ConfigError(
-        f"backbone.name is {name!r}, no Vision Transformer with plain attention blocks and a class token; "
-        "these work: vit_{tiny,small,base,large}_patch{8,14,16}_*, deit_*, DINO (vit_*.dino), DINOv2 "
-        "(vit_*_patch14_dinov2, vit_*_patch14_reg4_dinov2)"
+        f"backbone.name is {name!r}, which does not serve: {why}. These work: vit_{{tiny,small,base,large}}_patch*_*, "
+        "deit_*, DINO (vit_*.dino), DINOv2 (vit_*_dinov2), DINOv3 (vit_*_dinov3), EVA-02 (eva02_*), SigLIP "
+        "(vit_*_siglip_*), vit_*_rope_*"
     )
 
 

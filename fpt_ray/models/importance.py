@@ -1,19 +1,25 @@
-"""Keys, values and importance of the LPM's tokens, by hooks on its own projections: no model is forked.
+"""Keys, values and importance of the LPM's tokens, by hooks on its own attention: no model is forked.
 
 Dimension letters stand in ``side_network.py``; here additionally R is the resolution in pixels and N the number of
 tokens, prefix tokens (class token, registers) included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from fpt_ray.config.trial import Importance
+from fpt_ray.models.backbone import ViT
 
 SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Attention scores held at once while importance is summed: what a cache holds, or what keeps a GPU busy."""
@@ -26,16 +32,17 @@ class Extracted(NamedTuple):
     values: Float[Tensor, "L B H T E"]
     tokens: Int[Tensor, "L B H T"]
     summaries: Float[Tensor, "M 2 B D"] | None = None
-    """What each of the LPM's M blocks puts out: its class token, and the mean of its patch tokens."""
+    """What each of the LPM's M blocks puts out: its class token (without one, what the LPM would pool of it after the
+    last norm), and the mean of its patch tokens."""
 
 
 class _Captured(Exception):
-    """Ends the forward pass once the last of the blocks has projected its tokens."""
+    """Ends the forward pass once the last of the blocks has made its keys and values."""
 
 
 @torch.no_grad()
 def extract(
-    model: VisionTransformer,
+    model: ViT,
     images: Float[Tensor, "B 3 R R"],
     *,
     blocks: Sequence[int],
@@ -46,6 +53,8 @@ def extract(
 ) -> Extracted:
     """Keys and values of the important tokens in some blocks, in rising order (Eq. 3, sections 3.4 and 3.5).
 
+    They are what the LPM's own attention multiplies: with its biases, norms and rotary positions.
+
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
     ``summarised`` asks for the class token and the mean patch token of every block, too, for which the LPM is run to
     its end. ``score_bytes`` is how many bytes of scores are held at once. Default: what suits the device.
@@ -54,22 +63,21 @@ def extract(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     summaries: list[Tensor] = []
 
-    def capture(attention: Attention, projected: Tensor) -> None:
-        found.append(_important(attention, projected, num_kept, importance, score_bytes))
+    def capture(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> None:
+        found.append(_important(queries, keys, values, scale, num_kept, importance, score_bytes))
         if len(found) == len(blocks) and not summarised:
             raise _Captured
 
-    handles = [
-        attention.qkv.register_forward_hook(lambda _, __, projected, attention=attention: capture(attention, projected))
-        for attention in (layers[block].attn for block in blocks)
-    ]
+    overheard = _Overheard(capture)
+    handles = [overheard.listen(layers[block].attn) for block in blocks]
+    plain = all(isinstance(layers[block].attn, Attention) for block in blocks)
     if summarised:
-        prefix = model.num_prefix_tokens
         handles += [
-            layer.register_forward_hook(lambda _, __, out: summaries.append(_summary(out, prefix))) for layer in layers
+            layer.register_forward_hook(lambda _, __, out: summaries.append(_summary(model, out))) for layer in layers
         ]
     try:
-        model.forward_features(images.to(next(model.parameters()).dtype))
+        with nullcontext() if plain else overheard:
+            model.forward_features(images.to(next(model.parameters()).dtype))
     except _Captured:
         pass
     finally:
@@ -79,27 +87,62 @@ def extract(
     return Extracted(keys, values, tokens, torch.stack(summaries) if summarised else None)
 
 
-def _summary(tokens: Float[Tensor, "B N D"], num_prefix: int) -> Float[Tensor, "2 B D"]:
-    return torch.stack([tokens[:, 0], tokens[:, num_prefix:].mean(dim=1)])
+class _Overheard(TorchFunctionMode):
+    """Hands on what attention is computed of, before it is.
+
+    Plain attention is heard at its projection. Another one may rotate its queries and keys, or add biases: it is heard
+    when it calls PyTorch's fused attention.
+    """
+
+    def __init__(self, capture: Callable[[Tensor, Tensor, Tensor, float], None]) -> None:
+        super().__init__()
+        self.capture = capture
+        self.scale: float | None = None
+        """Of the attention that is to be heard next; None: none is."""
+
+    def listen(self, attention: nn.Module) -> RemovableHandle:
+        """Has this attention heard, until the handle is removed."""
+        if isinstance(attention, Attention):
+            return attention.qkv.register_forward_hook(partial(self._projected, attention))
+        attention.fused_attn = True  # type: ignore[assignment]  # whatever timm's settings say
+        return attention.register_forward_pre_hook(self._announced)
+
+    def _projected(self, attention: Attention, _projection: nn.Module, _given: Any, projected: Tensor) -> None:
+        split = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys, values = split.unbind(0)
+        self.capture(attention.q_norm(queries), attention.k_norm(keys), values, attention.scale)
+
+    def _announced(self, attention: Any, _given: Any) -> None:
+        self.scale = attention.scale
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.scale is not None and func is F.scaled_dot_product_attention:
+            scale, self.scale = self.scale, None
+            self.capture(*args[:3], scale)
+        return func(*args, **(kwargs or {}))
+
+
+def _summary(model: ViT, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "2 B D"]:
+    first = model.pool(model.norm(tokens)) if model.cls_token is None else tokens[:, 0]
+    return torch.stack([first, tokens[:, model.num_prefix_tokens :].mean(dim=1)])
 
 
 def _important(
-    attention: Attention,
-    projected: Float[Tensor, "B N QKV"],
+    queries: Float[Tensor, "B H N E"],
+    keys: Float[Tensor, "B H N E"],
+    values: Float[Tensor, "B H N E"],
+    scale: float,
     num_kept: int,
     importance: Importance,
     score_bytes: int | None,
 ) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B H T E"], Int[Tensor, "B H T"]]:
-    batch, num_tokens, _ = projected.shape
-    split = projected.reshape(batch, num_tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4)
-    queries, keys, values = split.unbind(0)
-    queries, keys = attention.q_norm(queries), attention.k_norm(keys)
     if importance == "class_token":
         queries = queries[:, :, :1]
-    scores = mean_attention(queries, keys, attention.scale, score_bytes)
+    scores = mean_attention(queries, keys, scale, score_bytes)
     # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
     tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
-    at = tokens.unsqueeze(-1).expand(-1, -1, -1, attention.head_dim)
+    at = tokens.unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
     return keys.gather(2, at), values.gather(2, at), tokens
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, TrialConfig, reads_images, reads_low_resolution
-from fpt_ray.models.backbone import backbone_shape, blocks_read, check_resolution
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.backbone import ViT, backbone_shape, blocks_read, check_resolution
 from fpt_ray.models.online import OnlineNetwork
 from fpt_ray.models.probe import Probe
 from fpt_ray.models.side_network import SideNetwork, initialise, side_width
@@ -23,6 +23,11 @@ from fpt_ray.models.weights import load_backbone, unloaded_backbone
 ADALORA_ORTHOGONALITY = 0.5
 """Weight of AdaLoRA's regulariser, peft's default."""
 _STORED = {"probe": Probe, "layer_fusion": LayerFusion, "stored_linear_probe": StoredLinearProbe}
+_OF_PLAIN_ATTENTION = {
+    "prompt_tuning": "puts tokens without a place among those",
+    "lora": "changes the projection",
+    "adalora": "changes the projection",
+}
 _RANKS = {"lora": 16, "adalora": 12}
 
 
@@ -47,7 +52,7 @@ def make_model(trial: TrialConfig, num_classes: int, *, load: bool = True) -> nn
         return adapt(vit, trial, num_classes)
 
 
-def adapt(vit: VisionTransformer, trial: TrialConfig, num_classes: int) -> nn.Module:
+def adapt(vit: ViT, trial: TrialConfig, num_classes: int) -> nn.Module:
     """The ViT with a new head and the method's own parameters; just what the method trains requires a gradient."""
     vit.reset_classifier(num_classes)
     initialise(vit.head)
@@ -159,7 +164,7 @@ def _third(joint: nn.Linear, at: int) -> nn.Linear:
 # --- peft -----------------------------------------------------------------------------------------------------
 
 
-def _lora(vit: VisionTransformer, trial: TrialConfig) -> nn.Module:
+def _lora(vit: ViT, trial: TrialConfig) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -174,7 +179,7 @@ class AdaLora(nn.Module):
     Without ``allocate`` it would silently train as LoRA with three factors.
     """
 
-    def __init__(self, vit: VisionTransformer, trial: TrialConfig) -> None:
+    def __init__(self, vit: ViT, trial: TrialConfig) -> None:
         super().__init__()
         from peft import AdaLoraConfig, get_peft_model
 
@@ -240,6 +245,13 @@ def check_trial(trial: TrialConfig) -> None:
     """ConfigError if the trial's network cannot be built on this backbone."""
     shape = backbone_shape(trial.backbone.name)
     check_resolution(shape, trial.features.resolution)
+    if trial.features.importance == "class_token" and not shape.has_class_token:
+        raise ConfigError(f"features.importance is class_token; {shape.name} has no class token, take global")
+    if trial.method in _OF_PLAIN_ATTENTION and not shape.plain_attention:
+        raise ConfigError(
+            f"method is {trial.method}, which {_OF_PLAIN_ATTENTION[trial.method]} of plain attention; {shape.name} has "
+            "another, take another method or backbone"
+        )
     if trial.method in SIDE_METHODS and trial.method not in SUMMARY_METHODS:
         blocks_read(trial.side, shape)
         if reads_low_resolution(trial):  # a probe reads no image, and has no width of its own

@@ -3,11 +3,10 @@
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.models.backbone import backbone_shape, blocks_read, kept_tokens
+from fpt_ray.models.backbone import ViT, backbone_shape, blocks_read, kept_tokens
 from fpt_ray.models.importance import extract
 from fpt_ray.models.side_network import SideNetwork
 
@@ -18,7 +17,7 @@ class OnlineNetwork(nn.Module):
     Without prompts there is nothing the side network could read, and the LPM is left out.
     """
 
-    def __init__(self, trial: TrialConfig, vit: VisionTransformer, num_classes: int) -> None:
+    def __init__(self, trial: TrialConfig, vit: ViT, num_classes: int) -> None:
         super().__init__()
         shape = backbone_shape(trial.backbone.name)
         self.method, self.resolution = trial.method, trial.side.resolution

@@ -8,12 +8,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.models.backbone import backbone_shape, check_resolution, create_vit
+from fpt_ray.models.backbone import ViT, backbone_shape, check_resolution, create_vit
 from fpt_ray.storage.files import exists, local_copy, local_path
 
 RANDOM_WEIGHTS = "random"
@@ -22,7 +22,7 @@ RANDOM_WEIGHTS = "random"
 # --- loading --------------------------------------------------------------------------------------------------
 
 
-def load_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
+def load_backbone(config: BackboneConfig, resolution: int) -> ViT:
     """The frozen ViT without its head, in evaluation mode, its position table interpolated to the resolution.
 
     Raises:
@@ -48,7 +48,7 @@ def known_weights(backbones: Iterable[BackboneConfig], folder: str) -> dict[Back
     return found
 
 
-def _load_headless(config: BackboneConfig) -> VisionTransformer:
+def _load_headless(config: BackboneConfig) -> ViT:
     if config.weights is None:
         model = _from_timm(config.name)
     else:
@@ -70,14 +70,14 @@ def anchored(config: BackboneConfig, folder: str) -> BackboneConfig:
     return replace(config, weights=str(Path(folder, path)))
 
 
-def unloaded_backbone(config: BackboneConfig, resolution: int) -> VisionTransformer:
+def unloaded_backbone(config: BackboneConfig, resolution: int) -> ViT:
     """``load_backbone`` without its weights, for a ``meta`` device."""
     check_resolution(backbone_shape(config.name), resolution)
     model: Any = timm.create_model(config.name, img_size=resolution, num_classes=0)
     return model.requires_grad_(False)
 
 
-def weights_digest(model: VisionTransformer) -> str:
+def weights_digest(model: ViT) -> str:
     """SHA-256 of the names and bytes of a loaded backbone's weights, before interpolation and without the head."""
     return str(model.weights_digest)
 
@@ -90,7 +90,7 @@ def _digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _from_timm(name: str) -> VisionTransformer:
+def _from_timm(name: str) -> ViT:
     try:
         return create_vit(name, pretrained=True)
     except ConfigError:
@@ -109,8 +109,9 @@ def _check_there(weights: str) -> None:
         raise ConfigError(problem, fields=("backbone.weights",))
 
 
-def _load_file(model: VisionTransformer, path: Path) -> None:
-    state = _without_head(checkpoint_filter_fn(_read_weights(path), model))
+def _load_file(model: ViT, path: Path) -> None:
+    family = eva if isinstance(model, eva.Eva) else vision_transformer
+    state = _without_head(family.checkpoint_filter_fn(_read_weights(path), model))  # type: ignore[arg-type]
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if name in shapes and tensor.shape != shapes[name]:

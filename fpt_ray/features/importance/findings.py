@@ -17,7 +17,7 @@ from fpt_ray.models.backbone import BackboneShape
 from fpt_ray.storage.files import absolute, exists, read_bytes
 
 COLUMNS = ("image", "x0", "y0", "x1", "y1")
-Findings = Mapping[bytes, tuple[Int[np.ndarray, "_"], ...]]
+Findings = Mapping[bytes, tuple[Int[np.ndarray, " _"], ...]]
 """{content hash of an image: the tokens of the patches that each of its findings overlaps}."""
 
 

@@ -1,0 +1,178 @@
+"""Backbones whose attention is not plain, or that have no class token, against timm's own parts in float64 and unfused."""
+
+import pytest
+import timm
+import torch
+from timm.layers import apply_rot_embed_cat
+
+from fpt_ray.config.trial import TrialConfig, trial_from
+from fpt_ray.cost.prediction import trial_costs
+from fpt_ray.errors import ConfigError
+from fpt_ray.models.backbone import backbone_shape
+from fpt_ray.models.hardware import Hardware
+from fpt_ray.models.importance import extract
+from fpt_ray.models.methods import check_trial, make_model
+
+ROTARY = (
+    "vit_small_patch16_dinov3",
+    "vit_small_patch16_dinov3_qkvb",
+    "eva02_tiny_patch14_224",
+    "vit_small_patch16_rope_224",
+    "vit_small_patch16_rope_mixed_224",
+)
+WITHOUT_CLASS_TOKEN = ("vit_base_patch16_siglip_224", "vit_base_patch16_siglip_gap_224", "vit_small_patch16_36x1_224")
+SIZE = {"eva02_tiny_patch14_224": 56}
+
+
+def model_of(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, img_size=SIZE.get(name, 64), num_classes=0).eval().requires_grad_(False)
+    for parameter in model.parameters():  # some begin at 0, such as scales of layers and biases
+        if parameter.abs().max() < 0.01:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def projected(attention, inputs):
+    """Queries, keys and values B H N E before they are rotated."""
+    if attention.qkv is None:
+        found = [projection(inputs) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    else:
+        joint = inputs @ attention.qkv.weight.T
+        biases = [getattr(attention, f"{kind}_bias", None) for kind in "qkv"]
+        if biases[0] is not None:
+            joint = joint + torch.cat(biases)
+        elif attention.qkv.bias is not None:
+            joint = joint + attention.qkv.bias
+        found = joint.chunk(3, dim=-1)
+    query, key, value = (part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in found)
+    return attention.q_norm(query), attention.k_norm(key), value
+
+
+def by_hand(model, images):
+    """Per block: keys and values, mean attention B H N."""
+    model = model.double()
+    tokens, ropes = model._pos_embed(model.patch_embed(images.double()))
+    tokens, found = model.norm_pre(tokens), []
+    for number, block in enumerate(model.blocks):
+        rope = ropes[number] if getattr(model, "rope_mixed", False) else ropes
+        attention, prefix = block.attn, model.num_prefix_tokens
+        query, key, value = projected(attention, block.norm1(tokens))
+        half = attention.rotate_half
+        query, key = (
+            torch.cat([x[:, :, :prefix], apply_rot_embed_cat(x[:, :, prefix:], rope.double(), half=half)], dim=2)
+            for x in (query, key)
+        )
+        maps = torch.softmax(query @ key.transpose(-2, -1) * attention.head_dim**-0.5, dim=-1)
+        found.append((key, value, maps.mean(dim=2)))
+        tokens = block(tokens, rope=rope)
+    return found
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_keys_are_those_that_rotary_attention_multiplies(name):
+    images = torch.randn(2, 3, SIZE.get(name, 64), SIZE.get(name, 64))
+    found = extract(model_of(name), images, blocks=(1, 7), num_kept=6)
+    expected = by_hand(model_of(name), images)
+    for layer, block in enumerate((1, 7)):
+        keys, values, mean = expected[block]
+        tokens = mean.argsort(dim=-1, descending=True)[..., :6]
+        assert (found.tokens[layer] == tokens).float().mean() > 0.98  # two may be equal but for rounding
+        at = found.tokens[layer].unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
+        torch.testing.assert_close(found.keys[layer], keys.gather(2, at).float(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(found.values[layer], values.gather(2, at).float(), atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(expected[1][0][:, :, -1], projected_key(name, images)[:, :, -1], atol=1e-3)
+
+
+def projected_key(name, images):
+    """Keys of block 1 as they were without rotary positions in it, which the tests must tell from rotated ones."""
+    model, heard = model_of(name).double(), []
+    model.blocks[1].attn.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    model.forward_features(images.double())
+    return projected(model.blocks[1].attn, heard[0])[1]
+
+
+def test_what_is_heard_leaves_the_lpm_as_it_was():
+    model, images = model_of(ROTARY[0]), torch.randn(1, 3, 64, 64)
+    before = model.forward_features(images)
+    whole = extract(model, images, blocks=(0, 11), num_kept=21, summarised=True)
+    torch.testing.assert_close(model.forward_features(images), before)
+    assert whole.tokens.sort(dim=-1).values[0, 0, 0].tolist() == list(range(21))
+    once = extract(model, images, blocks=(0,), num_kept=21)
+    assert torch.equal(once.keys[0], whole.keys[0])
+
+
+@pytest.mark.parametrize("name", WITHOUT_CLASS_TOKEN[:2])
+def test_without_a_class_token_a_block_is_summarised_as_the_lpm_pools(name):
+    model, images = model_of(name), torch.randn(2, 3, 64, 64)
+    shape = backbone_shape(name)
+    assert (shape.num_prefix_tokens, shape.has_class_token) == (0, False)
+    found = extract(model, images, blocks=(11,), num_kept=3, summarised=True)
+    outputs = model.forward_intermediates(images, indices=12, output_fmt="NLC", intermediates_only=True)
+    for block in (2, 11):
+        pooled = model.pool(model.norm(outputs[block]))
+        torch.testing.assert_close(found.summaries[block, 0], pooled, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.summaries[block, 1], outputs[block].mean(dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.summaries[11, 0], model.pool(model.forward_features(images)), atol=1e-5, rtol=1e-4)
+
+
+METHODS = (
+    "fpt+",
+    "probe",
+    "layer_fusion",
+    "full_fine_tuning",
+    "linear_probing",
+    "attention_tuning",
+    "adapter",
+    "bitfit",
+)
+
+
+@pytest.mark.parametrize("name", [ROTARY[0], ROTARY[2], WITHOUT_CLASS_TOKEN[0]])
+def test_its_methods_run_and_their_costs_are_predicted(name):
+    size = SIZE.get(name, 64)
+    patch = backbone_shape(name).patch_size
+    values = {"backbone.name": name, "backbone.weights": "random", "features.resolution": size}
+    hardware = Hardware(device="cpu", name="cpu", has_bfloat16=False)
+    for method in METHODS:
+        trial = trial_from({**values, "method": method, "side.resolution": 2 * patch, "side.reduction": 4})
+        check_trial(trial)
+        assert 0 < trial_costs(trial, 3, hardware)["param_ratio"] <= 1
+        if method in METHODS[3:]:
+            assert make_model(trial, 3).eval()(torch.randn(2, 3, size, size)).shape == (2, 3)
+    online = trial_from({**values, "features.preloaded": False, "side.resolution": 2 * patch, "side.reduction": 4})
+    assert make_model(online, 3)(torch.randn(2, 3, size, size)).shape == (2, 3)
+
+
+def test_what_has_no_meaning_for_it_is_refused():
+    for method in ("prompt_tuning", "lora", "adalora"):
+        with pytest.raises(
+            ConfigError, match=f"method is {method}, which .* of plain attention; {ROTARY[0]} has another"
+        ):
+            check_trial(trial_from({"method": method, "backbone.name": ROTARY[0], "features.resolution": 64}))
+    values = {"backbone.name": WITHOUT_CLASS_TOKEN[0], "features.resolution": 64, "side.resolution": 32}
+    with pytest.raises(ConfigError, match=r"features\.importance is class_token; vit_base_patch16_siglip_224 has no"):
+        check_trial(trial_from({**values, "features.importance": "class_token"}))
+    assert TrialConfig().features.importance == "global"
+
+
+def test_of_timms_vits_most_serve():
+    """All but the largest of its families: the others say which attention they have instead."""
+    families = {"vision_transformer", "eva", "deit", "beit"}
+    large = ("huge", "giant", "gigantic", "so400m", "so150m", "7b", "5b", "enormous")
+    names = [
+        name
+        for name in timm.list_models()
+        if timm.models._registry._model_to_module[name] in families and not any(word in name for word in large)
+    ]
+    refused = {}
+    for name in names:
+        try:
+            backbone_shape(name)
+        except ConfigError as error:
+            refused[name] = str(error)
+    assert len(names) - len(refused) >= 160
+    reasons = ("its blocks attend by", "it has fewer heads of keys than of queries", "it is a Beit")
+    for name, said in refused.items():
+        assert f"backbone.name is {name!r}, which does not serve: " in said
+        assert any(reason in said for reason in reasons), said
