@@ -71,8 +71,8 @@ def backbone_shape(name: str) -> BackboneShape:
         num_prefix_tokens=model.num_prefix_tokens,
         has_class_token=model.cls_token is not None,
         plain_attention=all(isinstance(one, Attention) for one in attention),
-        mean=data["mean"],
-        std=data["std"],
+        mean=tuple(data["mean"]),  # a folder's are lists, out of JSON
+        std=tuple(data["std"]),
     )
 
 

@@ -1,7 +1,7 @@
 """The weights of the frozen ViT: from timm by name, or from a file; their digest."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import BackboneConfig
+from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import ViT, backbone_shape, check_resolution, create_vit
+from fpt_ray.models.published import backbone_state, dropped_text, read_checkpoint
 from fpt_ray.storage.files import exists, local_copy, local_path
 
 RANDOM_WEIGHTS = "random"
@@ -111,7 +113,10 @@ def _check_there(weights: str) -> None:
 
 def _load_file(model: ViT, path: Path) -> None:
     family = eva if isinstance(model, eva.Eva) else vision_transformer
-    state = _without_head(family.checkpoint_filter_fn(_read_weights(path), model))  # type: ignore[arg-type]
+    state, dropped = _read_weights(path)
+    if dropped:
+        say(f"weights: {path}: not of the backbone and dropped: {dropped_text(dropped)}")
+    state = family.checkpoint_filter_fn(state, model)  # type: ignore[arg-type]
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if name in shapes and tensor.shape != shapes[name]:
@@ -128,19 +133,16 @@ def _load_file(model: ViT, path: Path) -> None:
         )
 
 
-def _without_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(("head.", "fc_norm."))}
-
-
-def _read_weights(path: Path) -> dict[str, Any]:
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """(the backbone's weights, names of what else the file has)."""
     if path.suffix == ".onnx":
         from fpt_ray.models.onnx_weights import read_onnx
 
-        return dict(read_onnx(path))
+        return backbone_state(read_onnx(path))
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise ConfigError(f"backbone.weights: {path} must end in .safetensors, .pth or .onnx")
     try:
-        return timm.models.load_state_dict(str(path), weights_only=True)
+        return backbone_state(read_checkpoint(path))
     except Exception as error:  # whatever a broken or hostile file makes the readers raise
         raise ConfigError(
             f"backbone.weights: {path} cannot be read as weights ({type(error).__name__}: {error})"

@@ -1,4 +1,4 @@
-"""Backbones whose attention is not plain, or that have no class token, against timm's own parts in float64 and unfused."""
+"""Backbones with another attention or without class token, against timm's own parts in float64 and unfused."""
 
 import pytest
 import timm
