@@ -1,5 +1,6 @@
 """Fakes and fixtures that several files use."""
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,26 @@ SMALL = "vit_tiny_patch16_224"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
 
 
+_RAY_FILES: set[Path] = set()
+_RAY = contextlib.ExitStack()
+"""The cluster of one node that runs now."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start Ray come first: they take longest, and no process shall wait for one at the end."""
-    ray = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in ray)
+    _RAY_FILES.update(item.path for item in items if "cluster" in getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: item.path not in _RAY_FILES)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Files that use no cluster find none running."""
+    if item.path not in _RAY_FILES:
+        _RAY.close()
+
+
+def pytest_sessionfinish() -> None:
+    """Ends the cluster that still runs."""
+    _RAY.close()
 
 
 class FakeRows:
@@ -85,11 +102,17 @@ def small_trial() -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(request):
+    """Of several files of a process the same, whose workers have imported what they need; of slow tests a new one."""
+    import ray
+
     from fpt_ray.cluster import ray_session  # most tests run without Ray
 
-    with ray_session(local=True, num_cpus=2):
-        yield
+    if not ray.is_initialized():
+        _RAY.enter_context(ray_session(local=True, num_cpus=2))
+    yield
+    if request.config.option.markexpr == "slow":  # they kill its processes
+        _RAY.close()
 
 
 @pytest.fixture(scope="module")
