@@ -177,7 +177,10 @@ def _add_in_place(tensors: list[Tensor], value: float) -> list[Tensor]:
 
 
 class _CudaAutocast(TorchFunctionMode):
-    """CPU autocast, made to do what CUDA's does: layer norm in float32, softmax of halves to floats in one kernel."""
+    """CPU autocast, made to do what CUDA's does: layer norm in float32, softmax of halves to floats in one kernel.
+
+    A softmax that is given a type keeps it.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.is_autocast_enabled("cpu"):
@@ -185,7 +188,7 @@ class _CudaAutocast(TorchFunctionMode):
                 args = (args[0].float(), *args[1:])
             elif func in _SOFTMAX and args[0].dtype != torch.float32:
                 dim = args[1] if len(args) > 1 else kwargs["dim"]
-                return _aten._softmax(args[0], dim, True)
+                return _aten._softmax(args[0], dim, not (kwargs or {}).get("dtype"))
         return func(*args, **(kwargs or {}))
 
 

@@ -36,11 +36,11 @@ class BackboneShape:
     patch_size: int
     num_prefix_tokens: int
     """The class token and registers, as far as it has them."""
-    has_class_token: bool
-    plain_attention: bool
-    """One projection gives queries, keys and values, which are attended to as they are: no rotary positions."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    has_class_token: bool = True
+    plain_attention: bool = True
+    """One projection gives queries, keys and values, which are attended to as they are: no rotary positions."""
 
     def num_tokens(self, resolution: int) -> int:
         """N at a resolution in pixels."""

@@ -24,8 +24,8 @@ def attend(
     Keys and values stand on the left, forward and backward: products of many rows by few columns are the faster ones.
     """
     products = keys @ queries if bias is None else keys @ queries + bias
-    with torch.autocast(products.device.type, enabled=False):  # which would keep a copy in float32 for the gradient
-        maps = torch.softmax(products, dim=-2)  # B H N M
+    # With a type of its own: autocast would give float32, and keep that for the gradient beside a copy in 16 bits.
+    maps = torch.softmax(products, dim=-2, dtype=products.dtype)  # B H N M
     return (values.transpose(-2, -1) @ maps).permute(0, 3, 1, 2).flatten(-2)
 
 

@@ -94,9 +94,8 @@ def loss_then_gradients(
 ) -> Iterator[Float[Tensor, ""]]:
     """The first half of a step: yields the loss, once, and goes backward when it is asked for more.
 
-    Gradients of the step before are gone before the forward pass begins.
+    Gradients of the step before live until the backward pass begins.
     """
-    learner.model.zero_grad(set_to_none=True)
     with autocast(learner.model, learner.arithmetic):
         logits = learner.model(*make_inputs())  # nothing names the inputs: they end with the forward pass
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -104,6 +103,7 @@ def loss_then_gradients(
     losses = F.cross_entropy(logits, make_labels(logits), weights, reduction="none")
     loss = losses.mean()  # PyTorch's own reduction would divide by the sum of the images' weights
     yield loss
+    learner.model.zero_grad(set_to_none=True)
     (loss if learner.adalora is None else loss + learner.adalora.regulariser()).backward()
 
 
