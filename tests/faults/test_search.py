@@ -118,9 +118,12 @@ def test_a_worker_that_dies_between_two_trials_is_no_trials_fault(store, tmp_pat
     run_study(StudyOptions(**of_store(store, workdir=str(tmp_path), study="d", num_trials=3, at_once=1)))
     assert NEVER_RAN in capsys.readouterr().err
     trials = study_of(tmp_path / "studies" / "d" / "optuna.log", "d").get_trials()
-    assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 3 + ["FAIL"]
-    (lost,) = (trial for trial in trials if trial.state.name == "FAIL")
-    assert lost.params in [trial.params for trial in trials if trial.state.name == "COMPLETE"]
+    completed = [trial.params for trial in trials if trial.state.name == "COMPLETE"]
+    (lost,) = (trial for trial in trials if trial.user_attrs.get("reason") == NEVER_RAN)
+    assert lost.state.name == "FAIL"
+    assert lost.params in completed
+    assert len(completed) == 3
+    assert "PRUNED" not in [trial.state.name for trial in trials]
     client = open_tracking(default_uri(tmp_path))
     records = tracking.read_trials(client, tracking.find_study(client, "d"))
     assert [(record.status, record.reason) for record in records if record.number == lost.number] == [
