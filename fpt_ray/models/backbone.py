@@ -58,7 +58,8 @@ def backbone_shape(name: str) -> BackboneShape:
         model = create_vit(name, pretrained=False)
     attention = _attentions(model, name)
     data: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    patch_height, patch_width = model.patch_embed.patch_size
+    embedding: Any = model.patch_embed
+    patch_height, patch_width = embedding.patch_size
     if patch_height != patch_width:
         raise ConfigError(f"backbone.name is {name!r}; its patches are {patch_height}x{patch_width}, not square")
     return BackboneShape(
@@ -164,7 +165,7 @@ def create_vit(name: str, pretrained: bool) -> ViT:
 
 
 def _attentions(model: ViT, name: str) -> list[Any]:
-    attentions = [getattr(block, "attn", None) for block in model.blocks]
+    attentions: list[Any] = [getattr(block, "attn", None) for block in model.blocks]
     for attention in attentions:
         if type(attention) not in _ATTENTIONS:
             raise _unsupported(name, f"its blocks attend by {type(attention).__name__}")

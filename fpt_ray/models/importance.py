@@ -97,6 +97,7 @@ class _Overheard(TorchFunctionMode):
     def __init__(self, capture: Callable[[Tensor, Tensor, Tensor, float], None]) -> None:
         super().__init__()
         self.capture = capture
+        """Given queries, keys, values and the scale of their products."""
         self.scale: float | None = None
         """Of the attention that is to be heard next; None: none is."""
 
@@ -119,7 +120,8 @@ class _Overheard(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.scale is not None and func is F.scaled_dot_product_attention:
             scale, self.scale = self.scale, None
-            self.capture(*args[:3], scale)
+            queries, keys, values = args[:3]
+            self.capture(queries, keys, values, scale)
         return func(*args, **(kwargs or {}))
 
 

@@ -62,7 +62,7 @@ def adapt(vit: ViT, trial: TrialConfig, num_classes: int) -> nn.Module:
     match trial.method:
         case "prompt_tuning":
             prompted = (PromptedBlock(block, vit.embed_dim, trial.petl.num_prompts) for block in blocks)
-            vit.blocks = nn.Sequential(*prompted)
+            vit.blocks = nn.Sequential(*prompted)  # type: ignore[assignment]
         case "attention_tuning":
             for block in blocks:
                 block.attn.requires_grad_(True)

@@ -9,18 +9,19 @@ in its favour.
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from safetensors.torch import save_file
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.errors import ConfigError
 from fpt_ray.images.pixels import normalise
-from fpt_ray.models.backbone import backbone_shape, blocks_read, kept_tokens
+from fpt_ray.models.backbone import ViT, backbone_shape, blocks_read, kept_tokens
 from fpt_ray.models.weights import load_backbone
 
 _Attended = tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H N E"], Float[Tensor, "B H N N"]]
@@ -30,11 +31,17 @@ PlainFeatures = tuple[Float[Tensor, "L B H T E"], Float[Tensor, "L B H T E"]]
 
 
 def plain_extractor(
-    model: VisionTransformer, blocks: Sequence[int], num_kept: int
+    model: ViT, blocks: Sequence[int], num_kept: int
 ) -> Callable[[Float[Tensor, "B 3 R R"]], PlainFeatures]:
-    """Makes an LPM run as the authors run theirs, and gives what takes features of normalised images from it."""
+    """Makes an LPM run as the authors run theirs, and gives what takes features of normalised images from it.
+
+    Raises:
+        ConfigError: its attention is another than theirs.
+    """
     attended: list[_Attended] = []
-    layers: list[Attention] = [block.attn for block in model.blocks]  # type: ignore[misc]
+    layers: list[Any] = [block.attn for block in model.blocks]
+    if not all(isinstance(attention, Attention) for attention in layers):
+        raise ConfigError(f"backbone.name: the authors' way of a {type(model).__name__} is not known; take a plain ViT")
     for attention in layers:
         attention.forward = partial(_attend, attention, attended)  # type: ignore[method-assign]
 

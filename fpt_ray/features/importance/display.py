@@ -71,11 +71,12 @@ def draw_survey(found: Survey, flipped: Flipped, path: Path) -> None:
     ]
     foot = caption_inches(lines)
     figure = Figure(figsize=(3.1 * len(panels) + 0.6, 3.6 + foot), dpi=90)
-    ratios = list(dict.fromkeys(one.ratio for one in found.figures))
+    ratios, blocks = (
+        list(dict.fromkeys(kind)) for kind in zip(*((f.ratio, f.block) for f in found.figures), strict=True)
+    )
     for axes, (title, value, chance) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, ratio in enumerate(ratios):
             rows = [one for one in found.figures if one.ratio == ratio]
-            blocks = [one.block for one in rows]
             axes.plot(
                 blocks, [value(one) for one in rows], marker="o", markersize=4, label=f"{ratio:g}", c=f"C{number}"
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
@@ -81,7 +81,7 @@ def _boxes(uri: str) -> list[tuple[str, float, float, float, float]]:
         raise ConfigError(f"boxes: {uri} is no .csv or .parquet file; give one with the columns {', '.join(COLUMNS)}")
     data = io.BytesIO(read_bytes(uri, None))
     try:
-        found = pa.csv.read_csv(data) if uri.endswith(".csv") else pq.read_table(data)
+        found = pacsv.read_csv(data) if uri.endswith(".csv") else pq.read_table(data)
         lacking = [name for name in COLUMNS if name not in found.column_names]
         if lacking:
             raise ConfigError(f"boxes: {uri} lacks the column {', '.join(lacking)}; give {', '.join(COLUMNS)}")

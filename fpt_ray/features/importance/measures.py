@@ -57,7 +57,7 @@ def beside_kept(kept: Bool[np.ndarray, "images heads tokens"], num_prefix: int) 
 
 def touched(kept: Bool[np.ndarray, "heads tokens"], patches: Int[np.ndarray, " patches"]) -> Bool[np.ndarray, " heads"]:
     """Which heads keep one of these patches' tokens at least."""
-    return kept[:, patches].any(axis=1)
+    return np.any(kept[:, patches], axis=1)
 
 
 def chance_of_touching(num_tokens: int, number: int, patches: int) -> float:
