@@ -151,8 +151,8 @@ MUTATIONS = (
     Mutation("fpt_ray/models/side_network.py", "permute(1, 2, 0) * self.scale", "permute(1, 2, 0)", _SIDE),
     Mutation(
         "fpt_ray/models/side_block.py",
-        "torch.softmax(keys @ queries, dim=-2)",
-        "torch.softmax(keys @ queries, dim=-1)",
+        "torch.softmax(products, dim=-2,",
+        "torch.softmax(products, dim=-1,",
         _SIDE,
     ),
     Mutation(
