@@ -78,7 +78,7 @@ def draw_survey(found: Survey, flipped: Flipped, path: Path) -> None:
         for number, ratio in enumerate(ratios):
             rows = [one for one in found.figures if one.ratio == ratio]
             axes.plot(
-                blocks, [value(one) for one in rows], marker="o", markersize=4, label=f"{ratio:g}", c=f"C{number}"
+                blocks, [value(one) for one in rows], marker="o", markersize=4, label=f"ratio {ratio:g}", c=f"C{number}"
             )
             axes.plot(blocks, [chance(one) for one in rows], linestyle="--", linewidth=0.9, c=f"C{number}")
         axes.set_title(title, fontsize=10)
@@ -87,8 +87,8 @@ def draw_survey(found: Survey, flipped: Flipped, path: Path) -> None:
         axes.set_ylim(0, 1.02)
         axes.grid(alpha=0.3, linewidth=0.6)
     figure.axes[0].set_ylabel("share")
-    figure.axes[0].legend(title="token ratio", fontsize=8, title_fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="upper right", ncols=len(ratios), fontsize=9)
     title = "Which tokens the heads of each block keep"
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
     figure.tight_layout(rect=(0.005, foot / figure.get_figheight(), 0.995, 0.97))
     save_picture(figure, path, title=title, caption=lines[0], lines=lines)
