@@ -13,13 +13,16 @@ class Mutation:
     wrong: str
     """What stands there instead."""
     test: str
-    """The file of the tests of which one must fail."""
+    """The file or folder of the tests of which one must fail."""
     only: str = ""
     """pytest's -k, where the file is slow."""
 
 
 _BY_HAND = "tests/train/test_by_hand.py"
 _LOOP, _NOT_TWO = "tests/train/test_loop.py", "not two_workers"
+_ATTENTION = "tests/models/test_other_attention.py"
+_IMPORTANCE = "tests/features/importance"
+_ORDER = "tests/preload/test_order.py"
 _BUFFERS = "tests/train/test_buffers.py"
 _FUSION = "tests/models/test_summary_probes.py"
 _PROBE = "tests/models/test_probe.py"
@@ -203,8 +206,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/importance.py",
-        "for block in blocks)\n",
-        "for block in range(len(blocks)))\n",
+        "(layers[block].attn) for block in blocks]",
+        "(layers[block].attn) for block in range(len(blocks))]",
         _BACKBONE,
         "by_hand",
     ),
@@ -423,14 +426,14 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/config/space.py", "all(values.get(other) in wanted", "any(values.get(other) in wanted", _CONFIG),
     Mutation(
-        "fpt_ray/search/searcher.py",
+        "fpt_ray/search/limits.py",
         "for name, value in excess.items() if value > 0]",
         "for name, value in excess.items() if value > 1]",
         _SEARCHER,
         "breaks_a_constraint or memory_that_ran_out",
     ),
     Mutation(
-        "fpt_ray/search/searcher.py",
+        "fpt_ray/search/limits.py",
         'trial.set_constraint("deaths", float(RESTARTS + 1))',
         "pass",
         _SEARCHER,
@@ -597,4 +600,43 @@ MUTATIONS = (
         _SEARCHER,
         "confirmed",
     ),
+    Mutation("fpt_ray/search/searcher.py", "if again:", "if not again:", _SEARCHER, "dead_before or crashes"),
+    Mutation("fpt_ray/tune/losses.py", "trial.status == Trial.PENDING", "True", "tests/tune/test_losses.py"),
+    Mutation("fpt_ray/models/backbone.py", "2 * shape.depth // 3 + 1", "2 * shape.depth // 3", _STORE, "patterns"),
+    Mutation("fpt_ray/models/backbone.py", "(layer + 1) * shape.depth", "layer * shape.depth + 1", _STORE, "patterns"),
+    Mutation("fpt_ray/config/space.py", "if EVEN in texts", "if EVEN not in texts", _STORE, "patterns"),
+    Mutation("fpt_ray/config/space.py", "one[0] not in NESTED or ", "", _STORE, "patterns"),
+    Mutation("fpt_ray/features/rows.py", "group[SUMMARIES][row]", "group[SUMMARIES][0]", _ORDER, "class_tokens"),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "capture(queries, keys, values, scale)",
+        "capture(keys, keys, values, scale)",
+        _ATTENTION,
+    ),
+    Mutation("fpt_ray/models/importance.py", "model.pool(model.norm(tokens))", "tokens.mean(dim=1)", _ATTENTION),
+    Mutation("fpt_ray/models/methods.py", "and not shape.plain_attention", "and False", _ATTENTION, "no_meaning"),
+    Mutation("fpt_ray/models/side_block.py", ", dtype=products.dtype", "", "tests/cost/test_prediction.py", "sixteen"),
+    Mutation("fpt_ray/models/published.py", '("teacher", ', "(", "tests/models/test_published.py"),
+    Mutation("fpt_ray/models/published.py", '"decoder_", ', "", "tests/models/test_published.py"),
+    Mutation("fpt_ray/features/importance/measures.py", "return 2 * int(", "return int(", _IMPORTANCE),
+    Mutation(
+        "fpt_ray/features/importance/measures.py", "num_tokens - patches, number", "num_tokens - 1, number", _IMPORTANCE
+    ),
+    Mutation(
+        "fpt_ray/features/importance/measures.py", "together * (together - 1)", "together * together", _IMPORTANCE
+    ),
+    Mutation("fpt_ray/features/importance/findings.py", "math.ceil(high)", "math.floor(high)", _IMPORTANCE),
+    Mutation("fpt_ray/features/importance/findings.py", "patches + shape.num_prefix_tokens", "patches", _IMPORTANCE),
+    Mutation("fpt_ray/features/importance/flips.py", "flipped[:, mirrored]", "flipped", _IMPORTANCE),
+    Mutation("fpt_ray/features/importance/flips.py", "!= spec.weights_digest", "== ''", _IMPORTANCE),
+    Mutation("fpt_ray/features/importance/survey.py", "if row.split in _SPLITS", "if True", _IMPORTANCE),
+    Mutation(
+        "fpt_ray/demo/fundus.py",
+        "if lesion in meaningful and",
+        "if",
+        "tests/demo/test_demo.py",
+        "table_of_its or boxes_say",
+    ),
+    Mutation("fpt_ray/datasets/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', "tests/datasets/test_bccd.py"),
+    Mutation("fpt_ray/images/decoding.py", "_SIDEWAYS = (5, 6, 7, 8)", "_SIDEWAYS = ()", _IMPORTANCE, "size"),
 )

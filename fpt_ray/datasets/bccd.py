@@ -7,6 +7,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 from fpt_ray.errors import ConfigError
@@ -32,6 +33,8 @@ def prepare_bccd(folder: str) -> str:
     boxes: list[tuple[str, float, float, float, float]] = []
     for split in SPLITS:
         for name in _read(f"{root}/ImageSets/Main/{split}.txt").decode().split():
+            if name != PurePosixPath(name).name:
+                raise ConfigError(f"{root}/ImageSets/Main/{split}.txt names {name!r}, which is no image of the clone")
             path = f"JPEGImages/{name}.jpg"
             found = _boxes(f"{root}/Annotations/{name}.xml")
             images.append((path, "yes" if found else "no", split))
@@ -63,7 +66,7 @@ _ENDS = ("xmin", "ymin", "xmax", "ymax")
 
 def _read(uri: str) -> bytes:
     try:
-        return read_bytes(uri, None)
+        return read_bytes(uri)
     except OSError as error:
         raise ConfigError(f"{uri} cannot be read ({error.strerror}); give a clone of Shenggan/BCCD_Dataset") from None
 

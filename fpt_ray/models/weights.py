@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _load_file(model: ViT, path: Path) -> None:
     family = eva if isinstance(model, eva.Eva) else vision_transformer
     state, dropped = _read_weights(path)
     if dropped:
-        say(f"weights: {path}: not of the backbone and dropped: {dropped_text(dropped)}")
+        _say_once(f"weights: {path}: not of the backbone and dropped: {dropped_text(dropped)}")
     state = family.checkpoint_filter_fn(state, model)  # type: ignore[arg-type]
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
@@ -131,6 +132,12 @@ def _load_file(model: ViT, path: Path) -> None:
             f"backbone.weights: {path} does not fit a ViT of width {model.embed_dim} and depth {len(model.blocks)}: no "
             f"{missing[:3]} ({len(missing)} in all), unknown {list(unexpected)[:3]} ({len(unexpected)} in all)"
         )
+
+
+@cache
+def _say_once(message: str) -> None:
+    """A study loads the weights of a file several times."""
+    say(message)
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:

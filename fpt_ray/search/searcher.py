@@ -17,7 +17,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from fpt_ray.config.space import KNOWN_BEFORE, SearchSpace
+from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.search.attributes import (
@@ -36,15 +36,13 @@ from fpt_ray.search.attributes import (
     was_enqueued,
 )
 from fpt_ray.search.drivers import ask_again, beat, close_lost, heartbeat_seconds, keep_alive
+from fpt_ray.search.limits import has_known_limits, tell_known_limits, tell_shown_limits
 from fpt_ray.search.messages import (
     NEVER_RAN,
-    RESTARTS,
     TAKEN_FOR_DEAD,
     Message,
     Proposal,
-    TrialFailure,
     final_metrics,
-    is_finite,
     metric,
     pack_proposal,
     unpack_message,
@@ -231,14 +229,10 @@ class StudySearcher(Searcher):
         return False
 
     def _keeps_to_constraints(self, trial: optuna.Trial, proposal: dict[str, Any]) -> bool:
-        limits = {name: limit for name, limit in self.space.constraints.items() if name in KNOWN_BEFORE}
-        if not limits or self.costs is None:
+        if self.costs is None or not has_known_limits(self.space):
             return True
         costs = self.costs(self.space.trial(proposal))
-        excess = {name: limit.excess(costs[name]) for name, limit in limits.items()}
-        for name, value in excess.items():
-            trial.set_constraint(name, value)
-        broken = [f"{name} is {costs[name]:.6g}" for name, value in excess.items() if value > 0]
+        broken = tell_known_limits(self.space, trial, costs)
         if not broken:
             return True
         reason = f"infeasible before training: {', '.join(broken)}"
@@ -260,6 +254,7 @@ class StudySearcher(Searcher):
         if trial is None:
             return
         again = error and self.never_ran is not None and self.never_ran(trial_id)
+        why = NEVER_RAN if again else None
         try:
             if again:
                 self._ask_again(trial)
@@ -269,13 +264,8 @@ class StudySearcher(Searcher):
             if not self.study.get_trials(deepcopy=False)[trial.number].state.is_finished():
                 raise
             say(f"trial {trial.number}: another driver took its driver for dead and asked it again; not counted here")
-            self._disown(trial_id, TAKEN_FOR_DEAD)
-        else:
-            if again:
-                self._disown(trial_id, NEVER_RAN)
-
-    def _disown(self, trial_id: str, why: str) -> None:
-        if self.disowned is not None:
+            why = TAKEN_FOR_DEAD
+        if why is not None and self.disowned is not None:
             self.disowned(trial_id, why)
 
     def _ask_again(self, trial: optuna.Trial) -> None:
@@ -285,7 +275,7 @@ class StudySearcher(Searcher):
         ask_again(self.study, self.study.get_trials(deepcopy=False)[trial.number])
 
     def _tell(self, trial: optuna.Trial, message: Message | None, error: bool) -> None:
-        self._tell_constraints(trial, message, error)
+        tell_shown_limits(self.space, trial, message, error)
         reason = why_incomplete(message, error, self.space)
         remember_result(trial, final_metrics(message))
         if reason is None:
@@ -294,17 +284,6 @@ class StudySearcher(Searcher):
             return
         remember_reason(trial, reason)
         self.study.tell(trial, state=TrialState.PRUNED)
-
-    def _tell_constraints(self, trial: optuna.Trial, message: Message | None, error: bool) -> None:
-        """Limits of what only training shows; memory that ran out is a broken limit, whatever the space says."""
-        for name, limit in self.space.constraints.items():
-            value = metric(message, name)
-            if name not in KNOWN_BEFORE and is_finite(value):
-                trial.set_constraint(name, limit.excess(value))
-        if isinstance(message, TrialFailure) and message.out_of_memory_bytes is not None:
-            trial.set_constraint("out_of_memory_bytes", max(1.0, float(message.out_of_memory_bytes)))
-        if error:
-            trial.set_constraint("deaths", float(RESTARTS + 1))
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher into its own snapshot, which is never read, and the storage's URL has its password.

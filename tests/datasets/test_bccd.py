@@ -61,5 +61,9 @@ def test_what_is_no_clone_is_named(clone):
     with pytest.raises(ConfigError, match=r"Annotations/a\.xml is no annotation of BCCD"):
         prepare_bccd(str(clone))
     (clone / "Annotations/a.xml").unlink()
+    (clone / "ImageSets/Main/test.txt").write_text("../a\n")
     with pytest.raises(ConfigError, match=r"Annotations/a\.xml cannot be read \(No such file"):
+        prepare_bccd(str(clone))
+    (clone / "ImageSets/Main/train.txt").write_text("b\n")
+    with pytest.raises(ConfigError, match=r"test\.txt names '\.\./a', which is no image of the clone"):
         prepare_bccd(str(clone))

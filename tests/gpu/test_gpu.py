@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fpt_ray.config.space import need_of
-from fpt_ray.config.trial import Method, trial_from
+from fpt_ray.config.trial import SUMMARY_METHODS, Method, trial_from
 from fpt_ray.cost.costs import measured_cost
 from fpt_ray.features.rows import Batch
 from fpt_ray.features.spec import store_spec
@@ -49,13 +49,15 @@ class Rows:
         self.row_ids, self.labels = np.arange(num_rows), np.arange(num_rows) % 3
         side = trial.method in ("fpt+", "fpt", "probe")
         size = trial.side.resolution if side else trial.features.resolution
-        self.reads_no_image = trial.method == "probe"
+        self.reads_no_image = trial.method in ("probe", *SUMMARY_METHODS)
         at = torch.as_tensor(self.labels)
         images = torch.randint(0, 90, (num_rows, size, size, 3), generator=generator)
         self.images = (images + 80 * at[:, None, None, None]).to(torch.uint8)
         shape = (trial.side.depth, 3, 7, 64)
         mark = torch.randn(3, *shape, generator=marks)[at] + torch.randn(num_rows, *shape, generator=generator)
         self.features = mark.transpose(0, 1).contiguous().half() if side else None
+        told = torch.randn(3, 12, 2, 192, generator=marks)[at] + torch.randn(num_rows, 12, 2, 192, generator=generator)
+        self.summaries = told.half() if trial.method in SUMMARY_METHODS else None
 
     def __len__(self):
         return len(self.row_ids)
@@ -65,7 +67,9 @@ class Rows:
         features = None if self.features is None else self.features[:, at]
         values = None if features is None else -features
         images = None if self.reads_no_image else self.images[at]
-        return Batch(low_res=images, keys=features, values=values, labels=torch.as_tensor(self.labels)[at])
+        summaries = None if self.summaries is None else self.summaries[at]
+        labels = torch.as_tensor(self.labels)[at]
+        return Batch(low_res=images, keys=features, values=values, labels=labels, summaries=summaries)
 
 
 def task(device, num_train=12):

@@ -21,29 +21,30 @@ Findings = Mapping[bytes, tuple[Int[np.ndarray, " _"], ...]]
 """{content hash of an image: the tokens of the patches that each of its findings overlaps}."""
 
 
-def read_findings(source: str, table: ImageTable, shape: BackboneShape, resolution: int) -> Findings:
-    """The findings of a .csv or .parquet table in the images of the training and validation split.
+def read_findings(
+    source: str, table: ImageTable, measured: ImageTable, shape: BackboneShape, resolution: int
+) -> Findings:
+    """The findings of a .csv or .parquet table in those images of an image table that are measured.
 
-    ``image`` is the path that the image table has. Of an image, the header is read for its size.
+    ``image`` is the path that the image table has. Of an image that is measured, the file is read for its size.
 
     Raises:
         ConfigError: a column or a number is missing, a box is empty or lies outside its image, an image is not in the
-            image table, or none of the images has a box.
+            image table, or none of those that are measured has a box.
         StorageError: S3 fails.
     """
     uri = absolute(source)
-    rows = {row.path: row for row in table.rows}
+    known, rows = {row.path for row in table.rows}, {row.path: row for row in measured.rows}
     sizes: dict[str, tuple[int, int]] = {}
     found: dict[bytes, list[np.ndarray]] = {}
     side = resolution // shape.patch_size
     for number, (path, *box) in enumerate(_boxes(uri), start=1):
-        if path not in rows:
+        if path not in known:
             raise ConfigError(
                 f"boxes: {uri}: row {number} has the image {path!r}, which the image table has not; give paths as it "
                 f"has them, such as {table.rows[0].path}"
             )
-        row = rows[path]
-        if row.split not in ("train", "val"):
+        if (row := rows.get(path)) is None:
             continue
         if path not in sizes:
             sizes[path] = _size(table.root, row)
@@ -57,7 +58,7 @@ def read_findings(source: str, table: ImageTable, shape: BackboneShape, resoluti
         patches = _overlapped((x0 * side / width, x1 * side / width), (y0 * side / height, y1 * side / height), side)
         found.setdefault(bytes.fromhex(row.sha256), []).append(patches + shape.num_prefix_tokens)
     if not found:
-        raise ConfigError(f"boxes: {uri} has none in the training and validation images")
+        raise ConfigError(f"boxes: {uri} has none in the {len(rows)} images that are measured")
     return {sha256: tuple(boxes) for sha256, boxes in found.items()}
 
 
@@ -69,7 +70,7 @@ def _overlapped(across: tuple[float, float], down: tuple[float, float], side: in
 
 def _size(root: str, row: ImageRow) -> tuple[int, int]:
     try:
-        return image_size(read_bytes(f"{root}/{row.path}", None), row.path)
+        return image_size(read_bytes(f"{root}/{row.path}"), row.path)
     except OSError as error:
         raise ConfigError(
             f"boxes: {root}/{row.path} cannot be read ({error.strerror}); its size is needed to place the boxes"
@@ -79,7 +80,7 @@ def _size(root: str, row: ImageRow) -> tuple[int, int]:
 def _boxes(uri: str) -> list[tuple[str, float, float, float, float]]:
     if not uri.endswith((".csv", ".parquet")) or not exists(uri):
         raise ConfigError(f"boxes: {uri} is no .csv or .parquet file; give one with the columns {', '.join(COLUMNS)}")
-    data = io.BytesIO(read_bytes(uri, None))
+    data = io.BytesIO(read_bytes(uri))
     try:
         found = pacsv.read_csv(data) if uri.endswith(".csv") else pq.read_table(data)
         lacking = [name for name in COLUMNS if name not in found.column_names]

@@ -1,5 +1,6 @@
 """Whether a head keeps the same places of an image and of its mirror image: for that, the LPM is run again."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,6 +59,6 @@ def kept_when_flipped(
 
 def mirrored_tokens(num_tokens: int, num_prefix: int) -> np.ndarray:
     """For each token, the one at its place in the mirror image; the prefix has no place."""
-    side = int((num_tokens - num_prefix) ** 0.5)
+    side = math.isqrt(num_tokens - num_prefix)
     patches = np.arange(side * side).reshape(side, side)[:, ::-1].ravel()
     return np.concatenate([np.arange(num_prefix), num_prefix + patches])

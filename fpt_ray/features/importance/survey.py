@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -26,9 +28,11 @@ from fpt_ray.features.spec import column_widths
 from fpt_ray.features.store import Store, read_index
 from fpt_ray.images.splits import with_hashed_splits
 from fpt_ray.images.table import ImageRow, ImageTable
-from fpt_ray.models.backbone import kept_tokens
+from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.storage.files import read_bytes
 
+_THREADS = 8
+"""Images that are read at once: on S3, requests."""
 _SPLITS = ("train", "val")
 """The test split is read once, when a study is scored."""
 
@@ -78,7 +82,11 @@ def stored_table(table: ImageTable, store: Store) -> ImageTable:
     Raises:
         ConfigError: none is in the store, or a file is missing.
     """
-    rows = [row if row.sha256 else dataclasses.replace(row, sha256=_sha256(table.root, row)) for row in table.rows]
+    unknown = [row for row in table.rows if not row.sha256]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        reading = tqdm(pool.map(partial(_sha256, table.root), unknown), "hashing images", len(unknown), mininterval=1)
+        hashes = dict(zip([row.path for row in unknown], reading, strict=True))
+    rows = [row if row.sha256 else dataclasses.replace(row, sha256=hashes[row.path]) for row in table.rows]
     table = dataclasses.replace(table, rows=tuple(rows))
     inside = read_index(store).find(table.hashes()) >= 0
     if not inside.any():
@@ -89,7 +97,7 @@ def stored_table(table: ImageTable, store: Store) -> ImageTable:
 
 def _sha256(root: str, row: ImageRow) -> str:
     try:
-        return hashlib.sha256(read_bytes(f"{root}/{row.path}", None)).hexdigest()
+        return hashlib.sha256(read_bytes(f"{root}/{row.path}")).hexdigest()
     except OSError as error:
         raise ConfigError(f"images: {root}/{row.path} cannot be read ({error.strerror})") from None
 
@@ -124,11 +132,11 @@ def survey(store: Store, table: ImageTable, ratios: Sequence[float], findings: F
         for block in spec.blocks
         for ratio, number in numbers.items()
     }
-    features = join(store, table)
+    features, num_prefix = join(store, table), backbone_shape(spec.backbone).num_prefix_tokens
     for block, tokens, hashes in _stored_tokens(features):
         for ratio, number in numbers.items():
             kept = kept_of(tokens[:, :, :number], spec.num_tokens)
-            tallies[block, ratio].add(kept, hashes, findings, spec.num_tokens - _grid(spec.num_tokens) ** 2)
+            tallies[block, ratio].add(kept, hashes, findings, num_prefix)
     first = next(iter(tallies.values()))
     return Survey(
         num_images=first.num_images,
@@ -136,11 +144,6 @@ def survey(store: Store, table: ImageTable, ratios: Sequence[float], findings: F
         num_tokens=spec.num_tokens,
         figures=tuple(tally.figures(block, ratio) for (block, ratio), tally in tallies.items()),
     )
-
-
-def _grid(num_tokens: int) -> int:
-    """Patches on a side of the image: of the tokens, all but the few of the prefix stand in a square."""
-    return math.isqrt(num_tokens)
 
 
 def _stored_tokens(

@@ -97,7 +97,7 @@ def test_a_survey_counts_what_the_store_holds(images, store):
         "val/c1/1.png,15,11,17,13",
         "test/c0/0.png,0,0,9,9",
     ]
-    findings = read_findings(boxes_file(images, lines), table, SHAPE, 64)
+    findings = read_findings(boxes_file(images, lines), table, sampled(table, 100), SHAPE, 64)
     patches = {tuple(patches) for boxes in findings.values() for patches in boxes}
     assert patches == {(1,), (13, 14, 15, 16), (1, 2, 5, 6)}
     found = survey(store, sampled(table, 100), (0.1, 0.48), findings)
@@ -164,13 +164,13 @@ def test_the_command_prints_a_table_and_draws_a_picture(images, store, tmp_path,
         (["train/c0/0.png,5,0,5,1"], "give x0 < x1"),
         (["train/c0/0.png,0,0,,1"], "1 rows without x1"),
         (["train/c0/0.png,a,0,1,1"], "cannot be read"),
-        (["test/c0/0.png,0,0,1,1"], "none in the training and validation images"),
+        (["test/c0/0.png,0,0,1,1"], "none in the 8 images that are measured"),
     ],
 )
 def test_faults_of_a_boxes_table_are_named(images, store, lines, message):
     table = stored_table(read_images(str(images)), store)
     with pytest.raises(ConfigError, match=message):
-        read_findings(boxes_file(images, lines), table, SHAPE, 64)
+        read_findings(boxes_file(images, lines), table, sampled(table, 100), SHAPE, 64)
 
 
 def test_what_cannot_be_measured_is_said(images, store, tmp_path, spec):
@@ -179,7 +179,7 @@ def test_what_cannot_be_measured_is_said(images, store, tmp_path, spec):
         survey(store, table, (0.6,), None)
     (tmp_path / "b.csv").write_text("image,x0,y0\na,1,2")
     with pytest.raises(ConfigError, match="lacks the column x1, y1"):
-        read_findings(str(tmp_path / "b.csv"), table, SHAPE, 64)
+        read_findings(str(tmp_path / "b.csv"), table, table, SHAPE, 64)
     other = tmp_path / "other"
     for name, colour in (("a", 1), ("b", 2)):
         (other / name).mkdir(parents=True)
