@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -146,11 +147,19 @@ def create_vit(name: str, pretrained: bool) -> ViT:
     """The ViT that timm knows by a name, with its head.
 
     Raises:
-        ConfigError: timm does not know the name, or the architecture is none of those that serve.
+        ConfigError: timm does not know the name, what it names on a disk or a hub cannot be had, or the architecture is
+            none of those that serve.
     """
+    if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:")).is_absolute():
+        raise ConfigError(f"backbone.name is {name!r}; give the folder from the root: workers run in other folders")
     try:
         model = timm.create_model(name, pretrained=pretrained)
-    except RuntimeError as error:
+    except Exception as error:  # what a hub's client, the network and the file system raise
+        if ":" in name:
+            raise ConfigError(
+                f"backbone.name is {name!r}, which cannot be had ({type(error).__name__}: {str(error)[:200]}); give a "
+                "folder that every host has, or connect to the network"
+            ) from error
         if "Unknown model" not in str(error) and "Invalid pretrained tag" not in str(error):
             raise
         known = timm.list_models(f"*{name.split('.')[0][:14]}*")[:8] or [

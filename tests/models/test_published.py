@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.models.backbone import create_vit
+from fpt_ray.models.backbone import backbone_shape, create_vit
 from fpt_ray.models.weights import load_backbone, weights_digest
 from tests.conftest import SMALL
 
@@ -89,3 +89,10 @@ def test_a_local_folder_as_timm_writes_it_is_a_backbone(tmp_path):
     save_for_hf(model, str(tmp_path / "mine"))
     found = load_backbone(BackboneConfig(name=f"local-dir:{tmp_path / 'mine'}"), 224)
     assert torch.equal(found.cls_token, model.cls_token)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"backbone\.name is 'local-dir:.*/none', which cannot be had \("):
+        backbone_shape(f"local-dir:{tmp_path}/none")
+    with pytest.raises(ConfigError, match="is 'local-dir:mine'; give the folder from the root"):
+        backbone_shape("local-dir:mine")
