@@ -30,6 +30,7 @@ _PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
+_LADDER = "tests/search/test_ladder.py"
 _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
 _JOURNAL, _PICTURES = "tests/search/test_journal.py", "tests/search/test_pictures.py"
 _VOLUMES, _VOLUME = "fpt_ray/metrics/hypervolume.py", "tests/metrics/test_hypervolume.py"
@@ -600,6 +601,18 @@ MUTATIONS = (
         _SEARCHER,
         "confirmed",
     ),
+    Mutation(
+        "fpt_ray/search/ladder.py",
+        "if not all(trial.state.is_finished()",
+        "if not any(trial.state.is_finished()",
+        _LADDER,
+    ),
+    Mutation("fpt_ray/search/ladder.py", "rung_of(trial) in range(number)", "rung_of(trial) in range(1)", _LADDER),
+    Mutation("fpt_ray/search/ladder.py", "(-val_auc(trial), trial.number)", "(val_auc(trial), trial.number)", _LADDER),
+    Mutation(
+        "fpt_ray/search/ladder.py", "if rung_of(trial) == number and", "if rung_of(trial) is not None and", _LADDER
+    ),
+    Mutation("fpt_ray/search/ladder.py", "not is_infeasible(trial) for trial in own", "True for trial in own", _LADDER),
     Mutation("fpt_ray/search/searcher.py", "if again:", "if not again:", _SEARCHER, "dead_before or crashes"),
     Mutation("fpt_ray/tune/losses.py", "trial.status == Trial.PENDING", "True", "tests/tune/test_losses.py"),
     Mutation("fpt_ray/models/backbone.py", "2 * shape.depth // 3 + 1", "2 * shape.depth // 3", _STORE, "patterns"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fpt_ray.config.dotted import flatten
+from fpt_ray.config.rungs import Rung
 from fpt_ray.config.trial import (
     EVEN,
     NESTED,
@@ -189,22 +190,23 @@ class SearchSpace:
     """Seeds of a trial; its numbers are their mean and standard deviation."""
     choose: tuple[str, ...] = ()
     """Rows whose value is chosen on the validation split, for each combination of the others."""
+    rungs: tuple[Rung, ...] = ()
+    """Searched one after the other, each over a part of the space; empty: the space is searched at once."""
     text: str = ""
     """The YAML it was read from."""
 
     def identity(self) -> dict[str, Any]:
         """{field: value} of all that decides what its trials answer.
 
-        How many trials there are, where weights lie (their digest counts, which this does not know) and how the YAML is
-        written are no part of it.
+        How many trials there are, where weights lie (their digest counts) and how YAML is written are no part of it.
         """
-        plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        for name in ("rows", "fixed", "constraints", "objectives", "num_trials", "text"):
-            del plain[name]
+        others = ("rows", "fixed", "constraints", "objectives", "num_trials", "rungs", "text")
+        plain = {one.name: getattr(self, one.name) for one in dataclasses.fields(self) if one.name not in others}
         rows = {f"space.{row.name}": dataclasses.asdict(row) for row in self.rows}
+        rungs = {f"rungs.{number}": dataclasses.asdict(rung) for number, rung in enumerate(self.rungs)}
         limits = {f"constraints.{name}": dataclasses.asdict(limit) for name, limit in self.constraints.items()}
         fixed = {f"fixed.{name}": value for name, value in flatten(self.base()).items() if name != "backbone.weights"}
-        return {**plain, **rows, **limits, **fixed, "objectives": list(self.objectives.items())}
+        return {**plain, **rows, **rungs, **limits, **fixed, "objectives": list(self.objectives.items())}
 
     def backbones(self) -> tuple[BackboneConfig, ...]:
         """Every backbone that its trials may have."""
@@ -215,6 +217,11 @@ class SearchSpace:
             for values in itertools.product(*(self.values_of(row.name) for row in rows))
         ]
         return tuple(dict.fromkeys(trial.backbone for trial in found))
+
+    @property
+    def enqueues(self) -> bool:
+        """Whether all its proposals are enqueued, as those of a grid and of rungs are."""
+        return self.sampler == "grid" or bool(self.rungs)
 
     def base(self) -> TrialConfig:
         """The trial all proposals are overrides of."""

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from fpt_ray.config.dotted import coerce, field_types
+from fpt_ray.config.rungs import Rung
 from fpt_ray.config.space import (
     EARLY_STOPPING,
     KNOWN_BEFORE,
@@ -36,7 +37,9 @@ _SPACE_KEYS = (
     "seed",
     "repeats",
     "choose",
+    "rungs",
 )
+_RUNG_KEYS = ("num_trials", "fixed", "narrow", "best")
 _ROW_KEYS = ("low", "high", "step", "log", "choices", "when")
 
 
@@ -90,11 +93,14 @@ def parse_space(text: str) -> SearchSpace:
         points=points,
         repeats=coerce("repeats", document.get("repeats", 1), int),
         choose=tuple(str(name) for name in document.get("choose") or ()),
+        rungs=_rungs(document, {row.name: row for row in rows}),
         text=text,
     )
     _check(space)
     if space.sampler == "grid":
         return replace(space, num_trials=len(space.grid()))
+    if space.rungs:
+        return replace(space, num_trials=sum(rung.num_trials for rung in space.rungs))
     return space
 
 
@@ -163,6 +169,45 @@ def _check_points(space: SearchSpace, names: Sequence[str]) -> None:
             space.trial({POINT: point})
         except ConfigError as error:
             raise ConfigError(f"points.{point}: {error}") from None
+
+
+def _rungs(document: Mapping[str, Any], rows: Mapping[str, SearchRow]) -> tuple[Rung, ...]:
+    given = document.get("rungs") or []
+    if not isinstance(given, list):
+        raise ConfigError(f"rungs is {given!r}; give a list of {{num_trials: .., fixed: {{..}}, narrow: [..]}}")
+    for key in ("num_trials", "points"):
+        if given and key in document:
+            raise ConfigError(f"rungs: {key} goes without them; each rung says its num_trials and what it fixes")
+    if given and document.get("sampler") == "grid":
+        raise ConfigError("rungs: a grid has none; choose another sampler")
+    return tuple(_rung(f"rungs[{number}]", rung, rows, first=number == 0) for number, rung in enumerate(given))
+
+
+def _rung(where: str, given: Any, rows: Mapping[str, SearchRow], *, first: bool) -> Rung:
+    if not isinstance(given, dict) or "num_trials" not in given:
+        raise ConfigError(f"{where} is {given!r}; give {{num_trials: .., fixed: {{..}}, narrow: [..]}}")
+    for key in given:
+        if key not in _RUNG_KEYS:
+            raise ConfigError(f"{where}: unknown key {key!r}; {nearest_name(str(key), _RUNG_KEYS)}")
+    fixed, leaves = {}, field_types(TrialConfig)
+    for name, value in _mapping(given, "fixed").items():
+        if name not in rows or not rows[name].holds(coerce(f"{where}.fixed.{name}", value, leaves[name])):
+            raise ConfigError(f"{where}.fixed: {name} {value!r} is no value of a row of the space")
+        fixed[name] = coerce(name, value, leaves[name])
+    narrow = tuple(str(name) for name in given.get("narrow") or ())
+    for name in narrow:
+        if first or name not in rows or name in fixed or rows[name].choices is None:
+            remedy = "it must be a row of the space with choices, not fixed here, and a rung must stand below"
+            raise ConfigError(f"{where}.narrow: {name!r}: {remedy}")
+    rung = Rung(
+        num_trials=coerce(f"{where}.num_trials", given["num_trials"], int),
+        fixed=fixed,
+        narrow=narrow,
+        best=coerce(f"{where}.best", given.get("best", 2), int),
+    )
+    if min(rung.num_trials, rung.best) < 1:
+        raise ConfigError(f"{where}: num_trials is {rung.num_trials}, best {rung.best}; give 1 or more")
+    return rung
 
 
 def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -11,20 +11,25 @@ from optuna.trial import FrozenTrial, TrialState
 from fpt_ray.config.space import Limit, SearchSpace, broken_limits
 from fpt_ray.search.messages import Stage
 
-_STAGE, _REPEATS, _CONFIRMS, _TURN = "stage", "repeats", "of", "turn"
+_STAGE, _REPEATS, _CONFIRMS, _RUNG, _TURN = "stage", "repeats", "of", "rung", "turn"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 _INFEASIBLE, _RESULT, _REASON = "infeasible", "result", "reason"
 _FIXED = "fixed_params"
 """Optuna's own name."""
-_PURPOSE = (_STAGE, _REPEATS, _CONFIRMS)
+_PURPOSE = (_STAGE, _REPEATS, _CONFIRMS, _RUNG)
 
 
 # --- why it is run ------------------------------------------------------------------------------------------------
 
 
-def purpose(stage: Stage, *, repeats: int | None = None, confirms: int | None = None) -> dict[str, Any]:
-    """The attributes of a trial that is enqueued: why, and if it confirms another, with how many seeds and which."""
-    found = {_STAGE: stage, _REPEATS: repeats, _CONFIRMS: confirms}
+def purpose(
+    stage: Stage, *, repeats: int | None = None, confirms: int | None = None, rung: int | None = None
+) -> dict[str, Any]:
+    """The attributes of a trial that is enqueued: why, and of which rung.
+
+    If it confirms another, with how many seeds and which.
+    """
+    found = {_STAGE: stage, _REPEATS: repeats, _CONFIRMS: confirms, _RUNG: rung}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -46,6 +51,11 @@ def repeats_of(trial: FrozenTrial | optuna.Trial) -> int:
 def confirms(trial: FrozenTrial | optuna.Trial) -> int | None:
     """The number of the trial that this one confirms; None where it confirms none."""
     return trial.user_attrs.get(_CONFIRMS)
+
+
+def rung_of(trial: FrozenTrial) -> int | None:
+    """The rung that a trial belongs to, from 0; None in a search without rungs."""
+    return trial.user_attrs.get(_RUNG)
 
 
 def turn_attributes() -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
+from optuna.study import StudyDirection
+from optuna.trial import BaseTrial
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.identity import Identity
@@ -52,8 +54,9 @@ def open_study(
     """The study in its storage, new or resumed.
 
     A new study starts with the paper's configuration, or the point of the space nearest to it; a grid with all its
-    points. In a resumed one, trials that a dead driver left running are closed and asked again. ``identity`` is all
-    that decides what the study answers. Default: the space's, where no features are read.
+    points; one with rungs as ``search.ladder`` says. In a resumed one, trials that a dead driver left running are
+    closed and asked again. ``identity`` is all that decides what the study answers. Default: the space's, where no
+    features are read.
 
     Raises:
         ConfigError: the study exists and is not to be resumed, or the other way round; or it was begun with another
@@ -74,7 +77,7 @@ def open_study(
         begin(study, identity)
     if space.sampler == "grid":
         enqueue_grid(space, study)
-    elif not study.get_trials(deepcopy=False):
+    elif not space.rungs and not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(paper_point(space)))
     return study
 
@@ -92,7 +95,7 @@ def _begun(space: SearchSpace, name: str, location: str, storage: BaseStorage | 
             storage=storage,
             study_name=name,
             sampler=make_sampler(space, 0),
-            directions=["maximize" if mode == "max" else "minimize" for mode in space.objectives.values()],
+            directions=directions(space),
         )
     except optuna.exceptions.DuplicatedStudyError:
         raise _not_opened(name, location, found=True) from None
@@ -105,6 +108,11 @@ def load_study(name: str, location: str) -> optuna.Study:
         if name in optuna.get_all_study_names(storage):
             return optuna.load_study(study_name=name, storage=storage)
     raise ConfigError(f"study {name!r} is not there ({without_secrets(location)}); give the name of an earlier study")
+
+
+def directions(space: SearchSpace) -> list[StudyDirection]:
+    """The objectives' modes in Optuna's words."""
+    return [StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in space.objectives.values()]
 
 
 def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:
@@ -125,7 +133,7 @@ def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:
     return samplers[space.sampler]()
 
 
-def propose(space: SearchSpace, trial: optuna.Trial) -> dict[str, Any]:
+def propose(space: SearchSpace, trial: BaseTrial) -> dict[str, Any]:
     """The proposal's values, {dotted name: value}; rows whose condition does not hold are left out."""
     proposal: dict[str, Any] = {}
     if space.points:
@@ -137,7 +145,7 @@ def propose(space: SearchSpace, trial: optuna.Trial) -> dict[str, Any]:
     return proposal
 
 
-def _suggest(row: SearchRow, trial: optuna.Trial) -> Any:
+def _suggest(row: SearchRow, trial: BaseTrial) -> Any:
     if row.choices is not None:
         return trial.suggest_categorical(row.name, row.choices)
     assert row.low is not None

@@ -36,6 +36,7 @@ from fpt_ray.search.attributes import (
     was_enqueued,
 )
 from fpt_ray.search.drivers import ask_again, beat, close_lost, heartbeat_seconds, keep_alive
+from fpt_ray.search.ladder import enqueue_next, rung_to_ask
 from fpt_ray.search.limits import has_known_limits, tell_known_limits, tell_shown_limits
 from fpt_ray.search.messages import (
     NEVER_RAN,
@@ -138,7 +139,8 @@ class StudySearcher(Searcher):
         if found.follow_ups > 0:
             return True
         full = self.num_trials is not None and found.finished + found.running >= self.num_trials
-        return not full and not self.exhausted and (self.space.sampler != "grid" or found.waiting > 0)
+        due = found.waiting > 0 or rung_to_ask(self.space, self.study) is not None
+        return not full and not self.exhausted and (due or not self.space.enqueues)
 
     def _close_lost(self) -> None:
         if time.monotonic() >= self.looks_at:
@@ -205,6 +207,7 @@ class StudySearcher(Searcher):
         return None
 
     def _draw(self, *, at_random: bool) -> tuple[optuna.Trial, dict[str, Any]]:
+        enqueue_next(self.space, self.study, at_random=at_random)
         num_asked = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = RandomSampler(seed=num_asked) if at_random else make_sampler(self.space, num_asked)
         with warnings.catch_warnings():
@@ -218,9 +221,9 @@ class StudySearcher(Searcher):
     def _is_wanted(self, trial: optuna.Trial) -> bool:
         """Closes a trial that other drivers have made superfluous since it was asked for, as they may at any time."""
         asked = self.study.get_trials(deepcopy=False)[trial.number]
-        drawn_for_grid = self.space.sampler == "grid" and not was_enqueued(asked)
+        stray = self.space.enqueues and not was_enqueued(asked)
         many = self.num_trials is not None and not is_needed(self.study, self.space, trial.number, self.num_trials)
-        if not drawn_for_grid and not many:
+        if not stray and not many:
             return True
         remember_reason(trial, "not needed, since another driver was faster; not run")
         self.study.tell(trial, state=TrialState.FAIL)

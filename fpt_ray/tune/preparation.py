@@ -22,11 +22,14 @@ from fpt_ray.search.queue import enqueue_front, paper_point
 from fpt_ray.tune.options import StudyOptions
 
 
-def check_options(options: StudyOptions) -> None:
+def check_options(options: StudyOptions, space: SearchSpace) -> None:
     """ConfigError if nothing could be searched, confirmed or run with these options."""
     for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
+    if options.warm_start is not None and space.rungs:
+        problem = f"warm_start is {options.warm_start}, but the rungs of the space have first points of their own"
+        raise ConfigError(problem, fields=("warm_start",))
 
 
 def check_points(space: SearchSpace) -> None:

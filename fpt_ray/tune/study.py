@@ -63,7 +63,7 @@ def run_study(options: StudyOptions) -> StudyResult:
         ConfigError: the space, the images, the stores or the machine do not fit; before anything is trained.
     """
     space = with_fixed(load_space(Path(options.space)), options.set)
-    check_options(options)
+    check_options(options, space)
     check_points(space)
     name = options.study or Path(options.space).stem
     tracking.check_study_name(name)
