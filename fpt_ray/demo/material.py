@@ -66,6 +66,7 @@ def write_weights(file: Path) -> None:
     if file.suffix != ".safetensors":
         raise ConfigError(f"FILE is {file}; its name must end in .safetensors")
     state = read_onnx(weights_file())
+    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.tmp")
     save_file(state, unfinished)
     os.replace(unfinished, file)

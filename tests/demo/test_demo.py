@@ -141,8 +141,8 @@ def test_nothing_is_drawn_outside_the_retina(monkeypatch):
 
 
 def test_weights_are_written_as_safetensors(tmp_path):
-    write_weights(tmp_path / "vit.safetensors")
-    written, read = load_file(tmp_path / "vit.safetensors"), read_onnx(weights_file())
+    write_weights(tmp_path / "demo" / "vit.safetensors")
+    written, read = load_file(tmp_path / "demo" / "vit.safetensors"), read_onnx(weights_file())
     assert written.keys() == read.keys()
     assert all(torch.equal(written[name], read[name]) for name in read)
     assert [path.name for path in tmp_path.iterdir()] == ["vit.safetensors"]
