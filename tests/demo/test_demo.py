@@ -145,7 +145,7 @@ def test_weights_are_written_as_safetensors(tmp_path):
     written, read = load_file(tmp_path / "demo" / "vit.safetensors"), read_onnx(weights_file())
     assert written.keys() == read.keys()
     assert all(torch.equal(written[name], read[name]) for name in read)
-    assert [path.name for path in tmp_path.iterdir()] == ["vit.safetensors"]
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["vit.safetensors"]
     with pytest.raises(ConfigError, match=r"\.safetensors"):
         write_weights(tmp_path / "vit.pth")
 
