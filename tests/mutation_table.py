@@ -38,6 +38,13 @@ _IDENTITY, _COUNTED = "tests/config/test_identity.py", "tests/report/test_counte
 _DRAWN = "augment or draw or crops or row"
 
 MUTATIONS = (
+    # --- intervals ------------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/metrics/intervals.py",
+        "if seed_of_seeds is not None:",
+        "if seed_of_seeds == 0:",
+        _INTERVALS,
+    ),
     # --- one step -------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/models/step.py",
@@ -247,8 +254,8 @@ MUTATIONS = (
     Mutation("fpt_ray/metrics/intervals.py", "((1 - LEVEL) / 2, (1 + LEVEL) / 2)", "(1 - LEVEL, LEVEL)", _INTERVALS),
     Mutation(
         "fpt_ray/metrics/intervals.py",
-        "[np.mean([_aucs(one, labels, counts) for one in seeds], axis=0) for",
-        "[_aucs(seeds[0], labels, counts) for",
+        "one.mean(axis=0) for one in aucs",
+        "one[0] for one in aucs",
         _INTERVALS,
     ),
     Mutation(

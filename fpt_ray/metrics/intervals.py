@@ -1,8 +1,9 @@
 """How sure a test AUC is: bootstrap over the images of a split, for one model and for the difference of two.
 
 Every resample draws as many images of each class as the split has, with replacement, so that no class disappears. All
-models are scored on the same resamples. A model trained with several seeds counts by the mean AUC of its seeds, so
-that an interval is about which images were at hand, not about which seeds.
+models are scored on the same resamples. A model trained with several seeds counts by the mean AUC of its seeds: of all
+of them, so that an interval is about which images were at hand, or of as many drawn anew, so that it is about which
+seeds, too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ def bootstrap_aucs(
     *,
     draws: int = DRAWS,
     seed: int = 0,
+    seed_of_seeds: int | None = None,
 ) -> Float[np.ndarray, "M R"]:
     """The AUC (as ``metrics.auc``) of each of M models in each of R resamples.
 
@@ -55,12 +57,21 @@ def bootstrap_aucs(
         labels: every class has an image.
         draws: the number R of resamples.
         seed: of the resamples.
+        seed_of_seeds: every resample draws the seeds of a model, too, with replacement and apart from other models';
+            by this seed, which is to be another for models that are resampled elsewhere. Default: none are drawn.
     """
+    generators = np.random.default_rng(seed_of_seeds).spawn(len(models))
     parts = []
     for counts in resamples(labels, draws, seed):
-        means = [np.mean([_aucs(one, labels, counts) for one in seeds], axis=0) for seeds in models]
-        parts.append(np.stack(means))
+        aucs = [np.stack([_aucs(one, labels, counts) for one in seeds]) for seeds in models]
+        if seed_of_seeds is not None:
+            aucs = [_drawn_again(one, generator) for one, generator in zip(aucs, generators, strict=True)]
+        parts.append(np.stack([one.mean(axis=0) for one in aucs]))
     return np.concatenate(parts, axis=1)
+
+
+def _drawn_again(aucs: Float[np.ndarray, "S R"], generator: np.random.Generator) -> Float[np.ndarray, "S R"]:
+    return np.take_along_axis(aucs, generator.integers(len(aucs), size=aucs.shape), axis=0)
 
 
 def _aucs(

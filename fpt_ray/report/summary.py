@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fpt_ray.config.space import Limit, broken_limits
 from fpt_ray.display.typesetting import Cell, Column, Form, Table, text_column, typeset
 from fpt_ray.display.units import MIB
+from fpt_ray.report.compared import compared_rows
 from fpt_ray.report.confirmation import confirmed_table, most_seeds
 from fpt_ray.report.front import front_table
 from fpt_ray.report.pictures import Picture, Point, paper_points
@@ -29,6 +30,8 @@ class Summary:
     """One a trial that was confirmed with new seeds, best validation AUC first."""
     num_seeds: int
     """New seeds of a confirmed trial, the most."""
+    compared: tuple[Mapping[str, object], ...]
+    """One a row of a grid with several seeds, in its order; the first is what the others are compared with."""
     what_if: tuple[Mapping[str, object], ...]
     """One a budget; empty while no trial has finished."""
     infeasible: tuple[Mapping[str, object], ...]
@@ -58,6 +61,7 @@ def summarise(result: StudyResult) -> Summary:
         rows=tuple(rows),
         confirmed=tuple(confirmed_table(records, searched)),
         num_seeds=most_seeds(records),
+        compared=tuple(compared_rows(records, searched, result.constraints)),
         what_if=tuple(what_if(records, searched, result.constraints)) if rows else (),
         infeasible=tuple(_breach(record, searched, result.constraints) for record in result.infeasible),
         failed=tuple(_failure(record) for record in records if record.reason),
@@ -120,10 +124,13 @@ def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Poin
 
 _TITLES = {
     "val_auc": "val AUC",
+    "val_auc_std": "val std",
     "test_auc": "test AUC",
     "test_auc_std": "std",
     "test_auc_low": "95 % from",
     "test_auc_high": "to",
+    "difference_low": "difference from",
+    "difference_high": "difference to",
     "param_ratio": "params %",
     "memory_ratio": "memory %",
     "ppe": "PPE",
@@ -178,9 +185,19 @@ def _further(summary: Summary) -> list[Table]:
         "interval is of that mean over resampled test images, and does not tell how other seeds would have come "
         "out. Differences are paired: of both trials on the same resamples."
     )
+    compared = (
+        "Rows with several seeds, the learning rate and the like chosen on the validation split where the space says "
+        "so. AUC x 100 is the mean over the seeds; intervals (95 %) are over resampled test images and seeds, of the "
+        "mean and of its difference from the first row on the same images."
+    )
     within = "With a smaller budget: the best validation AUC of a finished trial within it."
     apart = "Infeasible: trained to the end, but a constraint of the space is broken; on no front, within no budget."
-    titled = ((confirmed, summary.confirmed), (within, summary.what_if), (apart, summary.infeasible))
+    titled = (
+        (compared, summary.compared),
+        (confirmed, summary.confirmed),
+        (within, summary.what_if),
+        (apart, summary.infeasible),
+    )
     return [Table(title=title, columns=_columns(rows)) for title, rows in titled if rows]
 
 

@@ -87,6 +87,11 @@ class TrialRecord:
         return json.loads(self.tags[_PROPOSAL])
 
     @property
+    def label(self) -> str:
+        """The name of its point; "" where it has none."""
+        return self.tags.get(_LABEL, "")
+
+    @property
     def stage(self) -> str:
         """Why it was run: "choose", "final" or "confirm"; "" where it was refused before."""
         return self.tags.get(_STAGE, "")

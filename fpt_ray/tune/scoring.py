@@ -19,7 +19,7 @@ from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import store_for, trial_identity
 from fpt_ray.metrics.intervals import bootstrap_aucs, interval
-from fpt_ray.metrics.scores import auc
+from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
@@ -52,12 +52,22 @@ def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[Tri
 def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[TrialScores]:
     """Test scores of the trials that are shown and have none yet, as they come. Nothing reads test data before.
 
+    Rows of a grid with several seeds have 95 % intervals over images and seeds, and of their difference from the first.
+
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    missing = [record for record in shown_trials(records, shared.space) if not _is_scored(record)]
-    for _, found in _on_workers(_scores, missing, shared):
-        yield found
+    shown = shown_trials(records, shared.space)
+    missing = [record for record in shown if not _is_scored(record)]
+    if shared.space.sampler != "grid" or shared.space.repeats == 1 or not missing:
+        for _, found in _on_workers(_scores, missing, shared):
+            yield found
+        return
+    first = min(shown, key=lambda record: record.number)
+    read = list({record.run_id: record for record in (first, *missing)}.values())
+    resampled = dict(_on_workers(partial(_resampled, over_seeds=True), read, shared))
+    for record in missing:
+        yield _with_difference(resampled[record.run_id], resampled[first.run_id])
 
 
 def _on_workers(
@@ -93,7 +103,11 @@ def _is_scored(record: TrialRecord) -> bool:
 
 
 def _scores(trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str) -> TrialScores:
-    found = scores_of_best(trial, store, "test", saved)
+    return _over_seeds(scores_of_best(trial, store, "test", saved), run_id)
+
+
+def _over_seeds(found: Sequence[Scores], run_id: str) -> TrialScores:
+    """Means over a trial's seeds, and their standard deviations."""
     metrics = {}
     for name in ("auc", "accuracy", "kappa"):
         values = [getattr(scores, name) for scores in found]
@@ -129,16 +143,16 @@ class _Resampled:
     labels: Int[np.ndarray, " N"]
 
 
-def _resampled(trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str) -> _Resampled:
+def _resampled(
+    trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str, over_seeds: bool = False
+) -> _Resampled:
     probabilities, labels = predictions_of_best(trial, store, "test", saved)
-    aucs = [auc(one, labels, store.classes) for one in probabilities]
-    samples = bootstrap_aucs([probabilities], labels)[0]
+    found = _over_seeds([scores(one, labels, store.classes) for one in probabilities], run_id)
+    own_seed = int(saved.identity[:8], 16) if over_seeds else None
+    samples = bootstrap_aucs([probabilities], labels, seed_of_seeds=own_seed)[0]
     low, high = interval(samples)
-    metrics = {"test_auc": statistics.fmean(aucs), "test_auc_low": low, "test_auc_high": high}
-    if len(aucs) > 1:
-        metrics["test_auc_std"] = statistics.stdev(aucs)
-    scores = TrialScores(run_id=run_id, metrics=metrics, seed_aucs=tuple(aucs))
-    return _Resampled(scores=scores, samples=samples, labels=labels)
+    metrics = {**found.metrics, "test_auc_low": low, "test_auc_high": high}
+    return _Resampled(scores=replace(found, metrics=metrics), samples=samples, labels=labels)
 
 
 def _with_difference(own: _Resampled, best: _Resampled) -> TrialScores:

@@ -52,6 +52,20 @@ def test_two_equal_models_do_not_differ_and_a_better_one_does():
     assert interval(samples[2] - samples[0]).low > 0
 
 
+def test_seeds_are_drawn_anew_for_each_model_and_count_by_their_spread():
+    """Of models whose seeds lie apart: with images alone nothing is told of it, with seeds it is the standard error."""
+    generator = np.random.default_rng(5)
+    labels = np.arange(400) % 2
+    seeds = [predictions(generator, labels, 2, strength) for strength in (0.2, 0.6, 1.0, 1.4, 1.8)]
+    spread = np.std([auc(one, labels, ["a", "b"]) for one in seeds])
+    images = bootstrap_aucs([seeds], labels)[0]
+    both = bootstrap_aucs([seeds, seeds, seeds[:1]], labels, seed_of_seeds=7)
+    assert both[0].var() - images.var() == pytest.approx(spread**2 / 5, rel=0.15)
+    assert both[0].mean() == pytest.approx(images.mean(), abs=0.005)
+    assert (both[0] - both[1]).var() == pytest.approx(2 * spread**2 / 5, rel=0.15)  # on the same images
+    assert (both[2] == bootstrap_aucs([seeds[:1]], labels)[0]).all()
+
+
 @pytest.mark.parametrize("num_classes", [2, 3])
 def test_about_95_of_100_intervals_hold_the_true_auc(num_classes):
     """The true AUC of normal scores, one apart in each of two logits, is Phi(1) = 0.8413 for the difference of both."""

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from fpt_ray.report.compared import compared_rows
 from fpt_ray.report.confirmation import confirmed_table, confirming, reference, verdict
 from fpt_ray.report.front import front_of
 from fpt_ray.report.summary import rendered, summarise
 from fpt_ray.report.what_if import what_if
+from fpt_ray.tracking.records import with_metrics
 from tests.report.test_report import SEARCHED, metrics_of, record, result
 
 
@@ -30,6 +32,25 @@ def records():
         confirmation(7, 2, 0.7, (-0.2, -0.1)),
     ]
     return searched + confirmed
+
+
+def test_rows_of_a_grid_are_compared_with_its_first_in_its_order():
+    """Not by their scores; what chose a learning rate, or has one seed alone, is no row."""
+    tested = {"test_auc": 0.7, "test_auc_low": 0.6, "test_auc_high": 0.8, "fit_seconds": 15.0}
+    found = [record(number, **metrics_of(0.8 - number / 10, 0.1), **tested) for number in (4, 3, 5)]
+    found[0] = with_metrics(found[0], {"difference_low": -0.1, "difference_high": 0.2})
+    kinds = (("final", "probe"), ("final", "linear"), ("choose", "probe"))
+    tags = [{"stage": stage, "label": label, "seeds": "5"} for stage, label in kinds]
+    found = [replace(one, tags=own) for one, own in zip(found, tags, strict=True)]
+    rows = compared_rows([*found, record(0, **metrics_of(0.9, 0.1))], SEARCHED, {})
+    assert [(row["trial"], row["row"], row["seconds_per_seed"]) for row in rows] == [
+        (3, "linear", 3.0),
+        (4, "probe", 3.0),
+    ]
+    assert [row["difference_high"] for row in rows] == [None, 0.2]
+    text = rendered(summarise(result(found, {"val_auc": "max"})), "text")
+    assert "difference from" in text
+    assert "20.00" in text
 
 
 def test_a_difference_is_beyond_chance_if_its_interval_leaves_out_0(records):

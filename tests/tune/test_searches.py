@@ -128,6 +128,7 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
 
 METHODS = """
 points:
+  probing: {method: linear_probing}
   LoRA: {method: lora}
 space: {training.learning_rate: {choices: [1.0e-3, 1.0e-2]}}
 choose: [training.learning_rate]
@@ -142,12 +143,16 @@ def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, cap
     space = tmp_path / "methods.yaml"
     space.write_text(METHODS.replace("FIXED", fixed))
     run_study(StudyOptions(space=str(space), images=images, workdir=workdir, set=("training.epochs=1",)))
-    said = capsys.readouterr().err
-    assert "rows: 1 of 3 trials" in said
+    said = capsys.readouterr()
+    assert "rows: 2 of 6 trials" in said.err
     client = open_tracking(default_uri(workdir))
     study = tracking.find_study(client, "methods")
-    (final,) = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
-    assert final.status == "FINISHED"
+    first, final = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
+    assert (first.label, final.label, final.status) == ("probing", "LoRA", "FINISHED")
+    assert "difference_low" not in first.metrics
+    between = final.metrics["test_auc"] - first.metrics["test_auc"]
+    assert final.metrics["difference_low"] <= between <= final.metrics["difference_high"]
+    assert "Rows with several seeds" in Path(f"{workdir}/studies/methods/front.md").read_text()
     seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, final)]
     assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
     for name in ("val_auc", "test_auc"):

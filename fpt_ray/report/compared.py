@@ -1,0 +1,33 @@
+"""The rows of a grid that were trained with several seeds, each compared with the first: such as methods of a table."""
+
+from collections.abc import Mapping, Sequence
+
+from fpt_ray.config.space import Limit
+from fpt_ray.tracking.records import TrialRecord, counted
+
+
+def compared_rows(
+    records: Sequence[TrialRecord], searched: Sequence[str], constraints: Mapping[str, Limit]
+) -> list[dict[str, object]]:
+    """One row a trial that has an interval over images and seeds, in the order of the grid.
+
+    The first is the reference: its difference from itself is left out.
+    """
+    rows: list[dict[str, object]] = []
+    for record in sorted(counted(records, constraints), key=lambda record: record.number):
+        metrics = record.metrics
+        if "test_auc_low" not in metrics:
+            continue
+        rows.append(
+            {
+                "trial": record.number,
+                "row": record.label,
+                **{name: record.params[name] for name in searched},
+                **{name: metrics.get(name) for name in ("val_auc", "val_auc_std", "test_auc", "test_auc_std")},
+                **{name: metrics.get(name) for name in ("test_auc_low", "test_auc_high")},
+                **{name: metrics.get(name) for name in ("difference_low", "difference_high")},
+                "learnable_parameters": metrics["learnable_parameters"],
+                "seconds_per_seed": metrics["fit_seconds"] / record.seeds,
+            }
+        )
+    return rows
