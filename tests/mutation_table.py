@@ -125,6 +125,10 @@ MUTATIONS = (
     Mutation("fpt_ray/train/loop.py", "    mean = total / len(order)\n", "    mean = total\n", _LOOP, "mean_loss"),
     Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(order) + step,", "step,", _LOOP, "count"),
     Mutation(
+        "fpt_ray/train/loop.py", "return found[order], labels[order]", "return found, labels", _LOOP, "two_workers"
+    ),
+    Mutation("fpt_ray/train/loop.py", "        if resume is None:\n", "        if True:\n", _LOOP, "neighbours"),
+    Mutation(
         "fpt_ray/train/loop.py", "rows.row_ids[start : start + size]", "rows.row_ids[start + 1 : start + size]", _LOOP
     ),
     Mutation(
@@ -330,7 +334,19 @@ MUTATIONS = (
     Mutation("fpt_ray/reading/places.py", "size <= room.memory", "size >= room.memory", _PLACES),
     Mutation("fpt_ray/train/buffers.py", "self._read[turn % 2]", "self._read[0]", _BUFFERS),
     Mutation("fpt_ray/models/summary_probes.py", "tokens, self.preferences", "tokens", _FUSION),
-    Mutation("fpt_ray/models/summary_probes.py", "summaries[:, -1, 0]", "summaries[:, -1, 1]", _FUSION),
+    Mutation(
+        "fpt_ray/models/summary_probes.py",
+        "normalised(summaries[:, -1, 0]))",
+        "normalised(summaries[:, -1, 1]))",
+        _FUSION,
+    ),
+    Mutation("fpt_ray/models/summary_probes.py", "(nearest / _TEMPERATURE).exp()", "nearest.exp()", _FUSION),
+    Mutation(
+        "fpt_ray/models/summary_probes.py",
+        "if tokens.is_meta else torch.autocast",
+        "if True else torch.autocast",
+        _FUSION,
+    ),
     Mutation("fpt_ray/models/probe.py", "self.queries * SCALE", "self.queries", _PROBE),
     Mutation("fpt_ray/models/batch_norm.py", "variance * size / max(1, size - 1)", "variance", _PROBE),
     Mutation("fpt_ray/models/batch_norm.py", "self.mean, self.variance]", "self.mean, self.mean]", _PROBE),

@@ -19,6 +19,7 @@ Method = Literal[
     "probe",
     "layer_fusion",
     "stored_linear_probe",
+    "knn",
     "full_fine_tuning",
     "linear_probing",
     "prompt_tuning",
@@ -28,11 +29,11 @@ Method = Literal[
     "lora",
     "adalora",
 ]
-SUMMARY_METHODS = ("layer_fusion", "stored_linear_probe")
+SUMMARY_METHODS = ("layer_fusion", "stored_linear_probe", "knn")
 """Methods that read the stored class tokens and mean patch tokens of the LPM's blocks, and nothing else."""
 SIDE_METHODS = ("fpt+", "fpt", "mlp_transfer", "probe", *SUMMARY_METHODS)
-"""Methods that train a network beside the LPM, which stays as it is; the others train some of the LPM's own parameters,
-or some put into it."""
+"""Methods that stand beside the LPM, which stays as it is; the others train some of the LPM's own parameters, or some
+put into it."""
 _STORED = ("fpt+", "fpt", "probe", *SUMMARY_METHODS)
 """Those that can read stored features."""
 _ONLY_STORED = ("probe", *SUMMARY_METHODS)
@@ -123,6 +124,14 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KnnConfig:
+    """The k-nearest-neighbour classifier. Nothing of it is trained: of ``training`` it reads the batch size alone."""
+
+    neighbours: int = 20
+    """The number of training images that vote, k; all of them if there are fewer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PetlConfig:
     """What the compared methods put into the LPM (section 4.2.1; what the paper leaves open follows its Params)."""
 
@@ -171,6 +180,7 @@ class TrialConfig:
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     side: SideConfig = field(default_factory=SideConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    knn: KnnConfig = field(default_factory=KnnConfig)
     petl: PetlConfig = field(default_factory=PetlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -186,6 +196,7 @@ def _check_ranges(trial: TrialConfig) -> None:
         "side.reduction",
         "side.resolution",
         "probe.num_queries",
+        "knn.neighbours",
         "petl.num_prompts",
         "petl.bottleneck",
         "petl.alpha",
@@ -228,6 +239,11 @@ def reads_features(trial: TrialConfig) -> bool:
 def reads_low_resolution(trial: TrialConfig) -> bool:
     """Whether a network beside the LPM reads an image of its own."""
     return trial.method not in _ONLY_STORED
+
+
+def num_epochs(trial: TrialConfig) -> int:
+    """How often training sees every image: once where nothing is learnt from it."""
+    return 1 if trial.method == "knn" else trial.training.epochs
 
 
 def image_resolution(trial: TrialConfig) -> int:

@@ -13,7 +13,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import uses_bfloat16
 from fpt_ray.models.hardware import hardware_of
 from fpt_ray.models.methods import make_model
-from fpt_ray.models.step import Inputs, make_learner, take_step
+from fpt_ray.models.step import Inputs, learns, make_learner, take_step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +68,19 @@ def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: 
 
 
 def two_steps(model: nn.Module, trial: TrialConfig, execution: Execution, device: torch.device) -> None:
-    """Two steps as the loop takes them, on any device; the optimizer's moments exist from the end of the first."""
-    learner = make_learner(model, trial.training, 20, getattr(torch, execution.precision))
+    """Two steps as the loop takes them, on any device; the optimizer's moments exist from the end of the first.
+
+    What learns nothing goes forward alone.
+    """
     make_batch = batch_maker(trial, execution)
 
     def inputs() -> Inputs:
         with device:  # the maker's tensors appear there
             return make_batch()
 
+    if not learns(model):
+        model(*inputs())
+        return
+    learner = make_learner(model, trial.training, 20, getattr(torch, execution.precision))
     for step in (1, 2):
         take_step(learner, step, inputs, lambda logits: torch.zeros(len(logits), dtype=torch.int64, device=device))

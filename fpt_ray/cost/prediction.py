@@ -37,7 +37,7 @@ from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import extract
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.side_network import side_width
-from fpt_ray.models.step import Inputs
+from fpt_ray.models.step import Inputs, learns
 from fpt_ray.models.weights import unloaded_backbone
 
 _VALUES = {
@@ -197,7 +197,10 @@ def trial_costs(trial: TrialConfig, num_classes: int, hardware: Hardware) -> dic
 
 
 def step_flops(trial: TrialConfig, num_classes: int) -> int:
-    """Of one training step on a batch, forward and backward; the LPM's share too where it runs in every step."""
+    """Of one training step on a batch, forward and, where anything learns, backward.
+
+    The LPM's share too where it runs in every step.
+    """
     return _step_flops(memory_key(trial), num_classes)
 
 
@@ -207,7 +210,9 @@ def _step_flops(trial: TrialConfig, num_classes: int) -> int:
         model = copy.deepcopy(_model(trial, num_classes)).train()
         batch = batch_maker(trial, Execution(precision="float32"))()
         with FlopCounterMode(display=False) as counter:
-            model(*batch).sum().backward()
+            logits = model(*batch)
+            if learns(model):
+                logits.sum().backward()
     return counter.get_total_flops()
 
 

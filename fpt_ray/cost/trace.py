@@ -5,7 +5,8 @@ fake CUDA tensors cannot go backward without a GPU; what CUDA has and they do no
 norm and softmax, the scores of importance that it holds at once, cuBLAS's workspaces, and temporaries of kernels. Steps
 are those of ``models/step.py``.
 Not modelled: cuDNN's workspaces, ``torch.compile``, the buckets of data-parallel training, expandable segments, and
-what AdaLoRA adds to a step (its regulariser, the allocation of its ranks).
+what AdaLoRA adds to a step (its regulariser, the allocation of its ranks), and the training images that a network
+remembers (``knn``: one token each).
 """
 
 import math
@@ -34,7 +35,7 @@ from fpt_ray.cost.execution import (
     unfuse_attention,
 )
 from fpt_ray.cost.remembered import call
-from fpt_ray.models.step import Inputs, Learner, loss_then_gradients, update
+from fpt_ray.models.step import Inputs, Learner, learns, loss_then_gradients, update
 
 Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
 
@@ -72,7 +73,8 @@ class Memory:
 def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution) -> Memory:
     """Peak memory of training a model that is on ``meta``; parameters that require no gradient stay frozen.
 
-    ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up.
+    ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up. One
+    that learns nothing goes forward alone.
     """
     hold_scores(model, execution.score_bytes)
     as_on_gpus(model)
@@ -87,11 +89,10 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
     with fake, StorageLog(execution.workspace_bytes, fake) as log, _CudaAutocast():
         model.train().to_empty(device="cpu")
         log.label((*model.parameters(), *model.buffers()), "weights")
-        learner = _traced_learner(model, execution, log)
-        for step in (1, 2):  # the optimizer's moments exist from the end of the first
-            _trace_gradients(learner, inputs, log)
-            log.label(_gradients(model), "gradients")
-            update(learner, step)
+        if learns(model):
+            _trace_steps(model, inputs, execution, log)
+        else:
+            model(*_labelled(inputs, log))
     peak = allocate_all(log.events, log.kinds)
     return Memory(
         **{kind: peak.parts.get(kind, 0) for kind in get_args(Kind)},
@@ -99,6 +100,14 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
         reserved_bytes=peak.reserved_bytes,
         context_bytes=execution.context_bytes,
     )
+
+
+def _trace_steps(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, log: "StorageLog") -> None:
+    learner = _traced_learner(model, execution, log)
+    for step in (1, 2):  # the optimizer's moments exist from the end of the first
+        _trace_gradients(learner, inputs, log)
+        log.label(_gradients(model), "gradients")
+        update(learner, step)
 
 
 def _traced_learner(model: nn.Module, execution: Execution, log: "StorageLog") -> Learner:
@@ -116,16 +125,18 @@ def _traced_learner(model: nn.Module, execution: Execution, log: "StorageLog") -
 
 def _trace_gradients(learner: Learner, inputs: Callable[[], Inputs], log: "StorageLog") -> None:
     """Follows the first half of a step and says of what kind the storages are that it makes."""
-
-    def batch() -> Inputs:
-        log.backward, log.kind = False, "batch"
-        made = inputs()
-        log.kind = "transient"
-        return made
-
-    for _ in loss_then_gradients(learner, batch, lambda logits: torch.zeros(len(logits), dtype=torch.int64)):
+    for _ in loss_then_gradients(
+        learner, lambda: _labelled(inputs, log), lambda logits: torch.zeros(len(logits), dtype=torch.int64)
+    ):
         log.relabel_transient("activations")
         log.backward = True
+
+
+def _labelled(inputs: Callable[[], Inputs], log: "StorageLog") -> Inputs:
+    log.backward, log.kind = False, "batch"
+    made = inputs()
+    log.kind = "transient"
+    return made
 
 
 def _gradients(model: nn.Module) -> list[Tensor]:

@@ -17,12 +17,17 @@ from fpt_ray.models.backbone import ViT, backbone_shape, blocks_read, check_reso
 from fpt_ray.models.online import OnlineNetwork
 from fpt_ray.models.probe import Probe
 from fpt_ray.models.side_network import SideNetwork, initialise, side_width
-from fpt_ray.models.summary_probes import LayerFusion, StoredLinearProbe
+from fpt_ray.models.summary_probes import LayerFusion, NearestNeighbours, StoredLinearProbe
 from fpt_ray.models.weights import load_backbone, unloaded_backbone
 
 ADALORA_ORTHOGONALITY = 0.5
 """Weight of AdaLoRA's regulariser, peft's default."""
-_STORED = {"probe": Probe, "layer_fusion": LayerFusion, "stored_linear_probe": StoredLinearProbe}
+_STORED = {
+    "probe": Probe,
+    "layer_fusion": LayerFusion,
+    "stored_linear_probe": StoredLinearProbe,
+    "knn": NearestNeighbours,
+}
 _OF_PLAIN_ATTENTION = {
     "prompt_tuning": "puts tokens without a place among those",
     "lora": "changes the projection",

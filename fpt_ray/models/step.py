@@ -64,6 +64,11 @@ def make_learner(
     )
 
 
+def learns(model: nn.Module) -> bool:
+    """Whether a network has anything that steps move."""
+    return any(parameter.requires_grad for parameter in model.parameters())
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network without what wraps it for data-parallel training."""
     return getattr(model, "module", model)
@@ -74,9 +79,8 @@ def arithmetic_type(training: TrainingConfig, device: torch.device) -> torch.dty
     return torch.bfloat16 if uses_bfloat16(training.precision, hardware_of(device)) else torch.float32
 
 
-def autocast(model: nn.Module, arithmetic: torch.dtype) -> torch.autocast:
-    """Autocast to a type on a network's device; none if the type is float32."""
-    device = next(model.parameters()).device
+def autocast(device: torch.device, arithmetic: torch.dtype) -> torch.autocast:
+    """Autocast to a type on a device; none if the type is float32."""
     return torch.autocast(device.type, arithmetic, enabled=arithmetic != torch.float32)
 
 
@@ -96,7 +100,8 @@ def loss_then_gradients(
 
     Gradients of the step before live until the backward pass begins.
     """
-    with autocast(learner.model, learner.arithmetic):
+    device = next(learner.model.parameters()).device
+    with autocast(device, learner.arithmetic):
         logits = learner.model(*make_inputs())  # nothing names the inputs: they end with the forward pass
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     weights = None if learner.class_weights is None else learner.class_weights.to(logits.dtype)

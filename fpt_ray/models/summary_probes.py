@@ -3,9 +3,11 @@
 They read 37 kB an image (ViT-B) where a side network reads megabytes.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,6 +20,8 @@ from fpt_ray.models.side_network import initialise
 
 _EPS = 1e-6
 """Of a ViT's layer norm, as timm has it."""
+_TEMPERATURE = 0.07
+"""Of the votes of neighbours: Wu et al. 2018, arXiv 1805.01978, section 3.4."""
 
 
 def normalised(tokens: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -68,3 +72,57 @@ class LayerFusion(nn.Module):
         tokens = normalised(summaries).flatten(1, 2).unflatten(-1, (heads, -1)).transpose(1, 2)  # B H 2M E
         found = attend(self.queries * SCALE, tokens, tokens, self.preferences)
         return self.head(self.norm(found.flatten(1)))
+
+
+class UnitToken(nn.Module):
+    """The last block's class token as a direction: after the LPM's last norm but for its affine map, of length 1."""
+
+    @override
+    def forward(self, summaries: Float[Tensor, "B M 2 D"]) -> Float[Tensor, "B D"]:
+        """Rows whose products are cosine similarities."""
+        return F.normalize(normalised(summaries[:, -1, 0]), dim=-1)
+
+
+def _similarities(tokens: Float[Tensor, "B D"], others: Float[Tensor, "N D"]) -> Float[Tensor, "B N"]:
+    """In full precision whatever autocast says, which has no say on ``meta``: 16 bit would order neighbours anew."""
+    with nullcontext() if tokens.is_meta else torch.autocast(tokens.device.type, enabled=False):
+        return tokens @ others.T
+
+
+class NearestNeighbours(nn.Module):
+    """The training images whose class tokens are the nearest vote for their classes; nothing is learnt.
+
+    After Wu et al., arXiv 1805.01978, as DINO is evaluated (Caron et al., arXiv 2104.14294): the k of highest cosine
+    similarity s vote with the weight exp(s / 0.07). Their tokens have passed the LPM's norm with its affine map.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+
+    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> None:
+        super().__init__()
+        self.neighbours, self.num_classes = trial.knn.neighbours, num_classes
+        self.unit_token = UnitToken()
+        self.register_buffer("tokens", torch.empty(0, backbone.width), persistent=False)
+        self.register_buffer("labels", torch.empty(0, dtype=torch.int64), persistent=False)
+
+    def remember(self, tokens: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> None:
+        """Takes the place of what it knew: unit tokens of the training images, and their classes."""
+        self.tokens, self.labels = tokens.to(self.tokens), labels.to(self.labels)
+
+    @override
+    def forward(self, summaries: Float[Tensor, "B M 2 D"]) -> Float[Tensor, "B C"]:
+        """Logarithms of the shares of the votes, which a softmax gives back."""
+        similarities = _similarities(self.unit_token(summaries), self.tokens)
+        nearest, rows = similarities.topk(min(self.neighbours, len(self.tokens)))
+        votes = similarities.new_zeros(len(summaries), self.num_classes)
+        votes.scatter_add_(1, self.labels[rows], (nearest / _TEMPERATURE).exp())
+        return F.normalize(votes, p=1, dim=-1).clamp_min(torch.finfo(votes.dtype).tiny).log()
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What it remembers, which a checkpoint keeps."""
+        return {"tokens": self.tokens, "labels": self.labels}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Remembers it."""
+        self.remember(state["tokens"], state["labels"])

@@ -117,6 +117,14 @@ def staircase(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[
     return xs, ys
 
 
+def axis(picture: Picture, label: str, field: str) -> tuple[str, Callable[[Point], float]]:
+    """The title of a logarithmic axis, and where a point stands on it: left of all others if its cost is 0."""
+    costs = [getattr(point, field) for _, points in picture.groups() for point in points]
+    left = min((cost for cost in costs if cost), default=3) / 3
+    note = "" if all(costs) else f", 0 is drawn at {left:.2g}"
+    return label + note, lambda point: getattr(point, field) or left
+
+
 # --- PNG ------------------------------------------------------------------------------------------------------
 
 _PNG_MARKS: Mapping[str, Mapping[str, object]] = {
@@ -142,8 +150,9 @@ def draw_png(picture: Picture, path: Path) -> None:
     figure = Figure(figsize=(12, 5.2 + foot), dpi=150)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (label, field) in zip(panels, _AXES, strict=True):
-        _draw_panel(panel, picture, field)
-        panel.set_xlabel(label, fontsize=11)
+        title, cost = axis(picture, label, field)
+        _draw_panel(panel, picture, cost)
+        panel.set_xlabel(title, fontsize=11)
     panels[0].set_ylabel(_AUC, fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=5, fontsize=10, frameon=False, bbox_to_anchor=(0.5, 0.945))
@@ -152,10 +161,7 @@ def draw_png(picture: Picture, path: Path) -> None:
     save_picture(figure, path, title=picture.title, caption=picture.caption, lines=caption)
 
 
-def _draw_panel(panel: Axes, picture: Picture, field: str) -> None:
-    def cost(point: Point) -> float:
-        return getattr(point, field)
-
+def _draw_panel(panel: Axes, picture: Picture, cost: Callable[[Point], float]) -> None:
     xs, ys = staircase([point for point in picture.trials if point.on_front], cost)
     panel.plot(xs, [100 * y for y in ys], color=VERMILION, linewidth=1.3, alpha=0.6, zorder=1)
     for group, points in picture.groups():
@@ -205,24 +211,25 @@ def draw_html(picture: Picture, path: Path) -> None:
     """The same, to be hovered over; one file that needs no network."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (label, field) in enumerate(_AXES, start=1):
-        for trace in _traces(picture, field, column == 1):
+        title, cost = axis(picture, label, field)
+        for trace in _traces(picture, cost, column == 1):
             figure.add_trace(trace, row=1, col=column)
-        figure.update_xaxes(title_text=label, type="log", exponentformat="none", row=1, col=column)
+        figure.update_xaxes(title_text=title, type="log", exponentformat="none", row=1, col=column)
     figure.update_yaxes(title_text=_AUC, row=1, col=1)
     frame_page(figure, title=picture.title, caption=picture.caption, width=_WIDTH, under=60)
     figure.update_layout(height=640, legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})
     save_page(figure, path, "front")
 
 
-def _traces(picture: Picture, field: str, in_legend: bool) -> Iterable[go.Scatter]:
-    xs, ys = staircase([point for point in picture.trials if point.on_front], lambda point: getattr(point, field))
+def _traces(picture: Picture, cost: Callable[[Point], float], in_legend: bool) -> Iterable[go.Scatter]:
+    xs, ys = staircase([point for point in picture.trials if point.on_front], cost)
     line = {"color": VERMILION, "width": 1.5}
     yield go.Scatter(x=xs, y=[100 * y for y in ys], mode="lines", line=line, hoverinfo="skip", showlegend=False)
     for group, points in picture.groups():
         name, mark = _HTML_MARKS[group]
         if points:
             yield go.Scatter(
-                x=[getattr(point, field) for point in points],
+                x=[cost(point) for point in points],
                 y=[100 * point.auc for point in points],
                 mode="markers",
                 name=name,

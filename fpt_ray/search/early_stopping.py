@@ -68,8 +68,11 @@ class FairStopping(FIFOScheduler):
         return TrialScheduler.STOP if self.stops(report) else TrialScheduler.CONTINUE
 
     def stops(self, report: EpochReport) -> bool:
-        """Whether a trial that reports this falls behind at a rung; it is one to compare with from then on."""
-        others = self.seen.get(report.epochs)
+        """Whether a trial that reports this falls behind at a rung; it is one to compare with from then on.
+
+        One that has ended does neither: what takes a single epoch would be compared with the first of others.
+        """
+        others = None if report.repeat or report.finished else self.seen.get(report.epochs)
         if others is None or broken_limits(self.constraints, report.metrics):
             return False
         score, costs = float(report.metrics["val_auc"]), [float(report.metrics[name]) for name in self.cost_names]

@@ -97,7 +97,8 @@ class EpochReport:
     """Which of the trial's seeds this epoch is of, from 0."""
     epoch_of_seed: int
     """From 1."""
-    train_loss: float
+    train_loss: float | None
+    """None where nothing is learnt."""
     val_auc_epoch: float
     val_auc_seed: float
     """Of this seed's best epoch so far."""

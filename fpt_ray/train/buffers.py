@@ -1,12 +1,35 @@
-"""Memory that is kept, step after step: what batches are read into, and on a CPU what they are converted into.
+"""Rows that are read ahead of their use, into memory that is kept: on a CPU, what they are converted into is kept, too.
 
 Fresh memory costs a CPU ten times the conversion; a GPU copies while it computes from pinned memory alone.
 """
 
 import math
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from fpt_ray.features.rows import Batch, Memory, fresh_memory
+
+
+@runtime_checkable
+class RowReader(Protocol):
+    """Reads the rows of a split, or of one worker's share of it; ``features.Rows`` is one."""
+
+    row_ids: np.ndarray
+    labels: np.ndarray
+    device_bytes: int
+    """What it holds on the GPU."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, row_ids: Any, memory: Memory = fresh_memory) -> Batch:
+        """The rows of these numbers, in this order, in this memory or in what it holds on the GPU."""
+        ...
 
 
 class Kept:
@@ -48,3 +71,23 @@ class Buffers:
         if device.type != "cpu" or tensor.dtype == dtype:
             return tensor.to(device, non_blocking=True).to(dtype)
         return self._converted(name, tuple(tensor.shape), dtype).copy_(tensor)
+
+
+def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> Iterator[tuple[Any, Batch, float]]:
+    """(row ids, their rows, seconds waited for) of every batch; the next is read while one is worked on.
+
+    Rows are good until the next are asked for.
+    """
+
+    def taken(turn: int, row_ids: Any) -> Batch:
+        return rows.take(row_ids, buffers.memory(turn))
+
+    with ThreadPoolExecutor(1) as reader:
+        asked = ((turn, row_ids, reader.submit(taken, turn, row_ids)) for turn, row_ids in enumerate(batches))
+        ahead = next(asked, None)
+        while ahead is not None:
+            started = time.perf_counter()
+            turn, row_ids, batch = ahead[0], ahead[1], ahead[2].result()
+            waited, ahead = time.perf_counter() - started, next(asked, None)
+            yield row_ids, batch, waited
+            buffers.worked_on(turn)

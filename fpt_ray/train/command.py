@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fpt_ray.config.trial import Read, TrialConfig
+from fpt_ray.config.trial import Read, TrialConfig, num_epochs
 from fpt_ray.display.units import MIB
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def result_text(result: "TrialResult") -> str:
             f"kappa {found.kappa:.4f}"
         )
     lines += [
-        f"best epoch {result.best_epoch} of {result.trial.training.epochs}",
+        f"best epoch {result.best_epoch} of {num_epochs(result.trial)}",
         f"learnable parameters {result.learnable_parameters:,} ({result.param_ratio:.2%}), peak memory "
         f"{result.peak_memory_bytes / MIB:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning), PPE "
         f"{result.ppe:.4f}, PME {result.pme:.4f} on validation AUC",

@@ -8,11 +8,10 @@ uninterrupted run, give the same numbers.
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, TrainingConfig, TrialConfig, reads_images
-from fpt_ray.features.rows import Batch, Memory, fresh_memory
+from fpt_ray.features.rows import Batch
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
 from fpt_ray.metrics.scores import Scores, scores
@@ -29,29 +28,14 @@ from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.methods import learnable_state, load_learnable_state
 from fpt_ray.models.side_network import side_width
 from fpt_ray.models.step import Inputs, Learner, arithmetic_type, autocast, make_learner, take_step, unwrapped
-from fpt_ray.train.buffers import Buffers
+from fpt_ray.models.summary_probes import NearestNeighbours
+from fpt_ray.train.buffers import Buffers, RowReader, taken_ahead
 from fpt_ray.train.checkpoint import Best, Snapshot, State
 from fpt_ray.train.order import epoch_order
 
 
 class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite; the message says when and what to try."""
-
-
-@runtime_checkable
-class RowReader(Protocol):
-    """Reads the rows of a split, or of one worker's share of it; ``features.Rows`` is one."""
-
-    row_ids: np.ndarray
-    labels: np.ndarray
-    device_bytes: int
-    """What it holds on the GPU."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, row_ids: Any, memory: Memory = fresh_memory) -> Batch:
-        """The rows of these numbers, in this order, in this memory or in what it holds on the GPU."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +59,8 @@ class Epoch:
     """One finished epoch. Epochs count from 1; seconds are this worker's."""
 
     number: int
-    train_loss: float
+    train_loss: float | None
+    """None where nothing is learnt."""
     val: Scores
     seconds: float
     data_seconds: float
@@ -107,20 +92,24 @@ def fit(
     """Trains and yields after every epoch (section 4.2.1: AdamW, cosine to 0 per step, cross-entropy).
 
     ``model`` is on the task's device, perhaps wrapped for data-parallel training. The best epoch is the one of highest
-    validation AUC.
+    validation AUC. A network that learns nothing has one epoch, in which it sees every training image.
 
     Raises:
         NonFiniteLossError: the loss is not a number.
     """
-    learner, best, done = _learner(model, train, trial.training, task), Best(), 0
     bare = unwrapped(model)
+    if task.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(task.device)
+    if isinstance(bare, NearestNeighbours):
+        if resume is None:
+            yield _remembered(bare, train, val, trial, task)
+        return
+    learner, best, done = _learner(model, train, trial.training, task), Best(), 0
     if resume is not None:
         load_learnable_state(bare, resume.model)
         learner.optimizer.load_state_dict(resume.optimizer)
         learner.schedule.load_state_dict(resume.schedule)
         best, done = resume.best, resume.epoch
-    if task.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(task.device)
     for number in range(done + 1, trial.training.epochs + 1):
         started = time.perf_counter()
         loss, waited = _train_epoch(learner, train, trial, task, number)
@@ -146,6 +135,25 @@ def _learner(model: nn.Module, train: RowReader, training: TrainingConfig, task:
         )
     weights, arithmetic = class_weights(train, task, training), arithmetic_type(training, task.device)
     return make_learner(model, training, steps * training.epochs, arithmetic, weights)
+
+
+def _remembered(model: NearestNeighbours, train: RowReader, val: RowReader, trial: TrialConfig, task: Task) -> Epoch:
+    """The epoch in which every training image is seen, whichever worker holds it, in the order of the row ids."""
+    started = time.perf_counter()
+    tokens, waited = _outputs(model.unit_token, train, trial, task)
+    tokens, labels = _of_all_workers(train, tokens.numpy(), task)
+    model.remember(torch.from_numpy(tokens), torch.as_tensor(labels))
+    val_scores = evaluate(model, val, trial, task)
+    best = Best(epoch=1, val_auc=val_scores.auc, model=_copied(learnable_state(model)))
+    return Epoch(
+        number=1,
+        train_loss=None,
+        val=val_scores,
+        seconds=time.perf_counter() - started,
+        data_seconds=waited,
+        measured_peak_bytes=_measured_peak(task.device, train.device_bytes + val.device_bytes),
+        snapshot=Snapshot(epoch=1, model=best.model, optimizer={}, schedule={}, best=best),
+    )
 
 
 def _snapshot(learner: Learner, epoch: int, best: Best) -> Snapshot:
@@ -183,53 +191,44 @@ def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: T
     return float(mean), waited
 
 
-def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> Iterator[tuple[Any, Batch, float]]:
-    """(row ids, their rows, seconds waited for) of every batch; the next is read while one is worked on.
-
-    Rows are good until the next are asked for.
-    """
-
-    def taken(turn: int, row_ids: Any) -> Batch:
-        return rows.take(row_ids, buffers.memory(turn))
-
-    with ThreadPoolExecutor(1) as reader:
-        asked = ((turn, row_ids, reader.submit(taken, turn, row_ids)) for turn, row_ids in enumerate(batches))
-        ahead = next(asked, None)
-        while ahead is not None:
-            started = time.perf_counter()
-            turn, row_ids, batch = ahead[0], ahead[1], ahead[2].result()
-            waited, ahead = time.perf_counter() - started, next(asked, None)
-            yield row_ids, batch, waited
-            buffers.worked_on(turn)
-
-
 def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> Scores:
     """Scores on a split, gathered over all workers; each worker holds a share of its rows."""
-    probabilities, labels = predict(model, rows, trial, task)
-    if task.num_workers > 1:
-        gathered: list[Any] = [None] * task.num_workers
-        dist.all_gather_object(gathered, (rows.row_ids, probabilities, labels))
-        order = np.argsort(np.concatenate([part[0] for part in gathered]))
-        probabilities = np.concatenate([part[1] for part in gathered])[order]
-        labels = np.concatenate([part[2] for part in gathered])[order]
-    return scores(probabilities, labels, task.classes)
+    probabilities, _ = predict(model, rows, trial, task)
+    return scores(*_of_all_workers(rows, probabilities, task), task.classes)
 
 
-@torch.no_grad()
+def _of_all_workers(rows: RowReader, found: Float[np.ndarray, "M F"], task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """What each worker found of its rows, and their labels, in the order of the row ids."""
+    if task.num_workers == 1:
+        return found, rows.labels
+    gathered: list[Any] = [None] * task.num_workers
+    dist.all_gather_object(gathered, (rows.row_ids, found, rows.labels))
+    row_ids, found, labels = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    order = np.argsort(row_ids)
+    return found[order], labels[order]
+
+
 def predict(
     model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task
 ) -> tuple[Float[np.ndarray, "N C"], Int[np.ndarray, "N"]]:
     """Class probabilities and labels of all rows, in the order of their ids."""
-    model.eval()
-    probabilities, size = [], trial.training.batch_size
-    batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
-    for _, batch, _ in taken_ahead(rows, batches, task.buffers):
-        with autocast(model, arithmetic_type(trial.training, task.device)):
-            logits = model(*network_inputs(batch, None, 0, trial, task))
-        probabilities.append(logits.float().softmax(-1).cpu())
-    if not probabilities:
+    if not len(rows):
         return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
-    return torch.cat(probabilities).numpy(), rows.labels
+    logits, _ = _outputs(model, rows, trial, task)
+    return logits.softmax(-1).numpy(), rows.labels
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> tuple[Float[Tensor, "N F"], float]:
+    """What a network says of all rows, in the order of their ids, and the seconds spent on reading."""
+    model.eval()
+    found, waited, size = [], 0.0, trial.training.batch_size
+    batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
+    for _, batch, seconds in taken_ahead(rows, batches, task.buffers):
+        waited += seconds
+        with autocast(task.device, arithmetic_type(trial.training, task.device)):
+            found.append(model(*network_inputs(batch, None, 0, trial, task)).float().cpu())
+    return torch.cat(found), waited
 
 
 def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:

@@ -16,11 +16,12 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features
 from fpt_ray.models.device import compute_device
+from fpt_ray.models.step import learns
 from fpt_ray.reading.places import trial_rows
 from fpt_ray.search.messages import EpochReport, pack_message
 from fpt_ray.storage.files import located_in
+from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
-from fpt_ray.train.loop import RowReader
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.reporting import TrainWork, train_and_report
 
@@ -46,8 +47,8 @@ class TrainSession:
         self.says_epochs = True
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """The model itself where it has no other worker to agree with."""
-        return ray.train.torch.prepare_model(model) if self.num_workers > 1 else model
+        """The model itself where it has no other worker to agree with, or nothing to agree on."""
+        return ray.train.torch.prepare_model(model) if self.num_workers > 1 and learns(model) else model
 
     def saved(self) -> Checkpoint | None:
         """What an earlier worker of this run reported last."""

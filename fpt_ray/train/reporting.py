@@ -15,8 +15,8 @@ from fpt_ray.reading.places import Reading
 from fpt_ray.search.messages import EpochReport
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
+from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Checkpoint, save_checkpoint
-from fpt_ray.train.loop import RowReader
 from fpt_ray.train.seeds import epoch_report, fit_seeds, trial_task
 
 
@@ -88,6 +88,7 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
                     save_checkpoint(progress.checkpoint, folder)
                 if session.says_epochs:
                     epoch = progress.epoch
-                    say(f"epoch {epoch.number}: loss {epoch.train_loss:.4f}, val AUC {epoch.val.auc:.4f}")
+                    loss = "" if epoch.train_loss is None else f"loss {epoch.train_loss:.4f}, "
+                    say(f"epoch {epoch.number}: {loss}val AUC {epoch.val.auc:.4f}")
             with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
                 session.report(report, folder if session.rank == 0 else None)

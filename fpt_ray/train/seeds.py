@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from fpt_ray.config.trial import TrialConfig
+from fpt_ray.config.trial import TrialConfig, num_epochs
 from fpt_ray.features.joining import Features
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
 from fpt_ray.search.messages import EpochReport
+from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
-from fpt_ray.train.loop import Epoch, RowReader, Task, fit
+from fpt_ray.train.loop import Epoch, Task, fit
 
 
 def trial_task(store: Features, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
@@ -119,13 +120,13 @@ def epoch_report(progress: Progress, trial: TrialConfig, seeds: int, costs: Mapp
     if epoch.measured_peak_bytes is not None:
         metrics["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
     return EpochReport(
-        epochs=progress.repeat * trial.training.epochs + epoch.number,
+        epochs=progress.repeat * num_epochs(trial) + epoch.number,
         repeat=progress.repeat,
         epoch_of_seed=epoch.number,
         train_loss=epoch.train_loss,
         val_auc_epoch=epoch.val.auc,
         val_auc_seed=epoch.best_val_auc,
         epoch_seconds=epoch.seconds,
-        finished=progress.repeat + 1 == seeds and epoch.number == trial.training.epochs,
+        finished=progress.repeat + 1 == seeds and epoch.number == num_epochs(trial),
         metrics=metrics,
     )

@@ -115,7 +115,9 @@ class StudyLog(tune.Callback):
 
     def _log_epoch(self, trial: Any, report: EpochReport) -> None:
         run_id, epoch = self.runs[trial.trial_id], report.epochs
-        metrics = {"train_loss": report.train_loss, "val_auc_epoch": report.val_auc_epoch}
+        metrics = {"val_auc_epoch": report.val_auc_epoch}
+        if report.train_loss is not None:
+            metrics["train_loss"] = report.train_loss
         if (began := self.began.pop(trial.trial_id, None)) is not None:
             waited = time.monotonic() - began - report.epoch_seconds
             self.client.log_metric(run_id, "startup_seconds", waited)

@@ -172,7 +172,7 @@ def test_an_epochs_loss_in_autocast_is_the_cpus_and_what_learns_stays_float32(de
     assert (found[-1].measured_peak_bytes is not None) == (device.type == "cuda")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "knn"])
 def test_steps_of_every_method_lower_the_loss(device, method):
     online = {"features.preloaded": False} if method == "mlp_transfer" else {}
     trial = trial_from({**SMALL, "method": method, **online})

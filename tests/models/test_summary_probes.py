@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,8 @@ from fpt_ray.features.serving import need_slice, trial_slice
 from fpt_ray.features.spec import column_widths, columns_of, store_spec
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import extract
-from fpt_ray.models.methods import check_trial, make_model
+from fpt_ray.models.methods import check_trial, learnable_state, load_learnable_state, make_model
+from fpt_ray.models.step import learns
 from tests.conftest import SMALL
 
 VALUES = {"backbone.name": SMALL, "backbone.weights": "random", "features.resolution": 64, "probe.num_queries": 5}
@@ -62,6 +64,39 @@ def test_the_stored_probe_is_the_lpms_own_linear_probe():
         torch.testing.assert_close(stored(summaries), probing(images), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("neighbours", [3, 99])
+def test_neighbours_vote_as_by_hand(neighbours):
+    """The cosine of two tokens after a norm without an affine map is the correlation of the tokens."""
+    model = make_model(trial_from({**VALUES, "method": "knn", "knn.neighbours": neighbours}), 3).eval()
+    told, asked = torch.randn(2, 9, 12, 2, 192) + 5
+    labels = np.array([0, 0, 0, 2, 2, 2, 0, 2, 2])
+    model.remember(model.unit_token(told), torch.from_numpy(labels))
+    for precision in (torch.float32, torch.bfloat16):  # of the autocast around it, which must not order them anew
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            found = model(asked).softmax(dim=-1).numpy()
+        for image in range(9):
+            tokens = np.vstack([asked[image, -1, 0], told[:, -1, 0]]).astype(np.float64)
+            similarities = np.corrcoef(tokens)[0, 1:]
+            votes = np.zeros(3)
+            for other in np.argsort(-similarities)[:neighbours]:
+                votes[labels[other]] += math.exp(similarities[other] / 0.07)
+            np.testing.assert_allclose(found[image], votes / votes.sum(), rtol=1e-4, atol=1e-7)
+
+
+def test_what_is_remembered_is_the_state_that_a_checkpoint_keeps():
+    trial = trial_from({**VALUES, "method": "knn"})
+    first, second = make_model(trial, 3), make_model(trial, 3)
+    assert not learns(first)
+    first.remember(torch.randn(5, 192), torch.arange(5) % 3)
+    load_learnable_state(second, learnable_state(first))
+    summaries = torch.randn(2, 12, 2, 192)
+    assert torch.equal(second(summaries), first(summaries))
+    with pytest.raises(RuntimeError, match="the checkpoint is of another model"):
+        load_learnable_state(
+            make_model(trial_from({**VALUES, "method": "stored_linear_probe"}), 3), learnable_state(first)
+        )
+
+
 def test_they_are_as_small_as_their_parts():
     """By hand, at ViT-S: 4 queries of 64 numbers and of 24 preferences for each of 6 heads; 1,536 and 384 read."""
     values = {"backbone.name": "vit_small_patch14_dinov2.lvd142m", "features.resolution": 392}
@@ -69,11 +104,14 @@ def test_they_are_as_small_as_their_parts():
     for method, parameters in (
         ("layer_fusion", 6 * 4 * (64 + 24) + 2 * (4 * 384 + 1)),
         ("stored_linear_probe", 2 * (384 + 1)),
+        ("knn", 0),
     ):
         trial = trial_from({**values, "method": method})
         check_trial(trial)
         assert learnable_parameters(trial, 2) == parameters
-        assert trial_costs(trial, 2, hardware)["memory_ratio"] < 0.2
+        costs = trial_costs(trial, 2, hardware)
+        assert costs["memory_ratio"] < 0.2
+        assert (costs["param_ratio"] == 0) == (parameters == 0)
 
 
 def test_they_read_class_tokens_and_mean_patch_tokens_alone():
@@ -84,7 +122,7 @@ def test_they_read_class_tokens_and_mean_patch_tokens_alone():
     assert column_widths(spec)[column] == 12 * 2 * 192 * 2
     assert need_slice(need_of(trial), spec) == trial_slice(trial, spec)
     fixed = f"fixed: {{backbone.name: {SMALL}, features.resolution: 64, side.resolution: 32, side.depth: 3}}"
-    for methods in ("layer_fusion, fpt+", "probe, stored_linear_probe"):
+    for methods in ("layer_fusion, fpt+", "probe, stored_linear_probe", "knn, fpt+"):
         (need,) = parse_space(f"space: {{method: {{choices: [{methods}]}}}}\n{fixed}").stores()
         cut = need_slice(need, store_spec(need))
         assert cut.summaries
@@ -92,6 +130,6 @@ def test_they_read_class_tokens_and_mean_patch_tokens_alone():
 
 
 def test_they_have_no_meaning_without_a_store():
-    for method in ("layer_fusion", "stored_linear_probe"):
+    for method in ("layer_fusion", "stored_linear_probe", "knn"):
         with pytest.raises(ConfigError, match=f"method is {method}, which reads stored features"):
             trial_from({**VALUES, "method": method, "features.preloaded": False})

@@ -24,7 +24,7 @@ from fpt_ray.report.command import Command, report
 from fpt_ray.report.command import run as run_report
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of, front_table
-from fpt_ray.report.pictures import Picture, Point, draw_html, draw_png, paper_points, staircase
+from fpt_ray.report.pictures import Picture, Point, axis, draw_html, draw_png, paper_points, staircase
 from fpt_ray.report.result import study_result
 from fpt_ray.report.summary import rendered, short_names, summarise, value_text
 from fpt_ray.report.what_if import what_if
@@ -276,6 +276,16 @@ def test_the_png_shows_each_group_in_its_colour(tmp_path, number):
     for color, drawn in (((213, 94, 0), True), ((140, 149, 159), number > 1), ((0, 114, 178), number > 1)):
         assert (seen == color).all(axis=1).any() == drawn
     assert not (seen == (0, 158, 115)).all(axis=1).any()  # no point of the paper's
+
+
+@pytest.mark.parametrize("shares", [(0.0, 6.0, 3.0), (0.0, 0.0)])
+def test_what_learns_nothing_stands_left_of_all_others(tmp_path, shares):
+    trials = [replace(point(0.7, on_front=True), param_percent=share) for share in shares]
+    title, place = axis(Picture(title="s", caption="", trials=trials), "share", "param_percent")
+    assert (title, [place(one) for one in trials]) == ("share, 0 is drawn at 1", [share or 1.0 for share in shares])
+    draw_png(Picture(title="s", caption="", trials=trials), tmp_path / "a.png")
+    draw_html(Picture(title="s", caption="", trials=trials), tmp_path / "a.html")
+    assert axis(Picture(title="s", caption="", trials=trials), "memory", "memory_mib")[0] == "memory"
 
 
 def test_the_page_holds_every_trial_and_needs_no_network(tmp_path, records):

@@ -11,7 +11,7 @@ from fpt_ray.bench.stopping import Curve, trained_to_the_end
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.search.early_stopping import FairStopping, falls_behind, rungs
 from fpt_ray.search.messages import Proposal, pack_proposal
-from tests.messages import report
+from tests import messages
 
 SPACE = """
 space: {{side.depth: {{low: 1, high: 8}}}}
@@ -43,6 +43,11 @@ def test_falls_behind_by_hand(kind, score, costs, stops):
     others = [(0.6, (1,)), (0.7, (2,)), (0.8, (3,)), (0.9, (4,))]
     others = others if costs else [(one, ()) for one, _ in others]
     assert falls_behind(kind, score, costs, others) == stops
+
+
+def report(**told):
+    """An epoch before a trial's last."""
+    return messages.report(finished=False, **told)
 
 
 TRIAL = SimpleNamespace(config=pack_proposal(Proposal(number=0, values={})))
@@ -82,6 +87,14 @@ def test_what_is_worse_at_the_same_cost_is_stopped():
     assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
     smaller = report(epochs=2, val_auc=0.6, param_ratio=0.009)
     assert scheduler.on_trial_result(None, TRIAL, smaller) == TrialScheduler.CONTINUE
+
+
+def test_what_has_ended_is_no_one_to_compare_with():
+    """A trial of one epoch, whose score is final, beside the first epochs of others."""
+    scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max}", "asha")))
+    for _ in range(3):
+        scheduler.on_trial_result(None, TRIAL, messages.report(epochs=2, val_auc=0.9))
+    assert scheduler.on_trial_result(None, TRIAL, report(epochs=2, val_auc=0.6)) == TrialScheduler.CONTINUE
 
 
 def test_who_breaks_a_limit_of_costs_stops_nobody():

@@ -19,10 +19,10 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import make_model
-from fpt_ray.models.step import take_step
-from fpt_ray.train.buffers import Buffers
+from fpt_ray.models.step import learns, take_step, unwrapped
+from fpt_ray.train.buffers import Buffers, taken_ahead
 from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit, taken_ahead
+from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit
 from fpt_ray.train.order import epoch_order, worker_rows
 from fpt_ray.train.seeds import epoch_report, fit_seeds
 from tests.conftest import FakeRows
@@ -43,7 +43,7 @@ def run(trial, shape, resume=None, stop_after=None):
         epochs.append((epoch.number, epoch.train_loss, epoch.val.auc, epoch.best_epoch))
         if epoch.number == stop_after:
             return epochs, stored(epoch.snapshot)
-    return epochs, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return epochs, {name: tensor.clone() for name, tensor in arrays(model).items()}
 
 
 def stored(snapshot):
@@ -107,15 +107,23 @@ def worker(rank, port, trial, shape):
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     rows = FakeRows(18, trial, shape, worker_rows(18, trial.training.batch_size, 2)[rank])
     val = FakeRows(9, trial, shape, (range(4), range(4, 9))[rank], split="val")
-    model = torch.nn.parallel.DistributedDataParallel(make_model(trial, 3))
+    model = make_model(trial, 3)
+    model = torch.nn.parallel.DistributedDataParallel(model) if learns(model) else model
     numbers = [
-        (epoch.train_loss, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
+        (epoch.train_loss or 0, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
     ]
     dist.destroy_process_group()
-    return numbers, model.module.state_dict()
+    return numbers, arrays(unwrapped(model))
 
 
-@pytest.mark.parametrize("method", ["fpt+", "probe", "layer_fusion", "stored_linear_probe"])
+def arrays(model):
+    """All of a network's state by its names, what it remembers too."""
+    state = model.state_dict()
+    remembered = state.pop("_extra_state", {})
+    return {**state, **remembered}
+
+
+@pytest.mark.parametrize("method", ["fpt+", "probe", "layer_fusion", "stored_linear_probe", "knn"])
 def test_two_workers_equal_one(small_trial, small_shape, method):
     training = dataclasses.replace(small_trial.training, class_weights=True, batch_size=6)
     trial = dataclasses.replace(small_trial, method=method, training=training)
@@ -126,9 +134,34 @@ def test_two_workers_equal_one(small_trial, small_shape, method):
     numbers, shared = worker(0, port, trial, small_shape)
     other.join()
     assert other.exitcode == 0
-    np.testing.assert_allclose(numbers, [(loss, auc) for _, loss, auc, _ in alone], atol=1e-5)
+    np.testing.assert_allclose(numbers, [(loss or 0, auc) for _, loss, auc, _ in alone], atol=1e-5)
     for name, tensor in weights.items():
         np.testing.assert_allclose(shared[name].numpy(), tensor.numpy(), atol=1e-4)
+
+
+def test_neighbours_are_remembered_once_whatever_is_set_for_training(small_trial, small_shape):
+    """Every training image, those of the last batch too, which is not whole: by hand from the rows."""
+    trial = dataclasses.replace(small_trial, method="knn")
+    rows, val = FakeRows(18, trial, small_shape), FakeRows(9, trial, small_shape, split="val")
+    splits = {"train": rows, "val": val}
+    (first, second) = fit_seeds(trial, 2, splits, task(), identity="own", started=0.0)
+    for progress in (first, second):
+        assert (progress.epoch.number, progress.epoch.train_loss, progress.epoch.best_epoch) == (1, None, 1)
+    assert first.epoch.val.auc == second.epoch.val.auc
+    said = [epoch_report(one, trial, 2, {"param_ratio": 0.0, "memory_ratio": 0.1}) for one in (first, second)]
+    assert [(one.epochs, one.finished) for one in said] == [(1, False), (2, True)]
+    assert said[1].metrics["ppe"] == said[1].metrics["val_auc"] == first.epoch.val.auc > 0.9
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(first.checkpoint, folder)
+        saved = load_checkpoint(folder)
+    resumed = list(fit_seeds(trial, 2, splits, task(), identity="own", started=0.0, resume=saved))
+    assert [(one.repeat, one.epoch.val.auc) for one in resumed] == [(1, second.epoch.val.auc)]
+    remembered = saved.current.best.model["_extra_state"]
+    tokens = rows.summaries[:, -1, 0].half().double()
+    tokens = tokens - tokens.mean(dim=1, keepdim=True)
+    expected = tokens / tokens.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(remembered["tokens"].double(), expected, atol=1e-5, rtol=1e-4)
+    assert remembered["labels"].tolist() == rows.labels.tolist()
 
 
 def test_no_row_is_in_both_splits(small_trial, small_shape):

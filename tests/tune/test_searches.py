@@ -161,6 +161,34 @@ def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, cap
         assert final.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
 
 
+BACKBONES = """
+points:
+  rotary positions: {backbone.name: eva02_tiny_patch14_224, features.resolution: 56, side.resolution: 28}
+  no class token: {backbone.name: test_vit2, features.resolution: 64, side.resolution: 32}
+space: {method: {choices: [fpt+, knn]}}
+sampler: grid
+fixed: {backbone.weights: random, side.depth: 2, side.reduction: 4, training.epochs: 2, training.batch_size: 8}
+"""
+
+
+def test_a_study_of_other_backbones_ends_with_scores_of_each(images, workdir, tmp_path):
+    """Two stores of one study; by fpt+ and by nearest neighbours, whose only epoch is their last."""
+    space = tmp_path / "backbones.yaml"
+    space.write_text(BACKBONES)
+    run_study(StudyOptions(space=str(space), images=images, workdir=workdir))
+    client = open_tracking(default_uri(workdir))
+    records = tracking.read_trials(client, tracking.find_study(client, "backbones"))
+    kinds = {(record.params["backbone.name"], record.params["method"]): record for record in records}
+    names = ("eva02_tiny_patch14_224", "test_vit2")
+    assert kinds.keys() == {(name, method) for name in names for method in ("fpt+", "knn")}
+    for (_, method), record in kinds.items():
+        assert record.status == "FINISHED"
+        assert 0 <= record.metrics["test_auc"] <= 1
+        assert record.metrics["epochs"] == (1 if method == "knn" else 2)
+        assert (record.metrics["learnable_parameters"] == 0) == (method == "knn")
+        assert (record.metrics["ppe"] == record.metrics["val_auc"]) == (method == "knn")
+
+
 def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):
     space = tmp_path / "diverges.yaml"
     rows = "space: {training.learning_rate: {choices: [1e-3, 1e+30]}}"
