@@ -630,6 +630,13 @@ MUTATIONS = (
         _ATTENTION,
     ),
     Mutation("fpt_ray/models/importance.py", "model.pool(model.norm(tokens))", "tokens.mean(dim=1)", _ATTENTION),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "if added is None else scores + added",
+        "if True else added",
+        _ATTENTION,
+        "bias_of",
+    ),
     Mutation("fpt_ray/models/methods.py", "and not shape.plain_attention", "and False", _ATTENTION, "no_meaning"),
     Mutation("fpt_ray/models/side_block.py", ", dtype=products.dtype", "", "tests/cost/test_prediction.py", "sixteen"),
     Mutation("fpt_ray/models/published.py", '("teacher", ', "(", "tests/models/test_published.py"),
