@@ -203,8 +203,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/importance.py",
-        "torch.softmax(part @ transposed, dim=-1).sum(dim=2",
-        "torch.softmax(part @ transposed, dim=-2).sum(dim=2",
+        "scores + added, dim=-1).sum(dim=2",
+        "scores + added, dim=-2).sum(dim=2",
         _BACKBONE,
         "by_hand",
     ),
@@ -527,7 +527,7 @@ MUTATIONS = (
     Mutation("fpt_ray/train/seeds.py", "        current = None\n", "", "tests/train/test_seeds.py"),
     Mutation(
         "fpt_ray/train/seeds.py",
-        "progress.repeat * trial.training.epochs + epoch.number",
+        "progress.repeat * num_epochs(trial) + epoch.number",
         "epoch.number",
         "tests/train/test_seeds.py",
     ),
@@ -625,8 +625,8 @@ MUTATIONS = (
     Mutation("fpt_ray/features/rows.py", "group[SUMMARIES][row]", "group[SUMMARIES][0]", _ORDER, "class_tokens"),
     Mutation(
         "fpt_ray/models/importance.py",
-        "capture(queries, keys, values, scale)",
-        "capture(keys, keys, values, scale)",
+        "queries, keys, values = args[:3]",
+        "_, keys, values = args[:3]; queries = keys",
         _ATTENTION,
     ),
     Mutation("fpt_ray/models/importance.py", "model.pool(model.norm(tokens))", "tokens.mean(dim=1)", _ATTENTION),
