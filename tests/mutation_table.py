@@ -116,9 +116,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/train/loop.py", "    mean = total / len(order)\n", "    mean = total\n", _LOOP, "mean_loss"),
     Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(order) + step,", "step,", _LOOP, "count"),
-    Mutation(
-        "fpt_ray/train/loop.py", "return found[order], labels[order]", "return found, labels", _LOOP, "two_workers"
-    ),
+    Mutation("fpt_ray/train/loop.py", "if task.num_workers == 1:", "if True:", _LOOP, "two_workers"),
     Mutation("fpt_ray/train/loop.py", "        if resume is None:\n", "        if True:\n", _LOOP, "neighbours"),
     Mutation(
         "fpt_ray/train/loop.py", "rows.row_ids[start : start + size]", "rows.row_ids[start + 1 : start + size]", _LOOP

@@ -143,7 +143,9 @@ class _Overheard(TorchFunctionMode):
 
 
 def _summary(model: ViT, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "2 B D"]:
-    first = model.pool(model.norm(tokens)) if model.cls_token is None else tokens[:, 0]
+    first = tokens[:, 0]
+    if model.cls_token is None:
+        first = model.pool(model.norm(tokens))  # type: ignore[operator]  # BEiT, which has no such, has a class token
     return torch.stack([first, tokens[:, model.num_prefix_tokens :].mean(dim=1)])
 
 
