@@ -124,9 +124,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/train/loop.py", "    mean = total / len(order)\n", "    mean = total\n", _LOOP, "mean_loss"),
     Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(order) + step,", "step,", _LOOP, "count"),
-    Mutation(
-        "fpt_ray/train/loop.py", "return found[order], labels[order]", "return found, labels", _LOOP, "two_workers"
-    ),
+    Mutation("fpt_ray/train/loop.py", "if task.num_workers == 1:", "if True:", _LOOP, "two_workers"),
     Mutation("fpt_ray/train/loop.py", "        if resume is None:\n", "        if True:\n", _LOOP, "neighbours"),
     Mutation(
         "fpt_ray/train/loop.py", "rows.row_ids[start : start + size]", "rows.row_ids[start + 1 : start + size]", _LOOP
@@ -211,8 +209,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/importance.py",
-        "torch.softmax(part @ transposed, dim=-1).sum(dim=2",
-        "torch.softmax(part @ transposed, dim=-2).sum(dim=2",
+        "scores + added, dim=-1).sum(dim=2",
+        "scores + added, dim=-2).sum(dim=2",
         _BACKBONE,
         "by_hand",
     ),
@@ -535,7 +533,7 @@ MUTATIONS = (
     Mutation("fpt_ray/train/seeds.py", "        current = None\n", "", "tests/train/test_seeds.py"),
     Mutation(
         "fpt_ray/train/seeds.py",
-        "progress.repeat * trial.training.epochs + epoch.number",
+        "progress.repeat * num_epochs(trial) + epoch.number",
         "epoch.number",
         "tests/train/test_seeds.py",
     ),
@@ -645,11 +643,18 @@ MUTATIONS = (
     Mutation("fpt_ray/features/rows.py", "group[SUMMARIES][row]", "group[SUMMARIES][0]", _ORDER, "class_tokens"),
     Mutation(
         "fpt_ray/models/importance.py",
-        "capture(queries, keys, values, scale)",
-        "capture(keys, keys, values, scale)",
+        "queries, keys, values = args[:3]",
+        "_, keys, values = args[:3]; queries = keys",
         _ATTENTION,
     ),
     Mutation("fpt_ray/models/importance.py", "model.pool(model.norm(tokens))", "tokens.mean(dim=1)", _ATTENTION),
+    Mutation(
+        "fpt_ray/models/importance.py",
+        "if added is None else scores + added",
+        "if True else added",
+        _ATTENTION,
+        "bias_of",
+    ),
     Mutation("fpt_ray/models/methods.py", "and not shape.plain_attention", "and False", _ATTENTION, "no_meaning"),
     Mutation("fpt_ray/models/side_block.py", ", dtype=products.dtype", "", "tests/cost/test_prediction.py", "sixteen"),
     Mutation("fpt_ray/models/published.py", '("teacher", ', "(", "tests/models/test_published.py"),

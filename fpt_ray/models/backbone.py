@@ -1,7 +1,8 @@
 """The frozen large pre-trained model (LPM): what its name determines.
 
 Any timm Vision Transformer serves whose blocks have one attention each, with as many heads of keys as of queries: with
-or without a class token, with learnt or rotary positions (DINOv3, EVA-02), and however it pools (SigLIP).
+or without a class token, with learnt, rotary (DINOv3, EVA-02) or relative positions (BEiT), and however it pools
+(SigLIP).
 """
 
 import itertools
@@ -14,6 +15,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers.attention import Attention, AttentionRope
+from timm.models import beit
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 
@@ -21,8 +23,8 @@ from fpt_ray.config.trial import EVEN, PATTERNS, Precision, SideConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware
 
-ViT = VisionTransformer | Eva
-_ATTENTIONS = (Attention, AttentionRope, EvaAttention)
+ViT = VisionTransformer | Eva | beit.Beit
+_ATTENTIONS = (Attention, AttentionRope, EvaAttention, beit.Attention)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +43,7 @@ class BackboneShape:
     std: tuple[float, float, float]
     has_class_token: bool = True
     plain_attention: bool = True
-    """One projection gives queries, keys and values, which are attended to as they are: no rotary positions."""
+    """One projection gives queries, keys and values, which are attended to as they are: not rotated, without bias."""
 
     def num_tokens(self, resolution: int) -> int:
         """N at a resolution in pixels."""
@@ -68,7 +70,7 @@ def backbone_shape(name: str) -> BackboneShape:
         depth=len(attention),
         width=model.embed_dim,
         num_heads=attention[0].num_heads,
-        head_width=attention[0].head_dim,
+        head_width=model.embed_dim // attention[0].num_heads,
         patch_size=patch_height,
         num_prefix_tokens=model.num_prefix_tokens,
         has_class_token=model.cls_token is not None,
@@ -180,7 +182,7 @@ def _attentions(model: ViT, name: str) -> list[Any]:
             raise _unsupported(name, f"its blocks attend by {type(attention).__name__}")
         if getattr(attention, "num_kv_groups", 1) > 1:
             raise _unsupported(name, "it has fewer heads of keys than of queries")
-        if attention.num_heads * attention.head_dim != model.embed_dim:
+        if attention.proj.in_features != model.embed_dim:
             raise _unsupported(name, "its heads are not as wide together as its tokens")
     return attentions
 
@@ -188,8 +190,8 @@ def _attentions(model: ViT, name: str) -> list[Any]:
 def _unsupported(name: str, why: str) -> ConfigError:
     return ConfigError(
         f"backbone.name is {name!r}, which does not serve: {why}. These work: vit_{{tiny,small,base,large}}_patch*_*, "
-        "deit_*, DINO (vit_*.dino), DINOv2 (vit_*_dinov2), DINOv3 (vit_*_dinov3), EVA-02 (eva02_*), SigLIP "
-        "(vit_*_siglip_*), vit_*_rope_*"
+        "deit_*, DINO (vit_*.dino), DINOv2 (vit_*_dinov2), DINOv3 (vit_*_dinov3), EVA-02 (eva02_*), BEiT "
+        "(beit_*, beitv2_*), SigLIP (vit_*_siglip_*), vit_*_rope_*"
     )
 
 

@@ -4,8 +4,10 @@ Dimension letters stand in ``side_network.py``; here additionally R is the resol
 tokens, prefix tokens (class token, registers) included.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,7 +55,8 @@ def extract(
 ) -> Extracted:
     """Keys and values of the important tokens in some blocks, in rising order (Eq. 3, sections 3.4 and 3.5).
 
-    They are what the LPM's own attention multiplies: with its biases, norms and rotary positions.
+    They are what the LPM's own attention multiplies: with its biases, norms and rotary positions. What it adds to the
+    products, such as BEiT's bias of relative positions, counts for importance.
 
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
     ``summarised`` asks for the class token and the mean patch token of every block, too, for which the LPM is run to
@@ -63,8 +66,8 @@ def extract(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     summaries: list[Tensor] = []
 
-    def capture(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> None:
-        found.append(_important(queries, keys, values, scale, num_kept, importance, score_bytes))
+    def capture(heard: _Heard) -> None:
+        found.append(_important(heard, num_kept, importance, score_bytes))
         if len(found) == len(blocks) and not summarised:
             raise _Captured
 
@@ -87,6 +90,19 @@ def extract(
     return Extracted(keys, values, tokens, torch.stack(summaries) if summarised else None)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Heard:
+    """What attention is computed of."""
+
+    queries: Float[Tensor, "B H N E"]
+    keys: Float[Tensor, "B H N E"]
+    values: Float[Tensor, "B H N E"]
+    scale: float
+    """Of the products of queries and keys."""
+    bias: Float[Tensor, "... H N N"] | None = None
+    """What is added to them."""
+
+
 class _Overheard(TorchFunctionMode):
     """Hands on what attention is computed of, before it is.
 
@@ -94,10 +110,9 @@ class _Overheard(TorchFunctionMode):
     when it calls PyTorch's fused attention.
     """
 
-    def __init__(self, capture: Callable[[Tensor, Tensor, Tensor, float], None]) -> None:
+    def __init__(self, capture: Callable[[_Heard], None]) -> None:
         super().__init__()
         self.capture = capture
-        """Given queries, keys, values and the scale of their products."""
         self.scale: float | None = None
         """Of the attention that is to be heard next; None: none is."""
 
@@ -111,7 +126,8 @@ class _Overheard(TorchFunctionMode):
     def _projected(self, attention: Attention, _projection: nn.Module, _given: Any, projected: Tensor) -> None:
         split = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         queries, keys, values = split.unbind(0)
-        self.capture(attention.q_norm(queries), attention.k_norm(keys), values, attention.scale)
+        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        self.capture(_Heard(queries=queries, keys=keys, values=values, scale=attention.scale))
 
     def _announced(self, attention: Any, _given: Any) -> None:
         self.scale = attention.scale
@@ -121,27 +137,26 @@ class _Overheard(TorchFunctionMode):
         if self.scale is not None and func is F.scaled_dot_product_attention:
             scale, self.scale = self.scale, None
             queries, keys, values = args[:3]
-            self.capture(queries, keys, values, scale)
+            bias = (kwargs or {}).get("attn_mask")
+            self.capture(_Heard(queries=queries, keys=keys, values=values, scale=scale, bias=bias))
         return func(*args, **(kwargs or {}))
 
 
 def _summary(model: ViT, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "2 B D"]:
-    first = model.pool(model.norm(tokens)) if model.cls_token is None else tokens[:, 0]
+    first = tokens[:, 0]
+    if model.cls_token is None:
+        first = model.pool(model.norm(tokens))  # type: ignore[operator]  # BEiT, which has no such, has a class token
     return torch.stack([first, tokens[:, model.num_prefix_tokens :].mean(dim=1)])
 
 
 def _important(
-    queries: Float[Tensor, "B H N E"],
-    keys: Float[Tensor, "B H N E"],
-    values: Float[Tensor, "B H N E"],
-    scale: float,
-    num_kept: int,
-    importance: Importance,
-    score_bytes: int | None,
+    heard: _Heard, num_kept: int, importance: Importance, score_bytes: int | None
 ) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B H T E"], Int[Tensor, "B H T"]]:
+    queries, keys, values, bias = heard.queries, heard.keys, heard.values, heard.bias
     if importance == "class_token":
         queries = queries[:, :, :1]
-    scores = mean_attention(queries, keys, scale, score_bytes)
+        bias = None if bias is None else bias[..., :1, :]
+    scores = mean_attention(queries, keys, heard.scale, score_bytes, bias)
     # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
     tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
     at = tokens.unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
@@ -149,7 +164,11 @@ def _important(
 
 
 def mean_attention(
-    queries: Float[Tensor, "B H Q E"], keys: Float[Tensor, "B H N E"], scale: float, score_bytes: int | None = None
+    queries: Float[Tensor, "B H Q E"],
+    keys: Float[Tensor, "B H N E"],
+    scale: float,
+    score_bytes: int | None = None,
+    bias: Float[Tensor, "... H Q N"] | None = None,
 ) -> Float[Tensor, "B H N"]:
     """Mean over the queries of the softmaxed attention, per head, in chunks of queries (section 3.5)."""
     batch, heads, num_queries, _ = queries.shape
@@ -158,6 +177,8 @@ def mean_attention(
     chunk = max(32, held // (4 * batch * heads * num_tokens))
     transposed = keys.transpose(-2, -1)
     total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
-    for part in (queries * scale).split(chunk, dim=2):
-        total += torch.softmax(part @ transposed, dim=-1).sum(dim=2, dtype=torch.float32)
+    biases = itertools.repeat(None) if bias is None else bias.split(chunk, dim=-2)
+    for part, added in zip((queries * scale).split(chunk, dim=2), biases, strict=False):
+        scores = part @ transposed
+        total += torch.softmax(scores if added is None else scores + added, dim=-1).sum(dim=2, dtype=torch.float32)
     return total / num_queries

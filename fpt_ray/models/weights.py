@@ -1,6 +1,7 @@
 """The weights of the frozen ViT: from timm by name, or from a file; their digest."""
 
 import hashlib
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -9,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import eva, vision_transformer
+from timm.models import beit, eva, vision_transformer
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import BackboneConfig
@@ -20,6 +21,8 @@ from fpt_ray.models.published import backbone_state, dropped_text, read_checkpoi
 from fpt_ray.storage.files import exists, local_copy, local_path
 
 RANDOM_WEIGHTS = "random"
+_FAMILIES: dict[type, Any] = {eva.Eva: eva, beit.Beit: beit}
+"""timm's modules, of which each reads checkpoints in its own way."""
 
 
 # --- loading --------------------------------------------------------------------------------------------------
@@ -34,9 +37,18 @@ def load_backbone(config: BackboneConfig, resolution: int) -> ViT:
     check_resolution(backbone_shape(config.name), resolution)
     model = _load_headless(config)
     digest = _digest(model)
-    model.set_input_size(img_size=(resolution, resolution))
+    set_resolution(model, resolution)
     model.weights_digest = digest  # type: ignore[assignment]
     return model.eval().requires_grad_(False)
+
+
+def set_resolution(model: ViT, resolution: int) -> None:
+    """Interpolates the positions of a ViT, which may be a table of them or, of BEiT, of their differences."""
+    with warnings.catch_warnings():  # timm interpolates a table of differences by what PyTorch will refuse one day
+        warnings.filterwarnings(
+            "ignore", ".*non-contiguous|.*non-tuple sequence", UserWarning, "timm.layers.interpolate"
+        )
+        model.set_input_size(img_size=(resolution, resolution))
 
 
 def known_weights(backbones: Iterable[BackboneConfig], folder: str) -> dict[BackboneConfig, str]:
@@ -113,7 +125,7 @@ def _check_there(weights: str) -> None:
 
 
 def _load_file(model: ViT, path: Path) -> None:
-    family = eva if isinstance(model, eva.Eva) else vision_transformer
+    family = next((one for kind, one in _FAMILIES.items() if isinstance(model, kind)), vision_transformer)
     state, dropped = _read_weights(path)
     if dropped:
         _say_once(f"weights: {path}: not of the backbone and dropped: {dropped_text(dropped)}")

@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 from timm.layers import apply_rot_embed_cat
+from timm.models.beit import Beit
 
 from fpt_ray.config.trial import TrialConfig, trial_from
 from fpt_ray.cost.prediction import trial_costs
@@ -12,6 +13,7 @@ from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import extract
 from fpt_ray.models.methods import check_trial, make_model
+from fpt_ray.models.weights import _load_file, set_resolution
 
 ROTARY = (
     "vit_small_patch16_dinov3",
@@ -90,6 +92,83 @@ def projected_key(name, images):
     model.blocks[1].attn.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
     model.forward_features(images.double())
     return projected(model.blocks[1].attn, heard[0])[1]
+
+
+def small_beit(**options):
+    """Made for 64 px and run at 96, as backbones are; timm has none that is small."""
+    torch.manual_seed(0)
+    model = Beit(
+        img_size=64, embed_dim=48, depth=3, num_heads=2, num_classes=0, use_abs_pos_emb=False, **options
+    ).eval()
+    for parameter in model.parameters():
+        if parameter.abs().max() < 0.01:
+            torch.nn.init.normal_(parameter)
+    set_resolution(model, 96)
+    return model
+
+
+def test_a_table_of_differences_keeps_the_nearest_and_the_farthest():
+    """By hand: from 4 to 6 patches a side, rising by row; what lies between is no further apart than before."""
+    model = Beit(img_size=64, embed_dim=48, depth=1, num_heads=1, use_abs_pos_emb=False, use_rel_pos_bias=True)
+    rows = torch.arange(-3.0, 4)
+    with torch.no_grad():
+        model.blocks[0].attn.relative_position_bias_table[:49, 0] = rows.repeat_interleave(7)
+    set_resolution(model, 96)
+    found = model.blocks[0].attn.relative_position_bias_table[:121, 0].view(11, 11)
+    torch.testing.assert_close(found, found[:, :1].expand(-1, 11))
+    assert found[[0, 5, 10], 0].tolist() == pytest.approx([-3, 0, 3], abs=1e-5)
+    assert 0 < found[:, 0].diff().min() <= found[:, 0].diff().max() < 1.001
+
+
+@pytest.mark.parametrize("importance", ["global", "class_token"])
+@pytest.mark.parametrize("place", ["use_rel_pos_bias", "use_shared_rel_pos_bias"])
+def test_a_bias_of_relative_positions_counts_for_importance(place, importance):
+    model, images = small_beit(**{place: True}), torch.randn(2, 3, 96, 96)
+    found = extract(model, images, blocks=(0, 2), num_kept=5, importance=importance, score_bytes=1, summarised=True)
+    tokens = torch.cat([model.cls_token.expand(2, -1, -1), model.patch_embed(images)], dim=1)
+    shared, expected = model.rel_pos_bias() if model.rel_pos_bias else None, []
+    with torch.no_grad():
+        for number, block in enumerate(model.blocks):
+            bias = block.attn._get_rel_pos_bias() if shared is None else shared
+            query, key, value = projected_as_beit(block.attn, block.norm1(tokens))
+            maps = torch.softmax(query @ key.transpose(-2, -1) / 24**0.5 + bias, dim=-1)
+            expected.append((key, value, maps.mean(dim=2) if importance == "global" else maps[:, :, 0]))
+            tokens = block(tokens, shared_rel_pos_bias=shared)
+            torch.testing.assert_close(found.summaries[number, 0], tokens[:, 0])
+    for layer, (key, value, score) in enumerate((expected[0], expected[2])):
+        best = score.argsort(dim=-1, descending=True)[..., :5]
+        assert (found.tokens[layer] == best).float().mean() > 0.98  # two may be equal but for rounding
+        at = found.tokens[layer].unsqueeze(-1).expand(-1, -1, -1, 24)
+        torch.testing.assert_close(found.keys[layer], key.gather(2, at), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.values[layer], value.gather(2, at), atol=1e-5, rtol=1e-4)
+
+
+def projected_as_beit(attention, inputs):
+    joint = inputs @ attention.qkv.weight.T + torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    return (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1))
+
+
+def test_weights_of_beit_are_read_as_published(tmp_path):
+    """The published files hold the index of positions, which is none of the weights."""
+    model, other = small_beit(use_rel_pos_bias=True), small_beit(use_rel_pos_bias=True)
+    index = {"blocks.0.attn.relative_position_index": model.blocks[0].attn.relative_position_index}
+    torch.save({"model": {**model.state_dict(), **index}}, tmp_path / "beit.pth")
+    torch.nn.init.zeros_(other.blocks[2].attn.relative_position_bias_table)
+    _load_file(other, tmp_path / "beit.pth")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_beit_is_a_backbone_whose_costs_are_predicted():
+    values = {"backbone.name": "beit_base_patch16_224", "features.resolution": 64, "side.resolution": 32}
+    assert backbone_shape(values["backbone.name"]).head_width == 64
+    for method in ("fpt+", "adapter"):
+        trial = trial_from({**values, "method": method})
+        check_trial(trial)
+        costs = trial_costs(trial, 3, Hardware(device="cpu", name="cpu", has_bfloat16=False))
+        assert 0 < costs["param_ratio"] < 0.05
+        assert 0 < costs["memory_ratio"] < 1
+    with pytest.raises(ConfigError, match="method is prompt_tuning, which puts tokens without a place among those"):
+        check_trial(trial_from({**values, "method": "prompt_tuning"}))
 
 
 def test_what_is_heard_leaves_the_lpm_as_it_was():
@@ -172,7 +251,7 @@ def test_of_timms_vits_most_serve():
         except ConfigError as error:
             refused[name] = str(error)
     assert len(names) - len(refused) >= 160
-    reasons = ("its blocks attend by", "it has fewer heads of keys than of queries", "it is a Beit")
+    reasons = ("its blocks attend by", "it has fewer heads of keys than of queries")
     for name, said in refused.items():
         assert f"backbone.name is {name!r}, which does not serve: " in said
         assert any(reason in said for reason in reasons), said
