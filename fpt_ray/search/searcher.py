@@ -66,8 +66,8 @@ class StudySearcher(Searcher):
     (number, values, costs, reason), without being trained. ``never_ran`` is given Tune's name of a trial that has lost
     its worker, and says whether that was dead before; then the trial is asked again. ``disowned`` is told the name of
     such a trial, and of one that another driver has taken for dead and asked again before it ended here, and why.
-    ``is_ready`` says whether what a trial reads is there. Where it is not, the trial is ``held``: Tune is told that none
-    follows, and has it as the first of its next run.
+    ``is_ready`` says whether what a trial reads is there. Where it is not, the trial is ``held``: Tune is told that
+    none follows, and has it as the first of its next run.
     """
 
     def __init__(
