@@ -3,8 +3,11 @@
 Numbers are compared with those of a study whose resolution is fixed, MLflow's runs with Optuna's storage.
 """
 
+import contextlib
+import io
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -50,88 +53,111 @@ def records_in(folder):
     return client, study, tracking.read_trials(client, study)
 
 
-@pytest.fixture
-def makings(monkeypatch):
-    """[(resolution, those there before, trials that had ended)] of each store as it is made."""
-    found, make = [], stores.preload_table
+@dataclass(frozen=True)
+class Making:
+    """What was there when a store was to be made."""
+
+    resolution: int
+    stores: list[int]
+    ended: int
+    """Trials."""
+
+
+def noting(found, dies_at=None):
+    """``preload_table``, which notes what was there before it, and at one resolution lets the driver die."""
+    make = stores.preload_table
 
     def noted(inspection, need, model, workdir, hardware):
+        resolution = need.trial.features.resolution
         ended = finished_in(Path(workdir, "studies/s/optuna.log"))
-        found.append((need.trial.features.resolution, made_in(workdir), ended))
+        found.append(Making(resolution=resolution, stores=made_in(workdir), ended=ended))
+        if resolution == dies_at:
+            raise KeyboardInterrupt
         return make(inspection, need, model, workdir, hardware)
 
-    monkeypatch.setattr(stores, "preload_table", noted)
-    return found
+    return noted
 
 
-def test_a_store_is_made_when_a_trial_first_asks_for_it(images, makings, tmp_path, capsys):
-    run_study(StudyOptions(**options(tmp_path, images, BOTH)))
-    said = capsys.readouterr().err
-    assert makings == [(96, [], 0), (112, [96], 2)]
-    first, second = re.findall(r"store (\S+): 60 images, 0.0\d GB; made when a trial first asks", said)
+@pytest.fixture(scope="module")
+def stopped(cluster, images, tmp_path_factory):
+    """(folder, makings, what was said) of a grid over two resolutions; its driver dies as it makes the second store."""
+    folder, found, said = tmp_path_factory.mktemp("study"), [], io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        patch.setattr(stores, "preload_table", noting(found, dies_at=112))
+        with pytest.raises(KeyboardInterrupt):
+            run_study(StudyOptions(**options(folder, images, BOTH)))
+    return folder, found, said.getvalue()
+
+
+def test_a_store_is_made_when_a_trial_first_asks_for_it(stopped):
+    _, found, said = stopped
+    assert found == [
+        Making(resolution=96, stores=[], ended=0),
+        Making(resolution=112, stores=[96], ended=2),
+    ]
+    first, second = re.findall(r"store (\S+): 60 images, [\d.]+ GB; made when a trial first asks", said)
     order = [
-        rf"store {second}: 60 images, 0.0\d GB; made",
+        rf"store {second}: 60 images, [\d.]+ GB; made",
         f"trial 0 is the first to ask for the store {first}",
-        rf"store {second}: 60 images, 0.0\d GB, about \d+ s of preloading; made",
+        rf"store {second}: 60 images, [\d.]+ GB, about \d+ s of preloading; made",
         "trial 2/4",
         f"trial 2 is the first to ask for the store {second}",
-        "trial 3/4",
     ]
     places = [re.search(text, said).start() for text in order]
     assert places == sorted(places)
-    client, study, records = records_in(tmp_path)
-    assert [record.params["features.resolution"] for record in records] == ["96", "96", "112", "112"]
-    assert [Path(uri).name for uri in study.stores] == [first, second]
+
+
+@pytest.fixture(scope="module")
+def resumed(stopped, images):
+    """(folder, what the dead driver's trials were, makings) of the same study, resumed to its end."""
+    folder, found = stopped[0], []
+    left = study_of(folder / "studies/s/optuna.log", "s").trials
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "preload_table", noting(found))
+        run_study(StudyOptions(**options(folder, images, BOTH), resume=True))
+    return folder, left, found
+
+
+def test_a_trial_that_waits_for_its_store_is_asked_again_after_its_driver_died(resumed):
+    folder, left, found = resumed
+    assert (left[2].state, left[2].params["features.resolution"]) == (TrialState.RUNNING, 112)
+    assert found == [  # the first is opened
+        Making(resolution=96, stores=[96], ended=2),
+        Making(resolution=112, stores=[96], ended=2),
+    ]
+    trials = study_of(folder / "studies/s/optuna.log", "s").trials
+    ended = [tuple(trial.params.values()) for trial in trials if trial.state == TrialState.COMPLETE]
+    assert sorted(ended) == [(96, 2), (96, 4), (112, 2), (112, 4)]
+    _, _, records = records_in(folder)
+    assert ["test_auc" in record.metrics for record in records if record.status == "FINISHED"] == [True] * 4
+
+
+def test_the_study_has_both_stores_and_what_each_took(resumed):
+    client, study, records = records_in(resumed[0])
+    names = [Path(uri).name for uri in study.stores]
+    assert [name.split("-")[1] for name in names] == ["96px", "112px"]
     attached = {Path(file.path).stem for file in client.list_artifacts(study.run_id, "features")}
-    assert attached == {first, second}
-    seconds = {name: value for name, value in study.ledger.items() if name.startswith("store_seconds.")}
-    assert set(seconds) == {f"store_seconds.{first}", f"store_seconds.{second}"}
-    assert study.ledger["preload_seconds"] == pytest.approx(sum(seconds.values()))
-    assert study.ledger["separate_preloads"] == 2
-    numbers = {record.params["side.num_prompts"]: record.metrics for record in records[2:]}
-    (alone := tmp_path / "alone").mkdir()
-    run_study(StudyOptions(**options(alone, images, PROMPTS, fixed={"features.resolution": 112})))
-    assert made_in(alone) == [112]
-    assert "trial first asks" not in capsys.readouterr().err
-    for record in records_in(alone)[2]:
-        for name in ("val_auc", "test_auc", "param_ratio", "peak_memory_bytes"):
-            assert record.metrics[name] == numbers[record.params["side.num_prompts"]][name]
+    assert attached == set(names)
+    seconds = [study.ledger[f"store_seconds.{name}"] for name in names]
+    assert min(seconds) > 0
+    assert study.ledger["preload_seconds"] == pytest.approx(sum(seconds))
+    assert study.ledger["preload_seconds_per_trial"] == pytest.approx(sum(seconds) / len(records))
 
 
-def test_a_store_that_no_trial_asks_for_is_never_made(images, makings, tmp_path):
+def test_numbers_are_those_of_a_study_with_that_resolution_alone(resumed, images, tmp_path, capsys):
+    fixed = {"features.resolution": 112}
+    run_study(StudyOptions(**options(tmp_path, images, {"side.num_prompts": {"choices": [4]}}, fixed=fixed)))
+    assert "first asks" not in capsys.readouterr().err
+    (alone,) = records_in(tmp_path)[2]
+    wanted = {"features.resolution": 112, "side.num_prompts": 4}
+    (same,) = [record for record in records_in(resumed[0])[2] if record.values == wanted]
+    for name in ("val_auc", "test_auc", "param_ratio", "peak_memory_bytes"):
+        assert same.metrics[name] == alone.metrics[name]
+
+
+def test_a_store_that_no_trial_asks_for_is_never_made(images, tmp_path):
     run_study(StudyOptions(**options(tmp_path, images, BOTH, sampler="tpe"), num_trials=1))
-    assert makings == [(112, [], 0)]  # the nearest to the paper's
-    assert made_in(tmp_path) == [112]
+    assert made_in(tmp_path) == [112]  # the nearest to the paper's
     _, study, _ = records_in(tmp_path)
     assert len(study.stores) == 1
     assert sum(name.startswith("store_bytes.") for name in study.ledger) == 1
-
-
-def test_a_trial_that_waits_for_its_store_is_asked_again_after_its_driver_died(images, makings, tmp_path, monkeypatch):
-    command = options(tmp_path, images, BOTH)
-    with monkeypatch.context() as patch:
-        make = stores.preload_table
-
-        def dies(inspection, need, *given):
-            if need.trial.features.resolution == 112:
-                raise KeyboardInterrupt
-            return make(inspection, need, *given)
-
-        patch.setattr(stores, "preload_table", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run_study(StudyOptions(**command))
-    journal = tmp_path / "studies/s/optuna.log"
-    held = study_of(journal, "s").trials[2]
-    assert (held.state, held.params["features.resolution"]) == (TrialState.RUNNING, 112)
-    assert made_in(tmp_path) == [96]
-    makings.clear()
-    run_study(StudyOptions(**command, resume=True, read="disk"))
-    assert makings == [(96, [96], 2), (112, [96], 2)]  # the one that is there is opened
-    ended = [trial for trial in study_of(journal, "s").trials if trial.state == TrialState.COMPLETE]
-    assert {tuple(trial.params.values()) for trial in ended} == {(96, 2), (96, 4), (112, 2), (112, 4)}
-    assert len(ended) == 4
-    client, study, records = records_in(tmp_path)
-    assert [record.status for record in records] == ["FINISHED"] * 4
-    assert all("test_auc" in record.metrics for record in records)
-    assert len(study.stores) == 2
-    assert client.get_run(study.run_id).info.status == "FINISHED"
