@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from fpt_ray.features.index import Index
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
-from fpt_ray.features.store import Store, read_index
+from fpt_ray.features.store import Store, empty_store, read_index
 from fpt_ray.images.sources import SPLITS
 from fpt_ray.images.table import ImageTable, content_hashes
 
@@ -48,6 +47,11 @@ class Features:
     table_digest: str
     data_note: str
     skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def is_made(self) -> bool:
+        """Whether they are stored; those that are ``planned`` can be costed and identified, and not be read."""
+        return bool(self.shards)
 
     def __len__(self) -> int:
         return sum(map(len, self.splits.values()))
@@ -124,25 +128,36 @@ def join(store: Store, table: ImageTable) -> Features:
             f"{store.uri} lacks {len(absent)} of {len(table.rows)} images, such as {table.rows[absent[0]].path}; "
             "preload them"
         )
+    return _joined(store, table, index.shards[at], index.rows[at])
+
+
+def planned(uri: str, spec: StoreSpec, table: ImageTable) -> Features:
+    """The features of a table's images in a store that is not made yet: nothing of them can be read."""
+    nowhere = np.full(len(table.rows), -1)
+    return _joined(empty_store(uri, spec), table, nowhere, nowhere)
+
+
+def _joined(store: Store, table: ImageTable, shards: np.ndarray, rows: np.ndarray) -> Features:
+    """``shards`` and ``rows`` say where each image of the table lies."""
     return Features(
         uri=store.uri,
         spec=store.spec,
         shards=store.shards,
         classes=table.classes,
-        splits={split: _split_rows(table, split, index, at) for split in SPLITS},
+        splits={split: _split_rows(table, split, shards, rows) for split in SPLITS},
         table_digest=table.digest(),
         data_note=table.note,
         skipped=table.skipped,
     )
 
 
-def _split_rows(table: ImageTable, split: str, index: Index, at: np.ndarray) -> SplitRows:
+def _split_rows(table: ImageTable, split: str, shards: np.ndarray, rows: np.ndarray) -> SplitRows:
     inside = [number for number, row in enumerate(table.rows) if row.split == split]
     inside.sort(key=lambda number: (table.rows[number].sha256, table.rows[number].label))
-    found = at[np.array(inside, np.int64)]
+    found = np.array(inside, np.int64)
     return SplitRows(
         hashes=content_hashes([table.rows[number] for number in inside]),
         labels=np.array([table.rows[number].label for number in inside], np.int64),
-        shards=index.shards[found].astype(np.int64),
-        rows=index.rows[found].astype(np.int64),
+        shards=shards[found].astype(np.int64),
+        rows=rows[found].astype(np.int64),
     )

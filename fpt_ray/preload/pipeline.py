@@ -12,7 +12,7 @@ from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features, join, missing
 from fpt_ray.features.shards import adopted
-from fpt_ray.features.spec import bytes_per_row, store_spec
+from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
 from fpt_ray.features.store import Store, add_shards, check_same, empty_store, latest_generation, open_store, shard_path
 from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.images.sources import SPLITS
@@ -102,12 +102,21 @@ def frozen_lpm(need: StoreNeed) -> Any:
     return None if reads_images(need.trial) else load_backbone(need.trial.backbone, need.trial.features.resolution)
 
 
+def asked_spec(need: StoreNeed, digest: str, hardware: Hardware) -> StoreSpec:
+    """What the store of a need is, with weights of this digest, made by workers of this hardware."""
+    return store_spec(need, weights_digest=digest, precision=lpm_precision(need.trial, hardware))
+
+
+def store_uri(workdir: str, spec: StoreSpec) -> str:
+    """Where a store lies in a working directory."""
+    return f"{workdir}/features/{spec.name}"
+
+
 def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: str, hardware: Hardware) -> Features:
     """``preload`` of inspected images by a loaded LPM, where Ray runs."""
     table = inspection.table
-    digest = "" if model is None else weights_digest(model)
-    spec = store_spec(need, weights_digest=digest, precision=lpm_precision(need.trial, hardware))
-    uri = f"{workdir}/features/{spec.name}"
+    spec = asked_spec(need, "" if model is None else weights_digest(model), hardware)
+    uri = store_uri(workdir, spec)
     store = open_store(uri) if latest_generation(uri) else empty_store(uri, spec)
     check_same(store.spec, spec, uri)
     if store.removed:

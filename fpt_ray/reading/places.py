@@ -56,8 +56,22 @@ class Reading:
     """None: nothing is on the hosts' disks."""
     cuts: Mapping[str, Slice] = field(default_factory=dict)
     """{store's URI: what of it is written to the hosts' disks}. What is neither there nor shared is streamed."""
+    in_memory: bool = False
+    """Whether what is made later is read into shared memory, too."""
     on_gpu: bool = False
     """Each trial brings its rows, from wherever they are, to its GPU."""
+
+    def with_store(self, features: Features) -> "Reading":
+        """The same with a store that has been made meanwhile; what is there is not touched.
+
+        Raises:
+            StoreError: a file is damaged.
+            StorageError: S3 fails.
+        """
+        if not self.in_memory:
+            return self
+        rows = share_rows(features, self.cuts[features.uri])
+        return replace(self, shared={**self.shared, features.uri: rows})
 
     def gpu_bytes(self, trial: TrialConfig, features: Features) -> int:
         """What a trial's features take of its GPU's memory."""
@@ -126,6 +140,8 @@ _TEXTS = {
 def share_features(space: SearchSpace, stores: Stores, asked: Read, disk: HostDisk) -> Reading:
     """Chooses the place for what the trials of a space read together, says which and why, and fills it.
 
+    What of its stores is not made yet counts, so that nothing has to move later.
+
     Raises:
         ConfigError: they do not fit where they are asked to be.
         StoreError: a file is damaged or not of its store.
@@ -148,9 +164,11 @@ def prepare_reading(
     on_gpu, place, why = choose_places(asked, size, room)
     gpu = "on each trial's GPU, " if on_gpu else ""
     say(f"features: {_gigabytes(size)}, {gpu}{_TEXTS[place].format(folder=disk.folder)} ({why})")
-    shared = {uri: share_rows(stores[uri], cut) for uri, cut in cuts.items()} if place == "memory" else {}
     written = replace(disk, limit_bytes=room.disk) if place == "disk" else None
-    return Reading(shared=shared, disk=written, cuts=cuts, on_gpu=on_gpu)
+    reading = Reading(disk=written, cuts=cuts, in_memory=place == "memory", on_gpu=on_gpu)
+    for uri in cuts:
+        reading = reading.with_store(stores[uri]) if stores[uri].is_made else reading
+    return reading
 
 
 def share_rows(features: Features, cut: Slice, splits: Sequence[str] = _SPLITS) -> dict[int, Any]:

@@ -23,6 +23,9 @@ _LINES = (
     ("  against this study", "separate_ratio", "{:.1f} times as long"),
 )
 
+_STORE_SECONDS, _STORE_BYTES = "store_seconds.", "store_bytes."
+"""Before the name of a store."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spent:
@@ -39,8 +42,19 @@ class Spent:
     """Of the store it reads."""
 
 
-def ledger(trials: Sequence[Spent], preload_seconds: float, preload_flops: float) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preloaded:
+    """What one store took, for the images of the study."""
+
+    name: str
+    seconds: float
+    """Added up over actors."""
+    bytes: int
+
+
+def ledger(trials: Sequence[Spent], stores: Sequence[Preloaded], preload_flops: float) -> dict[str, float]:
     """Sums over a study; seconds of training are added up, whether trials ran side by side or not."""
+    preload_seconds = sum(store.seconds for store in stores)
     number = max(1, len(trials))
     fit = sum(trial.fit_seconds for trial in trials)
     waiting = sum(trial.data_seconds for trial in trials)
@@ -48,7 +62,10 @@ def ledger(trials: Sequence[Spent], preload_seconds: float, preload_flops: float
     separate = {trial.preload: trial.preload_seconds for trial in trials if trial.preload}
     spent = preload_seconds + fit + startup
     alone = sum(separate.values()) + fit + startup
+    each = {f"{_STORE_SECONDS}{store.name}": store.seconds for store in stores}
+    each |= {f"{_STORE_BYTES}{store.name}": float(store.bytes) for store in stores}
     return {
+        **each,
         "preload_seconds": preload_seconds,
         "preload_seconds_per_trial": preload_seconds / number,
         "preload_flops": preload_flops,
@@ -67,5 +84,16 @@ def ledger(trials: Sequence[Spent], preload_seconds: float, preload_flops: float
 def ledger_table(numbers: Mapping[str, float]) -> Table:
     """The ledger's numbers that there are, each with what it is and its unit."""
     known = [(label, form.format(numbers[key])) for label, key, form in _LINES if key in numbers]
+    known[1:1] = _stores(numbers)
     values = text_column("", [text for _, text in known], left=True)
     return Table(title="What the study cost", labels=[label for label, _ in known], columns=[values])
+
+
+def _stores(numbers: Mapping[str, float]) -> list[tuple[str, str]]:
+    """A line for each store, where there are several."""
+    names = [key.removeprefix(_STORE_SECONDS) for key in numbers if key.startswith(_STORE_SECONDS)]
+    lines = [
+        (f"  {name}", f"{numbers[_STORE_SECONDS + name]:,.0f} s, {numbers[_STORE_BYTES + name] / 1e9:.2f} GB")
+        for name in sorted(names)
+    ]
+    return lines if len(lines) > 1 else []

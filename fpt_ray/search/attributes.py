@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from fpt_ray.config.space import Limit, SearchSpace, broken_limits
-from fpt_ray.search.messages import Stage
+from fpt_ray.search.messages import Proposal, Stage
 
 _STAGE, _REPEATS, _CONFIRMS, _RUNG, _TURN = "stage", "repeats", "of", "rung", "turn"
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -56,6 +56,22 @@ def confirms(trial: FrozenTrial | optuna.Trial) -> int | None:
 def rung_of(trial: FrozenTrial) -> int | None:
     """The rung that a trial belongs to, from 0; None in a search without rungs."""
     return trial.user_attrs.get(_RUNG)
+
+
+def proposal_of(
+    trial: optuna.Trial, values: Mapping[str, Any], space: SearchSpace, costs: Mapping[str, float]
+) -> Proposal:
+    """A trial's values with its stage and seeds; one that confirms another takes seeds the search has not used."""
+    stage, confirming = stage_of(trial), stage_of(trial) == "confirm"
+    return Proposal(
+        number=trial.number,
+        values=values,
+        stage=stage,
+        seeds=repeats_of(trial) if confirming else 1 if stage == "choose" else space.repeats,
+        first_seed=space.repeats if confirming else 0,
+        confirms=confirms(trial) if confirming else None,
+        costs=costs,
+    )
 
 
 def turn_attributes() -> dict[str, Any]:
@@ -196,6 +212,12 @@ def finished_trials(study: optuna.Study) -> int:
     """
     trials = study.get_trials(deepcopy=False, states=_ENDED)
     return sum(not is_infeasible(trial) and confirms(trial) is None for trial in trials)
+
+
+def trained_values(study: optuna.Study) -> list[dict[str, Any]]:
+    """The values of every trial that has ended, in whatever driver, and was not refused before training."""
+    trials = study.get_trials(deepcopy=False, states=_ENDED)
+    return [trial.params for trial in trials if not is_infeasible(trial)]
 
 
 def confirmations_waiting(study: optuna.Study) -> int:

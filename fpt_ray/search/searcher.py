@@ -23,15 +23,13 @@ from fpt_ray.display.terminal import say
 from fpt_ray.search.attributes import (
     Standing,
     asked_values,
-    confirms,
     is_infeasible,
     is_needed,
+    proposal_of,
     purpose_of,
     remember_infeasible,
     remember_reason,
     remember_result,
-    repeats_of,
-    stage_of,
     standing,
     was_enqueued,
 )
@@ -42,7 +40,6 @@ from fpt_ray.search.messages import (
     NEVER_RAN,
     TAKEN_FOR_DEAD,
     Message,
-    Proposal,
     final_metrics,
     metric,
     pack_proposal,
@@ -70,6 +67,8 @@ class StudySearcher(Searcher):
     (number, values, costs, reason), without being trained. ``never_ran`` is given Tune's name of a trial that has lost
     its worker, and says whether that was dead before; then the trial is asked again. ``disowned`` is told the name of
     such a trial, and of one that another driver has taken for dead and asked again before it ended here, and why.
+    ``is_ready`` says whether what a trial reads is there. Where it is not, the trial is ``held``: Tune is told that
+    none follows, and has it as the first of its next run.
     """
 
     def __init__(
@@ -81,11 +80,15 @@ class StudySearcher(Searcher):
         num_trials: int | None = None,
         disowned: Callable[[str, str], None] | None = None,
         never_ran: Callable[[str], bool] | None = None,
+        is_ready: Callable[[TrialConfig], bool] | None = None,
     ) -> None:
         super().__init__()
         self.space, self.study, self.num_trials = space, study, num_trials
         self.costs, self.refused, self.disowned, self.never_ran = costs, refused, disowned, never_ran
+        self.is_ready = is_ready
         self.trials: dict[str, optuna.Trial] = {}
+        self.held: tuple[optuna.Trial, dict[str, Any]] | None = None
+        """A trial and its values that wait until what it reads is there."""
         self.exhausted = False
         """Whether nothing new is left to propose."""
         self.rests_until = self.looks_at = 0.0
@@ -97,7 +100,11 @@ class StudySearcher(Searcher):
         return keep_alive(self.study, self._running_ids)
 
     def _running_ids(self) -> list[int]:
-        return [trial._trial_id for trial in list(self.trials.values())]
+        return [trial._trial_id for trial in self._own()]
+
+    def _own(self) -> list[optuna.Trial]:
+        held = self.held
+        return [*self.trials.values(), *([held[0]] if held else [])]
 
     # Ray's own annotation leaves out Searcher.FINISHED, a string.
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -114,10 +121,14 @@ class StudySearcher(Searcher):
             enqueue_grid(self.space, self.study)  # what a driver lost that died while it asked a point again
             found = self._standing()
             self.exhausted = found.waiting == 0
-        proposal = self._next() if self._may_ask(found) else None
+        proposal = self.held or (self._next() if self._may_ask(found) else None)
+        if proposal is not None and self.is_ready is not None and not self.is_ready(self.space.trial(proposal[1])):
+            self.held = proposal
+            return Searcher.FINISHED
         if proposal is not None:
-            self.trials[trial_id] = proposal[0]
-            return pack_proposal(self._proposal(*proposal))
+            self.trials[trial_id], self.held = proposal[0], None
+            costs = self.costs(self.space.trial(proposal[1])) if self.costs else {}
+            return pack_proposal(proposal_of(*proposal, self.space, costs))
         if self.is_done():
             return Searcher.FINISHED
         self._say_waiting()
@@ -127,10 +138,11 @@ class StudySearcher(Searcher):
     def is_done(self) -> bool:
         """Whether the study has its number of trials, nothing follows them, and none runs in another driver."""
         found = self._standing()
-        return (self._has_all(found) or self.exhausted) and found.follow_ups == 0 and found.elsewhere == 0
+        ended = (self._has_all(found) or self.exhausted) and found.follow_ups == 0 and found.elsewhere == 0
+        return ended and self.held is None
 
     def _standing(self) -> Standing:
-        return standing(self.study, self.space, [trial.number for trial in self.trials.values()])
+        return standing(self.study, self.space, [trial.number for trial in self._own()])
 
     def _has_all(self, found: Standing) -> bool:
         return self.num_trials is not None and found.finished >= self.num_trials
@@ -172,19 +184,6 @@ class StudySearcher(Searcher):
         say("search: no further point keeps to the constraints; loosen the constraints, or widen the space")
         self.exhausted = True
         return None
-
-    def _proposal(self, trial: optuna.Trial, values: dict[str, Any]) -> Proposal:
-        """A trial's values with its stage and seeds; one that confirms another takes seeds the search has not used."""
-        stage, confirming = stage_of(trial), stage_of(trial) == "confirm"
-        return Proposal(
-            number=trial.number,
-            values=values,
-            stage=stage,
-            seeds=repeats_of(trial) if confirming else 1 if stage == "choose" else self.space.repeats,
-            first_seed=self.space.repeats if confirming else 0,
-            confirms=confirms(trial) if confirming else None,
-            costs=self.costs(self.space.trial(values)) if self.costs else {},
-        )
 
     def _ask(self) -> tuple[optuna.Trial, dict[str, Any], int | None] | None:
         """A proposal of a point that has not ended and does not run, unless the space is as good as used up.

@@ -51,7 +51,7 @@ class StudyRun:
 
     @property
     def stores(self) -> tuple[str, ...]:
-        """The URIs of the feature stores it reads."""
+        """The URIs of the feature stores it reads, as far as they are made."""
         return tuple(json.loads(self.tags.get(_STORES, "[]")))
 
     @property
@@ -162,7 +162,6 @@ def infeasible(records: Sequence[TrialRecord], constraints: Mapping[str, Limit])
 def study_tags(
     objectives: Mapping[str, Mode],
     searched: Sequence[str],
-    stores: Sequence[str],
     data_note: str,
     *,
     study_id: str,
@@ -175,8 +174,12 @@ def study_tags(
         _CONSTRAINTS: json.dumps({name: asdict(limit) for name, limit in constraints.items()}),
         _SEARCHED: json.dumps(list(searched)),
         DATA_NOTE: data_note,
-        _STORES: json.dumps(list(stores)),
     }
+
+
+def store_tags(stores: Sequence[str]) -> dict[str, str]:
+    """The same of the feature stores, which may be made later than the study began."""
+    return {_STORES: json.dumps(list(stores))}
 
 
 def trial_tags(

@@ -6,7 +6,8 @@ stand in URIs.
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,17 @@ from mlflow.entities import Run as MlflowRun
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking.provenance import provenance
-from fpt_ray.tracking.records import CHECKPOINT, DATA_NOTE, LEDGER, PRUNED, STUDY_ID, Pruned, StudyRun, TrialRecord
+from fpt_ray.tracking.records import (
+    CHECKPOINT,
+    DATA_NOTE,
+    LEDGER,
+    PRUNED,
+    STUDY_ID,
+    Pruned,
+    StudyRun,
+    TrialRecord,
+    store_tags,
+)
 from fpt_ray.tracking.server import database_path
 
 EXPERIMENT = "fpt_ray"
@@ -111,6 +122,14 @@ def find_study(client: MlflowClient, name: str, study_id: str | None = None) -> 
         raise ConfigError(f"study {name!r} here is another than that of the workdir; give the server it was told to")
     known = ", ".join(sorted({study.name for study in studies})) or "none yet"
     raise ConfigError(f"there is no study {name!r} here; known are: {known}")
+
+
+def name_stores(client: MlflowClient, study: StudyRun, stores: Sequence[str]) -> StudyRun:
+    """The study's run with these feature stores, by their URIs."""
+    tags = _safe_tags(store_tags(stores))
+    for name, value in tags.items():
+        client.set_tag(study.run_id, name, value)
+    return replace(study, tags={**study.tags, **tags})
 
 
 def end_study(

@@ -1,22 +1,13 @@
-"""What a study needs before it begins: options and points that can be run, its features, its storage, first points."""
+"""What a study needs before it begins: options and points that can be run, its storage, first points."""
 
 import os
-from pathlib import Path
 
 import optuna
 
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.joining import join
-from fpt_ray.features.serving import Stores, store_for
-from fpt_ray.features.store import open_store
-from fpt_ray.images.table import ImageTable, read_images
-from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.methods import check_trial
-from fpt_ray.models.weights import known_weights
-from fpt_ray.preload.inspection import inspected
-from fpt_ray.preload.pipeline import frozen_lpm, preload_table, report_table, resolutions
 from fpt_ray.search.optuna_study import load_study
 from fpt_ray.search.queue import enqueue_front, paper_point
 from fpt_ray.tune.options import StudyOptions
@@ -42,28 +33,6 @@ def check_points(space: SearchSpace) -> None:
     for row in space.rows:
         for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
             check_trial(space.trial({**middle, row.name: value}))
-
-
-def open_stores(
-    options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware
-) -> tuple[ImageTable, Stores]:
-    """The images, and where they are in the feature stores of the space: those given, or the working directory's.
-
-    ``hardware`` is of the workers that preload.
-    """
-    weights = known_weights(space.backbones(), str(Path.cwd()))
-    needs = space.stores()
-    inspection = inspected(read_images(options.images), workdir, () if options.features else resolutions(needs))
-    table = inspection.table
-    report_table(table)
-    if options.features:
-        found = tuple(join(open_store(uri), table) for uri in options.features)
-    else:
-        found = tuple(preload_table(inspection, need, frozen_lpm(need), workdir, hardware) for need in needs)
-    stores = Stores(stores=found, weights=weights, hardware=hardware)
-    for trial in (trial for need in needs for trial in need.trials()):
-        store_for(trial, stores)
-    return table, stores
 
 
 def storage_location(options: StudyOptions, workdir: str, study: str) -> str:

@@ -13,16 +13,17 @@ from ray.tune.execution import class_cache
 
 from fpt_ray.cluster import ask_worker, ray_session
 from fpt_ray.config.space_yaml import load_space, with_fixed
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say, without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.serving import Stores, study_identity
+from fpt_ray.features.serving import Stores, store_for, study_identity
 from fpt_ray.images.table import write_table
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.reading.host_disk import host_disk
 from fpt_ray.reading.places import clear_disks, share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
-from fpt_ray.search.attributes import finished_trials, has_begun
+from fpt_ray.search.attributes import finished_trials, has_begun, trained_values
 from fpt_ray.search.drivers import turn
 from fpt_ray.search.early_stopping import FairStopping
 from fpt_ray.search.identity import study_id
@@ -43,10 +44,11 @@ from fpt_ray.tune.accounting import study_ledger
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.losses import HostLosses
 from fpt_ray.tune.options import StudyOptions
-from fpt_ray.tune.preparation import check_options, check_points, open_stores, storage_location, warm_start
+from fpt_ray.tune.preparation import check_options, check_points, storage_location, warm_start
 from fpt_ray.tune.resources import Packing, plan_packing
 from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
-from fpt_ray.tune.study_run import close_as_stored, start_or_find
+from fpt_ray.tune.stores import Supply, open_stores
+from fpt_ray.tune.study_run import close_as_stored, start_or_find, study_with_stores
 from fpt_ray.tune.worker import Shared, run_trial
 
 _RECORDS_SECONDS = 60
@@ -79,18 +81,21 @@ def run_study(options: StudyOptions) -> StudyResult:
         packing, room = plan_packing(
             options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker, ask_worker(hardware_here)
         )
-        table, stores = open_stores(options, space, workdir, packing.hardware)
+        supply, stores = open_stores(options, space, workdir, packing.hardware)
         study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
         claim_folder(study_uri, study_id(study), begun=has_begun(study))
-        write_table(table, f"{study_uri}/images.parquet")
+        write_table(supply.table, f"{study_uri}/images.parquet")
         warm_start(options, space, study, workdir)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
         with log.closing():
-            records = search_and_score(options, study, log, stores, packing, room)
-            ledger = study_ledger(space, stores, records)
+            shared = share(options, study, log, stores, packing)
+            shared = search_all(options, study, log, shared, options.at_once or room, supply)
+            records = score(study, log, shared, front=options.confirm is None)
+            attach_pictures(study, log)
+            ledger = study_ledger(space, shared.stores, records)
         log.end("FINISHED", ledger)
-        result = study_result(run, records, ledger, uri, study_uri)
+        result = study_result(log.study, records, ledger, uri, study_uri)
         try:
             publish(result)
         except Exception as error:  # hours of searching are not lost for a picture
@@ -114,62 +119,89 @@ def patient_client(uri: str, study_uri: str) -> Iterator[PatientClient]:
 # --- the search -----------------------------------------------------------------------------------------------
 
 
-def search_and_score(
-    options: StudyOptions,
-    study: optuna.Study,
-    log: StudyLog,
-    stores: Stores,
-    packing: Packing,
-    room: int | None,
-) -> list[TrialRecord]:
-    """Searches, reads the test split, and attaches Optuna's pictures; returns all trials with their scores.
-
-    ``room`` is how many trials run at once unless the options say so; None: as many as find room.
-    """
-    space, study_uri = log.space, log.study_uri
-    shared = Shared(
-        space=space,
+def share(options: StudyOptions, study: optuna.Study, log: StudyLog, stores: Stores, packing: Packing) -> Shared:
+    """What all trials of a study share; features that are there are brought to where they are read."""
+    return Shared(
+        space=log.space,
         stores=stores,
-        reading=share_features(space, stores, options.read, host_disk(options.read_folder, study_id(study))),
+        reading=share_features(log.space, stores, options.read, host_disk(options.read_folder, study_id(study))),
         packing=packing,
-        study_uri=study_uri,
+        study_uri=log.study_uri,
         weights_root=str(Path.cwd()),
     )
-    search_all(options, study, log, shared, options.at_once or room)
-    clear_disks(shared.reading)
-    records = score(study, log, shared, front=options.confirm is None)
-    for page in draw_study_pictures(study, space, own_folder(study_uri)):
-        tracking.attach(log.client, log.study.run_id, page)
-    return records
 
 
-def search_all(options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int | None) -> None:
-    """Searches, repeats what was chosen, and trains again what is to be confirmed."""
+def search_all(
+    options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int | None, supply: Supply
+) -> Shared:
+    """Searches, repeats what was chosen, and trains again what is to be confirmed.
+
+    ``at_once`` is how many trials run at once; None: as many as find room. Returns what is shared, with every store
+    that a trial has asked for.
+    """
     num_trials = log.num_trials
-    search(study, log, shared, num_trials, at_once)
+    shared = search(study, log, shared, num_trials, at_once, supply)
     if chosen := enqueue_chosen(shared.space, study):
         log.num_trials += chosen
-        search(study, log, shared, num_trials, at_once)
+        shared = search(study, log, shared, num_trials, at_once, supply)
     if options.confirm is not None:
         enqueue_confirmed(shared.space, study, options.confirm, options.repeats)
-        search(study, log, shared, num_trials, at_once)
+        shared = search(study, log, shared, num_trials, at_once, supply)
+    clear_disks(shared.reading)
+    return shared
 
 
-def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int | None) -> None:
-    """Runs trials until all drivers together have that many, and those that follow; then none runs anywhere."""
-    losses = HostLosses()
+def search(
+    study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int | None, supply: Supply
+) -> Shared:
+    """Runs trials until all drivers together have that many, and those that follow; then none runs anywhere.
+
+    A trial whose store is not made waits until those that run have ended; then the store is made, with all cores.
+    """
+    losses, stopping = HostLosses(), None if shared.space.early_stopping == "none" else FairStopping(shared.space)
     searcher = StudySearcher(
-        shared.space, study, shared.costs, log.refused, num_trials, log.disowned.__setitem__, losses.never_ran
+        shared.space,
+        study,
+        shared.costs,
+        log.refused,
+        num_trials,
+        log.disowned.__setitem__,
+        losses.never_ran,
+        lambda trial: shared.is_ready(trial),  # with the stores that are made by then
     )
     with searcher.keeping_alive():
         while not searcher.is_done():
-            run_trials(searcher, log, losses, shared, at_once)
+            run_trials(searcher, log, losses, stopping, shared, at_once)
+            if searcher.held is not None:
+                (held, values), space = searcher.held, shared.space
+                store = store_for(space.trial(values), shared.stores)
+                say(f"trial {held.number} is the first to ask for the store {store.spec.name}, which is made now")
+                shared = with_store(space.trial(values), shared, log, supply)
+    for values in trained_values(study):  # of other drivers, too, which made the stores of their trials
+        shared = with_store(shared.space.trial(values), shared, log, supply)
     log.ended = finished_trials(study)  # those of other drivers among them
+    return shared
 
 
-def run_trials(searcher: StudySearcher, log: StudyLog, losses: HostLosses, shared: Shared, at_once: int | None) -> None:
-    """Runs what the searcher proposes until it proposes nothing more."""
-    space = shared.space
+def with_store(trial: TrialConfig, shared: Shared, log: StudyLog, supply: Supply) -> Shared:
+    """What is shared, with the store that serves a trial; it is made, unless it is there."""
+    if shared.is_ready(trial):
+        return shared
+    with log.pause():
+        shared = shared.with_stores(supply.made_for(trial, shared.stores), trial)
+        log.study = study_with_stores(log.client, log.study, shared.stores)
+    return shared
+
+
+def run_trials(
+    searcher: StudySearcher,
+    log: StudyLog,
+    losses: HostLosses,
+    stopping: FairStopping | None,
+    shared: Shared,
+    at_once: int | None,
+) -> None:
+    """Runs what the searcher proposes until it proposes nothing more, or a trial whose store is to be made first."""
     # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
     class_cache.ENV_VARS_TO_PROPAGATE -= _KEYS
     trainable = tune.with_parameters(run_trial, shared=shared)
@@ -178,7 +210,7 @@ def run_trials(searcher: StudySearcher, log: StudyLog, losses: HostLosses, share
         tune.with_resources(trainable, lambda config: tune.PlacementGroupFactory([shared.resources(config)])),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=None if space.early_stopping == "none" else FairStopping(space),
+            scheduler=stopping,
             num_samples=-1,  # the searcher ends it
             max_concurrent_trials=at_once,
             reuse_actors=shared.packing.workers == 1,
@@ -219,6 +251,12 @@ def score(study: optuna.Study, log: StudyLog, shared: Shared, *, front: bool) ->
         records = score_missing(log, shared, front=front)
         log.client.settle()
     return records
+
+
+def attach_pictures(study: optuna.Study, log: StudyLog) -> None:
+    """Optuna's own, to the study's run."""
+    for page in draw_study_pictures(study, log.space, own_folder(log.study_uri)):
+        tracking.attach(log.client, log.study.run_id, page)
 
 
 def wait_for_records(log: StudyLog, study: optuna.Study) -> None:

@@ -37,7 +37,7 @@ def start_or_find(
     study = tracking.study_with(client, study_id(proposed)) if resume else None
     if study is not None:
         client.update_run(study.run_id, status="RUNNING")
-        return study, close_as_stored(client, study, proposed)
+        return study_with_stores(client, study, stores), close_as_stored(client, study, proposed)
     if has_begun(proposed):
         problem = f"study {name!r} was told to another MLflow server or database than this one; give that one"
         raise ConfigError(problem, fields=("tracking_uri",))
@@ -49,16 +49,21 @@ def start_or_find(
         tags=study_tags(
             space.objectives,
             [row.name for row in space.rows],
-            [store.uri for store in stores],
             " ".join(sorted(notes)),
             study_id=study_id(proposed),
             constraints=space.constraints,
         ),
     )
     tracking.attach_text(client, study.run_id, space.text, "space.yaml")
-    for store in stores:
+    return study_with_stores(client, study, stores), 0
+
+
+def study_with_stores(client: MlflowClient, study: StudyRun, stores: Iterable[Features]) -> StudyRun:
+    """A study's run that names the stores that are made, and has what each holds attached."""
+    new = [store for store in stores if store.is_made and store.uri not in study.stores]
+    for store in new:
         tracking.attach_text(client, study.run_id, features_text(store), f"features/{store.spec.name}.json")
-    return study, 0
+    return tracking.name_stores(client, study, [*study.stores, *(store.uri for store in new)]) if new else study
 
 
 def close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> int:

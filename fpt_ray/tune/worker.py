@@ -50,6 +50,14 @@ class Shared:
         costs = trial_costs(trial, len(store.classes), self.packing.hardware)
         return {**costs, "feature_bytes": float(feature_bytes(trial, store))}
 
+    def is_ready(self, trial: TrialConfig) -> bool:
+        """Whether the store that serves a trial is made."""
+        return store_for(trial, self.stores).is_made
+
+    def with_stores(self, stores: Stores, trial: TrialConfig) -> "Shared":
+        """The same with stores of which the one that serves a trial has been made meanwhile."""
+        return replace(self, stores=stores, reading=self.reading.with_store(store_for(trial, stores)))
+
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
         """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
         proposal = unpack_proposal(config)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from fpt_ray.config.identity import difference, digest_of
@@ -9,12 +10,13 @@ from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import BackboneConfig, TrialConfig, override
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.joining import Features
+from fpt_ray.features.joining import Features, planned
 from fpt_ray.features.serving import Stores, store_for, study_identity, trial_identity
 from fpt_ray.features.spec import store_spec
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.weights import RANDOM_WEIGHTS, known_weights
 from tests.conftest import SMALL
+from tests.stores import cut_of, make_spec, make_store, make_table
 
 TRIAL = override(
     TrialConfig(),
@@ -85,6 +87,21 @@ def test_two_stores_that_would_give_other_numbers_are_not_chosen_between():
         serve(TRIAL, store_of(), store_of(uri="t", precision="bfloat16"))
     explicit = override(TRIAL, {"features.precision": "bfloat16"})
     assert serve(explicit, store_of(), store_of(uri="t", precision="bfloat16")) == "t"
+
+
+def test_a_planned_store_says_what_it_will_hold_and_where_nothing_lies(tmp_path):
+    """What a trial costs and which question it answers are known before its store is made."""
+    (made, _), table = make_store(tmp_path / "store", make_spec()), make_table(11)
+    plan = planned("elsewhere", made.spec, table)
+    assert (plan.is_made, made.is_made) == (False, True)
+    assert len(plan) == len(made)
+    cut = cut_of((3, 5), 7)
+    assert plan.slice_bytes(cut, ("train", "val")) == made.slice_bytes(cut, ("train", "val"))
+    for split, rows in made.splits.items():
+        assert np.array_equal(plan.splits[split].hashes, rows.hashes)
+        assert np.array_equal(plan.splits[split].labels, rows.labels)
+        assert set(plan.splits[split].shards.tolist()) <= {-1}
+    assert (plan.classes, plan.table_digest) == (made.classes, made.table_digest)
 
 
 def test_images_alone_are_asked_for_their_normalisation():

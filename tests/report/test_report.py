@@ -62,11 +62,11 @@ def record(number, status="FINISHED", params=None, reason="", tags=None, **metri
 
 
 def tags_of(note="", limits=None):
-    return study_tags(OBJECTIVES, SEARCHED, [], note, study_id="id", constraints=limits or {})
+    return study_tags(OBJECTIVES, SEARCHED, note, study_id="id", constraints=limits or {})
 
 
 def result(records, objectives=OBJECTIVES, note="", limits=None):
-    tags = study_tags(objectives, SEARCHED, [], note, study_id="id", constraints=limits or {})
+    tags = study_tags(objectives, SEARCHED, note, study_id="id", constraints=limits or {})
     study = StudyRun(name="s", experiment_id="1", run_id="r", tags=tags)
     return study_result(study, records, {}, "sqlite:///s.db", "studies/s")
 

@@ -75,6 +75,27 @@ def test_a_trial_whose_worker_was_dead_before_is_asked_again(tmp_path, capsys):
     assert finished_trials(search.study) == 2
 
 
+def test_a_trial_that_is_not_ready_ends_tunes_run_and_is_the_first_of_the_next(tmp_path):
+    """Meanwhile it runs: it has its heartbeat, no other is asked in its place, and the search is not at its end."""
+    search, ready = searcher(tmp_path), {16}
+    search.num_trials, search.is_ready = 2, lambda trial: trial.side.num_prompts in ready
+    search.study.enqueue_trial({"side.num_prompts": 4})
+    assert suggested(search, "a").values["side.num_prompts"] == 16
+    assert search.suggest("b") == Searcher.FINISHED
+    trial, values = search.held
+    assert values["side.num_prompts"] == 4
+    assert search._running_ids() == [other._trial_id for other in search.study.trials]
+    search.on_trial_complete("a", result(0.8))
+    search.exhausted = True
+    assert not search.is_done()
+    assert search.suggest("c") == Searcher.FINISHED
+    ready.add(4)
+    assert suggested(search, "d").number == trial.number == 1
+    assert (search.held, len(search.study.trials)) == (None, 2)
+    search.on_trial_complete("d", result(0.9))
+    assert search.is_done()
+
+
 def test_the_first_trial_is_the_papers(tmp_path):
     first = suggested(searcher(tmp_path), "a")
     paper = TrialConfig()

@@ -69,9 +69,7 @@ def journal_in(workdir: Path) -> str:
 def begin_study(workdir: Path) -> MadeStudy:
     """A new study without trials."""
     study = open_study(SPACE, NAME, journal_in(workdir), resume=False)
-    tags = study_tags(
-        SPACE.objectives, [row.name for row in SPACE.rows], [], "", study_id=study_id(study), constraints={}
-    )
+    tags = study_tags(SPACE.objectives, [row.name for row in SPACE.rows], "", study_id=study_id(study), constraints={})
     client = open_tracking(default_uri(str(workdir)))
     run = tracking.start_study(client, NAME, params=flatten(SPACE.base()), tags=tags)
     return MadeStudy(workdir=workdir, run=run)
