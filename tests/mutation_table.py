@@ -330,6 +330,7 @@ MUTATIONS = (
     Mutation("fpt_ray/reading/on_device.py", "np.searchsorted(self.row_ids, ", "(", _PLACES),
     Mutation("fpt_ray/reading/host_disk.py", "written + size > disk.limit_bytes", "False", _PLACES),
     Mutation("fpt_ray/reading/places.py", "size <= room.memory", "size >= room.memory", _PLACES),
+    Mutation("fpt_ray/reading/places.py", "{**self.shared, features.uri: rows}", "self.shared", _PLACES, "made_later"),
     Mutation("fpt_ray/train/buffers.py", "self._read[turn % 2]", "self._read[0]", _BUFFERS),
     Mutation("fpt_ray/models/summary_probes.py", "tokens, self.preferences", "tokens", _FUSION),
     Mutation(

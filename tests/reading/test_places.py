@@ -1,6 +1,7 @@
 """Rows from a host's disk and from a device against those of the store's files; the choice of a place by hand."""
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.places import GroupsAtHand
 from fpt_ray.features.spec import StoreError
-from fpt_ray.reading import host_disk
+from fpt_ray.reading import host_disk, places
 from fpt_ray.reading.host_disk import HostDisk, mapped_groups
 from fpt_ray.reading.on_device import RowsOnDevice
-from fpt_ray.reading.places import Room, choose_places
+from fpt_ray.reading.places import Reading, Room, choose_places
 from fpt_ray.storage.errors import FullError
 from tests.stores import cut_of, make_spec, make_store, rows_from_files, rows_on_device, rows_on_disk
 
@@ -123,3 +124,12 @@ def test_a_place_that_is_asked_for_is_taken_or_refused():
             choose_places(asked, size, ROOM)
     with pytest.raises(ConfigError, match="there is no gpu"):
         choose_places("gpu", 2, Room(gpu=0, memory=10, disk=100))
+
+
+def test_a_store_that_is_made_later_joins_the_others_where_they_are(tmp_path, monkeypatch):
+    features, _ = make_store(tmp_path / "store", make_spec())
+    monkeypatch.setattr(places, "share_rows", lambda store, cut: {0: (store.uri, cut)})
+    before = Reading(shared={"other": {0: "rows"}}, cuts={features.uri: CUT}, in_memory=True)
+    assert before.with_store(features).shared == {"other": {0: "rows"}, features.uri: {0: (features.uri, CUT)}}
+    on_disk = replace(before, shared={}, in_memory=False)
+    assert on_disk.with_store(features) is on_disk
