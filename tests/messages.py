@@ -1,6 +1,6 @@
 """What a worker says to its driver, as the tests say it in its place."""
 
-from fpt_ray.search.messages import EpochReport, pack_message
+from fpt_ray.search.messages import EpochReport, SeedEpoch, pack_message
 
 
 def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
@@ -8,11 +8,15 @@ def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
     return pack_message(
         EpochReport(
             epochs=epochs,
-            repeat=0,
-            epoch_of_seed=epochs,
-            train_loss=0.0,
-            val_auc_epoch=val_auc_epoch,
-            val_auc_seed=val_auc_epoch,
+            seeds=(
+                SeedEpoch(
+                    repeat=0,
+                    epoch=epochs,
+                    train_loss=0.0,
+                    val_auc_epoch=val_auc_epoch,
+                    val_auc=metrics.get("val_auc", val_auc_epoch),
+                ),
+            ),
             epoch_seconds=0.1,
             finished=finished,
             metrics=metrics,

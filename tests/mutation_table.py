@@ -222,8 +222,8 @@ MUTATIONS = (
     # --- numbers --------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "roc_auc_score(labels == c, probabilities[:, c])",
-        "roc_auc_score(labels == c, -probabilities[:, c])",
+        "_area(probabilities[:, c], labels == c)",
+        "_area(-probabilities[:, c], labels == c)",
         _SCORES,
     ),
     Mutation(
@@ -233,11 +233,12 @@ MUTATIONS = (
         _SCORES,
     ),
     Mutation("fpt_ray/metrics/scores.py", "math.log10(memory_ratio + 1)", "math.log(memory_ratio + 1)", _SCORES),
-    Mutation("fpt_ray/metrics/scores.py", 'weights="quadratic"', 'weights="linear"', _SCORES),
+    Mutation("fpt_ray/metrics/scores.py", "(sizes - 1) / 2", "sizes + 1", _SCORES),
+    Mutation("fpt_ray/metrics/scores.py", "- grades) ** 2", "- grades)", _SCORES),
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "sklearn_metrics.confusion_matrix(labels, predicted",
-        "sklearn_metrics.confusion_matrix(predicted, labels",
+        "labels * count + predicted",
+        "predicted * count + labels",
         _SCORES,
     ),
     Mutation(

@@ -216,6 +216,10 @@ class SearchSpace:
         ]
         return tuple(dict.fromkeys(trial.backbone for trial in found))
 
+    def asks_for(self, name: str) -> bool:
+        """Whether a trial's number is an objective or constrained."""
+        return name in self.objectives or name in self.constraints
+
     def base(self) -> TrialConfig:
         """The trial all proposals are overrides of."""
         return trial_from(self.fixed)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
-from sklearn import metrics as sklearn_metrics
+from jaxtyping import Bool, Float, Int
 
 from fpt_ray.errors import ConfigError
 
@@ -40,8 +39,20 @@ def auc(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], 
     """
     _check(probabilities, labels, classes)
     positives = [1] if len(classes) == 2 else range(len(classes))
-    areas = [float(sklearn_metrics.roc_auc_score(labels == c, probabilities[:, c])) for c in positives]
+    areas = [_area(probabilities[:, c], labels == c) for c in positives]
     return math.fsum(areas) / len(areas)
+
+
+def _area(found: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]) -> float:
+    """The share of pairs (positive, negative) in the right order, ties counted half, by the ranks (Mann and Whitney).
+
+    An epoch of a probe takes a few hundredths of a second, and scikit-learn's scores as much as a third of that.
+    """
+    _, group, sizes = np.unique(found, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[group]  # from 1; of equal ones, their mean
+    positives = int(positive.sum())
+    right = float(ranks[positive].sum()) - positives * (positives + 1) / 2
+    return right / (positives * (len(found) - positives))
 
 
 def scores(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], classes: Sequence[str]) -> Scores:
@@ -50,16 +61,19 @@ def scores(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"
     Raises:
         MetricError: as ``auc``.
     """
-    area = auc(probabilities, labels, classes)
-    predicted, known = probabilities.argmax(axis=1), np.arange(len(classes))
+    area, count = auc(probabilities, labels, classes), len(classes)
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
+    truly, asserted, right = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    grades = np.arange(count)
+    apart = (grades[:, None] - grades) ** 2
+    by_chance = float((apart * np.outer(truly, asserted)).sum()) / len(labels)
     return Scores(
         auc=area,
-        accuracy=float(sklearn_metrics.accuracy_score(labels, predicted)),
-        macro_f1=float(
-            sklearn_metrics.f1_score(labels, predicted, labels=known, average="macro", zero_division=0.0)  # type: ignore[arg-type]
-        ),
-        kappa=float(sklearn_metrics.cohen_kappa_score(labels, predicted, labels=known, weights="quadratic")),
-        confusion=sklearn_metrics.confusion_matrix(labels, predicted, labels=known),
+        accuracy=float(right.sum()) / len(labels),
+        macro_f1=float(np.mean(2 * right / (truly + asserted))),
+        kappa=1 - float((apart * confusion).sum()) / by_chance,
+        confusion=confusion,
     )
 
 

@@ -68,11 +68,15 @@ class FairStopping(FIFOScheduler):
         return TrialScheduler.STOP if self.stops(report) else TrialScheduler.CONTINUE
 
     def stops(self, report: EpochReport) -> bool:
-        """Whether a trial that reports this falls behind at a rung; it is one to compare with from then on."""
-        others = self.seen.get(report.epochs)
+        """Whether a trial that reports this falls behind at a rung; it is one to compare with from then on.
+
+        Its first seed says so, whether the others train after it or with it.
+        """
+        first = report.seeds[0]
+        others = self.seen.get(first.epoch) if first.repeat == 0 else None
         if others is None or broken_limits(self.constraints, report.metrics):
             return False
-        score, costs = float(report.metrics["val_auc"]), [float(report.metrics[name]) for name in self.cost_names]
+        score, costs = float(first.val_auc), [float(report.metrics[name]) for name in self.cost_names]
         stop = falls_behind(self.kind, score, costs, others)
         others.append((score, costs))
         return stop

@@ -5,10 +5,9 @@ many workers share the batch or on whether training was interrupted, so 1 and 2 
 uninterrupted run, give the same numbers.
 """
 
-import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,13 +24,13 @@ from fpt_ray.features.rows import Batch, Memory, fresh_memory
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
 from fpt_ray.metrics.scores import Scores, scores
-from fpt_ray.models.backbone import backbone_shape
-from fpt_ray.models.methods import learnable_state, load_learnable_state
-from fpt_ray.models.side_network import side_width
+from fpt_ray.models.side_network import dropout_masks, has_dropout
 from fpt_ray.models.step import Inputs, Learner, arithmetic_type, autocast, make_learner, take_step, unwrapped
+from fpt_ray.models.together import networks_in
 from fpt_ray.train.buffers import Buffers
-from fpt_ray.train.checkpoint import Best, Snapshot, State
+from fpt_ray.train.checkpoint import Best, Snapshot
 from fpt_ray.train.order import epoch_order
+from fpt_ray.train.snapshots import better, go_on_from, snapshots
 
 
 class NonFiniteLossError(RuntimeError):
@@ -72,7 +71,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """One finished epoch. Epochs count from 1; seconds are this worker's."""
+    """One finished epoch of one seed. Epochs count from 1; seconds are this worker's, seeds together share them."""
 
     number: int
     train_loss: float
@@ -81,7 +80,8 @@ class Epoch:
     data_seconds: float
     """Seconds spent waiting for rows, part of ``seconds``."""
     measured_peak_bytes: int | None
-    """CUDA's own peak of allocated memory since the start, rows that are held there left out; nothing on a CPU."""
+    """CUDA's own peak of allocated memory since the start, rows that are held there left out; nothing on a CPU, nor of
+    one of several seeds together."""
     snapshot: Snapshot
     """All that is needed to go on from here, with the best weights so far; save it before asking for the next epoch."""
 
@@ -104,37 +104,47 @@ def fit(
     task: Task,
     resume: Snapshot | None = None,
 ) -> Iterator[Epoch]:
+    """Trains one network: ``fit_together`` of one seed."""
+    for (epoch,) in fit_together(model, train, val, trial, task, () if resume is None else (resume,)):
+        yield epoch
+
+
+def fit_together(
+    model: nn.Module, train: RowReader, val: RowReader, trial: TrialConfig, task: Task, resume: Sequence[Snapshot]
+) -> Iterator[tuple[Epoch, ...]]:
     """Trains and yields after every epoch (section 4.2.1: AdamW, cosine to 0 per step, cross-entropy).
 
-    ``model`` is on the task's device, perhaps wrapped for data-parallel training. The best epoch is the one of highest
-    validation AUC.
+    ``model`` is on the task's device, perhaps wrapped for data-parallel training, or the networks of several seeds
+    ``Together``, from the trial's own on; there is an epoch of each, and something to go on from of each or none. The
+    best epoch is the one of highest validation AUC.
 
     Raises:
         NonFiniteLossError: the loss is not a number.
     """
-    learner, best, done = _learner(model, train, trial.training, task), Best(), 0
-    bare = unwrapped(model)
-    if resume is not None:
-        load_learnable_state(bare, resume.model)
-        learner.optimizer.load_state_dict(resume.optimizer)
-        learner.schedule.load_state_dict(resume.schedule)
-        best, done = resume.best, resume.epoch
+    bare, done = unwrapped(model), 0
+    learner, best = _learner(model, train, trial.training, task), [Best()] * networks_in(bare)
+    if resume:
+        go_on_from(learner, resume)
+        best, done = [one.best for one in resume], resume[0].epoch
     if task.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(task.device)
     for number in range(done + 1, trial.training.epochs + 1):
         started = time.perf_counter()
-        loss, waited = _train_epoch(learner, train, trial, task, number)
-        val_scores = evaluate(bare, val, trial, task)
-        if val_scores.auc > best.val_auc:
-            best = Best(epoch=number, val_auc=val_scores.auc, model=_copied(learnable_state(bare)))
-        yield Epoch(
-            number=number,
-            train_loss=loss,
-            val=val_scores,
-            seconds=time.perf_counter() - started,
-            data_seconds=waited,
-            measured_peak_bytes=_measured_peak(task.device, train.device_bytes + val.device_bytes),
-            snapshot=_snapshot(learner, number, best),
+        losses, waited = _train_epoch(learner, train, trial, task, number)
+        found = evaluate(bare, val, trial, task)
+        best = better(best, found, number, bare)
+        seconds, held = time.perf_counter() - started, train.device_bytes + val.device_bytes
+        yield tuple(
+            Epoch(
+                number=number,
+                train_loss=loss,
+                val=val_scores,
+                seconds=seconds / len(best),
+                data_seconds=waited / len(best),
+                measured_peak_bytes=_measured_peak(task.device, held) if len(best) == 1 else None,
+                snapshot=snapshot,
+            )
+            for loss, val_scores, snapshot in zip(losses, found, snapshots(learner, number, best), strict=True)
         )
 
 
@@ -148,39 +158,33 @@ def _learner(model: nn.Module, train: RowReader, training: TrainingConfig, task:
     return make_learner(model, training, steps * training.epochs, arithmetic, weights)
 
 
-def _snapshot(learner: Learner, epoch: int, best: Best) -> Snapshot:
-    return Snapshot(
-        epoch=epoch,
-        model=learnable_state(unwrapped(learner.model)),
-        optimizer=learner.optimizer.state_dict(),
-        schedule=learner.schedule.state_dict(),
-        best=best,
-    )
-
-
-def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: Task, epoch: int) -> tuple[float, float]:
-    """One pass over the training split; returns the mean loss over all workers and the seconds spent on reading."""
+def _train_epoch(
+    learner: Learner, train: RowReader, trial: TrialConfig, task: Task, epoch: int
+) -> tuple[list[float], float]:
+    """One pass over the training split; returns each seed's mean loss over all workers and the seconds of reading."""
     training = trial.training
-    order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch))
+    seeds = range(training.seed, training.seed + networks_in(learner.model))
+    orders = [epoch_order(task.num_train, training.batch_size, (seed, epoch)) for seed in seeds]
     learner.model.train()
-    total, waited = torch.zeros((), device=task.device), 0.0
+    total, waited = torch.zeros(len(seeds), device=task.device), 0.0
     share = training.batch_size // task.num_workers
-    own = order[:, task.rank * share : (task.rank + 1) * share]
-    for step, (row_ids, batch, seconds) in enumerate(taken_ahead(train, own, task.buffers), start=1):
+    own = np.stack(orders, axis=1)[..., task.rank * share : (task.rank + 1) * share]
+    taken = taken_ahead(train, own.reshape(len(own), -1), task.buffers)
+    for step, ((_, batch, seconds), row_ids) in enumerate(zip(taken, own, strict=True), start=1):
         waited += seconds
         total += take_step(
             learner,
-            (epoch - 1) * len(order) + step,
+            (epoch - 1) * len(own) + step,
             partial(network_inputs, batch, row_ids, epoch, trial, task),
             lambda logits, labels=batch.labels: labels.to(logits.device),
         )
-        if step % 16 == 0 or step == len(order):
-            _require_finite(total, epoch, step, training)
-    mean = total / len(order)
+        if step % 16 == 0 or step == len(own):
+            _require_finite(total.tolist(), epoch, step, training)
+    mean = total / len(own)
     if task.num_workers > 1:
         dist.all_reduce(mean)
         mean /= task.num_workers
-    return float(mean), waited
+    return mean.tolist(), waited
 
 
 def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> Iterator[tuple[Any, Batch, float]]:
@@ -203,8 +207,8 @@ def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> It
             buffers.worked_on(turn)
 
 
-def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> Scores:
-    """Scores on a split, gathered over all workers; each worker holds a share of its rows."""
+def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> list[Scores]:
+    """Scores of a model's networks on a split, gathered over all workers; each worker holds a share of its rows."""
     probabilities, labels = predict(model, rows, trial, task)
     if task.num_workers > 1:
         gathered: list[Any] = [None] * task.num_workers
@@ -212,16 +216,16 @@ def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) 
         order = np.argsort(np.concatenate([part[0] for part in gathered]))
         probabilities = np.concatenate([part[1] for part in gathered])[order]
         labels = np.concatenate([part[2] for part in gathered])[order]
-    return scores(probabilities, labels, task.classes)
+    return [scores(one, labels, task.classes) for one in probabilities.reshape(-1, *probabilities.shape[-2:])]
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task
-) -> tuple[Float[np.ndarray, "N C"], Int[np.ndarray, "N"]]:
-    """Class probabilities and labels of all rows, in the order of their ids."""
+) -> tuple[Float[np.ndarray, "*G N C"], Int[np.ndarray, "N"]]:
+    """Class probabilities, by each of a model's networks, and labels of all rows, in the order of their ids."""
     model.eval()
-    probabilities, size = [], trial.training.batch_size
+    probabilities, size = [], trial.training.batch_size * networks_in(model)  # as many as in a step
     batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
     for _, batch, _ in taken_ahead(rows, batches, task.buffers):
         with autocast(model, arithmetic_type(trial.training, task.device)):
@@ -229,19 +233,28 @@ def predict(
         probabilities.append(logits.float().softmax(-1).cpu())
     if not probabilities:
         return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
-    return torch.cat(probabilities).numpy(), rows.labels
+    return torch.cat(probabilities, dim=-2).numpy(), rows.labels
 
 
 def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
-    """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
+    """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6).
+
+    Of several seeds together, each has a row of row ids, and the batch has what they name one after the other.
+    """
     images, masks, device = batch.low_res, None, task.device
+    drawn = () if row_ids is None else tuple(enumerate(np.atleast_2d(row_ids)))
     if images is not None:
         images = images.to(device, non_blocking=True)
-        if row_ids is not None and trial.training.augment:
-            images = augment(images, seed=trial.training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
+        if drawn and trial.training.augment:
+            images = torch.cat(
+                [
+                    augment(part, seed=trial.training.seed + repeat, epoch=epoch, rows=ids.tolist())
+                    for part, (repeat, ids) in zip(images.chunk(len(drawn)), drawn, strict=True)
+                ]
+            )
         images = normalise(images, task.mean, task.std)
-    if row_ids is not None and (drawn := dropout_masks(trial, row_ids, epoch)) is not None:
-        masks = drawn.to(device)
+    if drawn and has_dropout(trial):
+        masks = torch.cat([dropout_masks(trial, ids, epoch, repeat) for repeat, ids in drawn], dim=1).to(device)
     if trial.method not in SIDE_METHODS:
         return (images,)
     if reads_images(trial):
@@ -254,19 +267,6 @@ def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, t
     return (summaries,) if trial.method in SUMMARY_METHODS else (images, keys, values, masks)
 
 
-def dropout_masks(trial: TrialConfig, row_ids: Any, epoch: int) -> Float[Tensor, "L B P W"] | None:
-    """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself."""
-    side, training = trial.side, trial.training
-    if trial.method not in ("fpt+", "fpt") or not side.num_prompts or not side.prompt_dropout:
-        return None
-    width = side_width(trial, backbone_shape(trial.backbone.name))
-    masks = torch.empty(len(row_ids), side.depth, side.num_prompts, width)
-    for mask, row in zip(masks, row_ids, strict=True):
-        seed = int(np.random.SeedSequence((training.seed, epoch, int(row), 1)).generate_state(1, np.uint64)[0])
-        mask.bernoulli_(1 - side.prompt_dropout, generator=torch.Generator().manual_seed(seed))
-    return masks.transpose(0, 1).div_(1 - side.prompt_dropout)
-
-
 def class_weights(train: RowReader, task: Task, training: TrainingConfig) -> Float[Tensor, "C"] | None:
     """Inverse class frequencies of the training split, 1 on average over its images; None unless asked for."""
     if not training.class_weights:
@@ -277,20 +277,14 @@ def class_weights(train: RowReader, task: Task, training: TrainingConfig) -> Flo
     return counts.sum() / (len(task.classes) * counts.float())
 
 
-def _require_finite(total: Tensor, epoch: int, step: int, training: TrainingConfig) -> None:
-    if not math.isfinite(float(total)):
-        raise NonFiniteLossError(
-            f"the loss is {float(total)} in epoch {epoch} by step {step} (training.learning_rate "
-            f"{training.learning_rate}); try a lower learning rate, and check the features for NaN"
-        )
-
-
-def _copied(state: State) -> State:
-    """A copy that stays as it is, off the device: on it, it would count as memory of training."""
-    return {
-        name: value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-        for name, value in state.items()
-    }
+def _require_finite(totals: Sequence[float], epoch: int, step: int, training: TrainingConfig) -> None:
+    for repeat, total in enumerate(totals):
+        if not math.isfinite(total):
+            raise NonFiniteLossError(
+                f"the loss is {total} in epoch {epoch} by step {step} (training.learning_rate "
+                f"{training.learning_rate}, training.seed {training.seed + repeat}); try a lower learning rate, and "
+                "check the features for NaN"
+            )
 
 
 def _measured_peak(device: torch.device, held_bytes: int) -> int | None:

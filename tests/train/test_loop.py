@@ -49,8 +49,8 @@ def run(trial, shape, resume=None, stop_after=None):
 def stored(snapshot):
     """What comes back from a checkpoint's file."""
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Checkpoint(finished=(), current=snapshot), folder)
-        return load_checkpoint(folder).current
+        save_checkpoint(Checkpoint(finished=(), current=(snapshot,)), folder)
+        return load_checkpoint(folder).current[0]
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(small_trial, small_shape):
@@ -151,7 +151,7 @@ def test_best_epoch_is_kept(small_trial, small_shape):
     last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, task()))[-1]
     best = last.snapshot.best
     model.load_state_dict(best.model)
-    assert evaluate(model, val, trial, task()).auc == best.val_auc == last.best_val_auc
+    assert evaluate(model, val, trial, task())[0].auc == best.val_auc == last.best_val_auc
 
 
 def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(tmp_path):
@@ -159,17 +159,18 @@ def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(t
     snapshot = Snapshot(
         epoch=2, model={"head": torch.zeros(2)}, optimizer={"state": {0: 1}}, schedule={"t": 4}, best=Best()
     )
-    save_checkpoint(Checkpoint(finished=(finished,), current=snapshot), tmp_path)
+    save_checkpoint(Checkpoint(finished=(finished,), current=(snapshot,)), tmp_path)
     plain = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert list(plain) == ["identity", "seconds", "finished", "current"]
     assert [list(part) for part in plain["finished"]] == [["epoch", "val_auc", "model"]]
-    assert list(plain["current"]) == ["epoch", "model", "optimizer", "schedule", "best"]
-    assert plain["current"]["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}
+    (current,) = plain["current"]
+    assert list(current) == ["epoch", "model", "optimizer", "schedule", "best"]
+    assert current["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}
     found = load_checkpoint(tmp_path)
-    assert dataclasses.replace(found.current, model={}) == dataclasses.replace(snapshot, model={})
+    assert dataclasses.replace(found.current[0], model={}) == dataclasses.replace(snapshot, model={})
     assert [(best.epoch, best.val_auc) for best in found.best] == [(3, 0.75), (0, -math.inf)]
     assert torch.equal(found.finished[0].model["head"], torch.ones(2))
-    assert torch.equal(found.current.model["head"], torch.zeros(2))
+    assert torch.equal(found.current[0].model["head"], torch.zeros(2))
 
 
 def test_nan_ends_the_trial_with_a_reason(small_trial, small_shape):
@@ -229,7 +230,7 @@ def scripted(monkeypatch, aucs):
     left, none = list(aucs), np.zeros((3, 3), np.int64)
     monkeypatch.setattr(
         "fpt_ray.train.loop.evaluate",
-        lambda *_: Scores(auc=left.pop(0), accuracy=0.0, macro_f1=0.0, kappa=0.0, confusion=none),
+        lambda *_: [Scores(auc=left.pop(0), accuracy=0.0, macro_f1=0.0, kappa=0.0, confusion=none)],
     )
 
 
