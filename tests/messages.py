@@ -1,5 +1,7 @@
 """What a worker says to its driver, as the tests say it in its place."""
 
+import statistics
+
 from fpt_ray.search.messages import EpochReport, SeedEpoch, pack_message
 
 
@@ -22,3 +24,14 @@ def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
             metrics=metrics,
         )
     )
+
+
+def of_seeds(epoch, val_aucs, first=0):
+    """An epoch's report of seeds that train together, with the AUC of each."""
+    seeds = tuple(
+        SeedEpoch(repeat=repeat, epoch=epoch, train_loss=0.0, val_auc_epoch=value, val_auc=value)
+        for repeat, value in enumerate(val_aucs, start=first)
+    )
+    metrics = {"val_auc": statistics.fmean(val_aucs)}
+    epochs = epoch * len(val_aucs)
+    return pack_message(EpochReport(epochs=epochs, seeds=seeds, epoch_seconds=0.1, finished=False, metrics=metrics))

@@ -11,7 +11,7 @@ from fpt_ray.bench.stopping import Curve, trained_to_the_end
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.search.early_stopping import FairStopping, falls_behind, rungs
 from fpt_ray.search.messages import Proposal, pack_proposal
-from tests.messages import report
+from tests.messages import of_seeds, report
 
 SPACE = """
 space: {{side.depth: {{low: 1, high: 8}}}}
@@ -82,6 +82,15 @@ def test_what_is_worse_at_the_same_cost_is_stopped():
     assert scheduler.on_trial_result(None, TRIAL, worse) == TrialScheduler.STOP
     smaller = report(epochs=2, val_auc=0.6, param_ratio=0.009)
     assert scheduler.on_trial_result(None, TRIAL, smaller) == TrialScheduler.CONTINUE
+
+
+def test_the_first_seed_is_compared_whether_the_others_train_after_it_or_with_it():
+    scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max}", "asha")))
+    for score in (0.8, 0.81, 0.82):
+        scheduler.on_trial_result(None, TRIAL, of_seeds(2, (score, 0.1)))
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.9, 0.2), first=1)) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.9, 0.2))) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.6, 1.0))) == TrialScheduler.STOP
 
 
 def test_who_breaks_a_limit_of_costs_stops_nobody():

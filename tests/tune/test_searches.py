@@ -128,7 +128,7 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
 
 METHODS = """
 points:
-  LoRA: {method: lora}
+  it: {method: METHOD}
 space: {training.learning_rate: {choices: [1.0e-3, 1.0e-2]}}
 choose: [training.learning_rate]
 sampler: grid
@@ -137,15 +137,17 @@ fixed: {side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
 """
 
 
-def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, capsys):
+@pytest.mark.parametrize(("method", "together"), [("lora", False), ("probe", True)])
+def test_a_grid_of_methods_is_repeated_over_seeds(method, together, images, workdir, tmp_path, capsys):
+    """One after the other, or together: then both have had a first epoch before one of them has a second."""
     fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
-    space = tmp_path / "methods.yaml"
-    space.write_text(METHODS.replace("FIXED", fixed))
-    run_study(StudyOptions(space=str(space), images=images, workdir=workdir, set=("training.epochs=1",)))
+    space = tmp_path / f"{method}.yaml"
+    space.write_text(METHODS.replace("FIXED", fixed).replace("METHOD", method))
+    run_study(StudyOptions(space=str(space), images=images, workdir=workdir, set=("training.epochs=2",)))
     said = capsys.readouterr().err
     assert "rows: 1 of 3 trials" in said
     client = open_tracking(default_uri(workdir))
-    study = tracking.find_study(client, "methods")
+    study = tracking.find_study(client, method)
     (final,) = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
     assert final.status == "FINISHED"
     seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, final)]
@@ -154,6 +156,9 @@ def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, cap
         values = [run.data.metrics[name] for run in seeds]
         assert final.metrics[name] == pytest.approx(np.mean(values))
         assert final.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
+    first, second = (client.get_metric_history(run.info.run_id, "val_auc_epoch") for run in seeds)
+    assert [one.step for one in (*first, *second)] == [1, 2, 1, 2]
+    assert (second[0].timestamp <= first[1].timestamp) == together
 
 
 def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):
