@@ -1,6 +1,8 @@
 """What a worker says to its driver, as the tests say it in its place."""
 
-from fpt_ray.search.messages import EpochReport, pack_message
+import statistics
+
+from fpt_ray.search.messages import EpochReport, SeedEpoch, pack_message
 
 
 def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
@@ -8,13 +10,28 @@ def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
     return pack_message(
         EpochReport(
             epochs=epochs,
-            repeat=0,
-            epoch_of_seed=epochs,
-            train_loss=0.0,
-            val_auc_epoch=val_auc_epoch,
-            val_auc_seed=val_auc_epoch,
+            seeds=(
+                SeedEpoch(
+                    repeat=0,
+                    epoch=epochs,
+                    train_loss=0.0,
+                    val_auc_epoch=val_auc_epoch,
+                    val_auc=metrics.get("val_auc", val_auc_epoch),
+                ),
+            ),
             epoch_seconds=0.1,
             finished=finished,
             metrics=metrics,
         )
     )
+
+
+def of_seeds(epoch, val_aucs, first=0, finished=False):
+    """An epoch's report of seeds that train together, with the AUC of each."""
+    seeds = tuple(
+        SeedEpoch(repeat=repeat, epoch=epoch, train_loss=0.0, val_auc_epoch=value, val_auc=value)
+        for repeat, value in enumerate(val_aucs, start=first)
+    )
+    metrics = {"val_auc": statistics.fmean(val_aucs)}
+    epochs = epoch * len(val_aucs)
+    return pack_message(EpochReport(epochs=epochs, seeds=seeds, epoch_seconds=0.1, finished=finished, metrics=metrics))

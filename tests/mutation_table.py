@@ -48,15 +48,15 @@ MUTATIONS = (
     # --- one step -------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/models/step.py",
-        "    nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)\n",
-        "",
+        "        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)\n",
+        "        pass\n",
         _BY_HAND,
     ),
     Mutation("fpt_ray/models/step.py", "    learner.schedule.step()\n", "", _BY_HAND),
     Mutation(
         "fpt_ray/models/step.py", "weight_decay=training.weight_decay", "weight_decay=0.0", _BY_HAND, "fpt or linear"
     ),
-    Mutation("fpt_ray/models/step.py", "loss = losses.mean()", "loss = -losses.mean()", _BY_HAND),
+    Mutation("fpt_ray/models/step.py", "loss = losses.view(", "loss = -losses.view(", _BY_HAND),
     Mutation("fpt_ray/models/step.py", "    learner.model.zero_grad(set_to_none=True)\n", "", _BY_HAND),
     Mutation("fpt_ray/models/step.py", "torch.optim.AdamW(", "torch.optim.Adam(", _BY_HAND),
     Mutation(
@@ -67,8 +67,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/step.py",
-        "(loss if learner.adalora is None else loss + learner.adalora.regulariser()).backward()",
-        "loss.backward()",
+        "whole = loss if learner.adalora is None else loss + learner.adalora.regulariser()",
+        "whole = loss",
         _BY_HAND,
         "adalora",
     ),
@@ -83,49 +83,45 @@ MUTATIONS = (
     Mutation("fpt_ray/train/loop.py", "steps * training.epochs, arithmetic", "steps, arithmetic", _BY_HAND),
     Mutation(
         "fpt_ray/train/loop.py",
-        "training.batch_size, (training.seed, epoch))",
-        "training.batch_size, (training.seed, 1))",
+        "training.batch_size, (seed, epoch))",
+        "training.batch_size, (seed, 1))",
         _BY_HAND,
     ),
-    Mutation("fpt_ray/train/loop.py", "masks = drawn.to(device)", "pass", _BY_HAND, "fpt"),
+    Mutation("fpt_ray/train/loop.py", "if drawn and has_dropout(trial):", "if False:", _BY_HAND, "fpt"),
     Mutation(
-        "fpt_ray/train/loop.py",
+        "fpt_ray/models/side_network.py",
         "masks.transpose(0, 1).div_(1 - side.prompt_dropout)",
         "masks.transpose(0, 1)",
         _LOOP,
         "dropout",
     ),
     Mutation(
-        "fpt_ray/train/loop.py",
-        "(training.seed, epoch, int(row), 1)",
-        "(training.seed, 0, int(row), 1)",
+        "fpt_ray/models/side_network.py",
+        "(training.seed + repeat, epoch, int(row), 1)",
+        "(training.seed + repeat, 0, int(row), 1)",
         _LOOP,
         "dropout",
     ),
     Mutation("fpt_ray/train/loop.py", "    learner.model.train()\n", "", _LOOP, "mode"),
     Mutation("fpt_ray/train/loop.py", "    model.eval()\n", "", _LOOP, "mode"),
-    Mutation("fpt_ray/train/loop.py", "if val_scores.auc > best.val_auc:", "if True:", _LOOP, "best"),
-    Mutation("fpt_ray/train/loop.py", "> best.val_auc:", ">= best.val_auc:", _LOOP, "best"),
+    Mutation("fpt_ray/train/snapshots.py", "if scores.auc > before.val_auc", "if True", _LOOP, "best"),
+    Mutation("fpt_ray/train/snapshots.py", "> before.val_auc", ">= before.val_auc", _LOOP, "best"),
+    Mutation("fpt_ray/train/snapshots.py", "model=_copied(state)", "model=state", _LOOP, "best"),
     Mutation(
-        "fpt_ray/train/loop.py", "model=_copied(learnable_state(bare))", "model=learnable_state(bare)", _LOOP, "best"
+        "fpt_ray/train/snapshots.py", "    learner.schedule.load_state_dict(found[0].schedule)\n", "", _LOOP, "resumed"
     ),
-    Mutation(
-        "fpt_ray/train/loop.py", "        learner.schedule.load_state_dict(resume.schedule)\n", "", _LOOP, "resumed"
-    ),
-    Mutation(
-        "fpt_ray/train/loop.py", "        learner.optimizer.load_state_dict(resume.optimizer)\n", "", _LOOP, "resumed"
-    ),
+    Mutation("fpt_ray/train/snapshots.py", "    learner.optimizer.load_state_dict(optimizer)\n", "", _LOOP, "resumed"),
     Mutation(
         "fpt_ray/train/loop.py",
-        "best, done = resume.best, resume.epoch",
-        "done = resume.epoch",
+        "best, done = [one.best for one in resume], resume[0].epoch",
+        "done = resume[0].epoch",
         _LOOP,
         "resumed",
     ),
-    Mutation("fpt_ray/train/loop.py", "    mean = total / len(order)\n", "    mean = total\n", _LOOP, "mean_loss"),
-    Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(order) + step,", "step,", _LOOP, "count"),
+    Mutation("fpt_ray/train/loop.py", "    mean = total / len(own)\n", "    mean = total\n", _LOOP, "mean_loss"),
+    Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(own) + step,", "step,", _LOOP, "count"),
     Mutation("fpt_ray/train/loop.py", "if task.num_workers == 1:", "if True:", _LOOP, "two_workers"),
-    Mutation("fpt_ray/train/loop.py", "        if resume is None:\n", "        if True:\n", _LOOP, "neighbours"),
+    Mutation("fpt_ray/train/loop.py", "        if not resume:\n", "        if True:\n", _LOOP, "neighbours"),
     Mutation(
         "fpt_ray/train/loop.py", "rows.row_ids[start : start + size]", "rows.row_ids[start + 1 : start + size]", _LOOP
     ),
@@ -232,8 +228,8 @@ MUTATIONS = (
     # --- numbers --------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "roc_auc_score(labels == c, probabilities[:, c])",
-        "roc_auc_score(labels == c, -probabilities[:, c])",
+        "_area(probabilities[:, c], labels == c)",
+        "_area(-probabilities[:, c], labels == c)",
         _SCORES,
     ),
     Mutation(
@@ -243,11 +239,12 @@ MUTATIONS = (
         _SCORES,
     ),
     Mutation("fpt_ray/metrics/scores.py", "math.log10(memory_ratio + 1)", "math.log(memory_ratio + 1)", _SCORES),
-    Mutation("fpt_ray/metrics/scores.py", 'weights="quadratic"', 'weights="linear"', _SCORES),
+    Mutation("fpt_ray/metrics/scores.py", "(sizes - 1) / 2", "sizes + 1", _SCORES),
+    Mutation("fpt_ray/metrics/scores.py", "- grades) ** 2", "- grades)", _SCORES),
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "sklearn_metrics.confusion_matrix(labels, predicted",
-        "sklearn_metrics.confusion_matrix(predicted, labels",
+        "labels * count + predicted",
+        "predicted * count + labels",
         _SCORES,
     ),
     Mutation(
@@ -514,15 +511,15 @@ MUTATIONS = (
     # --- what stays of a trial ------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/train/checkpoint.py",
-        "return (*self.finished, self.current.best)",
-        "return (self.current.best, *self.finished)",
+        "return (*self.finished, *(one.best for one in self.current))",
+        "return (*(one.best for one in self.current), *self.finished)",
         _LOOP,
         "checkpoint",
     ),
     Mutation(
         "fpt_ray/train/seeds.py",
-        "seed=trial.training.seed + repeat",
-        "seed=trial.training.seed",
+        'rows["val"], with_seed(trial, first)',
+        'rows["val"], trial',
         "tests/train/test_seeds.py",
     ),
     Mutation(
@@ -531,16 +528,55 @@ MUTATIONS = (
         '"val_auc": best[-1],',
         "tests/train/test_seeds.py",
     ),
-    Mutation("fpt_ray/train/seeds.py", "        current = None\n", "", "tests/train/test_seeds.py"),
+    Mutation("fpt_ray/train/seeds.py", "finished + best, ()", "finished + best, current", "tests/train/test_seeds.py"),
     Mutation(
         "fpt_ray/train/seeds.py",
-        "progress.repeat * num_epochs(trial) + epoch.number",
-        "epoch.number",
+        "finished * num_epochs(trial) + sum(",
+        "sum(",
         "tests/train/test_seeds.py",
     ),
     Mutation("fpt_ray/train/seeds.py", "train=before.train + time", "train=time", "tests/train/test_seeds.py"),
     Mutation(
         "fpt_ray/train/checkpoint.py", "if checkpoint.identity != identity:", "if False:", "tests/train/test_seeds.py"
+    ),
+    # --- seeds together -------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/models/together.py", "dim=1).norm(dim=1)", "dim=1).norm()", "tests/train/test_seeds.py", "together"
+    ),
+    Mutation(
+        "fpt_ray/models/together.py", "value[at] for name", "value[0] for name", "tests/train/test_seeds.py", "together"
+    ),
+    Mutation(
+        "fpt_ray/models/side_network.py",
+        "training.seed + repeat, epoch",
+        "training.seed, epoch",
+        "tests/train/test_seeds.py",
+        "together",
+    ),
+    Mutation(
+        "fpt_ray/train/loop.py",
+        "seed=trial.training.seed + repeat",
+        "seed=trial.training.seed",
+        "tests/train/test_seeds.py",
+    ),
+    Mutation(
+        "fpt_ray/train/snapshots.py",
+        "_joined([one.optimizer",
+        "_joined([found[0].optimizer",
+        "tests/train/test_seeds.py",
+        "together",
+    ),
+    Mutation(
+        "fpt_ray/search/early_stopping.py",
+        "if first.repeat == 0 else None",
+        "",
+        _STOPPING,
+    ),
+    Mutation(
+        "fpt_ray/tune/worker.py",
+        "proposal.seeds if self.together(proposal) else 1",
+        "1",
+        "tests/tune/test_resources.py",
     ),
     # --- which question a number answers, and which trials count --------------------------------------------------
     Mutation(

@@ -11,7 +11,7 @@ from fpt_ray.metrics.hypervolume import hypervolume
 from fpt_ray.report.front import front_of
 from fpt_ray.report.result import StudyResult
 from fpt_ray.search.early_stopping import FairStopping
-from fpt_ray.search.messages import EpochReport
+from fpt_ray.search.messages import EpochReport, SeedEpoch
 from fpt_ray.tracking.records import TrialRecord
 
 
@@ -63,11 +63,7 @@ def trained_to_the_end(space: SearchSpace, curves: Sequence[Curve]) -> tuple[lis
 def _report(epoch: int, score: float, costs: Mapping[str, float]) -> EpochReport:
     return EpochReport(
         epochs=epoch,
-        repeat=0,
-        epoch_of_seed=epoch,
-        train_loss=0.0,
-        val_auc_epoch=score,
-        val_auc_seed=score,
+        seeds=(SeedEpoch(repeat=0, epoch=epoch, train_loss=0.0, val_auc_epoch=score, val_auc=score),),
         epoch_seconds=0.0,
         finished=False,
         metrics={**costs, "val_auc": score},

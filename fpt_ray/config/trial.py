@@ -272,6 +272,11 @@ def override(trial: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     return dataclasses.replace(trial, **changed, **top)
 
 
+def with_seed(trial: TrialConfig, further: int) -> TrialConfig:
+    """The trial with a seed so many further on."""
+    return dataclasses.replace(trial, training=dataclasses.replace(trial.training, seed=trial.training.seed + further))
+
+
 def trial_from(values: Mapping[str, Any]) -> TrialConfig:
     """The default trial with the values of these dotted names."""
     return override(TrialConfig(), values)

@@ -39,18 +39,18 @@ class BatchNorm(nn.Module):
         centred = found - mean
         variance = _summed(centred.square().sum(dim=0), workers) / size
         with torch.no_grad():
-            self.mean.lerp_(mean, _MOMENTUM)
-            self.variance.lerp_(variance * size / max(1, size - 1), _MOMENTUM)
+            self.mean.add_(mean - self.mean, alpha=_MOMENTUM)
+            self.variance.add_(variance * size / max(1, size - 1) - self.variance, alpha=_MOMENTUM)
         return centred * (variance + _EPS).rsqrt()
 
-    def get_extra_state(self) -> Float[Tensor, "2 F"]:
+    def get_extra_state(self) -> Float[Tensor, "*G 2 F"]:
         """The running mean and variance, which a checkpoint keeps."""
-        return torch.stack([self.mean, self.variance])
+        return torch.stack([self.mean, self.variance], dim=-2)
 
-    def set_extra_state(self, state: Float[Tensor, "2 F"]) -> None:
+    def set_extra_state(self, state: Float[Tensor, "*G 2 F"]) -> None:
         """Takes them over."""
-        self.mean.copy_(state[0])
-        self.variance.copy_(state[1])
+        self.mean.copy_(state[..., 0, :])
+        self.variance.copy_(state[..., 1, :])
 
 
 def _summed(part: Tensor, workers: int) -> Tensor:

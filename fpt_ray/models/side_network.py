@@ -5,16 +5,18 @@ tokens, E head width of the LPM, P prompts, D width of the LPM, W width of the s
 R resolution in pixels.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.models.backbone import BackboneShape, blocks_read, check_resolution
+from fpt_ray.models.backbone import BackboneShape, backbone_shape, blocks_read, check_resolution
 from fpt_ray.models.side_block import SideAttention, SideBlock, attend
 
 _EPS = 1e-12  # of every layer norm, as in the authors' code
@@ -155,6 +157,25 @@ def side_width(trial: TrialConfig, backbone: BackboneShape) -> int:
             f"{backbone.num_heads} heads, so the reduction must divide {backbone.width // backbone.num_heads}"
         )
     return width
+
+
+def has_dropout(trial: TrialConfig) -> bool:
+    """Whether outputs of its prompts are dropped in training."""
+    return trial.method in ("fpt+", "fpt") and bool(trial.side.num_prompts and trial.side.prompt_dropout)
+
+
+def dropout_masks(
+    trial: TrialConfig, row_ids: Sequence[int] | Int[np.ndarray, " B"], epoch: int, repeat: int = 0
+) -> Float[Tensor, "L B P W"]:
+    """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself, with one of the trial's seeds."""
+    side, training = trial.side, trial.training
+    width = side_width(trial, backbone_shape(trial.backbone.name))
+    masks = torch.empty(len(row_ids), side.depth, side.num_prompts, width)
+    for mask, row in zip(masks, row_ids, strict=True):
+        key = (training.seed + repeat, epoch, int(row), 1)
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+        mask.bernoulli_(1 - side.prompt_dropout, generator=torch.Generator().manual_seed(seed))
+    return masks.transpose(0, 1).div_(1 - side.prompt_dropout)
 
 
 def initialise(module: nn.Module) -> None:

@@ -15,6 +15,7 @@ from fpt_ray.config.trial import TrainingConfig
 from fpt_ray.models.backbone import uses_bfloat16
 from fpt_ray.models.hardware import hardware_of
 from fpt_ray.models.methods import AdaLora
+from fpt_ray.models.together import Together
 
 Inputs = tuple[Tensor | None, ...]
 """A batch as the network takes it."""
@@ -24,7 +25,7 @@ MakeLabels = Callable[[Tensor], Int[Tensor, "B"]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learner:
-    """A network with all that moves it; it stays the same from step to step."""
+    """A network with all that moves it, or G networks ``Together``; it stays the same from step to step."""
 
     model: nn.Module
     """On its device, perhaps wrapped for data-parallel training."""
@@ -86,8 +87,8 @@ def autocast(device: torch.device, arithmetic: torch.dtype) -> torch.autocast:
 
 def take_step(
     learner: Learner, number: int, make_inputs: Callable[[], Inputs], make_labels: MakeLabels
-) -> Float[Tensor, ""]:
-    """One whole step; returns the loss that it began with. Steps count from 1."""
+) -> Float[Tensor, "*G"]:
+    """One whole step; returns the loss that it began with, of each network. Steps count from 1."""
     (loss,) = loss_then_gradients(learner, make_inputs, make_labels)
     update(learner, number)
     return loss.detach()
@@ -95,7 +96,7 @@ def take_step(
 
 def loss_then_gradients(
     learner: Learner, make_inputs: Callable[[], Inputs], make_labels: MakeLabels
-) -> Iterator[Float[Tensor, ""]]:
+) -> Iterator[Float[Tensor, "*G"]]:
     """The first half of a step: yields the loss, once, and goes backward when it is asked for more.
 
     Gradients of the step before live until the backward pass begins.
@@ -105,16 +106,21 @@ def loss_then_gradients(
         logits = learner.model(*make_inputs())  # nothing names the inputs: they end with the forward pass
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     weights = None if learner.class_weights is None else learner.class_weights.to(logits.dtype)
-    losses = F.cross_entropy(logits, make_labels(logits), weights, reduction="none")
-    loss = losses.mean()  # PyTorch's own reduction would divide by the sum of the images' weights
+    losses = F.cross_entropy(logits.flatten(0, -2), make_labels(logits), weights, reduction="none")
+    # PyTorch's own reduction would divide by the sum of the images' weights.
+    loss = losses.view(logits.shape[:-1]).mean(dim=-1)
     yield loss
     learner.model.zero_grad(set_to_none=True)
-    (loss if learner.adalora is None else loss + learner.adalora.regulariser()).backward()
+    whole = loss if learner.adalora is None else loss + learner.adalora.regulariser()
+    whole.backward(torch.ones_like(whole))  # what one network learns does not depend on another's loss
 
 
 def update(learner: Learner, number: int) -> None:
     """The second half of a step: moves what is learnt along its gradients. Steps count from 1."""
-    nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
+    if isinstance(learner.model, Together):
+        learner.model.clip_gradients(learner.clip_norm)
+    else:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
     learner.optimizer.step()
     learner.schedule.step()
     if learner.adalora is not None:

@@ -70,12 +70,14 @@ class FairStopping(FIFOScheduler):
     def stops(self, report: EpochReport) -> bool:
         """Whether a trial that reports this falls behind at a rung; it is one to compare with from then on.
 
-        One that has ended does neither: what takes a single epoch would be compared with the first of others.
+        Its first seed says so, whether the others train after it or with it. One that has ended does neither: what
+        takes a single epoch would be compared with the first of others.
         """
-        others = None if report.repeat or report.finished else self.seen.get(report.epochs)
+        first = report.seeds[0]
+        others = None if first.repeat or report.finished else self.seen.get(first.epoch)
         if others is None or broken_limits(self.constraints, report.metrics):
             return False
-        score, costs = float(report.metrics["val_auc"]), [float(report.metrics[name]) for name in self.cost_names]
+        score, costs = float(first.val_auc), [float(report.metrics[name]) for name in self.cost_names]
         stop = falls_behind(self.kind, score, costs, others)
         others.append((score, costs))
         return stop

@@ -7,11 +7,11 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
 from fpt_ray.config.space import SearchSpace
-from fpt_ray.config.trial import TrialConfig
+from fpt_ray.config.trial import TrialConfig, with_seed
 
 Stage = Literal["choose", "final", "confirm"]
 """Why a trial is run: to choose values on the validation split, for what tables show, or again with new seeds."""
@@ -60,7 +60,7 @@ class Proposal:
     """{dotted name: value}, and perhaps the name of a point."""
     stage: Stage = "final"
     seeds: int = 1
-    """How many seeds the trial trains, one after the other."""
+    """How many seeds the trial trains, one after the other or together."""
     first_seed: int = 0
     """The first of these, counted from the configuration's."""
     confirms: int | None = None
@@ -70,8 +70,7 @@ class Proposal:
 
     def trial(self, space: SearchSpace) -> TrialConfig:
         """The trial that the proposal stands for, with the first seed it trains."""
-        trial = space.trial(self.values)
-        return replace(trial, training=replace(trial.training, seed=trial.training.seed + self.first_seed))
+        return with_seed(space.trial(self.values), self.first_seed)
 
 
 def pack_proposal(proposal: Proposal) -> dict[str, Any]:
@@ -88,20 +87,28 @@ def unpack_proposal(config: Mapping[str, Any]) -> Proposal:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SeedEpoch:
+    """An epoch of one of a trial's seeds."""
+
+    repeat: int
+    """Which seed, from 0."""
+    epoch: int
+    """From 1."""
+    train_loss: float | None
+    """None where nothing is learnt."""
+    val_auc_epoch: float
+    val_auc: float
+    """Of this seed's best epoch so far."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EpochReport:
     """What a trial's worker says after an epoch."""
 
     epochs: int
     """Of all the trial's seeds so far."""
-    repeat: int
-    """Which of the trial's seeds this epoch is of, from 0."""
-    epoch_of_seed: int
-    """From 1."""
-    train_loss: float | None
-    """None where nothing is learnt."""
-    val_auc_epoch: float
-    val_auc_seed: float
-    """Of this seed's best epoch so far."""
+    seeds: tuple[SeedEpoch, ...]
+    """The epoch of each seed that trains now: of one, or of several together."""
     epoch_seconds: float
     finished: bool
     """Training has ended as planned: the metrics are final."""
@@ -134,7 +141,9 @@ def unpack_message(result: Mapping[str, Any] | None) -> Message | None:
     if result is None or _MESSAGE not in result:
         return None
     content = json.loads(result[_MESSAGE])
-    return TrialFailure(**content) if "reason" in content else EpochReport(**content)
+    if "reason" in content:
+        return TrialFailure(**content)
+    return EpochReport(**{**content, "seeds": tuple(SeedEpoch(**one) for one in content["seeds"])})
 
 
 # --- what a message comes to --------------------------------------------------------------------------------------

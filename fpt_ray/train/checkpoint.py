@@ -64,12 +64,13 @@ class Checkpoint:
     seconds: Seconds = field(default_factory=Seconds)
     finished: tuple[Best, ...]
     """Of the seeds that are trained to their end."""
-    current: Snapshot
+    current: tuple[Snapshot, ...]
+    """Of the seeds after these that train now, together: one or several."""
 
     @property
     def best(self) -> tuple[Best, ...]:
         """The best epoch of every seed so far."""
-        return (*self.finished, self.current.best)
+        return (*self.finished, *(one.best for one in self.current))
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
@@ -98,29 +99,31 @@ def check_identity(checkpoint: Checkpoint, identity: str, where: str) -> None:
 
 def packed(checkpoint: Checkpoint) -> dict[str, Any]:
     """The plain dictionary that a checkpoint's file holds; tensors are not copied."""
-    current = checkpoint.current
     return {
         "identity": checkpoint.identity,
         "seconds": dataclasses.asdict(checkpoint.seconds),
         "finished": [_packed_best(best) for best in checkpoint.finished],
-        "current": {
-            "epoch": current.epoch,
-            "model": current.model,
-            "optimizer": current.optimizer,
-            "schedule": current.schedule,
-            "best": _packed_best(current.best),
-        },
+        "current": [
+            {
+                "epoch": one.epoch,
+                "model": one.model,
+                "optimizer": one.optimizer,
+                "schedule": one.schedule,
+                "best": _packed_best(one.best),
+            }
+            for one in checkpoint.current
+        ],
     }
 
 
 def unpacked(plain: dict[str, Any]) -> Checkpoint:
-    """The checkpoint that ``packed`` made plain."""
-    current = plain["current"]
+    """The checkpoint that ``packed`` made plain; of seeds that always trained one by one, it named one in no list."""
+    current = plain["current"] if isinstance(plain["current"], list) else [plain["current"]]
     return Checkpoint(
         identity=plain["identity"],
         seconds=Seconds(**plain["seconds"]),
         finished=tuple(Best(**best) for best in plain["finished"]),
-        current=Snapshot(**{**current, "best": Best(**current["best"])}),
+        current=tuple(Snapshot(**{**one, "best": Best(**one["best"])}) for one in current),
     )
 
 

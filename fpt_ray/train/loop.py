@@ -5,10 +5,9 @@ many workers share the batch or on whether training was interrupted, so 1 and 2 
 uninterrupted run, give the same numbers.
 """
 
-import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,15 +22,15 @@ from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, TrainingConfig, 
 from fpt_ray.features.rows import Batch
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
-from fpt_ray.metrics.scores import Scores, scores
-from fpt_ray.models.backbone import backbone_shape
-from fpt_ray.models.methods import learnable_state, load_learnable_state
-from fpt_ray.models.side_network import side_width
+from fpt_ray.metrics.scores import auc
+from fpt_ray.models.side_network import dropout_masks, has_dropout
 from fpt_ray.models.step import Inputs, Learner, arithmetic_type, autocast, make_learner, take_step, unwrapped
 from fpt_ray.models.summary_probes import NearestNeighbours
+from fpt_ray.models.together import networks_in
 from fpt_ray.train.buffers import Buffers, RowReader, taken_ahead
-from fpt_ray.train.checkpoint import Best, Snapshot, State
+from fpt_ray.train.checkpoint import Best, Snapshot
 from fpt_ray.train.order import epoch_order
+from fpt_ray.train.snapshots import better, go_on_from, snapshots
 
 
 class NonFiniteLossError(RuntimeError):
@@ -56,17 +55,18 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """One finished epoch. Epochs count from 1; seconds are this worker's."""
+    """One finished epoch of one seed. Epochs count from 1; seconds are this worker's, seeds together share them."""
 
     number: int
     train_loss: float | None
     """None where nothing is learnt."""
-    val: Scores
+    val_auc: float
     seconds: float
     data_seconds: float
     """Seconds spent waiting for rows, part of ``seconds``."""
     measured_peak_bytes: int | None
-    """CUDA's own peak of allocated memory since the start, rows that are held there left out; nothing on a CPU."""
+    """CUDA's own peak of allocated memory since the start, rows that are held there left out; nothing on a CPU, nor of
+    one of several seeds together."""
     snapshot: Snapshot
     """All that is needed to go on from here, with the best weights so far; save it before asking for the next epoch."""
 
@@ -89,41 +89,52 @@ def fit(
     task: Task,
     resume: Snapshot | None = None,
 ) -> Iterator[Epoch]:
+    """Trains one network: ``fit_together`` of one seed."""
+    for (epoch,) in fit_together(model, train, val, trial, task, () if resume is None else (resume,)):
+        yield epoch
+
+
+def fit_together(
+    model: nn.Module, train: RowReader, val: RowReader, trial: TrialConfig, task: Task, resume: Sequence[Snapshot]
+) -> Iterator[tuple[Epoch, ...]]:
     """Trains and yields after every epoch (section 4.2.1: AdamW, cosine to 0 per step, cross-entropy).
 
-    ``model`` is on the task's device, perhaps wrapped for data-parallel training. The best epoch is the one of highest
-    validation AUC. A network that learns nothing has one epoch, in which it sees every training image.
+    ``model`` is on the task's device, perhaps wrapped for data-parallel training, or the networks of several seeds
+    ``Together``, from the trial's own on; there is an epoch of each, and something to go on from of each or none. The
+    best epoch is the one of highest validation AUC. A network that learns nothing has one epoch, in which it sees every
+    training image.
 
     Raises:
         NonFiniteLossError: the loss is not a number.
     """
-    bare = unwrapped(model)
+    bare, done = unwrapped(model), 0
     if task.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(task.device)
     if isinstance(bare, NearestNeighbours):
-        if resume is None:
-            yield _remembered(bare, train, val, trial, task)
+        if not resume:
+            yield (_remembered(bare, train, val, trial, task),)
         return
-    learner, best, done = _learner(model, train, trial.training, task), Best(), 0
-    if resume is not None:
-        load_learnable_state(bare, resume.model)
-        learner.optimizer.load_state_dict(resume.optimizer)
-        learner.schedule.load_state_dict(resume.schedule)
-        best, done = resume.best, resume.epoch
+    learner, best = _learner(model, train, trial.training, task), [Best()] * networks_in(bare)
+    if resume:
+        go_on_from(learner, resume)
+        best, done = [one.best for one in resume], resume[0].epoch
     for number in range(done + 1, trial.training.epochs + 1):
         started = time.perf_counter()
-        loss, waited = _train_epoch(learner, train, trial, task, number)
-        val_scores = evaluate(bare, val, trial, task)
-        if val_scores.auc > best.val_auc:
-            best = Best(epoch=number, val_auc=val_scores.auc, model=_copied(learnable_state(bare)))
-        yield Epoch(
-            number=number,
-            train_loss=loss,
-            val=val_scores,
-            seconds=time.perf_counter() - started,
-            data_seconds=waited,
-            measured_peak_bytes=_measured_peak(task.device, train.device_bytes + val.device_bytes),
-            snapshot=_snapshot(learner, number, best),
+        losses, waited = _train_epoch(learner, train, trial, task, number)
+        found = evaluate(bare, val, trial, task)
+        best = better(best, found, number, bare)
+        seconds, held = time.perf_counter() - started, train.device_bytes + val.device_bytes
+        yield tuple(
+            Epoch(
+                number=number,
+                train_loss=loss,
+                val_auc=val_auc,
+                seconds=seconds / len(best),
+                data_seconds=waited / len(best),
+                measured_peak_bytes=_measured_peak(task.device, held) if len(best) == 1 else None,
+                snapshot=snapshot,
+            )
+            for loss, val_auc, snapshot in zip(losses, found, snapshots(learner, number, best), strict=True)
         )
 
 
@@ -143,12 +154,12 @@ def _remembered(model: NearestNeighbours, train: RowReader, val: RowReader, tria
     tokens, waited = _outputs(model.unit_token, train, trial, task)
     tokens, labels = _of_all_workers(train, tokens.numpy(), task)
     model.remember(torch.from_numpy(tokens), torch.as_tensor(labels))
-    val_scores = evaluate(model, val, trial, task)
-    best = Best(epoch=1, val_auc=val_scores.auc, model=_copied(learnable_state(model)))
+    found = evaluate(model, val, trial, task)
+    (best,) = better([Best()], found, 1, model)
     return Epoch(
         number=1,
         train_loss=None,
-        val=val_scores,
+        val_auc=found[0],
         seconds=time.perf_counter() - started,
         data_seconds=waited,
         measured_peak_bytes=_measured_peak(task.device, train.device_bytes + val.device_bytes),
@@ -156,62 +167,57 @@ def _remembered(model: NearestNeighbours, train: RowReader, val: RowReader, tria
     )
 
 
-def _snapshot(learner: Learner, epoch: int, best: Best) -> Snapshot:
-    return Snapshot(
-        epoch=epoch,
-        model=learnable_state(unwrapped(learner.model)),
-        optimizer=learner.optimizer.state_dict(),
-        schedule=learner.schedule.state_dict(),
-        best=best,
-    )
-
-
-def _train_epoch(learner: Learner, train: RowReader, trial: TrialConfig, task: Task, epoch: int) -> tuple[float, float]:
-    """One pass over the training split; returns the mean loss over all workers and the seconds spent on reading."""
+def _train_epoch(
+    learner: Learner, train: RowReader, trial: TrialConfig, task: Task, epoch: int
+) -> tuple[list[float], float]:
+    """One pass over the training split; returns each seed's mean loss over all workers and the seconds of reading."""
     training = trial.training
-    order = epoch_order(task.num_train, training.batch_size, (training.seed, epoch))
+    seeds = range(training.seed, training.seed + networks_in(learner.model))
+    orders = [epoch_order(task.num_train, training.batch_size, (seed, epoch)) for seed in seeds]
     learner.model.train()
-    total, waited = torch.zeros((), device=task.device), 0.0
+    total, waited = torch.zeros(len(seeds), device=task.device), 0.0
     share = training.batch_size // task.num_workers
-    own = order[:, task.rank * share : (task.rank + 1) * share]
-    for step, (row_ids, batch, seconds) in enumerate(taken_ahead(train, own, task.buffers), start=1):
+    own = np.stack(orders, axis=1)[..., task.rank * share : (task.rank + 1) * share]
+    taken = taken_ahead(train, own.reshape(len(own), -1), task.buffers)
+    for step, ((_, batch, seconds), row_ids) in enumerate(zip(taken, own, strict=True), start=1):
         waited += seconds
         total += take_step(
             learner,
-            (epoch - 1) * len(order) + step,
+            (epoch - 1) * len(own) + step,
             partial(network_inputs, batch, row_ids, epoch, trial, task),
             lambda logits, labels=batch.labels: labels.to(logits.device),
         )
-        if step % 16 == 0 or step == len(order):
-            _require_finite(total, epoch, step, training)
-    mean = total / len(order)
+        if step % 16 == 0 or step == len(own):
+            _require_finite(total.tolist(), epoch, step, training)
+    mean = total / len(own)
     if task.num_workers > 1:
         dist.all_reduce(mean)
         mean /= task.num_workers
-    return float(mean), waited
+    return mean.tolist(), waited
 
 
-def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> Scores:
-    """Scores on a split, gathered over all workers; each worker holds a share of its rows."""
+def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> list[float]:
+    """The AUC of a model's networks on a split, gathered over all workers; each worker holds a share of its rows."""
     probabilities, _ = predict(model, rows, trial, task)
-    return scores(*_of_all_workers(rows, probabilities, task), task.classes)
+    probabilities, labels = _of_all_workers(rows, probabilities, task)
+    return [auc(one, labels, task.classes) for one in probabilities.reshape(-1, *probabilities.shape[-2:])]
 
 
-def _of_all_workers(rows: RowReader, found: Float[np.ndarray, "M F"], task: Task) -> tuple[np.ndarray, np.ndarray]:
+def _of_all_workers(rows: RowReader, found: Float[np.ndarray, "*G M F"], task: Task) -> tuple[np.ndarray, np.ndarray]:
     """What each worker found of its rows, and their labels, in the order of the row ids."""
     if task.num_workers == 1:
         return found, rows.labels
     gathered: list[Any] = [None] * task.num_workers
     dist.all_gather_object(gathered, (rows.row_ids, found, rows.labels))
-    row_ids, found, labels = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
-    order = np.argsort(row_ids)
-    return found[order], labels[order]
+    row_ids, parts, labels = zip(*gathered, strict=True)
+    order = np.argsort(np.concatenate(row_ids))
+    return np.concatenate(parts, axis=-2)[..., order, :], np.concatenate(labels)[order]
 
 
 def predict(
     model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task
-) -> tuple[Float[np.ndarray, "N C"], Int[np.ndarray, "N"]]:
-    """Class probabilities and labels of all rows, in the order of their ids."""
+) -> tuple[Float[np.ndarray, "*G N C"], Int[np.ndarray, "N"]]:
+    """Class probabilities, by each of a model's networks, and labels of all rows, in the order of their ids."""
     if not len(rows):
         return np.zeros((0, len(task.classes)), np.float32), np.zeros(0, np.int64)
     logits, _ = _outputs(model, rows, trial, task)
@@ -219,28 +225,39 @@ def predict(
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> tuple[Float[Tensor, "N F"], float]:
-    """What a network says of all rows, in the order of their ids, and the seconds spent on reading."""
+def _outputs(
+    model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task
+) -> tuple[Float[Tensor, "*G N F"], float]:
+    """What a model's networks say of all rows, in the order of their ids, and the seconds spent on reading."""
     model.eval()
-    found, waited, size = [], 0.0, trial.training.batch_size
+    found, waited, size = [], 0.0, trial.training.batch_size * networks_in(model)  # as many as in a step
     batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
     for _, batch, seconds in taken_ahead(rows, batches, task.buffers):
         waited += seconds
         with autocast(task.device, arithmetic_type(trial.training, task.device)):
             found.append(model(*network_inputs(batch, None, 0, trial, task)).float().cpu())
-    return torch.cat(found), waited
+    return torch.cat(found, dim=-2), waited
 
 
 def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
-    """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6)."""
+    """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6).
+
+    Of several seeds together, each has a row of row ids, and the batch has what they name one after the other.
+    """
     images, masks, device = batch.low_res, None, task.device
+    drawn = () if row_ids is None else tuple(enumerate(np.atleast_2d(row_ids)))
     if images is not None:
         images = images.to(device, non_blocking=True)
-        if row_ids is not None and trial.training.augment:
-            images = augment(images, seed=trial.training.seed, epoch=epoch, rows=[int(row) for row in row_ids])
+        if drawn and trial.training.augment:
+            images = torch.cat(
+                [
+                    augment(part, seed=trial.training.seed + repeat, epoch=epoch, rows=ids.tolist())
+                    for part, (repeat, ids) in zip(images.chunk(len(drawn)), drawn, strict=True)
+                ]
+            )
         images = normalise(images, task.mean, task.std)
-    if row_ids is not None and (drawn := dropout_masks(trial, row_ids, epoch)) is not None:
-        masks = drawn.to(device)
+    if drawn and has_dropout(trial):
+        masks = torch.cat([dropout_masks(trial, ids, epoch, repeat) for repeat, ids in drawn], dim=1).to(device)
     if trial.method not in SIDE_METHODS:
         return (images,)
     if reads_images(trial):
@@ -253,19 +270,6 @@ def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, t
     return (summaries,) if trial.method in SUMMARY_METHODS else (images, keys, values, masks)
 
 
-def dropout_masks(trial: TrialConfig, row_ids: Any, epoch: int) -> Float[Tensor, "L B P W"] | None:
-    """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself."""
-    side, training = trial.side, trial.training
-    if trial.method not in ("fpt+", "fpt") or not side.num_prompts or not side.prompt_dropout:
-        return None
-    width = side_width(trial, backbone_shape(trial.backbone.name))
-    masks = torch.empty(len(row_ids), side.depth, side.num_prompts, width)
-    for mask, row in zip(masks, row_ids, strict=True):
-        seed = int(np.random.SeedSequence((training.seed, epoch, int(row), 1)).generate_state(1, np.uint64)[0])
-        mask.bernoulli_(1 - side.prompt_dropout, generator=torch.Generator().manual_seed(seed))
-    return masks.transpose(0, 1).div_(1 - side.prompt_dropout)
-
-
 def class_weights(train: RowReader, task: Task, training: TrainingConfig) -> Float[Tensor, "C"] | None:
     """Inverse class frequencies of the training split, 1 on average over its images; None unless asked for."""
     if not training.class_weights:
@@ -276,20 +280,14 @@ def class_weights(train: RowReader, task: Task, training: TrainingConfig) -> Flo
     return counts.sum() / (len(task.classes) * counts.float())
 
 
-def _require_finite(total: Tensor, epoch: int, step: int, training: TrainingConfig) -> None:
-    if not math.isfinite(float(total)):
-        raise NonFiniteLossError(
-            f"the loss is {float(total)} in epoch {epoch} by step {step} (training.learning_rate "
-            f"{training.learning_rate}); try a lower learning rate, and check the features for NaN"
-        )
-
-
-def _copied(state: State) -> State:
-    """A copy that stays as it is, off the device: on it, it would count as memory of training."""
-    return {
-        name: value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-        for name, value in state.items()
-    }
+def _require_finite(totals: Sequence[float], epoch: int, step: int, training: TrainingConfig) -> None:
+    for repeat, total in enumerate(totals):
+        if not math.isfinite(total):
+            raise NonFiniteLossError(
+                f"the loss is {total} in epoch {epoch} by step {step} (training.learning_rate "
+                f"{training.learning_rate}, training.seed {training.seed + repeat}); try a lower learning rate, and "
+                "check the features for NaN"
+            )
 
 
 def _measured_peak(device: torch.device, held_bytes: int) -> int | None:

@@ -57,6 +57,8 @@ class TrainWork:
     identity: str
     """Digest of ``features.serving.trial_identity``, of all that determines its numbers."""
     seeds: int = 1
+    together: bool = False
+    """Its seeds train as one model."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
 
@@ -77,6 +79,7 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
         task,
         identity=work.identity,
         started=session.started,
+        together=work.together,
         prepare=session.prepare,
         resume=session.saved(),
     )
@@ -86,9 +89,8 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
             if session.rank == 0:
                 with disk_full_as_error(f"a checkpoint in {folder}"):
                     save_checkpoint(progress.checkpoint, folder)
-                if session.says_epochs:
-                    epoch = progress.epoch
+                for epoch in progress.epochs if session.says_epochs else ():
                     loss = "" if epoch.train_loss is None else f"loss {epoch.train_loss:.4f}, "
-                    say(f"epoch {epoch.number}: {loss}val AUC {epoch.val.auc:.4f}")
+                    say(f"epoch {epoch.number}: {loss}val AUC {epoch.val_auc:.4f}")
             with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
                 session.report(report, folder if session.rank == 0 else None)

@@ -1,21 +1,22 @@
-"""A trial's seeds, trained one after the other, and what is reported after each epoch."""
+"""A trial's seeds, trained one after the other or together, and what is reported after each epoch."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from fpt_ray.config.trial import TrialConfig, num_epochs
+from fpt_ray.config.trial import TrialConfig, num_epochs, reads_images, reads_low_resolution, with_seed
 from fpt_ray.features.joining import Features
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
-from fpt_ray.search.messages import EpochReport
+from fpt_ray.models.together import Together
+from fpt_ray.search.messages import EpochReport, SeedEpoch
 from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
-from fpt_ray.train.loop import Epoch, Task, fit
+from fpt_ray.train.loop import Epoch, Task, fit_together
 
 
 def trial_task(store: Features, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
@@ -31,14 +32,21 @@ def trial_task(store: Features, device: torch.device, rank: int = 0, num_workers
     )
 
 
+def gains_together(trial: TrialConfig, device: str) -> bool:
+    """Whether a trial's seeds train faster as one model: where asking for a step's operations takes most of its time.
+
+    A side network's step on a CPU is bound by its arithmetic, and the LPM's everywhere; neighbours take no step.
+    """
+    return trial.method != "knn" and not reads_images(trial) and (device == "cuda" or not reads_low_resolution(trial))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """An epoch of one of a trial's seeds."""
+    """An epoch of one of a trial's seeds, or of several that train together."""
 
-    repeat: int
-    """Which seed, from 0; the trial's own is the first."""
-    epoch: Epoch
-    earlier: tuple[Best, ...]
+    epochs: tuple[Epoch, ...]
+    """Of the seeds after those that are finished; the trial's own is the first."""
+    finished: tuple[Best, ...]
     """The best epochs of the seeds that are finished."""
     seconds: Seconds
     """So far, those of earlier workers of this trial included."""
@@ -48,9 +56,8 @@ class Progress:
     @property
     def checkpoint(self) -> Checkpoint:
         """All that is needed to go on from here."""
-        return Checkpoint(
-            identity=self.identity, seconds=self.seconds, finished=self.earlier, current=self.epoch.snapshot
-        )
+        current = tuple(epoch.snapshot for epoch in self.epochs)
+        return Checkpoint(identity=self.identity, seconds=self.seconds, finished=self.finished, current=current)
 
 
 def fit_seeds(
@@ -61,13 +68,14 @@ def fit_seeds(
     *,
     identity: str,
     started: float,
+    together: bool = False,
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
     resume: Checkpoint | None = None,
 ) -> Iterator[Progress]:
-    """Trains a trial with several seeds, one after the other, and yields after every epoch.
+    """Trains a trial with several seeds, one after the other or ``together``, and yields after every epoch.
 
     ``rows`` are the training and validation split; ``prepare`` wraps a model for data-parallel training; ``started`` is
-    the ``time.perf_counter()`` at which this worker began.
+    the ``time.perf_counter()`` at which this worker began. What trained when a checkpoint was made goes on as it was.
 
     Raises:
         ConfigError: what to resume is of another trial than ``identity`` says.
@@ -75,39 +83,37 @@ def fit_seeds(
     if resume is not None:
         check_identity(resume, identity, "resume")
     before = resume.seconds if resume else Seconds()
-    finished = list(resume.finished) if resume else []
-    current = resume.current if resume else None
+    finished = resume.finished if resume else ()
+    current = resume.current if resume else ()
     spent, waited = 0.0, 0.0
-    for repeat in range(len(finished), seeds):
-        training = replace(trial.training, seed=trial.training.seed + repeat)
-        seeded = replace(trial, training=training)
-        model = prepare(make_model(seeded, len(task.classes)).to(task.device))
-        best = current.best if current else Best()
-        for epoch in fit(model, rows["train"], rows["val"], seeded, task, current):
-            best = epoch.snapshot.best
-            spent, waited = spent + epoch.seconds, waited + epoch.data_seconds
-            yield Progress(
-                repeat=repeat,
-                epoch=epoch,
-                earlier=tuple(finished),
-                seconds=Seconds(
-                    train=before.train + time.perf_counter() - started,
-                    fit=before.fit + spent,
-                    data=before.data + waited,
-                ),
-                identity=identity,
+    while len(finished) < seeds:
+        first, left = len(finished), seeds - len(finished)
+        model = prepare(_model(trial, first, len(current) or (left if together else 1), task))
+        best = tuple(one.best for one in current)
+        for epochs in fit_together(model, rows["train"], rows["val"], with_seed(trial, first), task, current):
+            best = tuple(epoch.snapshot.best for epoch in epochs)
+            spent += sum(epoch.seconds for epoch in epochs)
+            waited += sum(epoch.data_seconds for epoch in epochs)
+            seconds = Seconds(
+                train=before.train + time.perf_counter() - started, fit=before.fit + spent, data=before.data + waited
             )
-        finished.append(best)
-        current = None
+            yield Progress(epochs=epochs, finished=finished, seconds=seconds, identity=identity)
+        finished, current = finished + best, ()
+
+
+def _model(trial: TrialConfig, first: int, count: int, task: Task) -> nn.Module:
+    """The network of a seed, or those of several from it on as one, as the seeds initialise them."""
+    made = [make_model(with_seed(trial, first + at), len(task.classes)).to(task.device) for at in range(count)]
+    return Together(made) if count > 1 else made[0]
 
 
 def epoch_report(progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float]) -> EpochReport:
     """What is said of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds."""
-    epoch = progress.epoch
-    best = [*(one.val_auc for one in progress.earlier), epoch.best_val_auc]
+    epochs, finished = progress.epochs, len(progress.finished)
+    best = [one.val_auc for one in progress.checkpoint.best]
     metrics = {
         "val_auc": statistics.fmean(best),
-        "best_epoch": epoch.best_epoch,
+        "best_epoch": epochs[-1].best_epoch,
         "ppe": ppe(statistics.fmean(best), costs["param_ratio"]),
         "pme": pme(statistics.fmean(best), costs["memory_ratio"]),
         "train_seconds": progress.seconds.train,
@@ -117,16 +123,21 @@ def epoch_report(progress: Progress, trial: TrialConfig, seeds: int, costs: Mapp
     }
     if len(best) > 1:
         metrics["val_auc_std"] = statistics.stdev(best)
-    if epoch.measured_peak_bytes is not None:
-        metrics["measured_peak_memory_bytes"] = epoch.measured_peak_bytes
+    if epochs[-1].measured_peak_bytes is not None:
+        metrics["measured_peak_memory_bytes"] = epochs[-1].measured_peak_bytes
     return EpochReport(
-        epochs=progress.repeat * num_epochs(trial) + epoch.number,
-        repeat=progress.repeat,
-        epoch_of_seed=epoch.number,
-        train_loss=epoch.train_loss,
-        val_auc_epoch=epoch.val.auc,
-        val_auc_seed=epoch.best_val_auc,
-        epoch_seconds=epoch.seconds,
-        finished=progress.repeat + 1 == seeds and epoch.number == num_epochs(trial),
+        epochs=finished * num_epochs(trial) + sum(epoch.number for epoch in epochs),
+        seeds=tuple(
+            SeedEpoch(
+                repeat=repeat,
+                epoch=epoch.number,
+                train_loss=epoch.train_loss,
+                val_auc_epoch=epoch.val_auc,
+                val_auc=epoch.best_val_auc,
+            )
+            for repeat, epoch in enumerate(epochs, start=finished)
+        ),
+        epoch_seconds=sum(epoch.seconds for epoch in epochs),
+        finished=finished + len(epochs) == seeds and epochs[-1].number == num_epochs(trial),
         metrics=metrics,
     )

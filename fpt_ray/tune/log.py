@@ -121,20 +121,20 @@ class StudyLog(tune.Callback):
             self._note_checkpoint(trial, result[CHECKPOINT_PATH_KEY])
 
     def _log_epoch(self, trial: Any, report: EpochReport) -> None:
-        run_id, epoch = self.runs[trial.trial_id], report.epochs
-        metrics = {"val_auc_epoch": report.val_auc_epoch}
-        if report.train_loss is not None:
-            metrics["train_loss"] = report.train_loss
+        run_id, proposal = self.runs[trial.trial_id], unpack_proposal(trial.config)
         if (began := self.began.pop(trial.trial_id, None)) is not None:
             waited = time.monotonic() - began - report.epoch_seconds
             self.client.log_metric(run_id, "startup_seconds", waited)
-        proposal = unpack_proposal(trial.config)
-        if proposal.seeds > 1:
-            run_id, epoch = self._seed_run(trial.trial_id, proposal, report.repeat), report.epoch_of_seed
-            metrics["val_auc"] = report.val_auc_seed
-        if epoch > self.epochs.get(run_id, 0):  # else its worker died before the checkpoint was known, and ran it again
-            tracking.log_epoch(self.client, run_id, epoch, metrics)
-            self.epochs[run_id] = epoch
+        for seed in report.seeds:
+            metrics = {"val_auc_epoch": seed.val_auc_epoch}
+            if seed.train_loss is not None:
+                metrics["train_loss"] = seed.train_loss
+            if proposal.seeds > 1:
+                run_id = self._seed_run(trial.trial_id, proposal, seed.repeat)
+                metrics["val_auc"] = seed.val_auc
+            if seed.epoch > self.epochs.get(run_id, 0):  # else a worker died before its checkpoint was known: run again
+                tracking.log_epoch(self.client, run_id, seed.epoch, metrics)
+                self.epochs[run_id] = seed.epoch
 
     def _seed_run(self, trial_id: str, proposal: Proposal, repeat: int) -> str:
         key = (trial_id, repeat)

@@ -47,6 +47,11 @@ class Packing:
         """Resources of a trial itself: its worker's, or next to nothing where it has workers of its own."""
         return {"CPU": WAITING_CPU} if self.workers > 1 else self.worker(trial, peak_memory_bytes)
 
+    def has_room(self, peak_memory_bytes: float) -> bool:
+        """Whether a trial's only worker can hold so much: on a GPU, in its share; a CPU's memory is not counted."""
+        limit = (self.gpus or 1) * self.hardware.memory_bytes if self.hardware.device == "cuda" else math.inf
+        return self.workers == 1 and _ROOM * peak_memory_bytes <= limit
+
 
 def gpu_share(peak_memory_bytes: float, gpu_bytes: int) -> float:
     """The share of a GPU, in hundredths; more than half of one is all of it: nothing of its kind fits beside it."""

@@ -28,6 +28,7 @@ from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError
 from fpt_ray.train.ray_train import train
 from fpt_ray.train.reporting import TrainWork, train_and_report
+from fpt_ray.train.seeds import gains_together
 from fpt_ray.tune.resources import Packing
 
 
@@ -61,12 +62,28 @@ class Shared:
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
         """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
         proposal = unpack_proposal(config)
-        trial = self.space.trial(proposal.values)
-        return self.packing.trial(trial, self.gpu_bytes(trial, proposal.costs))
+        return self.packing.trial(self.space.trial(proposal.values), self.gpu_bytes(proposal))
 
-    def gpu_bytes(self, trial: TrialConfig, costs: Mapping[str, float]) -> float:
+    def gpu_bytes(self, proposal: Proposal) -> float:
         """What a trial's worker takes of a GPU's memory: for its training, and for features that lie there."""
-        return costs["peak_memory_bytes"] + self.reading.gpu_bytes(trial, store_for(trial, self.stores))
+        return self._gpu_bytes(proposal, proposal.seeds if self.together(proposal) else 1)
+
+    def _gpu_bytes(self, proposal: Proposal, at_once: int) -> float:
+        trial = self.space.trial(proposal.values)
+        held = self.reading.gpu_bytes(trial, store_for(trial, self.stores))
+        return at_once * proposal.costs["peak_memory_bytes"] + held
+
+    def together(self, proposal: Proposal) -> bool:
+        """Whether a proposal's seeds train as one model.
+
+        They do where that is faster and one worker has room for them, unless what is asked is how long a trial takes.
+        """
+        return (
+            proposal.seeds > 1
+            and "train_seconds" not in {*self.space.objectives, *self.space.constraints}
+            and gains_together(self.space.trial(proposal.values), self.packing.hardware.device)
+            and self.packing.has_room(self._gpu_bytes(proposal, proposal.seeds))
+        )
 
     def work(self, proposal: Proposal) -> TrainWork:
         """What the workers of a proposal's trial are told.
@@ -83,6 +100,7 @@ class Shared:
             costs=proposal.costs,
             identity=digest_of(trial_identity(trial, self.stores)),
             seeds=proposal.seeds,
+            together=self.together(proposal),
             run=self.study_uri,
         )
 
@@ -119,7 +137,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     try:
         work = shared.work(proposal)
         if shared.packing.workers > 1:
-            train_in_workers(work, proposal.number, shared)
+            train_in_workers(work, proposal, shared)
         else:
             train_here(work, shared)
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search by itself
@@ -145,13 +163,13 @@ def failure_of(error: Exception) -> TrialFailure:
     return TrialFailure(reason=reason)
 
 
-def train_in_workers(work: TrainWork, number: int, shared: Shared) -> None:
-    """Trains through Ray Train, whose reports go on to Tune; ``number`` is the trial's."""
+def train_in_workers(work: TrainWork, proposal: Proposal, shared: Shared) -> None:
+    """Trains through Ray Train, whose reports go on to Tune."""
     system, runs = filesystem(f"{shared.study_uri}/runs")
     train(
         work,
         ray.train.RunConfig(
-            name=f"trial-{number:04d}",
+            name=f"trial-{proposal.number:04d}",
             storage_path=runs,
             storage_filesystem=system,
             callbacks=[TuneReportCallback()],
@@ -161,7 +179,7 @@ def train_in_workers(work: TrainWork, number: int, shared: Shared) -> None:
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
         shared.packing.workers,
-        shared.packing.worker(work.trial, shared.gpu_bytes(work.trial, work.costs)),
+        shared.packing.worker(work.trial, shared.gpu_bytes(proposal)),
     )
 
 

@@ -106,7 +106,7 @@ def test_disk_full_while_writing_what_waits_for_mlflow(tmp_path, monkeypatch):
 def test_disk_full_in_the_middle_of_a_checkpoint(tmp_path):
     """The one before stays whole."""
     first, larger = (
-        Checkpoint(finished=(), current=Snapshot(epoch=n, model=model, optimizer={}, schedule={}, best=Best()))
+        Checkpoint(finished=(), current=(Snapshot(epoch=n, model=model, optimizer={}, schedule={}, best=Best()),))
         for n, model in ((1, {}), (2, {"rest": "x" * 5000}))
     )
     save_checkpoint(first, tmp_path)
@@ -177,7 +177,7 @@ def test_disk_full_while_writing_a_checkpoint(cluster, store, tmp_path):
         assert "KILLED" in [record.status for record in records]
         for record in records:
             if record.status == "FINISHED":
-                assert load_checkpoint(record.tags["checkpoint"]).current.epoch == 2
+                assert load_checkpoint(record.tags["checkpoint"]).current[0].epoch == 2
         make_room(folder)
         resume(store, tmp_path, "d", 3)
         agree(str(tmp_path), "d", 3)

@@ -112,7 +112,7 @@ def alone(trial, store):
     cut = trial_slice(trial, store.spec)
     rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
-    return last.epoch
+    return last.epochs[0]
 
 
 def train_options(store, name):
@@ -129,7 +129,7 @@ def check_trained(store, name, told):
     """That a run ended with the numbers of this process alone."""
     epoch = alone(TRIAL, store)
     files = [file.path for file in list_files(f"{WORK}/runs") if re.match(rf"{name}-.*/checkpoint\.pt$", file.path)]
-    found = load_checkpoint(f"{WORK}/runs/{Path(files[-1]).parent}").current
+    found = load_checkpoint(f"{WORK}/runs/{Path(files[-1]).parent}").current[0]
     assert found.epoch == epoch.number == EPOCHS
     assert found.best.val_auc == pytest.approx(epoch.best_val_auc, abs=1e-6)
     assert f"val  AUC {epoch.best_val_auc:.4f}" in told

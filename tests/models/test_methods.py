@@ -187,8 +187,8 @@ def test_resumed_equals_uninterrupted(method, tmp_path):
     trial = small(method, epochs=4)
     whole, _, _ = trained(trial)
     _, _, halfway = trained(trial, stop_after=2)
-    save_checkpoint(Checkpoint(finished=(), current=halfway.snapshot), tmp_path)
-    resumed, _, _ = trained(trial, resume=load_checkpoint(tmp_path).current)
+    save_checkpoint(Checkpoint(finished=(), current=(halfway.snapshot,)), tmp_path)
+    resumed, _, _ = trained(trial, resume=load_checkpoint(tmp_path).current[0])
     for name, value in whole.state_dict().items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, resumed.state_dict()[name]), name

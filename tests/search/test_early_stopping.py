@@ -12,6 +12,7 @@ from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.search.early_stopping import FairStopping, falls_behind, rungs
 from fpt_ray.search.messages import Proposal, pack_proposal
 from tests import messages
+from tests.messages import of_seeds
 
 SPACE = """
 space: {{side.depth: {{low: 1, high: 8}}}}
@@ -93,8 +94,17 @@ def test_what_has_ended_is_no_one_to_compare_with():
     """A trial of one epoch, whose score is final, beside the first epochs of others."""
     scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max}", "asha")))
     for _ in range(3):
-        scheduler.on_trial_result(None, TRIAL, messages.report(epochs=2, val_auc=0.9))
-    assert scheduler.on_trial_result(None, TRIAL, report(epochs=2, val_auc=0.6)) == TrialScheduler.CONTINUE
+        scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.9, 0.1), finished=True))
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.6, 0.1))) == TrialScheduler.CONTINUE
+
+
+def test_the_first_seed_is_compared_whether_the_others_train_after_it_or_with_it():
+    scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max}", "asha")))
+    for score in (0.8, 0.81, 0.82):
+        scheduler.on_trial_result(None, TRIAL, of_seeds(2, (score, 0.1)))
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.9, 0.2), first=1)) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.9, 0.2))) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.6, 1.0))) == TrialScheduler.STOP
 
 
 def test_who_breaks_a_limit_of_costs_stops_nobody():

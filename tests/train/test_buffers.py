@@ -60,5 +60,5 @@ def test_training_on_halves_gives_the_numbers_of_the_same_floats(small_trial, sm
         rows = (Stored(dtype, 18, small_trial, small_shape), Stored(dtype, 9, small_trial, small_shape, split="val"))
         task = Task(device=CPU, classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.5,) * 3, num_train=18)
         epochs = list(fit(make_model(small_trial, 3), *rows, small_trial, task))
-        found.append([(epoch.train_loss, epoch.val) for epoch in epochs])
+        found.append([(epoch.train_loss, epoch.val_auc) for epoch in epochs])
     assert repr(found[0]) == repr(found[1])

@@ -224,15 +224,16 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
         )
     )
     (path,) = Path(workdir, "runs").glob("two-*/*/checkpoint.pt")
-    found = load_checkpoint(str(path.parent)).current
+    found = load_checkpoint(str(path.parent)).current[0]
     cut = trial_slice(trial, store.spec)
     rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
-    assert found.epoch == last.epoch.number == 3
-    assert found.best.val_auc == pytest.approx(last.epoch.best_val_auc, abs=1e-6)
-    for name, tensor in last.epoch.snapshot.model.items():
+    (epoch,) = last.epochs
+    assert found.epoch == epoch.number == 3
+    assert found.best.val_auc == pytest.approx(epoch.best_val_auc, abs=1e-6)
+    for name, tensor in epoch.snapshot.model.items():
         torch.testing.assert_close(found.model[name], tensor, atol=1e-5, rtol=1e-4)
-    assert re.search(rf"val  AUC {last.epoch.best_val_auc:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
+    assert re.search(rf"val  AUC {epoch.best_val_auc:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
 
 
 @pytest.mark.slow
@@ -256,7 +257,7 @@ def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, wor
     faster, longer = trained({"training.learning_rate": 0.05}), trained({"training.epochs": 2})
     assert faster.val.auc != first.val.auc
     assert longer.best_epoch in (1, 2)
-    assert load_checkpoint(longer.checkpoint).current.epoch == 2
+    assert load_checkpoint(longer.checkpoint).current[0].epoch == 2
     shutil.copytree(images, tmp_path / "images")
     (tmp_path / "images" / "train" / "c0" / "0.png").unlink()
     other = trained({}, preload(str(tmp_path / "images"), NEED, workdir))

@@ -17,7 +17,6 @@ import torch.multiprocessing as mp
 from fpt_ray.config.trial import TrainingConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
-from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import learns, take_step, unwrapped
 from fpt_ray.train.buffers import Buffers, taken_ahead
@@ -40,7 +39,7 @@ def run(trial, shape, resume=None, stop_after=None):
     model = make_model(trial, 3)
     epochs = []
     for epoch in fit(model, FakeRows(18, trial, shape), FakeRows(9, trial, shape, split="val"), trial, task(), resume):
-        epochs.append((epoch.number, epoch.train_loss, epoch.val.auc, epoch.best_epoch))
+        epochs.append((epoch.number, epoch.train_loss, epoch.val_auc, epoch.best_epoch))
         if epoch.number == stop_after:
             return epochs, stored(epoch.snapshot)
     return epochs, {name: tensor.clone() for name, tensor in arrays(model).items()}
@@ -49,8 +48,8 @@ def run(trial, shape, resume=None, stop_after=None):
 def stored(snapshot):
     """What comes back from a checkpoint's file."""
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Checkpoint(finished=(), current=snapshot), folder)
-        return load_checkpoint(folder).current
+        save_checkpoint(Checkpoint(finished=(), current=(snapshot,)), folder)
+        return load_checkpoint(folder).current[0]
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(small_trial, small_shape):
@@ -110,7 +109,7 @@ def worker(rank, port, trial, shape):
     model = make_model(trial, 3)
     model = torch.nn.parallel.DistributedDataParallel(model) if learns(model) else model
     numbers = [
-        (epoch.train_loss or 0, epoch.val.auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
+        (epoch.train_loss or 0, epoch.val_auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
     ]
     dist.destroy_process_group()
     return numbers, arrays(unwrapped(model))
@@ -146,17 +145,18 @@ def test_neighbours_are_remembered_once_whatever_is_set_for_training(small_trial
     splits = {"train": rows, "val": val}
     (first, second) = fit_seeds(trial, 2, splits, task(), identity="own", started=0.0)
     for progress in (first, second):
-        assert (progress.epoch.number, progress.epoch.train_loss, progress.epoch.best_epoch) == (1, None, 1)
-    assert first.epoch.val.auc == second.epoch.val.auc
+        (epoch,) = progress.epochs
+        assert (epoch.number, epoch.train_loss, epoch.best_epoch) == (1, None, 1)
+    assert first.epochs[0].val_auc == second.epochs[0].val_auc
     said = [epoch_report(one, trial, 2, {"param_ratio": 0.0, "memory_ratio": 0.1}) for one in (first, second)]
     assert [(one.epochs, one.finished) for one in said] == [(1, False), (2, True)]
-    assert said[1].metrics["ppe"] == said[1].metrics["val_auc"] == first.epoch.val.auc > 0.9
+    assert said[1].metrics["ppe"] == said[1].metrics["val_auc"] == first.epochs[0].val_auc > 0.9
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(first.checkpoint, folder)
         saved = load_checkpoint(folder)
     resumed = list(fit_seeds(trial, 2, splits, task(), identity="own", started=0.0, resume=saved))
-    assert [(one.repeat, one.epoch.val.auc) for one in resumed] == [(1, second.epoch.val.auc)]
-    remembered = saved.current.best.model["_extra_state"]
+    assert [(len(one.finished), one.epochs[0].val_auc) for one in resumed] == [(1, second.epochs[0].val_auc)]
+    remembered = saved.current[0].best.model["_extra_state"]
     tokens = rows.summaries[:, -1, 0].half().double()
     tokens = tokens - tokens.mean(dim=1, keepdim=True)
     expected = tokens / tokens.norm(dim=1, keepdim=True)
@@ -184,7 +184,7 @@ def test_best_epoch_is_kept(small_trial, small_shape):
     last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, task()))[-1]
     best = last.snapshot.best
     model.load_state_dict(best.model)
-    assert evaluate(model, val, trial, task()).auc == best.val_auc == last.best_val_auc
+    assert evaluate(model, val, trial, task()) == [best.val_auc] == [last.best_val_auc]
 
 
 def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(tmp_path):
@@ -192,17 +192,18 @@ def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(t
     snapshot = Snapshot(
         epoch=2, model={"head": torch.zeros(2)}, optimizer={"state": {0: 1}}, schedule={"t": 4}, best=Best()
     )
-    save_checkpoint(Checkpoint(finished=(finished,), current=snapshot), tmp_path)
+    save_checkpoint(Checkpoint(finished=(finished,), current=(snapshot,)), tmp_path)
     plain = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert list(plain) == ["identity", "seconds", "finished", "current"]
     assert [list(part) for part in plain["finished"]] == [["epoch", "val_auc", "model"]]
-    assert list(plain["current"]) == ["epoch", "model", "optimizer", "schedule", "best"]
-    assert plain["current"]["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}
+    (current,) = plain["current"]
+    assert list(current) == ["epoch", "model", "optimizer", "schedule", "best"]
+    assert current["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}
     found = load_checkpoint(tmp_path)
-    assert dataclasses.replace(found.current, model={}) == dataclasses.replace(snapshot, model={})
+    assert dataclasses.replace(found.current[0], model={}) == dataclasses.replace(snapshot, model={})
     assert [(best.epoch, best.val_auc) for best in found.best] == [(3, 0.75), (0, -math.inf)]
     assert torch.equal(found.finished[0].model["head"], torch.ones(2))
-    assert torch.equal(found.current.model["head"], torch.zeros(2))
+    assert torch.equal(found.current[0].model["head"], torch.zeros(2))
 
 
 def test_nan_ends_the_trial_with_a_reason(small_trial, small_shape):
@@ -259,11 +260,8 @@ def test_the_mode_is_trainings_in_steps_and_evaluations_in_between(small_trial, 
 
 def scripted(monkeypatch, aucs):
     """Validation that finds these AUCs, one after the other."""
-    left, none = list(aucs), np.zeros((3, 3), np.int64)
-    monkeypatch.setattr(
-        "fpt_ray.train.loop.evaluate",
-        lambda *_: Scores(auc=left.pop(0), accuracy=0.0, macro_f1=0.0, kappa=0.0, confusion=none),
-    )
+    left = list(aucs)
+    monkeypatch.setattr("fpt_ray.train.loop.evaluate", lambda *_: [left.pop(0)])
 
 
 def test_the_best_epoch_is_the_first_of_the_highest_and_its_weights_stay_as_they_were(

@@ -22,7 +22,7 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.scoring import shown_trials
 from fpt_ray.tune.study_run import start_or_find
-from tests.messages import report
+from tests.messages import of_seeds, report
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}")
 
@@ -126,6 +126,20 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
         log.on_trial_result(0, [], trial, report(epochs=epoch, val_auc_epoch=epoch / 10, finished=False))
     points = client.get_metric_history(running, "val_auc_epoch")
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path))
+    trial = SimpleNamespace(trial_id="t", config=pack_proposal(Proposal(number=3, values={}, seeds=2, first_seed=4)))
+    log.on_trial_start(0, [], trial)
+    for epoch in (1, 2):
+        log.on_trial_result(0, [], trial, of_seeds(epoch, (epoch / 10, epoch / 20)))
+    seeds = tracking.seed_runs(client, run, tracking.read_trials(client, run)[3])
+    assert [client.get_run(seed).data.params for seed in seeds] == [{"training.seed": "4"}, {"training.seed": "5"}]
+    for name in ("val_auc_epoch", "val_auc"):
+        curves = [[(one.step, one.value) for one in client.get_metric_history(seed, name)] for seed in seeds]
+        assert curves == [[(1, 0.1), (2, 0.2)], [(1, 0.05), (2, 0.1)]]
 
 
 def test_what_was_stopped_or_refused_has_not_failed_and_is_not_complete(dead, tmp_path):

@@ -2,9 +2,14 @@
 
 import pytest
 
+from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import trial_from
+from fpt_ray.features.serving import Stores
 from fpt_ray.models.hardware import Hardware
+from fpt_ray.reading.places import Reading
+from fpt_ray.search.messages import Proposal, pack_proposal
 from fpt_ray.tune.resources import Packing, gpu_share
+from fpt_ray.tune.worker import Shared
 
 GIB = 2**30
 GPU = Hardware(device="cuda", name="a card", has_bfloat16=True, memory_bytes=24 * GIB)
@@ -41,3 +46,36 @@ def test_a_trial_with_workers_of_its_own_only_waits():
     own = packing(workers=2, hardware=CPU)
     assert own.trial(trial_from({}), GIB) == {"CPU": 0.01}
     assert own.worker(trial_from({}), GIB) == {"CPU": pytest.approx(0.99)}
+
+
+# --- seeds that train together ------------------------------------------------------------------------------------
+
+
+def share_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", **options):
+    """(whether a proposal's seeds train together, what it asks of Ray)."""
+    monkeypatch.setattr("fpt_ray.tune.worker.store_for", lambda *_: None)
+    monkeypatch.setattr(Reading, "gpu_bytes", lambda *_: 0)
+    space = parse_space(f"space: {{side.num_prompts: {{low: 1, high: 64}}}}\nfixed: {{method: {method}}}\n{ask}")
+    own = packing(**options)
+    stores = Stores(stores=(), weights={}, hardware=own.hardware)
+    folders = {"study_uri": "s", "weights_root": "/driver"}
+    shared = Shared(space=space, stores=stores, reading=Reading(), packing=own, **folders)
+    proposal = Proposal(number=0, values={}, seeds=seeds, costs={"peak_memory_bytes": gib * GIB})
+    return shared.together(proposal), shared.resources(pack_proposal(proposal))
+
+
+def test_seeds_that_train_together_take_a_gpus_memory_together(monkeypatch):
+    together = (True, {"CPU": 1.0, "GPU": pytest.approx(0.15)})  # 1.15 x 5 x 0.6 / 24, rounded up
+    alone = (False, {"CPU": 1.0, "GPU": pytest.approx(0.03)})
+    assert share_of(monkeypatch) == together
+    assert share_of(monkeypatch, seeds=1) == alone
+    assert share_of(monkeypatch, ask="constraints: {train_seconds: {max: 9}}") == alone
+    assert share_of(monkeypatch, ask="objectives: {val_auc: max, train_seconds: min}") == alone
+    assert share_of(monkeypatch, method="lora") == alone
+    assert share_of(monkeypatch, workers=2)[0] is False
+    assert share_of(monkeypatch, gib=4.2) == (False, {"CPU": 1.0, "GPU": pytest.approx(0.21)})  # 5 would take 24.15
+    assert share_of(monkeypatch, gpus=0.1) == (False, {"CPU": 1.0, "GPU": 0.1})
+
+
+def test_on_cpus_probes_alone_train_together(monkeypatch):
+    assert [share_of(monkeypatch, method=one, hardware=CPU)[0] for one in ("probe", "fpt+")] == [True, False]

@@ -116,13 +116,14 @@ def trial_ends_with_two_seeds(trial, store):
     models = []
     kept = {"prepare": lambda model: models.append(model) or model}
     *_, last = fit_seeds(trial, 2, rows, task, identity="", started=0.0, **kept)
-    assert (last.repeat, last.epoch.number, len(last.earlier)) == (1, 1, 1)
-    assert math.isfinite(last.epoch.train_loss)
-    first, second = last.earlier[0].model, last.epoch.snapshot.best.model
+    (epoch,) = last.epochs
+    assert (epoch.number, len(last.finished)) == (1, 1)
+    assert math.isfinite(epoch.train_loss)
+    first, second = last.finished[0].model, epoch.snapshot.best.model
     assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
-    for model, best in zip(models, (*last.earlier, last.epoch.snapshot.best), strict=True):
+    for model, best in zip(models, last.checkpoint.best, strict=True):
         load_learnable_state(model, best.model)
-        assert evaluate(model, rows["val"], trial, task).auc == best.val_auc
+        assert evaluate(model, rows["val"], trial, task) == [best.val_auc]
 
 
 def test_the_grids_are_the_papers():

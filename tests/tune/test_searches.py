@@ -128,8 +128,8 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
 
 METHODS = """
 points:
-  probing: {method: linear_probing}
-  LoRA: {method: lora}
+  first: {method: FIRST}
+  it: {method: METHOD}
 space: {training.learning_rate: {choices: [1.0e-3, 1.0e-2]}}
 choose: [training.learning_rate]
 sampler: grid
@@ -138,27 +138,34 @@ fixed: {side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
 """
 
 
-def test_a_grid_of_methods_is_repeated_over_seeds(images, workdir, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("first", "method", "together"), [("linear_probing", "lora", False), ("stored_linear_probe", "probe", True)]
+)
+def test_a_grid_of_methods_is_repeated_over_seeds(first, method, together, images, workdir, tmp_path, capsys):
+    """One after the other, or together: then both have had a first epoch before one of them has a second."""
     fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
-    space = tmp_path / "methods.yaml"
-    space.write_text(METHODS.replace("FIXED", fixed))
-    run_study(StudyOptions(space=str(space), images=images, workdir=workdir, set=("training.epochs=1",)))
-    said = capsys.readouterr()
-    assert "rows: 2 of 6 trials" in said.err
+    space = tmp_path / f"{method}.yaml"
+    space.write_text(METHODS.replace("FIXED", fixed).replace("METHOD", method).replace("FIRST", first))
+    run_study(StudyOptions(space=str(space), images=images, workdir=workdir, set=("training.epochs=2",)))
+    said = capsys.readouterr().err
+    assert "rows: 2 of 6 trials" in said
     client = open_tracking(default_uri(workdir))
-    study = tracking.find_study(client, "methods")
-    first, final = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
-    assert (first.label, final.label, final.status) == ("probing", "LoRA", "FINISHED")
-    assert "difference_low" not in first.metrics
-    between = final.metrics["test_auc"] - first.metrics["test_auc"]
+    study = tracking.find_study(client, method)
+    other, final = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
+    assert (other.label, final.label, final.status) == ("first", "it", "FINISHED")
+    assert "difference_low" not in other.metrics
+    between = final.metrics["test_auc"] - other.metrics["test_auc"]
     assert final.metrics["difference_low"] <= between <= final.metrics["difference_high"]
-    assert "Rows with several seeds" in Path(f"{workdir}/studies/methods/front.md").read_text()
+    assert "Rows with several seeds" in Path(f"{workdir}/studies/{method}/front.md").read_text()
     seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, final)]
     assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
     for name in ("val_auc", "test_auc"):
         values = [run.data.metrics[name] for run in seeds]
         assert final.metrics[name] == pytest.approx(np.mean(values))
         assert final.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
+    first, second = (client.get_metric_history(run.info.run_id, "val_auc_epoch") for run in seeds)
+    assert [one.step for one in (*first, *second)] == [1, 2, 1, 2]
+    assert (second[0].timestamp <= first[1].timestamp) == together
 
 
 BACKBONES = """

@@ -19,7 +19,7 @@ from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.search.identity import study_id
-from fpt_ray.search.messages import EpochReport, final_metrics, pack_message, unpack_proposal
+from fpt_ray.search.messages import EpochReport, SeedEpoch, final_metrics, pack_message, unpack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
@@ -139,11 +139,7 @@ def _report(values: Mapping[str, Any]) -> EpochReport:
     }
     return EpochReport(
         epochs=1,
-        repeat=0,
-        epoch_of_seed=1,
-        train_loss=0.1,
-        val_auc_epoch=score,
-        val_auc_seed=score,
+        seeds=(SeedEpoch(repeat=0, epoch=1, train_loss=0.1, val_auc_epoch=score, val_auc=score),),
         epoch_seconds=9.0,
         finished=True,
         metrics=metrics,

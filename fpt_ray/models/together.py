@@ -1,0 +1,85 @@
+"""Networks of one shape as one network: what each learns it learns for itself, in the time of hardly more than one.
+
+A probe's step on a CPU, and a side network's on a GPU, are mostly the price of asking for many small operations.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from typing_extensions import override
+
+from fpt_ray.models.methods import learnable_state, load_learnable_state
+
+
+class Together(nn.Module):
+    """G networks of one shape, whose parameters and buffers are stacked: dimension G comes first in each.
+
+    AdamW works number by number, so that one optimizer over the stacked parameters does what G would do.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.count = len(networks)
+        self.stacked = copy.deepcopy(networks[0])
+        for kind in (nn.Module.parameters, nn.Module.buffers):
+            for own, *each in zip(kind(self.stacked), *map(kind, networks), strict=True):
+                own.data = torch.stack([one.detach() for one in each])
+
+    @override
+    def forward(self, *inputs: Tensor | None) -> Float[Tensor, "G B C"]:
+        """Logits. In training each network has its own part of the batch, in order; otherwise each reads all of it.
+
+        Images are counted along the first dimension of the first input, and along the second of the others.
+        """
+        tensors = {**dict(self.stacked.named_parameters()), **dict(self.stacked.named_buffers())}
+        if not self.training:  # one after the other: mapped, each would have a copy of what all of them read
+            each = [{name: tensor[at] for name, tensor in tensors.items()} for at in range(self.count)]
+            return torch.stack([self._one(own, *inputs) for own in each])
+        axes = [None if one is None else min(at, 1) for at, one in enumerate(inputs)]
+        parts = [
+            one if one is None or axis is None else one.unflatten(axis, (self.count, -1))
+            for one, axis in zip(inputs, axes, strict=True)
+        ]
+        return vmap(self._one, (0, *axes))(tensors, *parts)
+
+    def _one(self, tensors: dict[str, Tensor], *inputs: Tensor | None) -> Float[Tensor, "B C"]:
+        return functional_call(self.stacked, tensors, inputs)
+
+    def clip_gradients(self, largest: float) -> None:
+        """As ``clip_grad_norm_`` does, for each network by itself."""
+        found = [one.grad for one in self.parameters() if one.grad is not None]
+        norms = torch.cat([one.flatten(1) for one in found], dim=1).norm(dim=1)
+        scales = (largest / (norms + 1e-6)).clamp(max=1)
+        for one in found:
+            one.mul_(scales.view(-1, *(1 for _ in one.shape[1:])))
+
+
+def networks_in(model: nn.Module) -> int:
+    """How many networks learn in a model."""
+    return model.count if isinstance(model, Together) else 1
+
+
+def learnable_states(model: nn.Module) -> list[dict[str, Any]]:
+    """What training changes, of every network in a model; as it lies there."""
+    if not isinstance(model, Together):
+        return [learnable_state(model)]
+    state = learnable_state(model.stacked)
+    return [{name: value[at] for name, value in state.items()} for at in range(model.count)]
+
+
+def load_learnable_states(model: nn.Module, states: Sequence[dict[str, Any]]) -> None:
+    """Puts ``learnable_states`` back.
+
+    Raises:
+        RuntimeError: they are of another model; the message names what differs.
+    """
+    if not isinstance(model, Together):
+        (state,) = states
+        return load_learnable_state(model, state)
+    stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+    return load_learnable_state(model.stacked, stacked)
