@@ -124,6 +124,17 @@ def test_together_each_seed_gives_what_it_gives_alone(trial, rows, method):
             np.testing.assert_allclose(own.model[name], tensor, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("method", ["probe", "fpt+"])
+def test_together_in_bfloat16_they_agree_to_its_rounding(trial, rows, method):
+    trial = uneven(trial, rows, method)
+    trial = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="bfloat16"))
+    found = sorted(numbers_of(fit_seeds(trial, 3, rows, TASK, **ASKED, together=True)))
+    expected, _ = alone(trial, rows)
+    np.testing.assert_allclose([loss for *_, loss, _ in found], [loss for *_, loss, _ in expected], rtol=0.02)
+    exact = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="float32"))
+    assert found != sorted(numbers_of(fit_seeds(exact, 3, rows, TASK, **ASKED, together=True)))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_together_a_resumed_trial_equals_an_uninterrupted_one(trial, rows, method, tmp_path):
     trial = uneven(trial, rows, method)
