@@ -104,7 +104,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/train/loop.py", "    learner.model.train()\n", "", _LOOP, "mode"),
     Mutation("fpt_ray/train/loop.py", "    model.eval()\n", "", _LOOP, "mode"),
-    Mutation("fpt_ray/train/snapshots.py", "if scores.auc > before.val_auc", "if True", _LOOP, "best"),
+    Mutation("fpt_ray/train/snapshots.py", "if val_auc > before.val_auc", "if True", _LOOP, "best"),
     Mutation("fpt_ray/train/snapshots.py", "> before.val_auc", ">= before.val_auc", _LOOP, "best"),
     Mutation("fpt_ray/train/snapshots.py", "model=_copied(state)", "model=state", _LOOP, "best"),
     Mutation(
@@ -228,8 +228,8 @@ MUTATIONS = (
     # --- numbers --------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "_area(probabilities[:, c], labels == c)",
-        "_area(-probabilities[:, c], labels == c)",
+        "roc_auc_score(labels == c, probabilities[:, c])",
+        "roc_auc_score(labels == c, -probabilities[:, c])",
         _SCORES,
     ),
     Mutation(
@@ -239,12 +239,11 @@ MUTATIONS = (
         _SCORES,
     ),
     Mutation("fpt_ray/metrics/scores.py", "math.log10(memory_ratio + 1)", "math.log(memory_ratio + 1)", _SCORES),
-    Mutation("fpt_ray/metrics/scores.py", "(sizes - 1) / 2", "sizes + 1", _SCORES),
-    Mutation("fpt_ray/metrics/scores.py", "- grades) ** 2", "- grades)", _SCORES),
+    Mutation("fpt_ray/metrics/scores.py", 'weights="quadratic"', 'weights="linear"', _SCORES),
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "labels * count + predicted",
-        "predicted * count + labels",
+        "sklearn_metrics.confusion_matrix(labels, predicted",
+        "sklearn_metrics.confusion_matrix(predicted, labels",
         _SCORES,
     ),
     Mutation(
@@ -568,8 +567,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/search/early_stopping.py",
-        "if first.repeat == 0 else None",
-        "",
+        "None if first.repeat or report.finished else",
+        "None if report.finished else",
         _STOPPING,
     ),
     Mutation(
