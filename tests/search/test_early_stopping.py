@@ -102,7 +102,7 @@ def test_the_first_seed_is_compared_whether_the_others_train_after_it_or_with_it
     scheduler = FairStopping(parse_space(SPACE.format("{val_auc: max}", "asha")))
     for score in (0.8, 0.81, 0.82):
         scheduler.on_trial_result(None, TRIAL, of_seeds(2, (score, 0.1)))
-    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.9, 0.2), first=1)) == TrialScheduler.CONTINUE
+    assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.6, 0.2), first=1)) == TrialScheduler.CONTINUE
     assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.9, 0.2))) == TrialScheduler.CONTINUE
     assert scheduler.on_trial_result(None, TRIAL, of_seeds(2, (0.6, 1.0))) == TrialScheduler.STOP
 
