@@ -4,7 +4,6 @@ Dimension letters stand in ``side_network.py``; here additionally R is the resol
 tokens, prefix tokens (class token, registers) included.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -177,8 +176,9 @@ def mean_attention(
     chunk = max(32, held // (4 * batch * heads * num_tokens))
     transposed = keys.transpose(-2, -1)
     total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
-    biases = itertools.repeat(None) if bias is None else bias.split(chunk, dim=-2)
-    for part, added in zip((queries * scale).split(chunk, dim=2), biases, strict=False):
+    parts = (queries * scale).split(chunk, dim=2)
+    biases = [None] * len(parts) if bias is None else bias.split(chunk, dim=-2)
+    for part, added in zip(parts, biases, strict=True):
         scores = part @ transposed
         total += torch.softmax(scores if added is None else scores + added, dim=-1).sum(dim=2, dtype=torch.float32)
     return total / num_queries

@@ -1,6 +1,6 @@
-"""Networks of one shape as one network: what each learns it learns for itself, in the time of hardly more than one.
+"""Networks of one shape as one network: each learns for itself, and every operation of a step is asked for once.
 
-A probe's step on a CPU, and a side network's on a GPU, are mostly the price of asking for many small operations.
+What that saves, and where it saves nothing, is measured in docs/decisions.md.
 """
 
 import copy

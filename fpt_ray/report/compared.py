@@ -27,7 +27,7 @@ def compared_rows(
                 **{name: metrics.get(name) for name in ("test_auc_low", "test_auc_high")},
                 **{name: metrics.get(name) for name in ("difference_low", "difference_high")},
                 "learnable_parameters": metrics["learnable_parameters"],
-                "seconds_per_seed": round(metrics["fit_seconds"] / record.seeds, 2),
+                "seconds_per_seed": metrics["fit_seconds"] / record.seeds,
             }
         )
     return rows

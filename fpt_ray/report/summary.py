@@ -146,6 +146,8 @@ def value_text(name: str, value: object) -> str:
         return "-"
     if name in ("peak_memory_bytes", "measured_peak_memory_bytes"):
         return f"{float(str(value)) / MIB:.0f}"
+    if name == "seconds_per_seed":
+        return f"{float(str(value)):.2f}"
     if name in _TITLES:
         return f"{100 * float(str(value)):.2f}"
     try:

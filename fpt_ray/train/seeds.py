@@ -33,7 +33,7 @@ def trial_task(store: Features, device: torch.device, rank: int = 0, num_workers
 
 
 def gains_together(trial: TrialConfig, device: str) -> bool:
-    """Whether a trial's seeds train faster as one model: where asking for a step's operations takes most of its time.
+    """Whether a trial's seeds train faster as one model: where asking for a step's operations takes much of its time.
 
     A side network's step on a CPU is bound by its arithmetic, and the LPM's everywhere; neighbours take no step.
     """

@@ -12,6 +12,8 @@ from fpt_ray.search.ladder import best_below, narrowed
 from fpt_ray.search.messages import unpack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.preparation import check_options
 from tests.messages import report
 
 SPACE = """
@@ -163,6 +165,13 @@ def test_rungs_are_part_of_what_a_study_answers(tmp_path):
     climbed(search, "a")
     with pytest.raises(ConfigError, match=r"rungs\.1"):
         searcher(tmp_path, SPACE.replace("num_trials: 7", "num_trials: 8"), resume=True)
+
+
+def test_an_earlier_studys_front_is_refused():
+    options = StudyOptions(space="ladder", images="images", warm_start="old")
+    with pytest.raises(ConfigError, match="warm_start is old, but the rungs"):
+        check_options(options, load_space("ladder"))
+    check_options(options, load_space("bccd"))
 
 
 def test_the_ladder_is_a_space():
