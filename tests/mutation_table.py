@@ -670,6 +670,11 @@ MUTATIONS = (
         "fpt_ray/search/ladder.py", "if rung_of(trial) == number and", "if rung_of(trial) is not None and", _LADDER
     ),
     Mutation("fpt_ray/search/ladder.py", "not is_infeasible(trial) for trial in own", "True for trial in own", _LADDER),
+    Mutation(
+        "fpt_ray/tune/scoring.py", "if over_seeds else None", "if False else None", "tests/tune/test_scoring.py", "grid"
+    ),
+    Mutation("fpt_ray/tune/scoring.py", "int(saved.identity[:8], 16)", "0", "tests/tune/test_scoring.py", "grid"),
+    Mutation("fpt_ray/tune/scoring.py", "first = min(shown", "first = max(shown", "tests/tune/test_scoring.py", "grid"),
     Mutation("fpt_ray/search/searcher.py", "if again:", "if not again:", _SEARCHER, "dead_before or crashes"),
     Mutation("fpt_ray/search/searcher.py", "ended and self.held is None", "ended", _SEARCHER, "not_ready"),
     Mutation("fpt_ray/search/searcher.py", "[held[0]] if held else []", "[]", _SEARCHER, "not_ready"),

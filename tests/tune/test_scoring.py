@@ -2,12 +2,21 @@
 
 import json
 
+import numpy as np
+import pytest
+
+from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.trial import TrialConfig
+from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import Stores
+from fpt_ray.features.spec import store_spec
+from fpt_ray.metrics.intervals import bootstrap_aucs, interval
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.reading.places import Reading
 from fpt_ray.tracking import records as tracking
 from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.train.checkpoint import Checkpoint
 from fpt_ray.tune import scoring
 from fpt_ray.tune.resources import Packing
 from fpt_ray.tune.scoring import TrialScores, score_shown
@@ -30,11 +39,46 @@ def record(number, **metrics):
     )
 
 
-def test_trials_without_a_test_score_are_scored_on_workers_at_once(monkeypatch):
+@pytest.fixture
+def share(monkeypatch):
+    """What the trials of a space share; no store is there."""
+    monkeypatch.setattr(scoring, "shown_trials", lambda records, _: list(records))
+    monkeypatch.setattr(scoring, "store_for", lambda *_: None)
+    monkeypatch.setattr(scoring, "trial_identity", lambda *_: {})
+    monkeypatch.setattr(Shared, "costs", lambda _, trial: {"peak_memory_bytes": 10.0 * trial.side.num_prompts})
     packing = Packing(workers=1, cpus=2.0, gpus=None, node_cpus=8, hardware=GPU)
     folder = {"study_uri": "s", "weights_root": "/driver"}
     stores = Stores(stores=(), weights={}, hardware=GPU)
-    shared = Shared(space=load_space(SMOKE), stores=stores, reading=Reading(), packing=packing, **folder)
+    return lambda space: Shared(space=load_space(space), stores=stores, reading=Reading(), packing=packing, **folder)
+
+
+def test_rows_of_a_grid_have_intervals_over_images_and_seeds_and_differ_from_the_first(share, monkeypatch):
+    """Of two rows of the same predictions, whose seeds lie apart: they differ by which seeds are drawn alone."""
+    generator, labels = np.random.default_rng(0), np.arange(400) % 2
+    logits = [generator.normal(size=400) + strength * labels for strength in (0.2, 1.0, 1.8)]
+    seeds = [np.stack([1 - one, one], axis=1) for one in (1 / (1 + np.exp(-logit)) for logit in logits)]
+    monkeypatch.setattr(scoring, "predictions_of_best", lambda *_: (seeds, labels))
+    described = {"spec": store_spec(need_of(TrialConfig())), "table_digest": "", "data_note": ""}
+    store = Features(uri="s", shards=(), classes=("no", "yes"), splits={}, skipped=(), **described)
+
+    def run_on_workers(calls, _):
+        for run_id, call in calls.items():
+            saved = Checkpoint(identity=f"{int(run_id[1:]):08x}", finished=(), current=())
+            yield run_id, call.args[0](call.args[2], store, saved, run_id)
+
+    monkeypatch.setattr(scoring, "run_on_workers", run_on_workers)
+    first, second = score_shown([record(0), record(1)], share("bccd_methods"))
+    assert (first.run_id, second.run_id) == ("r0", "r1")
+    of_images = interval(bootstrap_aucs([seeds], labels)[0])
+    for row in (first, second):
+        width = row.metrics["test_auc_high"] - row.metrics["test_auc_low"]
+        assert width > 2 * (of_images.high - of_images.low)
+    assert "difference_low" not in first.metrics
+    assert second.metrics["difference_low"] < -0.1
+    assert second.metrics["difference_high"] > 0.1
+
+
+def test_trials_without_a_test_score_are_scored_on_workers_at_once(share, monkeypatch):
     handed = {}
 
     def run_on_workers(calls, shares):
@@ -44,10 +88,6 @@ def test_trials_without_a_test_score_are_scored_on_workers_at_once(monkeypatch):
         return iter([(name, TrialScores(run_id=name, metrics={}, seed_aucs=())) for name in reversed(calls)])
 
     monkeypatch.setattr(scoring, "run_on_workers", run_on_workers)
-    monkeypatch.setattr(scoring, "shown_trials", lambda records, _: list(records))
-    monkeypatch.setattr(scoring, "store_for", lambda *_: None)
-    monkeypatch.setattr(scoring, "trial_identity", lambda *_: {})
-    monkeypatch.setattr(Shared, "costs", lambda _, trial: {"peak_memory_bytes": 10.0 * trial.side.num_prompts})
-    found = score_shown([record(0), record(1, test_auc=0.9), record(2)], shared)
+    found = score_shown([record(0), record(1, test_auc=0.9), record(2)], share(SMOKE))
     assert [one.run_id for one in found] == ["r2", "r0"]
     assert handed == {"r0": {"CPU": 2.0, "GPU": 0.23}, "r2": {"CPU": 2.0, "GPU": 0.46}}
