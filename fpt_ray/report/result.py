@@ -44,6 +44,8 @@ class StudyResult:
     """{name of a trial's number: what it must keep to}."""
     searched: tuple[str, ...]
     """The dotted names that the study varies."""
+    starts_at_paper: bool
+    """Whether trial 0 is the point of its space that is nearest to the paper's settings."""
     data_note: str
     """What must be said about the images wherever their numbers stand."""
     trials: tuple[TrialRecord, ...]
@@ -99,6 +101,7 @@ def study_result(
         objectives=study.objectives,
         constraints=study.constraints,
         searched=study.searched,
+        starts_at_paper=study.starts_at_paper,
         data_note=study.data_note,
         trials=tuple(trials),
         ledger=ledger,

@@ -68,7 +68,15 @@ def summarise(result: StudyResult) -> Summary:
         picture=Picture(
             title=title,
             caption=". ".join(part for part in (note and f"Images: {note}", predicted, why) if part) + ".",
-            trials=[_point(record, searched, record.run_id in on_front) for record in drawn],
+            trials=[
+                _point(
+                    record,
+                    searched,
+                    on_front=record.run_id in on_front,
+                    is_first=record.number == 0 and result.starts_at_paper,
+                )
+                for record in drawn
+            ],
             paper=paper,
         ),
         data_note=note,
@@ -101,7 +109,7 @@ def _failure(record: TrialRecord) -> str:
     return f"trial {record.number} " + (reason if reason.startswith(ending) else f"{ending}: {reason}")
 
 
-def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Point:
+def _point(record: TrialRecord, searched: Sequence[str], *, on_front: bool, is_first: bool) -> Point:
     metrics = record.metrics
     test = [f"test AUC x 100: {100 * metrics['test_auc']:.2f}"] if "test_auc" in metrics else []
     return Point(
@@ -116,7 +124,7 @@ def _point(record: TrialRecord, searched: Sequence[str], on_front: bool) -> Poin
             f"{100 * metrics['memory_ratio']:.2f} % of full fine-tuning's memory",
         ),
         on_front=on_front,
-        is_first=record.number == 0,
+        is_first=is_first,
     )
 
 

@@ -21,6 +21,7 @@ LEDGER = "ledger."
 STUDY_ID = "fpt_ray.study_id"
 """Tag of a study: the id that its storage and its folder bear, too."""
 _OBJECTIVES, _CONSTRAINTS, _SEARCHED, _STORES = "objectives", "constraints", "searched", "stores"
+_STARTS_AT_PAPER = "starts_at_paper"
 _PROPOSAL, _LABEL, _STAGE, _CONFIRMS, _SEEDS = "proposal", "label", "stage", "of", "seeds"
 
 
@@ -48,6 +49,11 @@ class StudyRun:
     def searched(self) -> tuple[str, ...]:
         """The dotted names that the study varies."""
         return tuple(json.loads(self.tags[_SEARCHED]))
+
+    @property
+    def starts_at_paper(self) -> bool:
+        """Whether its trial 0 is the point of its space that is nearest to the paper's settings."""
+        return json.loads(self.tags.get(_STARTS_AT_PAPER, "true"))
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -166,6 +172,7 @@ def study_tags(
     *,
     study_id: str,
     constraints: Mapping[str, Limit],
+    starts_at_paper: bool = True,
 ) -> dict[str, str]:
     """What ``StudyRun`` reads of a study."""
     return {
@@ -174,6 +181,7 @@ def study_tags(
         _CONSTRAINTS: json.dumps({name: asdict(limit) for name, limit in constraints.items()}),
         _SEARCHED: json.dumps(list(searched)),
         DATA_NOTE: data_note,
+        _STARTS_AT_PAPER: json.dumps(starts_at_paper),
     }
 
 

@@ -52,6 +52,7 @@ def start_or_find(
             " ".join(sorted(notes)),
             study_id=study_id(proposed),
             constraints=space.constraints,
+            starts_at_paper=not space.enqueues,
         ),
     )
     tracking.attach_text(client, study.run_id, space.text, "space.yaml")

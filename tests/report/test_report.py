@@ -256,11 +256,16 @@ def test_the_papers_points_are_left_out_with_a_reason_where_something_differs(ch
 
 
 def test_every_finished_trial_is_drawn_and_trial_0_marked(records):
+    """As the one nearest to the paper's settings, unless its study began elsewhere, as grids and rungs do."""
     broken = [record(8, **metrics_of(float("nan"), 0.1)), record(9, status="FAILED", **metrics_of(0.9, 0.1))]
     picture = summarise(result([*records, *broken], note=NOTE)).picture
     assert [point.name for point in picture.trials] == [f"trial {number}" for number in range(5)]
     assert [point.on_front for point in picture.trials] == [trial[3] for trial in TRIALS]
     assert [point.is_first for point in picture.trials] == [True, False, False, False, False]
+    tags = study_tags(OBJECTIVES, SEARCHED, "", study_id="id", constraints={}, starts_at_paper=False)
+    study = StudyRun(name="s", experiment_id="1", run_id="r", tags=tags)
+    elsewhere = summarise(study_result(study, records, {}, "sqlite:///s.db", "studies/s")).picture
+    assert not any(point.is_first for point in elsewhere.trials)
     assert "side.num_prompts = 4" in picture.trials[0].details
     assert len(picture.paper) == 10  # the default trial is the paper's
     assert NOTE in picture.caption

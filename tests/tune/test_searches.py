@@ -152,6 +152,7 @@ def test_a_grid_of_methods_is_repeated_over_seeds(first, method, together, image
     client = open_tracking(default_uri(workdir))
     study = tracking.find_study(client, method)
     other, final = [record for record in tracking.read_trials(client, study) if record.tags["stage"] == "final"]
+    assert not study.starts_at_paper
     assert (other.label, final.label, final.status) == ("first", "it", "FINISHED")
     assert "difference_low" not in other.metrics
     between = final.metrics["test_auc"] - other.metrics["test_auc"]
