@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fpt_ray.errors import ConfigError
     from fpt_ray.features.joining import Features
     from fpt_ray.features.store import Store, open_store
+    from fpt_ray.predict.classifier import load
     from fpt_ray.preload.pipeline import preload as preload_features
     from fpt_ray.report.result import StudyResult
     from fpt_ray.train.trial import TrialResult, train_trial
@@ -40,6 +41,7 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "TrialResult",
+    "load",
     "load_space",
     "open_store",
     "preload_features",
@@ -60,6 +62,7 @@ _PLACES = {
     "TrainingConfig": "config.trial",
     "TrialConfig": "config.trial",
     "TrialResult": "train.trial",
+    "load": "predict.classifier",
     "load_space": "config.space_yaml",
     "open_store": "features.store",
     "preload_features": "preload.pipeline:preload",

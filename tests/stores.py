@@ -52,7 +52,9 @@ def make_features(spec, rows, seed=0):
 
 
 def part_of(features, at):
-    """Some rows of features."""
+    """Some rows of features; none of none."""
+    if features is None:
+        return None
     kinds = (features.keys[:, at], features.values[:, at], features.tokens[:, at], features.summaries[:, :, at])
     return Extracted(*kinds)
 

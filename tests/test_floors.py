@@ -19,8 +19,9 @@ FLOORS = {
     4: "features report authors datasets demo",
     5: "preload cost reading",
     6: "train",
-    7: "tune",
-    8: "bench",
+    7: "predict",
+    8: "tune",
+    9: "bench",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 DOORS = {"__init__", "__main__"}  # of the package: they open any room
@@ -106,7 +107,7 @@ def modules(*rooms: str) -> str:
 
 
 CORE = f"errors display.terminal {modules('config', 'metrics', 'images', 'models', 'cost')} train.loop paper.numbers"
-STORE = f"storage.files storage.s3 {modules('features')} train.checkpoint train.seeds train.best"
+STORE = f"storage.files storage.s3 {modules('features')} train.checkpoint train.seeds train.leaving predict.classifier"
 MEASURED = "bench.stages.gpu bench.stages.epoch"
 TRACKING = f"{modules('report')} tracking.provenance tracking.runs tracking.server"
 TABLES = f"{modules('display', 'paper')} report.ledger bench.scaling"

@@ -7,7 +7,9 @@ ratio reads fewer bands (a prefix), other blocks other columns, and one store se
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import StoreNeed
@@ -80,6 +82,12 @@ class StoreSpec:
     def token_dtype(self) -> str:
         """The type of the numbers of the kept tokens: of two bytes where they do not wrap."""
         return "uint16" if self.num_tokens <= 2**16 else "uint32"
+
+
+def spec_from(document: Mapping[str, Any]) -> StoreSpec:
+    """The spec whose fields stand in a manifest or bundle, as JSON has them."""
+    lists = ("mean", "std", "blocks", "low_resolutions")
+    return StoreSpec(**{**document, **{name: tuple(document[name]) for name in lists}})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from fpt_ray import __version__
 from fpt_ray.features.index import Index, IndexEntry, read_index_files, write_index_file
 from fpt_ray.features.shards import ShardEntry
-from fpt_ray.features.spec import SCHEMA_VERSION, StoreError, StoreSpec
+from fpt_ray.features.spec import SCHEMA_VERSION, StoreError, StoreSpec, spec_from
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import absolute, exists, list_files, read_bytes, write_once
 
@@ -103,7 +103,7 @@ def read_manifest(uri: str) -> Store:
         _check_version(document["schema_version"], path)
         store = Store(
             uri=uri,
-            spec=_spec_from(document["spec"]),
+            spec=spec_from(document["spec"]),
             generation=generation,
             shards=tuple(ShardEntry(**shard) for shard in document["shards"]),
             indexes=tuple(IndexEntry(**index) for index in document["indexes"]),
@@ -123,11 +123,6 @@ def _check_version(version: int, path: str) -> None:
     if version != SCHEMA_VERSION:
         remedy = "update fpt_ray" if version > SCHEMA_VERSION else "preload again"
         raise StoreError(f"{path}: schema_version is {version}, this program reads {SCHEMA_VERSION}; {remedy}")
-
-
-def _spec_from(document: dict[str, object]) -> StoreSpec:
-    lists = ("mean", "std", "blocks", "low_resolutions")
-    return StoreSpec(**{**document, **{name: tuple(document[name]) for name in lists}})  # type: ignore[arg-type]
 
 
 def _inside(path: str) -> bool:

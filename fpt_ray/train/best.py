@@ -11,20 +11,9 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.methods import load_learnable_state, make_model
-from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
+from fpt_ray.train.checkpoint import Checkpoint
 from fpt_ray.train.loop import predict
 from fpt_ray.train.seeds import trial_task
-
-
-def scores_of_saved(trial: TrialConfig, store: Features, split: str, folder: str, identity: str) -> list[Scores]:
-    """``scores_of_best`` by the checkpoint in a folder, which a worker reads itself.
-
-    Raises:
-        ConfigError: the checkpoint is of another trial than ``identity`` says.
-    """
-    checkpoint = load_checkpoint(folder)
-    check_identity(checkpoint, identity, folder)
-    return scores_of_best(trial, store, split, checkpoint)
 
 
 def scores_of_best(trial: TrialConfig, store: Features, split: str, checkpoint: Checkpoint) -> list[Scores]:

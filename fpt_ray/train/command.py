@@ -83,5 +83,6 @@ def result_text(result: "TrialResult") -> str:
         f"learnable parameters {result.learnable_parameters:,} ({result.param_ratio:.2%}), peak memory "
         f"{result.peak_memory_bytes / MIB:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning), PPE "
         f"{result.ppe:.4f}, PME {result.pme:.4f} on validation AUC",
+        f"to use it: fpt-ray predict --model {result.bundle} --images DIR --out predictions.parquet",
     ]
     return "\n".join(lines)

@@ -21,7 +21,8 @@ from fpt_ray.reading.host_disk import host_disk
 from fpt_ray.reading.places import clear_disks, prepare_reading
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, exists, filesystem, write
-from fpt_ray.train.best import scores_of_saved
+from fpt_ray.tracking.provenance import provenance
+from fpt_ray.train.leaving import Leaving, leave_bundle
 from fpt_ray.train.ray_train import train
 from fpt_ray.train.reporting import TrainWork
 
@@ -57,6 +58,8 @@ class TrialResult:
     """The folder of the run."""
     checkpoint: str
     """The folder of its last checkpoint, which holds the best epoch's weights, too."""
+    bundle: str
+    """The folder of its bundle, which ``predict`` takes."""
 
 
 def train_trial(
@@ -101,7 +104,15 @@ def train_trial(
         assert result.checkpoint is not None
         report = unpack_message(result.metrics)
         assert isinstance(report, EpochReport)
-        found = _result(trial, store, report, f"{run}/{Path(result.checkpoint.path).name}", digest)
+        leaving = Leaving(
+            uri=f"{run}/bundle",
+            checkpoint=f"{run}/{Path(result.checkpoint.path).name}",
+            identity=digest,
+            weights_digest=weights[trial.backbone],
+            metrics=report.metrics,
+            versions=provenance(),
+        )
+        found = _result(trial, store, report, leaving)
     write(f"{run}/{_ENDED}", as_text(identity).encode())
     return found
 
@@ -117,9 +128,9 @@ def _run_config(name: str, runs: str) -> ray.train.RunConfig:
     )
 
 
-def _result(trial: TrialConfig, store: Features, report: EpochReport, checkpoint: str, identity: str) -> TrialResult:
-    calls = {split: partial(scores_of_saved, trial, store, split, checkpoint, identity) for split in ("val", "test")}
-    found = dict(run_on_workers(calls, dict.fromkeys(calls, whole_worker())))
+def _result(trial: TrialConfig, store: Features, report: EpochReport, leaving: Leaving) -> TrialResult:
+    calls = {"bundle": partial(leave_bundle, trial, store, leaving)}
+    ((_, found),) = run_on_workers(calls, {"bundle": whole_worker()})
     (val,), (test,), numbers = found["val"], found["test"], report.metrics
     return TrialResult(
         trial=trial,
@@ -133,6 +144,7 @@ def _result(trial: TrialConfig, store: Features, report: EpochReport, checkpoint
         memory_ratio=numbers["memory_ratio"],
         ppe=numbers["ppe"],
         pme=numbers["pme"],
-        run=checkpoint.rpartition("/")[0],
-        checkpoint=checkpoint,
+        run=leaving.uri.rpartition("/")[0],
+        checkpoint=leaving.checkpoint,
+        bundle=leaving.uri,
     )

@@ -1,0 +1,1 @@
+"""The model one keeps: a bundle, applied to new images."""

@@ -1,0 +1,170 @@
+"""A bundle on this process's device: images in, calibrated probabilities out. No Ray, no MLflow.
+
+An image goes the way that the trial's own images went: decoded, squared, through the LPM in the store's arithmetic,
+its features in the stored type, and into the network as a batch of training is. So the numbers are the study's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import nn
+
+from fpt_ray.config.trial import SUMMARY_METHODS, reads_features, reads_images, reads_low_resolution
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.rows import Batch
+from fpt_ray.images.decoding import resize
+from fpt_ray.metrics.calibration import tempered
+from fpt_ray.models.device import compute_device
+from fpt_ray.models.methods import load_learnable_state, make_model
+from fpt_ray.models.step import arithmetic_type, autocast
+from fpt_ray.models.weights import known_weights, load_backbone, weights_digest
+from fpt_ray.predict.pictures import Picture, pixels_of
+from fpt_ray.preload.batches import extract_batches
+from fpt_ray.train.bundle import Bundle, read_bundle, with_backbone_at
+from fpt_ray.train.loop import Task, network_inputs
+
+_AT_ONCE = 16
+"""Images that the network sees at once; the LPM decides for itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Answers:
+    """What a bundle says of N images."""
+
+    classes: tuple[str, ...]
+    probabilities: Float[np.ndarray, "N C"]
+    """Calibrated, the mean over the seeds."""
+    spread: Float[np.ndarray, " N"]
+    """Standard deviation, over the seeds, of the probability of the predicted class; 0 of a single seed."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of every image."""
+        return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Classifier:
+    """The networks of a bundle, ready to be classifier."""
+
+    bundle: Bundle
+    model: nn.Module
+    """That of a seed at a time."""
+    lpm: Any
+    """None where the network itself has it, or needs none."""
+    device: torch.device
+    task: Task = field(repr=False)
+
+    def predict(self, images: Sequence[Picture]) -> Answers:
+        """What the bundle says of images: paths (or s3://...), encoded bytes, arrays or Pillow's images.
+
+        Raises:
+            ImageError: one cannot be decoded; it is named.
+        """
+        resolution = self.bundle.spec.resolution
+        pixels = [resize(pixels_of(image, f"image {number}"), resolution) for number, image in enumerate(images)]
+        return self.answers(np.stack(pixels) if pixels else np.zeros((0, resolution, resolution, 3), np.uint8))
+
+    def answers(self, images: UInt8[np.ndarray, "N R R 3"]) -> Answers:
+        """What the bundle says of squared images at the LPM's resolution."""
+        of_seeds = self.probabilities(images)
+        calibrated = np.stack([tempered(one, by) for one, by in zip(of_seeds, self.bundle.temperatures, strict=True)])
+        mean = calibrated.mean(axis=0)
+        top = mean.argmax(axis=1)
+        spread = calibrated[:, np.arange(len(top)), top].std(axis=0, ddof=1 if len(calibrated) > 1 else 0)
+        return Answers(classes=self.bundle.classes, probabilities=mean, spread=spread)
+
+    def probabilities(self, images: UInt8[np.ndarray, "N R R 3"]) -> Float[np.ndarray, "S N C"]:
+        """What the network of each seed says, not calibrated: the numbers of the study itself."""
+        if not len(images):
+            return np.zeros((len(self.bundle.states), 0, len(self.bundle.classes)), np.float32)
+        batches = [_batch(self, images[first : first + _AT_ONCE]) for first in range(0, len(images), _AT_ONCE)]
+        found = []
+        for state in self.bundle.states:
+            if len(self.bundle.states) > 1:
+                load_learnable_state(self.model, state)
+            found.append(_outputs(self, batches))
+        return np.stack(found)
+
+
+def load(bundle: str, backbone: str | None = None) -> Classifier:
+    """The classifier of a bundle's folder (local, or s3://...), on a GPU where there is one.
+
+    Args:
+        bundle: the folder that a trial left.
+        backbone: the file of the LPM's weights, if they are not where they were.
+
+    Raises:
+        ConfigError: it is no bundle, a file of it is not what the bundle says, or the LPM is another one.
+    """
+    return classifier_of(with_backbone_at(read_bundle(bundle), backbone))
+
+
+def classifier_of(bundle: Bundle) -> Classifier:
+    """A bundle's networks on this process's device.
+
+    Raises:
+        ConfigError: the LPM's weights cannot be had, or are others than the trial had.
+    """
+    trial, device = bundle.trial, compute_device()
+    lpm = None
+    if reads_images(trial):
+        digest = known_weights([trial.backbone], ".")[trial.backbone]
+    elif needs_lpm(bundle):
+        lpm = load_backbone(trial.backbone, bundle.spec.resolution)
+        digest = weights_digest(lpm)
+        lpm = lpm.to(device, getattr(torch, bundle.spec.precision))
+    else:
+        digest = bundle.weights_digest
+    if digest != bundle.weights_digest:
+        source = trial.backbone.weights or "timm"
+        raise ConfigError(
+            f"backbone.weights (SHA-256) is {digest[:12]}... of {source}, the bundle's trial had "
+            f"{bundle.weights_digest[:12]}...; give the file it was trained with",
+            fields=("backbone",),
+        )
+    model = make_model(trial, len(bundle.classes)).to(device).eval()
+    load_learnable_state(model, bundle.states[0])
+    task = Task(classes=bundle.classes, mean=bundle.spec.mean, std=bundle.spec.std, num_train=0, device=device)
+    return Classifier(bundle=bundle, model=model, lpm=lpm, device=device, task=task)
+
+
+def needs_lpm(bundle: Bundle) -> bool:
+    """Whether features of the LPM are computed for the network: not for one that has it, nor for a side network alone."""
+    trial = bundle.trial
+    return not reads_images(trial) and (trial.method in SUMMARY_METHODS or reads_features(trial))
+
+
+@torch.no_grad()
+def _outputs(classifier: Classifier, batches: Sequence[Batch]) -> Float[np.ndarray, "N C"]:
+    trial, task, found = classifier.bundle.trial, classifier.task, []
+    classifier.model.eval()
+    for batch in batches:
+        with autocast(task.device, arithmetic_type(trial.training, task.device)):
+            logits = classifier.model(*network_inputs(batch, None, 0, trial, task))
+        found.append(logits.float().softmax(-1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _batch(classifier: Classifier, images: UInt8[np.ndarray, "B R R 3"]) -> Batch:
+    """Images as rows of a store would give them."""
+    trial, spec = classifier.bundle.trial, classifier.bundle.spec
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    if reads_images(trial):
+        return Batch(low_res=torch.from_numpy(images), keys=None, values=None, labels=labels)
+    low_res = None
+    if reads_low_resolution(trial):
+        (side,) = spec.low_resolutions
+        low_res = torch.from_numpy(np.stack([one if side == len(one) else resize(one, side) for one in images]))
+    if not needs_lpm(classifier.bundle):
+        return Batch(low_res=low_res, keys=None, values=None, labels=labels)
+    found = extract_batches(classifier.lpm, images, spec)
+    if trial.method in SUMMARY_METHODS:
+        assert found.summaries is not None
+        summaries = found.summaries.permute(2, 0, 1, 3).contiguous()
+        return Batch(low_res=None, keys=None, values=None, labels=labels, summaries=summaries)
+    return Batch(low_res=low_res, keys=found.keys, values=found.values, labels=labels)

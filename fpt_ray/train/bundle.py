@@ -1,0 +1,189 @@
+"""A bundle: the folder that a trained trial leaves for those who only want to use it.
+
+``model.safetensors`` is what was learnt, ``bundle.json`` all that is needed to apply it (and the digest of the other
+files), ``README.md`` what it is and what it must not be used for. Nothing in it is pickled. The LPM is not in it, unless
+asked for: it is known by its name and the digest of its weights.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fpt_ray.config.dotted import flatten
+from fpt_ray.config.trial import BackboneConfig, TrialConfig, trial_from
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import StoreSpec, spec_from
+from fpt_ray.storage.files import absolute, exists, read_bytes, write
+from fpt_ray.train.checkpoint import State
+
+SCHEMA_VERSION = 1
+BUNDLE_FILE, MODEL_FILE, BACKBONE_FILE, CARD_FILE = (
+    "bundle.json",
+    "model.safetensors",
+    "backbone.safetensors",
+    "README.md",
+)
+_WITHIN = "/"
+"""Between the names of nested states, as AdaLoRA and the nearest neighbours keep them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """What is needed to apply a trained trial to new images."""
+
+    trial: TrialConfig
+    classes: tuple[str, ...]
+    spec: StoreSpec
+    """How the LPM's features of an image are computed: no wider than this trial reads them."""
+    weights_digest: str
+    """Of the LPM."""
+    states: tuple[State, ...]
+    """What was learnt, with each seed."""
+    temperatures: tuple[float, ...]
+    """By which the logits of each seed's network are divided, chosen on the validation split."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """{name: the probability of the second class from which on an image is called that}, of two classes; chosen on the
+    validation split."""
+    metrics: Mapping[str, float]
+    """{name with its split: value}."""
+    data: Mapping[str, Any]
+    """What it was trained on: digest of the image table, sizes of the splits, what must be said about the images."""
+    identity: str
+    """Digest of all that determines the trial's numbers."""
+    versions: Mapping[str, str]
+
+
+def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Tensor] | None = None) -> None:
+    """Writes a bundle's folder, locally or on S3; what makes it a bundle comes last, so that none is ever half one.
+
+    Args:
+        bundle: what it holds.
+        uri: its folder.
+        card: the text of its README.md.
+        backbone: the LPM's weights, for a bundle that needs no network.
+    """
+    tensors, plain = _taken_apart(bundle.states)
+    files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode()}
+    if backbone is not None:
+        files[BACKBONE_FILE] = save({name: tensor.contiguous() for name, tensor in backbone.items()})
+    trial = {name: value for name, value in flatten(bundle.trial).items() if name != "backbone.weights"}
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "trial": trial,
+        "classes": bundle.classes,
+        "features": dataclasses.asdict(bundle.spec),
+        "backbone": {"weights": bundle.trial.backbone.weights, "weights_digest": bundle.weights_digest},
+        "seeds": len(bundle.states),
+        "state": plain,
+        **{name: getattr(bundle, name) for name in ("temperatures", "metrics", "data", "identity", "versions")},
+        "thresholds": dict(bundle.thresholds),
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    for name, content in files.items():
+        write(f"{uri}/{name}", content)
+    write(f"{uri}/{BUNDLE_FILE}", json.dumps(document, indent=1).encode())
+
+
+def read_bundle(uri: str) -> Bundle:
+    """The bundle in a folder, its digests checked.
+
+    Raises:
+        ConfigError: there is none, it is of another version, or a file of it is missing or changed.
+    """
+    folder = absolute(uri)
+    if not exists(f"{folder}/{BUNDLE_FILE}"):
+        raise ConfigError(f"{uri} is no bundle: it has no {BUNDLE_FILE}; give the folder that a trial left")
+    try:
+        document = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
+        version = document["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{uri}: schema_version is {version}, this program reads {SCHEMA_VERSION}; update fpt_ray"
+            )
+        tensors = load(_checked(folder, MODEL_FILE, document["sha256"]))
+        backbone = {**document["backbone"], "own": BACKBONE_FILE in document["sha256"]}
+        trial = trial_from({**document["trial"], "backbone.weights": _weights(folder, backbone)})
+        return Bundle(
+            trial=trial,
+            classes=tuple(document["classes"]),
+            spec=spec_from(document["features"]),
+            weights_digest=backbone["weights_digest"],
+            states=_put_together(tensors, document["state"], document["seeds"]),
+            temperatures=tuple(document["temperatures"]),
+            thresholds=document["thresholds"],
+            metrics=document["metrics"],
+            data=document["data"],
+            identity=document["identity"],
+            versions=document["versions"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{uri}/{BUNDLE_FILE} cannot be used ({type(error).__name__}: {error}); copy it again"
+        ) from None
+
+
+def _weights(folder: str, backbone: Mapping[str, Any]) -> str | None:
+    """Where the LPM's weights are: in the bundle, or where they were; None: timm has them."""
+    if backbone["own"]:
+        return f"{folder}/{BACKBONE_FILE}"
+    return backbone["weights"]
+
+
+def _checked(folder: str, name: str, digests: Mapping[str, str]) -> bytes:
+    try:
+        content = read_bytes(f"{folder}/{name}")
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}/{name} is missing; copy the bundle again") from None
+    if hashlib.sha256(content).hexdigest() != digests[name]:
+        raise ConfigError(f"{folder}/{name} is not the file that {BUNDLE_FILE} names by its sha256; copy it again")
+    return content
+
+
+def with_backbone_at(bundle: Bundle, weights: str | None) -> Bundle:
+    """The bundle with its LPM's weights read from another place; None: from where the bundle says."""
+    if weights is None:
+        return bundle
+    backbone = BackboneConfig(name=bundle.trial.backbone.name, weights=weights)
+    return dataclasses.replace(bundle, trial=dataclasses.replace(bundle.trial, backbone=backbone))
+
+
+# --- states as plain tensors --------------------------------------------------------------------------------------
+
+
+def _taken_apart(states: Sequence[State]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """({seed/name: tensor}, {seed/name: what is no tensor}) of nested states."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+
+    def take(value: Any, path: str) -> None:
+        if isinstance(value, Tensor):
+            tensors[path] = value.detach().cpu().contiguous().clone()
+        elif isinstance(value, dict) and value:
+            for name, inner in value.items():
+                take(inner, f"{path}{_WITHIN}{name}")
+        else:
+            plain[path] = value
+
+    for seed, state in enumerate(states):
+        take(state, str(seed))
+    return tensors, plain
+
+
+def _put_together(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], seeds: int) -> tuple[State, ...]:
+    states: tuple[State, ...] = tuple({} for _ in range(seeds))
+    for path, value in {**tensors, **plain}.items():
+        seed, *names = path.split(_WITHIN)
+        inner = states[int(seed)]
+        for name in names[:-1]:
+            inner = inner.setdefault(name, {})
+        if names:
+            inner[names[-1]] = value
+    return states

@@ -1,0 +1,90 @@
+"""The model card of a bundle: what it is, how far to trust it, what it must not be used for, how it is used.
+
+After Mitchell et al., "Model Cards for Model Reporting" (arXiv 1810.03993).
+"""
+
+from collections.abc import Sequence
+
+from fpt_ray.train.bundle import Bundle
+
+
+def model_card(bundle: Bundle, uri: str) -> str:
+    """Markdown, of which every number is in the bundle."""
+    trial, data = bundle.trial, bundle.data
+    sizes = ", ".join(f"{count} {split}" for split, count in data["images"].items())
+    note = [f"**{data['note']}**", ""] if data["note"] else []
+    return "\n".join(
+        [
+            f"# {trial.method} on {trial.backbone.name}",
+            "",
+            *note,
+            f"Classes: {', '.join(bundle.classes)}. Images: {sizes} (image table {data['images_digest'][:12]}).",
+            f"Input: {bundle.spec.resolution} px, squared by resizing. Networks: {len(bundle.states)}, one a seed; their "
+            "calibrated probabilities are averaged.",
+            "",
+            "## How good it is",
+            "",
+            *_table("quantity", bundle.metrics, ("val", "test")),
+            "",
+            "`low` and `high` are the ends of a 95 % interval. Temperatures and thresholds were chosen on the validation",
+            "split, which also chose the epoch and the trial: its numbers are optimistic, those of the test split are not.",
+            "",
+            *_operating_points(bundle),
+            "## What it must not be used for",
+            "",
+            "- Diagnosis, or any decision about a person: it has seen the images above and no others, and no authority",
+            "  has approved it.",
+            "- Images of another kind (other devices, populations, magnifications) before it was measured on them.",
+            *_remembers(bundle),
+            "",
+            "## How to use it",
+            "",
+            "```",
+            f"fpt-ray predict --model {uri} --images DIR --out predictions.parquet",
+            "```",
+            "",
+            "```python",
+            "import fpt_ray",
+            "",
+            f'fpt_ray.load("{uri}").predict(["image.png"])',
+            "```",
+            "",
+            f"It needs the weights of {trial.backbone.name} whose digest (SHA-256) is {bundle.weights_digest[:12]}...,",
+            "which are checked.",
+            "",
+            f"Made with {', '.join(f'{name} {version}' for name, version in sorted(bundle.versions.items()))}.",
+            "",
+        ]
+    )
+
+
+def _table(heading: str, metrics: object, splits: Sequence[str]) -> list[str]:
+    """A row for each metric that one of the splits has, a column for each split."""
+    assert isinstance(metrics, dict)
+    names = list(dict.fromkeys(name.partition("_")[2] for name in metrics if name.partition("_")[0] in splits))
+    rows = [
+        f"| {name} | " + " | ".join(_shown(metrics.get(f"{split}_{name}")) for split in splits) + " |" for name in names
+    ]
+    return [f"| {heading} | {' | '.join(splits)} |", "|---|" + "---:|" * len(splits), *rows]
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _operating_points(bundle: Bundle) -> list[str]:
+    if not bundle.thresholds:
+        return []
+    positive = bundle.classes[1]
+    return [
+        f"An image is called {positive!r} where its probability is at least:",
+        "",
+        *(f"- `{name}`: {threshold:.4f}" for name, threshold in bundle.thresholds.items()),
+        "",
+    ]
+
+
+def _remembers(bundle: Bundle) -> list[str]:
+    if bundle.trial.method != "knn":
+        return []
+    return ["- Handing on, where the training images must not be: it holds a feature vector of each of them."]

@@ -1,0 +1,1 @@
+"""``predict``: what a bundle says of new images."""
