@@ -5,7 +5,7 @@ its features in the stored type, and into the network as a batch of training is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,12 @@ class Classifier:
     lpm: Any
     """None where the network itself has it, or needs none."""
     device: torch.device
-    task: Task = field(repr=False)
+
+    @property
+    def task(self) -> Task:
+        """What is learnt, as the loop takes it."""
+        bundle, spec = self.bundle, self.bundle.spec
+        return Task(classes=bundle.classes, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
 
     def predict(self, images: Sequence[Picture]) -> Answers:
         """What the bundle says of images: paths (or s3://...), encoded bytes, arrays or Pillow's images.
@@ -129,12 +134,11 @@ def classifier_of(bundle: Bundle) -> Classifier:
         )
     model = make_model(trial, len(bundle.classes)).to(device).eval()
     load_learnable_state(model, bundle.states[0])
-    task = Task(classes=bundle.classes, mean=bundle.spec.mean, std=bundle.spec.std, num_train=0, device=device)
-    return Classifier(bundle=bundle, model=model, lpm=lpm, device=device, task=task)
+    return Classifier(bundle=bundle, model=model, lpm=lpm, device=device)
 
 
 def needs_lpm(bundle: Bundle) -> bool:
-    """Whether features of the LPM are computed for the network: not for one that has it, nor for a side network alone."""
+    """Whether the LPM computes features for the network: not for one that has it, nor for a side network alone."""
     trial = bundle.trial
     return not reads_images(trial) and (trial.method in SUMMARY_METHODS or reads_features(trial))
 

@@ -35,7 +35,7 @@ READING_CPUS = 0.4
 SHARDS_AT_ONCE = {"cpu": 2, "cuda": 3}
 """Shards that an actor has in hand: one is computed while the others are encoded and written, which takes longer than
 a GPU computes."""
-_RAYS_WORRY = "has constructor arguments in the object store and max_restarts > 0"
+RAYS_WORRY = "has constructor arguments in the object store and max_restarts > 0"
 """Ray Data gives every actor of its pools such arguments, and keeps them itself."""
 
 Holder = tuple[Any]
@@ -108,7 +108,7 @@ def write_shards(work: Work, layout: Layout) -> Iterator[ShardEntry]:
         num_gpus=layout.gpus,
     )
     images = sum(len(plan.images) for plan in work.plans)
-    with without_lines(_RAYS_WORRY), tqdm(total=images, unit="image", desc="preload", mininterval=1) as progress:
+    with without_lines(RAYS_WORRY), tqdm(total=images, unit="image", desc="preload", mininterval=1) as progress:
         for row in shards.iter_rows():
             if row["error"]:
                 raise ConfigError(row["error"])

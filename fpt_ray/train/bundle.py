@@ -1,8 +1,8 @@
 """A bundle: the folder that a trained trial leaves for those who only want to use it.
 
-``model.safetensors`` is what was learnt, ``bundle.json`` all that is needed to apply it (and the digest of the other
-files), ``README.md`` what it is and what it must not be used for. Nothing in it is pickled. The LPM is not in it, unless
-asked for: it is known by its name and the digest of its weights.
+``model.safetensors`` is what was learnt, ``bundle.json`` all that is needed to apply it (and the digests of the other
+files), ``README.md`` what it is and what it must not be used for. Nothing in it is pickled. The LPM is not in it,
+unless asked for: it is known by its name and the digest of its weights.
 """
 
 import dataclasses
@@ -23,12 +23,8 @@ from fpt_ray.storage.files import absolute, exists, read_bytes, write
 from fpt_ray.train.checkpoint import State
 
 SCHEMA_VERSION = 1
-BUNDLE_FILE, MODEL_FILE, BACKBONE_FILE, CARD_FILE = (
-    "bundle.json",
-    "model.safetensors",
-    "backbone.safetensors",
-    "README.md",
-)
+BUNDLE_FILE, MODEL_FILE, CARD_FILE = "bundle.json", "model.safetensors", "README.md"
+BACKBONE_FILE = "backbone.safetensors"
 _WITHIN = "/"
 """Between the names of nested states, as AdaLoRA and the nearest neighbours keep them."""
 
@@ -104,7 +100,7 @@ def read_bundle(uri: str) -> Bundle:
         version = document["schema_version"]
         if version != SCHEMA_VERSION:
             raise ConfigError(
-                f"{uri}: schema_version is {version}, this program reads {SCHEMA_VERSION}; update fpt_ray"
+                f"{uri}: schema_version is {version}, not {SCHEMA_VERSION}; use the fpt_ray that wrote it"
             )
         tensors = load(_checked(folder, MODEL_FILE, document["sha256"]))
         backbone = {**document["backbone"], "own": BACKBONE_FILE in document["sha256"]}
@@ -125,9 +121,8 @@ def read_bundle(uri: str) -> Bundle:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(
-            f"{uri}/{BUNDLE_FILE} cannot be used ({type(error).__name__}: {error}); copy it again"
-        ) from None
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{uri}/{BUNDLE_FILE} cannot be used ({why}); copy it again") from None
 
 
 def _weights(folder: str, backbone: Mapping[str, Any]) -> str | None:
@@ -145,6 +140,11 @@ def _checked(folder: str, name: str, digests: Mapping[str, str]) -> bytes:
     if hashlib.sha256(content).hexdigest() != digests[name]:
         raise ConfigError(f"{folder}/{name} is not the file that {BUNDLE_FILE} names by its sha256; copy it again")
     return content
+
+
+def bundle_digest(uri: str) -> str:
+    """SHA-256 (hex) of all that a bundle holds: its JSON has the digests of the other files."""
+    return hashlib.sha256(read_bytes(f"{absolute(uri)}/{BUNDLE_FILE}")).hexdigest()
 
 
 def with_backbone_at(bundle: Bundle, weights: str | None) -> Bundle:

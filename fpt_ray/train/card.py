@@ -19,15 +19,15 @@ def model_card(bundle: Bundle, uri: str) -> str:
             "",
             *note,
             f"Classes: {', '.join(bundle.classes)}. Images: {sizes} (image table {data['images_digest'][:12]}).",
-            f"Input: {bundle.spec.resolution} px, squared by resizing. Networks: {len(bundle.states)}, one a seed; their "
-            "calibrated probabilities are averaged.",
+            f"Input: {bundle.spec.resolution} px, squared by resizing. Networks: {len(bundle.states)}, one a seed, "
+            "whose calibrated probabilities are averaged.",
             "",
             "## How good it is",
             "",
             *_table("quantity", bundle.metrics, ("val", "test")),
             "",
-            "`low` and `high` are the ends of a 95 % interval. Temperatures and thresholds were chosen on the validation",
-            "split, which also chose the epoch and the trial: its numbers are optimistic, those of the test split are not.",
+            "`low` and `high` are the ends of a 95 % interval. Temperatures and thresholds were chosen on the",
+            "validation split, as the epoch and the trial were: its numbers are optimistic, the test split's are not.",
             "",
             *_operating_points(bundle),
             "## What it must not be used for",
@@ -52,10 +52,14 @@ def model_card(bundle: Bundle, uri: str) -> str:
             f"It needs the weights of {trial.backbone.name} whose digest (SHA-256) is {bundle.weights_digest[:12]}...,",
             "which are checked.",
             "",
-            f"Made with {', '.join(f'{name} {version}' for name, version in sorted(bundle.versions.items()))}.",
+            f"Made with {_versions(bundle)}.",
             "",
         ]
     )
+
+
+def _versions(bundle: Bundle) -> str:
+    return ", ".join(f"{name.removeprefix('version.')} {version}" for name, version in sorted(bundle.versions.items()))
 
 
 def _table(heading: str, metrics: object, splits: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a trained trial leaves: its bundle, calibrated on the validation split and described in a model card."""
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,11 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import StoreSpec
 from fpt_ray.metrics.calibration import calibration, temperature, tempered
 from fpt_ray.metrics.operating_points import operating_points, rates
-from fpt_ray.metrics.scores import Scores, scores
+from fpt_ray.metrics.scores import Scores, auc, scores
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
 from fpt_ray.train.card import model_card
-from fpt_ray.train.checkpoint import check_identity, load_checkpoint
+from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 
 SPLITS = ("val", "test")
 
@@ -28,8 +29,6 @@ class Leaving:
 
     uri: str
     """The bundle's folder."""
-    checkpoint: str
-    """The folder of the trial's checkpoint."""
     identity: str
     """Digest of all that determines the trial's numbers."""
     weights_digest: str
@@ -39,20 +38,30 @@ class Leaving:
     versions: Mapping[str, str]
 
 
-def leave_bundle(trial: TrialConfig, store: Features, leaving: Leaving) -> dict[str, list[Scores]]:
+def leave_saved(trial: TrialConfig, store: Features, checkpoint: str, leaving: Leaving) -> dict[str, list[Scores]]:
+    """``leave_bundle`` of the checkpoint in a folder, which a worker reads itself.
+
+    Raises:
+        ConfigError: the checkpoint is of another trial.
+    """
+    saved = load_checkpoint(checkpoint)
+    check_identity(saved, leaving.identity, checkpoint)
+    return leave_bundle(trial, store, saved, leaving)
+
+
+def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving: Leaving) -> dict[str, list[Scores]]:
     """Writes the bundle of a trained trial; returns the scores of every seed on the validation and the test split.
 
     Raises:
-        ConfigError: the checkpoint is of another trial, or the store cannot be read.
+        StoreError: the store cannot be read.
     """
-    saved = load_checkpoint(leaving.checkpoint)
-    check_identity(saved, leaving.identity, leaving.checkpoint)
     found = {split: predictions_of_best(trial, store, split, saved) for split in SPLITS}
     temperatures = [temperature(one, found["val"][1]) for one in found["val"][0]]
     ensembles = {split: ensemble(probabilities, temperatures) for split, (probabilities, _) in found.items()}
     thresholds = _thresholds(ensembles["val"], found["val"][1])
     metrics = dict(leaving.metrics)
     for split, (probabilities, labels) in found.items():
+        metrics.setdefault(f"{split}_auc", statistics.fmean(auc(one, labels, store.classes) for one in probabilities))
         metrics |= _calibration_metrics(split, np.mean(probabilities, axis=0), ensembles[split], labels)
         metrics |= _rate_metrics(split, ensembles[split], labels, thresholds)
     bundle = Bundle(

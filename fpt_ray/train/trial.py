@@ -22,7 +22,7 @@ from fpt_ray.reading.places import clear_disks, prepare_reading
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, exists, filesystem, write
 from fpt_ray.tracking.provenance import provenance
-from fpt_ray.train.leaving import Leaving, leave_bundle
+from fpt_ray.train.leaving import Leaving, leave_saved
 from fpt_ray.train.ray_train import train
 from fpt_ray.train.reporting import TrainWork
 
@@ -106,13 +106,12 @@ def train_trial(
         assert isinstance(report, EpochReport)
         leaving = Leaving(
             uri=f"{run}/bundle",
-            checkpoint=f"{run}/{Path(result.checkpoint.path).name}",
             identity=digest,
             weights_digest=weights[trial.backbone],
             metrics=report.metrics,
             versions=provenance(),
         )
-        found = _result(trial, store, report, leaving)
+        found = _result(trial, store, report, f"{run}/{Path(result.checkpoint.path).name}", leaving)
     write(f"{run}/{_ENDED}", as_text(identity).encode())
     return found
 
@@ -128,8 +127,8 @@ def _run_config(name: str, runs: str) -> ray.train.RunConfig:
     )
 
 
-def _result(trial: TrialConfig, store: Features, report: EpochReport, leaving: Leaving) -> TrialResult:
-    calls = {"bundle": partial(leave_bundle, trial, store, leaving)}
+def _result(trial: TrialConfig, store: Features, report: EpochReport, checkpoint: str, leaving: Leaving) -> TrialResult:
+    calls = {"bundle": partial(leave_saved, trial, store, checkpoint, leaving)}
     ((_, found),) = run_on_workers(calls, {"bundle": whole_worker()})
     (val,), (test,), numbers = found["val"], found["test"], report.metrics
     return TrialResult(
@@ -145,6 +144,6 @@ def _result(trial: TrialConfig, store: Features, report: EpochReport, leaving: L
         ppe=numbers["ppe"],
         pme=numbers["pme"],
         run=leaving.uri.rpartition("/")[0],
-        checkpoint=leaving.checkpoint,
+        checkpoint=checkpoint,
         bundle=leaving.uri,
     )

@@ -60,17 +60,17 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
     shown = shown_trials(records, shared.space)
     missing = [record for record in shown if not _is_scored(record)]
     if shared.space.sampler != "grid" or shared.space.repeats == 1 or not missing:
-        for _, found in _on_workers(_scores, missing, shared):
+        for _, found in on_workers(_scores, missing, shared):
             yield found
         return
     first = min(shown, key=lambda record: record.number)
     read = list({record.run_id: record for record in (first, *missing)}.values())
-    resampled = dict(_on_workers(partial(_resampled, over_seeds=True), read, shared))
+    resampled = dict(on_workers(partial(_resampled, over_seeds=True), read, shared))
     for record in missing:
         yield _with_difference(resampled[record.run_id], resampled[first.run_id])
 
 
-def _on_workers(
+def on_workers(
     function: Callable[[TrialConfig, Features, Checkpoint, str], Found], records: Sequence[TrialRecord], shared: Shared
 ) -> Iterator[tuple[str, Found]]:
     """(a trial's run, what the function says of the trial), as they come."""
@@ -130,7 +130,7 @@ def score_confirmed(records: Sequence[TrialRecord], shared: Shared) -> list[Tria
     if all(_is_scored(record) for record in confirmed):
         return []
     best = reference(confirmed)
-    resampled = dict(_on_workers(_resampled, confirmed, shared))
+    resampled = dict(on_workers(_resampled, confirmed, shared))
     return [_with_difference(resampled[record.run_id], resampled[best.run_id]) for record in confirmed]
 
 

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import open_tracking, tracking_uri
 from fpt_ray.tune.accounting import study_ledger
+from fpt_ray.tune.bundles import leave_bundles
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.losses import HostLosses
 from fpt_ray.tune.options import StudyOptions
@@ -92,6 +93,7 @@ def run_study(options: StudyOptions) -> StudyResult:
             shared = share(options, study, log, stores, packing)
             shared = search_all(options, study, log, shared, options.at_once or room, supply)
             records = score(study, log, shared, front=options.confirm is None)
+            leave_all(study, log, shared, records)
             attach_pictures(study, log)
             ledger = study_ledger(space, shared.stores, records)
         log.end("FINISHED", ledger)
@@ -251,6 +253,14 @@ def score(study: optuna.Study, log: StudyLog, shared: Shared, *, front: bool) ->
         records = score_missing(log, shared, front=front)
         log.client.settle()
     return records
+
+
+def leave_all(study: optuna.Study, log: StudyLog, shared: Shared, records: Sequence[TrialRecord]) -> None:
+    """Leaves the bundles of the trials that are shown; of several drivers the first does."""
+    with turn(study):
+        left = list(leave_bundles(records, shared))
+    if left:
+        say(f"bundles: {len(left)} in {log.study_uri}/bundles, each with a model card and the command that uses it")
 
 
 def attach_pictures(study: optuna.Study, log: StudyLog) -> None:

@@ -1,0 +1,230 @@
+"""Images through a bundle by Ray Data: read in tasks, computed in actors, written part by part, so that none is lost.
+
+A part is some of the images in their order. What an interrupted run has finished stands in a folder beside the output,
+which bears the digest of bundle and images; the same command goes on from there.
+"""
+
+import copy
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+from jaxtyping import UInt8
+from tqdm.auto import tqdm
+
+from fpt_ray.cluster import computing_hosts, working_hosts
+from fpt_ray.display.terminal import without_lines
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode, resize
+from fpt_ray.models.device import compute_device
+from fpt_ray.models.mapped import put_together, take_apart
+from fpt_ray.predict.classifier import Answers, Classifier
+from fpt_ray.predict.listing import Listing
+from fpt_ray.preload.extraction import RAYS_WORRY, READING_CPUS
+from fpt_ray.preload.pace import lpm_layouts
+from fpt_ray.storage.errors import disk_full_as_error
+from fpt_ray.storage.files import exists, list_files, read_bytes, remove, stamps, write
+from fpt_ray.train.bundle import Bundle
+
+PART_IMAGES = 64
+"""Most images of a part."""
+_LEAST_IMAGES = 8
+"""Of a part, as far as there are so many: what an actor is worth being called for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predictions:
+    """What came of it."""
+
+    table: pa.Table
+    """A row an image, in their order; see ``row_columns``."""
+
+    @property
+    def unread(self) -> int:
+        """Images that could not be read."""
+        return len(self.table) - self.table["error"].to_pylist().count("")
+
+
+def predict_all(classifier: Classifier, bundle_digest: str, listing: Listing, out: str) -> Predictions:
+    """What a bundle says of all images, written to a .parquet or .csv file; Ray runs.
+
+    Raises:
+        ConfigError: the output is there already, or is no file of these kinds.
+        StorageError: S3 fails.
+    """
+    check_output(out)
+    paths, parts = listing.paths, _parts(len(listing.paths))
+    found = hashlib.sha256("\n".join([bundle_digest, *stamps(listing.root, paths)]).encode()).hexdigest()
+    folder = f"{out}.parts-{found[:12]}"
+    done = {file.path for file in list_files(folder)}
+    todo = [number for number in range(len(parts)) if _part_file(number) not in done]
+    with disk_full_as_error(out):
+        if todo:
+            _write_parts(classifier, listing, {number: parts[number] for number in todo}, folder)
+        tables = [pq.read_table(pa.BufferReader(read_bytes(f"{folder}/{_part_file(n)}"))) for n in range(len(parts))]
+        whole = pa.concat_tables(tables)
+        write(out, _encoded(whole, out))
+    remove(folder, [_part_file(number) for number in range(len(parts))])
+    return Predictions(table=whole)
+
+
+def check_output(out: str) -> None:
+    """ConfigError unless a file of this name can be written."""
+    if not out.endswith((".parquet", ".csv")):
+        raise ConfigError(f"out is {out}; give a .parquet or .csv file")
+    if exists(out):
+        raise ConfigError(f"out: {out} is there already; remove it, or give another name")
+
+
+def _parts(images: int) -> list[range]:
+    """The images of each part: as many parts as keep all cores busy to the end."""
+    cores = sum(int(host.get("CPU", 0)) for host in computing_hosts())
+    size = min(PART_IMAGES, max(_LEAST_IMAGES, images // (4 * max(1, cores))))
+    return [range(first, min(first + size, images)) for first in range(0, images, size)]
+
+
+def _part_file(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
+def _encoded(table: pa.Table, out: str) -> bytes:
+    sink = io.BytesIO()
+    if out.endswith(".csv"):
+        pyarrow.csv.write_csv(table, sink)
+    else:
+        pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _write_parts(classifier: Classifier, listing: Listing, parts: dict[int, range], folder: str) -> None:
+    layout = lpm_layouts(working_hosts(), computing_hosts(), len(parts))[0]
+    rows = pa.table(
+        {
+            "part": list(parts),
+            "paths": pa.array([[listing.paths[at] for at in part] for part in parts.values()], pa.list_(pa.string())),
+        }
+    )
+    shared = (ray.put(_taken_apart(classifier)),)
+    read = partial(_read_part, listing.root, classifier.bundle.spec.resolution)
+    answers = (
+        ray.data.from_arrow(rows, override_num_blocks=len(parts))
+        .map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READING_CPUS)
+        .map_batches(
+            _Actor,
+            fn_constructor_kwargs={"shared": shared, "threads": layout.threads},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=layout.actors),
+            num_cpus=layout.cpus,
+            num_gpus=layout.gpus,
+        )
+    )
+    before = len(listing.paths) - sum(map(len, parts.values()))
+    progress = tqdm(total=len(listing.paths), initial=before, unit="image", desc="predict", mininterval=1)
+    with without_lines(RAYS_WORRY), progress:
+        for row in answers.iter_rows():
+            write(f"{folder}/{_part_file(row['part'])}", row["answers"])
+            progress.update(len(parts[row["part"]]))
+
+
+# --- reading, in tasks --------------------------------------------------------------------------------------------
+
+
+def _read_part(root: str, resolution: int, batch: pa.Table) -> pa.Table:
+    """The squared images of a part that can be read, and for each its hash, or why it cannot."""
+    hashes, errors, pixels = [], [], []
+    for path in batch["paths"][0].as_py():
+        sha256, error, image = "", "", None
+        try:
+            data = read_bytes(f"{root}/{path}", MAX_BYTES + 1)
+            sha256 = hashlib.sha256(data).hexdigest()
+            image = resize(decode(data, path), resolution)
+        except FileNotFoundError:
+            error = "there is no such file"
+        except ImageError as failed:
+            error = failed.reason
+        hashes.append(sha256)
+        errors.append(error)
+        if image is not None:
+            pixels.append(image)
+    whole = np.stack(pixels).tobytes() if pixels else b""
+    columns = {
+        "hashes": pa.array([hashes]),
+        "errors": pa.array([errors]),
+        "pixels": pa.array([whole], pa.large_binary()),
+    }
+    return pa.table({"part": batch["part"], "paths": batch["paths"], **columns})
+
+
+# --- computing, in actors -----------------------------------------------------------------------------------------
+
+
+def _taken_apart(classifier: Classifier) -> tuple[Bundle, Any, Any]:
+    lpm = None if classifier.lpm is None else take_apart(classifier.lpm)
+    return classifier.bundle, take_apart(classifier.model), lpm
+
+
+class _Actor:
+    """A Ray Data actor that holds the networks; on CPUs the LPM's weights stay in Ray's memory, for all of a host."""
+
+    def __init__(self, shared: tuple[Any], threads: int) -> None:
+        torch.set_num_threads(threads)
+        bundle, model, lpm = ray.get(shared[0])
+        device = compute_device()
+        self.classifier = Classifier(
+            bundle=bundle,
+            model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
+            lpm=None if lpm is None else put_together(*lpm).to(device),
+            device=device,
+        )
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """A part's rows as a Parquet file's bytes."""
+        resolution = self.classifier.bundle.spec.resolution
+        raw = np.frombuffer(batch["pixels"][0].as_buffer(), np.uint8)
+        images: UInt8[np.ndarray, "B R R 3"] = raw.reshape(-1, resolution, resolution, 3)
+        answers = self.classifier.answers(np.array(images))  # a copy: Ray's memory is not writable
+        names = ("paths", "hashes", "errors")
+        table = answer_rows(self.classifier.bundle, answers, *(batch[name][0].as_py() for name in names))
+        return pa.table({"part": batch["part"], "answers": pa.array([_encoded(table, ".parquet")], pa.large_binary())})
+
+
+def answer_rows(
+    bundle: Bundle, answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]
+) -> pa.Table:
+    """A row an image: path, sha256, class, a probability for each class, spread, decisions, error.
+
+    ``answers`` are of the images without an error. Others have nulls. ``spread`` is the standard deviation over the
+    seeds of the probability of the class; a column for each threshold of the bundle says whether it is reached.
+    """
+    at = np.cumsum([not error for error in errors]) - 1
+
+    def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+        return pa.array([None if error else values[i] for i, error in zip(at, errors, strict=True)], kind)
+
+    shares = answers.probabilities.T.tolist()
+    names = dict(zip(bundle.classes, shares, strict=True))
+    return pa.table(
+        {
+            "path": pa.array(paths, pa.string()),
+            "sha256": pa.array(hashes, pa.string()),
+            "class": column(answers.labels, pa.string()),
+            **{f"probability_{name}": column(values, pa.float64()) for name, values in names.items()},
+            "spread": column(answers.spread.tolist(), pa.float64()),
+            **{
+                name: column([value >= least for value in shares[1]], pa.bool_())
+                for name, least in bundle.thresholds.items()
+            },
+            "error": pa.array(errors, pa.string()),
+        }
+    )

@@ -1,0 +1,64 @@
+"""What a study leaves to be used: the bundle of every trial whose test scores it shows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from fpt_ray.config.trial import BackboneConfig, TrialConfig
+from fpt_ray.features.joining import Features
+from fpt_ray.report.confirmation import confirming
+from fpt_ray.storage.files import exists
+from fpt_ray.tracking.provenance import provenance
+from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.train.checkpoint import Checkpoint
+from fpt_ray.train.leaving import Leaving, leave_bundle
+from fpt_ray.tune.scoring import on_workers, shown_trials
+from fpt_ray.tune.worker import Shared
+
+
+def bundle_folder(study_uri: str, number: int) -> str:
+    """Where a trial's bundle lies."""
+    return f"{study_uri}/bundles/trial-{number:04d}"
+
+
+def leave_bundles(records: Sequence[TrialRecord], shared: Shared) -> Iterator[str]:
+    """The folders of bundles as they are written: of the front's members, a grid's rows, and what was confirmed.
+
+    Those that have theirs are left alone. The records have their test scores.
+
+    Raises:
+        ConfigError: a checkpoint or the store cannot be read.
+    """
+    shown = [record for record in shown_trials(records, shared.space) if "test_auc" in record.metrics]
+    numbered = {record.number: record for record in (*shown, *confirming(records))}
+    missing = [
+        record
+        for number, record in numbered.items()
+        if not exists(f"{bundle_folder(shared.study_uri, number)}/{BUNDLE_FILE}")
+    ]
+    by_run = {record.run_id: record for record in missing}
+    leave = partial(_leave, shared.study_uri, shared.stores.weights, by_run, provenance())
+    for run_id, _ in on_workers(leave, missing, shared):
+        yield bundle_folder(shared.study_uri, by_run[run_id].number)
+
+
+def _leave(
+    study_uri: str,
+    weights: Mapping[BackboneConfig, str],
+    records: Mapping[str, TrialRecord],
+    versions: Mapping[str, str],
+    trial: TrialConfig,
+    store: Features,
+    saved: Checkpoint,
+    run_id: str,
+) -> None:
+    """On a worker: one bundle."""
+    record = records[run_id]
+    leaving = Leaving(
+        uri=bundle_folder(study_uri, record.number),
+        identity=saved.identity,
+        weights_digest=weights[trial.backbone],
+        metrics=record.metrics,
+        versions=versions,
+    )
+    leave_bundle(trial, store, saved, leaving)

@@ -1,0 +1,74 @@
+"""Bundles of tiny trials, made in this process: a random ViT, one epoch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fpt_ray.config.space import need_of
+from fpt_ray.config.trial import trial_from
+from fpt_ray.features.joining import join
+from fpt_ray.features.serving import trial_slice
+from fpt_ray.features.spec import store_spec
+from fpt_ray.images.decoding import decode, resize
+from fpt_ray.images.splits import with_hashed_splits
+from fpt_ray.images.table import accept, inspect_image, read_images
+from fpt_ray.models.weights import known_weights, load_backbone
+from fpt_ray.preload.batches import extract_batches
+from fpt_ray.train.checkpoint import save_checkpoint
+from fpt_ray.train.leaving import Leaving, leave_bundle
+from fpt_ray.train.seeds import fit_seeds, trial_task
+from tests.stores import add_rows, rows_from_files
+
+TRIAL = trial_from(
+    {
+        "backbone.name": "vit_tiny_patch16_224",
+        "backbone.weights": "random",
+        "features.resolution": 64,
+        "features.precision": "float32",
+        "side.resolution": 32,
+        "side.depth": 2,
+        "side.reduction": 4,
+        "side.num_prompts": 2,
+        "training.epochs": 1,
+        "training.batch_size": 8,
+    }
+)
+
+
+def table_of_images(folder):
+    """The inspected table of an image folder."""
+    found = read_images(folder)
+    return with_hashed_splits(accept(found, [inspect_image(found.root, row)[0] for row in found.rows]))
+
+
+def stored(trial, table, folder):
+    """The features of a trial's images, without Ray."""
+    digest = known_weights([trial.backbone], ".")[trial.backbone]
+    spec = store_spec(need_of(trial), weights_digest=digest, precision="float32")
+    rows = sorted(table.rows, key=lambda row: row.sha256)
+    high = np.stack([squared(table, row, spec.resolution) for row in rows])
+    low = [np.stack([one if side == len(one) else resize(one, side) for one in high]) for side in spec.low_resolutions]
+    features = extract_batches(load_backbone(trial.backbone, spec.resolution), high, spec) if spec.blocks else None
+    return join(add_rows(folder, spec, rows, features, low, per_shard=len(rows)), table)
+
+
+def squared(table, row, resolution):
+    return resize(decode(Path(table.root, row.path).read_bytes(), row.path), resolution)
+
+
+def left(trial, store, folder, seeds=1, metrics=None):
+    """Trains, keeps the checkpoint and leaves a bundle in the folder."""
+    cut = trial_slice(trial, store.spec)
+    rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
+    *_, last = fit_seeds(trial, seeds, rows, trial_task(store, torch.device("cpu")), identity="it", started=0.0)
+    save_checkpoint(last.checkpoint, folder)
+    leaving = Leaving(
+        uri=f"{folder}/bundle",
+        identity="it",
+        weights_digest=known_weights([trial.backbone], ".")[trial.backbone],
+        metrics=metrics or {},
+        versions={"git_commit": "c0ffee"},
+    )
+    leave_bundle(trial, store, last.checkpoint, leaving)
+    return leaving.uri

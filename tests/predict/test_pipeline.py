@@ -1,0 +1,120 @@
+"""Predictions of many images by Ray Data, against the classifier in this process; what is interrupted goes on."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fpt_ray.config.trial import override
+from fpt_ray.errors import ConfigError
+from fpt_ray.predict import pipeline
+from fpt_ray.predict.classifier import load
+from fpt_ray.predict.command import Command, run
+from fpt_ray.predict.finding import bundle_named
+from fpt_ray.predict.listing import listed
+from fpt_ray.train.bundle import BUNDLE_FILE, bundle_digest
+from tests.predict.bundles import TRIAL, left, stored, table_of_images
+from tests.stores import draw_images
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return draw_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def bundle(images, tmp_path_factory):
+    """Of two seeds of a probe, whose states are written into one network in turn."""
+    folder, table = tmp_path_factory.mktemp("bundle"), table_of_images(images)
+    trial = override(TRIAL, {"method": "probe"})
+    return left(trial, stored(trial, table, folder / "store"), folder, seeds=2)
+
+
+def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundle, images, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "note.txt").write_text("not listed")
+    out = tmp_path / "out.parquet"
+    assert run(Command(model=bundle, images=str(folder), out=str(out))) == 1, "1 of 61 cannot be read"
+    rows = pq.read_table(out).to_pylist()
+    assert [row["path"] for row in rows] == sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    broken, *good = rows
+    assert (broken["path"], broken["class"], broken["probability_c0"]) == ("broken.png", None, None)
+    assert broken["error"].startswith("no readable image of a known format")
+    expected = load(bundle).predict([folder / row["path"] for row in good])
+    found = np.array([[row[f"probability_{name}"] for name in expected.classes] for row in good])
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-6)
+    np.testing.assert_allclose([row["spread"] for row in good], expected.spread, atol=1e-6)
+    assert [row["class"] for row in good] == expected.labels
+    assert not list(tmp_path.glob("out.parquet.parts-*/*"))
+    said = capsys.readouterr()
+    assert "1 of 61 images could not be read:\n  broken.png: no readable image" in said.out
+    assert "constructor arguments in the object store" not in said.err
+
+
+def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images, tmp_path, monkeypatch):
+    listing, out = listed(images), str(tmp_path / "out.csv")
+    monkeypatch.setattr(pipeline, "PART_IMAGES", 16)
+    monkeypatch.setattr(pipeline, "_LEAST_IMAGES", 16)
+    whole, calls = pipeline.write, []
+
+    def write(uri, content):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(uri)
+        whole(uri, content)
+
+    monkeypatch.setattr(pipeline, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.predict_all(load(bundle), bundle_digest(bundle), listing, out)
+    assert not Path(out).exists()
+    monkeypatch.setattr(pipeline, "write", whole)
+    asked = []
+    write_parts = pipeline._write_parts
+    monkeypatch.setattr(pipeline, "_write_parts", lambda *given: (asked.extend(given[2]), write_parts(*given)))
+    found = pipeline.predict_all(load(bundle), bundle_digest(bundle), listing, out)
+    assert len(asked) == 2, "of four parts, two were there"
+    with Path(out).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == list(listing.paths) == found.table["path"].to_pylist()
+    expected = load(bundle).predict([Path(images, path) for path in listing.paths])
+    np.testing.assert_allclose([float(row["probability_c1"]) for row in rows], expected.probabilities[:, 1], atol=1e-6)
+    with pytest.raises(ConfigError, match=r"out: .*out.csv is there already; remove it, or give another name"):
+        pipeline.predict_all(load(bundle), bundle_digest(bundle), listing, out)
+
+
+# --- without Ray --------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_listed_or_written_is_refused(images, tmp_path):
+    image = next(Path(images).rglob("*.png"))
+    assert (listed(str(image)).root, listed(str(image)).paths) == (str(image.parent), (image.name,))
+    with pytest.raises(ConfigError, match=r"there is no folder or image .*nowhere"):
+        listed(str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"holds none; give a folder with \.jpg"):
+        listed(str(tmp_path))
+    (tmp_path / "out.png").symlink_to(image)
+    with pytest.raises(ConfigError, match=r"'out.png' is a link that leaves .*; copy the file into it"):
+        listed(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"out is out.xlsx; give a .parquet or .csv file"):
+        pipeline.check_output("out.xlsx")
+
+
+def test_a_study_stands_for_its_best_bundle(tmp_path):
+    for number, score in ((3, 0.8), (12, 0.9), (20, 0.85)):
+        folder = tmp_path / f"studies/s/bundles/trial-{number:04d}"
+        folder.mkdir(parents=True)
+        (folder / BUNDLE_FILE).write_text(json.dumps({"metrics": {"val_auc": score}}))
+    bundles = f"{tmp_path}/studies/s/bundles"
+    assert bundle_named("s", str(tmp_path)) == f"{bundles}/trial-0012"
+    assert bundle_named("s:3", str(tmp_path)) == f"{bundles}/trial-0003"
+    assert bundle_named(f"{bundles}/trial-0020", ".") == f"{bundles}/trial-0020"
+    with pytest.raises(ConfigError, match="s has bundles of trial-0003, trial-0012, trial-0020; the front's"):
+        bundle_named("s:4", str(tmp_path))
+    with pytest.raises(ConfigError, match="neither the folder of a bundle nor a study with bundles"):
+        bundle_named("other", str(tmp_path))
