@@ -16,9 +16,14 @@ from fpt_ray.bench.cores import Measured, measured_line, measured_text
 from fpt_ray.bench.recorded import recorded_spans, recorded_workload
 from fpt_ray.bench.scaling import Job
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.decoding import decode, resize
+from fpt_ray.metrics.scores import auc
+from fpt_ray.predict.classifier import load
+from fpt_ray.predict.finding import bundle_named
 from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.bundles import bundle_folder
 from fpt_ray.tune.command import run
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
@@ -43,6 +48,34 @@ def test_a_search_ends_with_a_front(searched):
     assert "read once into shared memory" in said
     assert "trial 3/3" in said
     assert "test AUC" in printed
+
+
+def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images, store, workdir):
+    """Of the test images, read from their files, each says what gave the test AUC that the study shows."""
+    client = open_tracking(default_uri(workdir))
+    records = tracking.read_trials(client, tracking.find_study(client, "s"))
+    shown = {bundle_folder(f"{workdir}/studies/s", one.number): one for one in records if "test_auc" in one.metrics}
+    left = Path(workdir, "studies/s/bundles")
+    assert {str(folder) for folder in left.iterdir()} == set(shown)
+    assert f"bundles: {len(shown)} in {left}, each with a model card" in searched[0]
+    paths = sorted(Path(images, "test").rglob("*.png"))
+    labels = np.array([store.classes.index(path.parent.name) for path in paths])
+    for folder, record in shown.items():
+        classifier = load(folder)
+        (found,) = classifier.probabilities(np.stack([squared(path, 96) for path in paths]))
+        assert auc(found, labels, store.classes) == pytest.approx(record.metrics["test_auc"], abs=1e-6)
+        assert classifier.predict(paths[:2]).labels == [store.classes[at] for at in found[:2].argmax(axis=1)]
+        assert f"| auc | {record.metrics['val_auc']:.4f} | {record.metrics['test_auc']:.4f} |" in card_of(folder)
+    best = max(shown, key=lambda folder: shown[folder].metrics["val_auc"])
+    assert bundle_named("s", workdir) == best
+
+
+def squared(path, resolution):
+    return resize(decode(path.read_bytes(), path.name), resolution)
+
+
+def card_of(folder):
+    return Path(folder, "README.md").read_text()
 
 
 def test_a_search_can_be_scaled_from_what_it_recorded(searched, store, workdir):
