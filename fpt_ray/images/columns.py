@@ -32,6 +32,8 @@ NOTE_KEY, TASK_KEY = "fpt_ray.data_note", "fpt_ray.task"
 """Of the metadata of a table that we write."""
 _KNOWN: Mapping[bytes, Task] = {task.encode(): task for task in get_args(Task)}
 _NUMBERS = ("label", "group", "weight")
+_Read = tuple[dict[str, pa.Array], dict[bytes, bytes]]
+"""({one of our columns: its cells}, the metadata)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,14 +53,15 @@ class Columns:
     """See ``ImageTable``; of a table that we wrote."""
 
 
-def read_columns(uri: str, options: ImagesOptions) -> Columns:
-    """The columns of a table whose file is there.
+def read_columns(uri: str, options: ImagesOptions, *, labelled: bool = True) -> Columns:
+    """The columns of a table whose file is there; ``labelled``: it must have labels, or else it may.
 
     Raises:
         ConfigError: it cannot be read, a column is missing or of another type, or a cell cannot be used.
     """
     asked = _asked(options.columns)
-    raw, notes = _read_csv(uri, asked) if uri.endswith(".csv") else _read_parquet(uri, asked)
+    needed = ("path", "label") if labelled else ("path",)
+    raw, notes = (_read_csv if uri.endswith(".csv") else _read_parquet)(uri, asked, needed)
     paths, own = raw["path"], _called(asked, "path")
     refuse_first(uri, own, paths, is_empty(paths), "fill it")
     labels = {name.removeprefix(LABEL_PREFIX): raw[name] for name in raw if name not in COLUMNS}
@@ -112,7 +115,9 @@ def _called(asked: Mapping[str, tuple[str, ...]], ours: str) -> str:
     return asked.get(ours, (ours,))[0]
 
 
-def _places(uri: str, asked: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> dict[str, str]:
+def _places(
+    uri: str, asked: Mapping[str, tuple[str, ...]], names: Sequence[str], needed: Sequence[str]
+) -> dict[str, str]:
     """{one of ours, or ``label:`` and the name of a label: the column of the file}."""
     found: dict[str, str] = {}
     for ours in COLUMNS:
@@ -123,7 +128,7 @@ def _places(uri: str, asked: Mapping[str, tuple[str, ...]], names: Sequence[str]
             if name in names:
                 label = f"{LABEL_PREFIX}{name.removeprefix(LABEL_PREFIX)}"
                 found[label if ours == "label" else ours] = name
-            elif ours in ("path", "label") or ours in asked:
+            elif ours in needed or ours in asked:
                 has = ", ".join(names[:20]) or "none"
                 raise ConfigError(
                     f"images: {uri} lacks the column {name!r}; it has {has}; columns may be called otherwise, such as "
@@ -144,12 +149,12 @@ def _by_name(places: Mapping[str, str], columns: Mapping[str, pa.Array]) -> dict
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def _read_csv(uri: str, asked: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, pa.Array], dict[bytes, bytes]]:
+def _read_csv(uri: str, asked: Mapping[str, tuple[str, ...]], needed: Sequence[str]) -> _Read:
     odd: list[Any] = []
     try:
         data = read_bytes(uri)
         names = next(csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")), [])
-        places = _places(uri, asked, names)
+        places = _places(uri, asked, names, needed)
         found = pacsv.read_csv(
             pa.BufferReader(data),
             read_options=pacsv.ReadOptions(use_threads=False),  # which counts the rows
@@ -173,12 +178,12 @@ def _read_csv(uri: str, asked: Mapping[str, tuple[str, ...]]) -> tuple[dict[str,
     return _by_name(places, {name: one_array(found[name]) for name in places.values()}), {}
 
 
-def _read_parquet(uri: str, asked: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, pa.Array], dict[bytes, bytes]]:
+def _read_parquet(uri: str, asked: Mapping[str, tuple[str, ...]], needed: Sequence[str]) -> _Read:
     """Types are checked before a value is touched, for some run code when they are read."""
     try:
         with pq.ParquetFile(pa.BufferReader(read_bytes(uri))) as file:
             schema = file.schema_arrow
-            places = _places(uri, asked, schema.names)
+            places = _places(uri, asked, schema.names, needed)
             for ours, name in places.items():
                 _check_type(uri, ours, name, schema.field(name).type)
             found = file.read(columns=list(places.values()))

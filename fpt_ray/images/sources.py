@@ -31,8 +31,10 @@ class Found:
     """Files that were passed over."""
 
 
-def find_images(source: str, options: ImagesOptions) -> Found:
+def find_images(source: str, options: ImagesOptions, *, labelled: bool = True) -> Found:
     """The images of a folder or a table; see ``table.read_images``.
+
+    If they need not be ``labelled``, they are all those below a folder, or of a table that may have no labels.
 
     Raises:
         ConfigError: it is neither, a row or folder of it cannot be used, or a path leaves the root.
@@ -40,7 +42,7 @@ def find_images(source: str, options: ImagesOptions) -> Found:
     """
     uri = absolute(source)
     if uri.endswith((".csv", ".parquet")) and exists(uri):
-        root, columns = uri.rpartition("/")[0], read_columns(uri, options)
+        root, columns = uri.rpartition("/")[0], read_columns(uri, options, labelled=labelled)
         paths = _inside(root, columns.paths)
         _refuse_twice(uri, paths)
         return Found(root=root, columns=replace(columns, paths=paths), ignored=0)
@@ -54,7 +56,8 @@ def find_images(source: str, options: ImagesOptions) -> Found:
     for entry in visible:
         if entry.fault:
             raise ConfigError(f"images: {f'{uri}/{entry.path}'.rstrip('/')} {entry.fault}")
-    columns = _from_folder(uri, [entry.path for entry in visible])
+    files = [entry.path for entry in visible]
+    columns = _from_folder(uri, files) if labelled else _all_of_folder(uri, files)
     ignored = sum(not entry.path.endswith("/") for entry in entries) - len(columns.paths)
     return Found(root=uri, columns=columns, ignored=ignored)
 
@@ -93,6 +96,11 @@ def _from_folder(root: str, paths: Sequence[str]) -> Columns:
         task=task_of_classes(column),
         splits=np.repeat(np.array(splits, np.int8), sizes) if divided else None,
     )
+
+
+def _all_of_folder(root: str, paths: Sequence[str]) -> Columns:
+    found = sorted(_readable(path) for path in paths if path.lower().endswith(IMAGE_SUFFIXES))
+    return Columns(paths=_inside(root, pa.array(found, pa.string())), labels={})
 
 
 def _hidden(path: str) -> bool:

@@ -15,11 +15,14 @@ class Command:
     """The folder of a bundle or of a run of train; or a study of workdir, whose best trial by validation AUC is taken;
     or one of its trials, as STUDY:NUMBER."""
     images: str
-    """An image, or a folder of images: all below it are taken. Local, or on S3."""
+    """An image; a folder of images, all below which are taken; or a table (CSV, Parquet) of path[, label]. Local, or on
+    S3. Where labels are known, what the answers are worth is said too."""
     out: str
     """The file to write, .parquet or .csv, a row for each image."""
     workdir: str = "."
     """The working directory of the study."""
+    columns: tuple[str, ...] = ()
+    """What columns of a table are called there, such as path=file label=diagnosis. Default: path and label."""
     backbone: str | None = None
     """The file of the LPM's weights. Default: where they were in training."""
     local: bool = False
@@ -44,13 +47,13 @@ def run(command: Command) -> int:
 
     uri, out = bundle_named(command.model, command.workdir), absolute(command.out)
     check_output(out)
-    listing = listed(command.images)
     bundle = with_backbone_at(read_bundle(uri), command.backbone)
+    listing = listed(command.images, command.columns, bundle.classes)
     say(f"predict: {len(listing.paths)} images by {uri}")
     if note := bundle.data["note"]:
         say(f"predict: it was trained on: {note}")
     classifier = classifier_of(bundle)
     with ray_session(local=command.local):
         found = predict_all(classifier, bundle_digest(uri), listing, out)
-    print(summary_text(found.table, bundle.classes, out))
+    print(summary_text(found.table, bundle, listing.labels, out))
     return 1 if found.unread > 0.01 * len(found.table) else 0

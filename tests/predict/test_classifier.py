@@ -30,7 +30,7 @@ def table(tmp_path_factory):
 
 def of_split(store, table, split):
     """The squared images of a split, in the order of its rows."""
-    by_hash = {row.sha256: row for row in table.rows}
+    by_hash = {row.sha256: row for row in table.rows()}
     return [by_hash[bytes(one).hex()] for one in store.splits[split].hashes]
 
 
@@ -76,7 +76,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(two_seeds, table):
 
 def test_files_bytes_arrays_and_pillows_images_are_the_same_image(two_seeds, table):
     uri, _ = two_seeds
-    path = Path(table.root, table.rows[0].path)
+    path = Path(table.root, table.row(0).path)
     image = Image.open(path)
     found = load(uri).predict([str(path), path, path.read_bytes(), np.asarray(image), image]).probabilities
     np.testing.assert_array_equal(found, np.repeat(found[:1], 5, axis=0))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
@@ -16,7 +17,8 @@ from fpt_ray.predict.classifier import load
 from fpt_ray.predict.command import Command, run
 from fpt_ray.predict.finding import bundle_named
 from fpt_ray.predict.listing import listed
-from fpt_ray.train.bundle import BUNDLE_FILE, bundle_digest
+from fpt_ray.predict.summary import summary_text
+from fpt_ray.train.bundle import BUNDLE_FILE, bundle_digest, read_bundle
 from tests.predict.bundles import TRIAL, left, stored, table_of_images
 from tests.stores import draw_images
 
@@ -53,12 +55,12 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
     assert [row["class"] for row in good] == expected.labels
     assert not list(tmp_path.glob("out.parquet.parts-*/*"))
     said = capsys.readouterr()
-    assert "1 of 61 images could not be read:\n  broken.png: no readable image" in said.out
+    assert "1 image could not be read:\n  broken.png: no readable image" in said.out
     assert "constructor arguments in the object store" not in said.err
 
 
 def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images, tmp_path, monkeypatch):
-    listing, out = listed(images), str(tmp_path / "out.csv")
+    listing, out = listed(images, (), ()), str(tmp_path / "out.csv")
     monkeypatch.setattr(pipeline, "PART_IMAGES", 16)
     monkeypatch.setattr(pipeline, "_LEAST_IMAGES", 16)
     whole, calls = pipeline.write, []
@@ -93,16 +95,49 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
 
 def test_what_cannot_be_listed_or_written_is_refused(images, tmp_path):
     image = next(Path(images).rglob("*.png"))
-    assert (listed(str(image)).root, listed(str(image)).paths) == (str(image.parent), (image.name,))
-    with pytest.raises(ConfigError, match=r"there is no folder or image .*nowhere"):
-        listed(str(tmp_path / "nowhere"))
+    assert (listed(str(image), (), ()).root, listed(str(image), (), ()).paths) == (str(image.parent), (image.name,))
+    with pytest.raises(ConfigError, match=r"nowhere is neither a folder nor a .csv"):
+        listed(str(tmp_path / "nowhere"), (), ())
     with pytest.raises(ConfigError, match=r"holds none; give a folder with \.jpg"):
-        listed(str(tmp_path))
+        listed(str(tmp_path), (), ())
     (tmp_path / "out.png").symlink_to(image)
     with pytest.raises(ConfigError, match=r"'out.png' is a link that leaves .*; copy the file into it"):
-        listed(str(tmp_path))
+        listed(str(tmp_path), (), ())
     with pytest.raises(ConfigError, match=r"out is out.xlsx; give a .parquet or .csv file"):
         pipeline.check_output("out.xlsx")
+
+
+def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):
+    classes = ("c0", "c1", "c2")
+    found = listed(images, (), classes)
+    assert found.labels == [path.split("/")[1] for path in found.paths]
+    assert listed(images, (), ("c0", "c1")).labels is None
+    table = tmp_path / "t.csv"
+    table.write_text("file,kind\na.png,c1\nb.png,c0\n")
+    named = listed(str(table), ("path=file", "label=kind"), classes)
+    assert (list(named.paths), named.labels) == (["a.png", "b.png"], ["c1", "c0"])
+    assert listed(str(table), ("path=file",), classes).labels is None
+    with pytest.raises(ConfigError, match=r"has the label 'c1', which is none of the bundle's classes \(c0\)"):
+        listed(str(table), ("path=file", "label=kind"), ("c0",))
+
+
+def test_where_labels_are_known_the_answers_are_scored(bundle, images):
+    """By the library's own AUC of what is in the table; of a class without an image nothing is said."""
+    read, listing = read_bundle(bundle), listed(images, (), ("c0", "c1", "c2"))
+    answers = load(bundle).predict([Path(images, path) for path in listing.paths])
+    blank = [""] * len(listing.paths)
+    table = pipeline.answer_rows(read, answers, listing.paths, blank, blank)
+    text = summary_text(table, read, listing.labels, "out.csv")
+    numbers = [read.classes.index(label) for label in listing.labels]
+    area = roc_auc_score(numbers, answers.probabilities, multi_class="ovr", labels=[0, 1, 2])
+    assert f"AUC {area:.4f} (" in text
+    right = np.mean(np.array(answers.labels) == np.array(listing.labels))
+    assert f"accuracy {right:.4f}" in text
+    few = [number for number, label in enumerate(listing.labels) if label != "c2"]
+    part = summary_text(table.take(few), read, [listing.labels[number] for number in few], "out.csv")
+    assert "no AUC, since no image is labelled c2" in part
+    broken = pipeline.answer_rows(read, load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
+    assert "1 image could not be read:\n  a: why\n" in summary_text(broken, read, ["c0"], "out.csv")
 
 
 def test_a_study_stands_for_its_best_bundle(tmp_path):
