@@ -30,6 +30,7 @@ _PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
+_CALIBRATION, _CLASSIFIER = "tests/metrics/test_calibration.py", "tests/predict/test_classifier.py"
 _LADDER = "tests/search/test_ladder.py"
 _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
 _JOURNAL, _PICTURES = "tests/search/test_journal.py", "tests/search/test_pictures.py"
@@ -725,4 +726,24 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/datasets/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', "tests/datasets/test_bccd.py"),
     Mutation("fpt_ray/images/decoding.py", "_SIDEWAYS = (5, 6, 7, 8)", "_SIDEWAYS = ()", _IMPORTANCE, "size"),
+    # --- what a trial leaves --------------------------------------------------------------------------------------
+    Mutation("fpt_ray/metrics/calibration.py", "logits / np.exp(log)", "logits * np.exp(log)", _CALIBRATION),
+    Mutation("fpt_ray/metrics/calibration.py", "abs(right - sure)", "abs(sure)", _CALIBRATION),
+    Mutation("fpt_ray/metrics/operating_points.py", "scores >= threshold", "scores > threshold + 0.2", _CALIBRATION),
+    Mutation(
+        "fpt_ray/predict/classifier.py",
+        "load_learnable_state(self.model, state)",
+        "load_learnable_state(self.model, self.bundle.states[0])",
+        _CLASSIFIER,
+        "seeds",
+    ),
+    Mutation(
+        "fpt_ray/predict/classifier.py",
+        "to(device, getattr(torch, bundle.spec.precision))",
+        "to(device, torch.bfloat16)",
+        _CLASSIFIER,
+        "probe",
+    ),
+    Mutation("fpt_ray/train/bundle.py", "!= digests[name]", "== None", _CLASSIFIER, "changed"),
+    Mutation("fpt_ray/train/leaving.py", 'found["val"][1]) for one', 'found["test"][1]) for one', _CLASSIFIER),
 )

@@ -12,6 +12,7 @@ import fpt_ray
 from fpt_ray.config.trial import Method, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import ImageError
+from fpt_ray.metrics.calibration import temperature
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import BUNDLE_FILE, MODEL_FILE, read_bundle
@@ -43,6 +44,8 @@ def test_a_bundle_says_of_the_images_what_the_study_said_of_their_features(metho
     store = stored(trial, table, tmp_path / "store")
     uri = left(trial, store, tmp_path)
     expected, _ = predictions_of_best(trial, store, "test", load_checkpoint(tmp_path))
+    of_val, val_labels = predictions_of_best(trial, store, "val", load_checkpoint(tmp_path))
+    assert read_bundle(uri).temperatures == tuple(temperature(one, val_labels) for one in of_val)
     Path(tmp_path, "store").rename(tmp_path / "moved")
     rows = of_split(store, table, "test")
     found = load(uri).probabilities(np.stack([squared(table, row, 64) for row in rows]))
