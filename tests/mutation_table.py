@@ -378,7 +378,7 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/preload/extraction.py",
-        "if found is None or not np.array_equal(found[1], content_hashes(plan.images)):",
+        "if found is None or not np.array_equal(found[1], plan.images.hashes()):",
         "if found is None:",
         "tests/faults/test_stores.py",
         "two_preloads",
@@ -730,7 +730,7 @@ MUTATIONS = (
     Mutation("fpt_ray/features/importance/findings.py", "patches + shape.num_prefix_tokens", "patches", _IMPORTANCE),
     Mutation("fpt_ray/features/importance/flips.py", "flipped[:, mirrored]", "flipped", _IMPORTANCE),
     Mutation("fpt_ray/features/importance/flips.py", "!= spec.weights_digest", "== ''", _IMPORTANCE),
-    Mutation("fpt_ray/features/importance/survey.py", "if row.split in _SPLITS", "if True", _IMPORTANCE),
+    Mutation("fpt_ray/features/importance/survey.py", "for split in _SPLITS]", "for split in SPLITS]", _IMPORTANCE),
     Mutation(
         "fpt_ray/demo/fundus.py",
         "if lesion in meaningful and",
