@@ -328,7 +328,7 @@ MUTATIONS = (
         "tests/images/test_table.py",
         "json",
     ),
-    Mutation("fpt_ray/images/labels.py", "| (found == 1)", "| (found > 0)", "tests/images/test_tasks.py", "not_fit"),
+    Mutation("fpt_ray/images/labels.py", "| (found == 1)", "| (found != 0)", "tests/images/test_tasks.py", "not_fit"),
     Mutation(
         "fpt_ray/storage/local.py",
         "if not (sure and _is_within(root, folder)):",
