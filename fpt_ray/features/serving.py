@@ -96,7 +96,7 @@ def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig,
         return f"features.token_ratio asks for {kept}, {store.uri} holds at most {spec.num_kept}; preload a wider store"
     for name, asked, held in (
         ("side.depth and side.blocks", blocks_read(trial.side, shape), spec.blocks),
-        ("side.resolution", (trial.side.resolution,), spec.low_resolutions),
+        ("side.resolution", (trial.side.resolution,) if reads_low_resolution(trial) else (), spec.low_resolutions),
     ):
         if lacking := set(asked) - set(held):
             wanted, there = (", ".join(map(str, sorted(numbers))) or "none" for numbers in (lacking, held))
