@@ -21,7 +21,7 @@ from fpt_ray.storage.files import absolute, exists, read_bytes, write
 
 NOTE_FILE = "DATA_NOTE.txt"
 NOTE_KEY = "fpt_ray.data_note"
-"""Beside the images: its first line is said wherever results on them are shown."""
+"""A file beside the images, and the metadata of a Parquet table: what is said wherever results on them are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,10 +107,15 @@ def read_images(source: str) -> ImageTable:
     return ImageTable(root=root, classes=classes, rows=tuple(rows), ignored=ignored, note=_data_note(root, source))
 
 
+def note_of_csv(uri: str) -> str:
+    """Where the note of a CSV table lies, which cannot hold it as Parquet does: TABLE.note.txt beside TABLE.csv."""
+    return f"{uri.removesuffix('.csv')}.note.txt"
+
+
 def _data_note(root: str, source: str) -> str:
-    uri = f"{root}/{NOTE_FILE}"
-    if exists(uri):
-        return read_bytes(uri).decode().splitlines()[0].strip()
+    for uri in (f"{root}/{NOTE_FILE}", note_of_csv(absolute(source))):
+        if exists(uri):
+            return read_bytes(uri).decode().splitlines()[0].strip()
     if not source.endswith(".parquet"):
         return ""
     notes = pq.read_schema(pa.BufferReader(read_bytes(absolute(source)))).metadata or {}
