@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from fpt_ray.datasets.published.layout import Box, Download, Entry, Published
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import SPLITS
+from fpt_ray.images.columns import SPLITS
 
 FINDING = "Platelets"
 _ENDS = ("xmin", "ymin", "xmax", "ymax")

@@ -6,6 +6,10 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from fpt_ray.datasets.published.bccd import BCCD
 from fpt_ray.datasets.published.chncxr import CHNCXR
 from fpt_ray.datasets.published.cmmd import CMMD
@@ -18,11 +22,11 @@ from fpt_ray.datasets.published.layout import Download, Entry, Published, open_d
 from fpt_ray.datasets.published.messidor2 import MESSIDOR2
 from fpt_ray.datasets.published.names import Name, Split
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import SPLITS, Labelled
+from fpt_ray.images.columns import NOTE_KEY, SPLITS, note_of_csv
 from fpt_ray.images.splits import stratified
-from fpt_ray.images.table import NOTE_KEY, note_of_csv
+from fpt_ray.images.table import ImageTable
 from fpt_ray.storage.errors import ExistsError
-from fpt_ray.storage.files import absolute, is_within, write_once
+from fpt_ray.storage.files import absolute, leaving, write_once
 
 PUBLISHED: Mapping[Name, Published] = {
     "ddr": DDR,
@@ -93,9 +97,8 @@ def _checked(download: Download, entries: Sequence[Entry], allow_partial: bool) 
     missing = [entry.path for entry in entries if entry.path not in download.paths]
     present = [entry for entry in entries if entry.path in download.paths]
     labelled = [entry for entry in present if entry.label]
-    for entry in labelled:
-        if not is_within(download.root, entry.path):
-            raise ConfigError(f"{download.root}/{entry.path} is a link that leaves the folder; copy the file into it")
+    if (path := leaving(download.root, pa.array([entry.path for entry in labelled], pa.string()))) is not None:
+        raise ConfigError(f"{download.root}/{path} is a link that leaves the folder; copy the file into it")
     twice = [path for path, count in Counter(entry.path for entry in present).items() if count > 1]
     if twice:
         raise ConfigError(f"{of.title} names {twice[0]} twice; get its files anew")
@@ -153,9 +156,19 @@ def _held_out(entries: Sequence[Entry], seed: int) -> list[Entry]:
 
 
 def _stratified(entries: Sequence[Entry], seed: int) -> list[Entry]:
-    found = [Labelled(path=entry.path, label=entry.label, group=entry.group) for entry in entries]
-    splits = {image.path: image.split for image in stratified(found, seed)}
-    return [entry._replace(split=splits[entry.path]) for entry in entries]
+    classes = sorted({entry.label for entry in entries})
+    table = ImageTable(
+        root="",
+        task="multiclass",
+        classes=tuple(classes),
+        paths=pa.array([entry.path for entry in entries], pa.string()),
+        labels=np.array([classes.index(entry.label) for entry in entries]),
+        splits=np.full(len(entries), -1, np.int8),
+        groups=pa.array([entry.group or entry.path for entry in entries], pa.string()).dictionary_encode(),
+    )
+    divided = stratified(table, seed)
+    splits = dict(zip(divided.paths.to_pylist(), divided.splits.tolist(), strict=True))
+    return [entry._replace(split=SPLITS[splits[entry.path]]) for entry in entries]
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
@@ -188,9 +201,6 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
 
 
 def _parquet(header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     sink = io.BytesIO()

@@ -39,7 +39,7 @@ def test_labels_and_boxes_are_those_of_the_annotations(clone):
     assert said[-1] == "2 train, 2 val, 2 test; 3 no, 3 yes"
     table = read_images(str(clone / "platelets.csv"))
     assert table.classes == ("no", "yes")
-    assert {(row.path[-5], row.label, row.split) for row in table.rows} == {
+    assert {(row.path[-5], row.label, row.split) for row in table.rows()} == {
         ("a", 1, "train"),
         ("b", 0, "train"),
         ("c", 1, "val"),

@@ -11,7 +11,7 @@ import pytest
 
 from fpt_ray.datasets.published.preparation import PUBLISHED, prepare
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import SPLITS
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.table import read_images
 from tests.datasets.published.miniatures import MINIATURES, Miniature, dicom, unpack, workbook
 
@@ -56,17 +56,17 @@ def test_the_eight_have_the_papers_classes(name):
 def test_every_labelled_image_comes_out_with_its_class(name, miniature, tmp_path):
     table, said = prepared(name, unpack(miniature, tmp_path))
     assert table.classes == miniature.classes
-    assert len(table.rows) == miniature.labelled
-    assert {row.path for row in table.rows} <= set(miniature.files)
+    assert len(table) == miniature.labelled
+    assert {row.path for row in table.rows()} <= set(miniature.files)
     assert table.note.startswith(f"{PUBLISHED[name].title}: {miniature.labelled} images; ")
     assert table.note in said.splitlines()
-    assert all(row.split for row in table.rows)
+    assert all(row.split for row in table.rows())
 
 
 def test_it_is_found_wherever_it_was_unpacked(name, miniature, tmp_path):
     table, _ = prepared(name, unpack(miniature, tmp_path / "downloads" / "x").parent, out=f"{tmp_path}/table.parquet")
-    assert {row.path for row in table.rows} <= {f"downloads/x/{path}" for path in miniature.files}
-    assert len(table.rows) == miniature.labelled
+    assert {row.path for row in table.rows()} <= {f"downloads/x/{path}" for path in miniature.files}
+    assert len(table) == miniature.labelled
 
 
 def test_what_is_missing_is_named_with_where_it_is_had(name, miniature, tmp_path):
@@ -80,7 +80,7 @@ def test_what_is_missing_is_named_with_where_it_is_had(name, miniature, tmp_path
 def test_an_image_that_is_missing_is_counted(name, miniature, tmp_path):
     folder = unpack(miniature, tmp_path)
     whole, _ = prepared(name, folder, out=f"{folder}/whole.csv")
-    gone = next(row for row in whole.rows if row.split == "train")
+    gone = next(row for row in whole.rows() if row.split == "train")
     (folder / gone.path).unlink()
     said = rf"has {miniature.images - 1} images.* of {PUBLISHED[name].title}, where {miniature.images} images"
     with pytest.raises(ConfigError, match=said) as caught:
@@ -88,7 +88,7 @@ def test_an_image_that_is_missing_is_counted(name, miniature, tmp_path):
     if name in (*OFFICIAL, "messidor2"):
         assert f"1 that it names are missing, such as {gone.path}" in str(caught.value)
     table, _ = prepared(name, folder, allow_partial=True)
-    assert len(table.rows) == miniature.labelled - 1
+    assert len(table) == miniature.labelled - 1
     assert f"a download with {miniature.images - 1} of {miniature.images}" in table.note
 
 
@@ -106,7 +106,7 @@ def test_official_splits_are_kept(name, miniature, tmp_path):
         return
     table, _ = prepared(name, folder)
     assert "official" in table.note
-    for row in table.rows:
+    for row in table.rows():
         assert re.search(OFFICIAL[name][SPLITS.index(row.split)], row.path)
 
 
@@ -119,12 +119,12 @@ def test_images_of_one_patient_are_never_in_two_splits(name, miniature, tmp_path
     for seed in range(3):
         table, _ = prepared(name, folder, "patient", seed=seed, out=f"{folder}/{seed}.parquet")
         splits, groups = defaultdict(set), defaultdict(set)
-        for row in table.rows:
+        for row in table.rows():
             patient = re.search(PATIENTS[name], row.path).groups() if PATIENTS[name] else row.group
             splits[patient].add(row.split)
             groups[patient].add(row.group)
         assert all(len(found) == 1 for found in (*splits.values(), *groups.values()))
-        assert len({row.group for row in table.rows}) == len(splits)
+        assert len({row.group for row in table.rows()}) == len(splits)
         assert f"split 70/10/20 by {PUBLISHED[name].group} (seed {seed})" in table.note
 
 
@@ -133,9 +133,10 @@ def test_a_random_split_says_that_it_tears_patients(name, miniature, tmp_path):
     table, _ = prepared(name, folder, "random", seed=1)
     assert "split 70/10/20 at random (seed 1)" in table.note
     assert ("in several splits" in table.note) == (name in PATIENTS)
-    assert not any(row.group for row in table.rows)  # a table with torn groups would be refused
+    assert not any(row.group for row in table.rows())  # a table with torn groups would be refused
     other, _ = prepared(name, folder, "random", seed=2, out=f"{folder}/other.csv")
-    assert [row.path for row in other.of("test")] != [row.path for row in table.of("test")]
+    test, other_test = ({row.path for row in one.rows() if row.split == "test"} for one in (table, other))
+    assert test != other_test
 
 
 # --- what one data set has alone ------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_a_random_split_says_that_it_tears_patients(name, miniature, tmp_path):
 
 def test_both_eyes_and_both_breasts_are_of_one_patient(tmp_path):
     table, _ = prepared("messidor2", unpack(MINIATURES["messidor2"](), tmp_path), allow_partial=True)
-    groups = {row.path: row.group for row in table.rows}
+    groups = {row.path: row.group for row in table.rows()}
     assert groups["IMAGES/IM000003.JPG"] == groups["IMAGES/20051020_00003_0100_PP.png"]
     assert groups["IMAGES/IM000003.JPG"] != groups["IMAGES/IM000004.JPG"]
 
@@ -151,15 +152,14 @@ def test_both_eyes_and_both_breasts_are_of_one_patient(tmp_path):
 def test_validation_is_an_eighth_of_each_class_of_the_training_images(tmp_path):
     folder = unpack(MINIATURES["isic2016"](), tmp_path)
     table, _ = prepared("isic2016", folder, allow_partial=True)
-    assert sorted(row.label for row in table.of("val")) == [0, 0, 0, 1]
-    assert all("Training" in row.path for row in (*table.of("train"), *table.of("val")))
-    assert all("Test" in row.path for row in table.of("test"))
+    assert sorted(row.label for row in table.rows() if row.split == "val") == [0, 0, 0, 1]
+    assert all(("Test" in row.path) == (row.split == "test") for row in table.rows())
 
 
 def test_a_breast_without_a_biopsy_has_no_label(tmp_path):
     pytest.importorskip("pydicom")
     table, _ = prepared("cmmd", unpack(MINIATURES["cmmd"](), tmp_path), allow_partial=True)
-    views = sorted(row.path[-7:] for row in table.rows if "/D1-0004/" in row.path)
+    views = sorted(row.path[-7:] for row in table.rows() if "/D1-0004/" in row.path)
     assert views == ["1-1.dcm", "1-2.dcm"]  # its row is of the left breast: the first two of four
 
 

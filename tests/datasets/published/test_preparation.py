@@ -36,7 +36,7 @@ def test_a_csv_table_has_its_note_beside_it(folder):
     assert said[:2] == [f"{folder.parent}/ddr.csv", f"{folder.parent}/ddr.note.txt"]
     table = read_images(f"{folder.parent}/ddr.csv")
     assert table.note == said[2] == "DDR: 30 images of a download with 31 of 13,673; official splits"
-    assert all(row.path.startswith("down loads ü/DDR-dataset/DR_grading/") for row in table.rows)
+    assert all(row.path.startswith("down loads ü/DDR-dataset/DR_grading/") for row in table.rows())
     other = folder.parent / "other.csv"
     other.write_bytes((folder.parent / "ddr.csv").read_bytes())
     assert read_images(str(other)).note == ""
