@@ -737,5 +737,6 @@ MUTATIONS = (
         _LAYOUTS,
     ),
     Mutation("fpt_ray/datasets/published/messidor2.py", "group=patient[image.lower()]", "group=image", _LAYOUTS),
+    Mutation("fpt_ray/tune/data_sets.py", "resume=options.resume and ", "resume=", "tests/tune/test_data_sets.py"),
     Mutation("fpt_ray/images/decoding.py", "_SIDEWAYS = (5, 6, 7, 8)", "_SIDEWAYS = ()", _IMPORTANCE, "size"),
 )

@@ -1,10 +1,10 @@
-"""DDR (github.com/nkicsl/DDR-dataset, MIT): 13,673 fundus images, graded for diabetic retinopathy, officially split.
+"""DDR (github.com/nkicsl/DDR-dataset): 13,673 fundus images, graded for diabetic retinopathy, officially split.
 
-Layout: the joined archive ``DDR-dataset.zip.001`` ... has ``DR_grading/{train,valid,test}.txt`` of lines ``IMAGE
-GRADE``, the images of each in a folder of its name; grade 5 is ungradable. The repository's page does not describe it;
-the code of many users does, alike. The data set's paper (doi 10.1016/j.ins.2019.06.011) counts 13,673 images of 9,598
-patients, whom the files do not name; 12,522 of the images are gradable, and that is the largest size in FPT+'s section
-4.1.
+Layout: the archive, joined by ``cat DDR-dataset.zip.0* > DDR-dataset.zip``, has ``DR_grading/{train,valid,test}.txt``
+of lines ``IMAGE GRADE``, the images of each in a folder of its name; grade 5 is ungradable. The repository's page has
+the terms (CC BY-NC-SA 4.0) and does not describe the layout; the code of many users does, alike. The data set's paper
+(doi 10.1016/j.ins.2019.06.011) counts 13,673 images of 9,598 patients, whom the files do not name; 12,522 of the images
+are gradable, and that is the largest size in FPT+'s section 4.1.
 """
 
 from fpt_ray.datasets.published.layout import Download, Entry, Published

@@ -1,4 +1,6 @@
-"""Mini-DDSM (ardisdataset.github.io/MiniDDSM), which FPT+ calls DDSM: 7,808 mammograms of 1,952 cases, four of each.
+"""Mini-DDSM (ardisdataset.github.io/MiniDDSM): 7,808 mammograms of 1,952 cases, four of each.
+
+The authors' code names it as its data set; their paper says DDSM and cites CBIS-DDSM, which has no normal cases.
 
 Layout: ``MINI-DDSM-Complete-JPEG-8/{Normal,Benign,Cancer}/<4 digits>/`` with images such as ``C_0029_1.LEFT_CC.jpg``,
 beside them masks such as ``C_0029_1.LEFT_CC_Mask.jpg`` and other files; the class is that of the case. So in the

@@ -2,8 +2,9 @@
 
 Layout: ``ISBI2016_ISIC_Part3_{Training,Test}_Data`` of 900 and 379 images ``ISIC_<7 digits>.jpg``, and beside each
 ``..._GroundTruth.csv`` of two columns without a header: the training file says benign or malignant, the test file 0.0
-or 1.0. The challenge's page describes the training files and counts; the test file is as github.com/ImageMarkup's
-scorer and many others read it. No validation split is published, and no patient.
+or 1.0. The challenge's page describes the training files, and its page of data (github.com/ImageMarkup/stade has the
+source, ``stade/core/templates/data/2016.html``) has counts, sizes and terms (CC0); the test file is as
+github.com/ImageMarkup's scorer and many others read it. No validation split is published, and no patient.
 """
 
 from fpt_ray.datasets.published.layout import Download, Entry, Published

@@ -2,9 +2,11 @@
 
 Layout: ``ISIC2018_Task3_{Training,Validation,Test}_Input`` of 10,015, 193 and 1,512 images ``ISIC_<7 digits>.jpg``, and
 ``ISIC2018_Task3_..._GroundTruth.csv`` (in folders of the same names, as their archives unpack), a header ``image`` and
-the seven diagnoses, 1.0 under the true one; the challenge's page has the columns. ``ISIC2018_Task3_Training_
-LesionGroupings.csv`` says by ``lesion_id`` which training images are of one lesion. For validation and test images that
-is not published: each is taken as a lesion of its own.
+the seven diagnoses, 1.0 under the true one; the challenge's page has the columns, its page of data (source:
+github.com/ImageMarkup/stade, ``stade/core/templates/data/2018.html``) sizes, terms (CC BY-NC 4.0) and all counts but
+the 193, which are in the code of many users. ``ISIC2018_Task3_Training_LesionGroupings.csv`` says by ``lesion_id``
+which training images are of one lesion. For validation and test images that is not published: each is taken as a lesion
+of its own.
 """
 
 from fpt_ray.datasets.published.layout import Download, Entry, Published
