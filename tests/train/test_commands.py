@@ -22,6 +22,7 @@ from PIL import Image
 from fpt_ray.cluster import require_resources
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override, trial_from
+from fpt_ray.datasets.checking import inspected
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import features_text, join
 from fpt_ray.features.serving import trial_slice
@@ -29,7 +30,6 @@ from fpt_ray.features.shards import shard_hashes
 from fpt_ray.features.spec import StoreError
 from fpt_ray.features.store import open_store
 from fpt_ray.images.table import read_images
-from fpt_ray.preload.inspection import inspected
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.storage.files import list_files
 from fpt_ray.train.checkpoint import load_checkpoint
