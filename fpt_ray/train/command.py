@@ -69,6 +69,8 @@ def run(command: Command) -> None:
             trial, features, workdir=workdir, name=command.name, num_workers=command.num_workers, read=command.read
         )
         print(result_text(found))
+        if features.data_note:
+            print(features.data_note)
 
 
 def result_text(result: "TrialResult") -> str:

@@ -189,14 +189,18 @@ def test_a_full_disk_is_said_and_finished_shards_are_kept(images, tmp_path, monk
         subprocess.run(["umount", str(workdir)], check=True)
 
 
-def test_a_leak_between_splits_is_reported(tmp_path, capsys):
+def test_a_duplicate_across_splits_stops_before_anything_is_extracted_or_stands_beside_the_numbers(tmp_path, capsys):
     folder = tmp_path / "images"
     draw_images(folder, (4, 3, 3))
     (folder / "test" / "c1" / "copy.png").write_bytes((folder / "train" / "c1" / "0.png").read_bytes())
-    preload(str(folder), TRIAL, str(tmp_path))
-    said = capsys.readouterr().err
-    assert "1 images stand in several splits" in said
-    assert "c1/copy.png" in said
+    trial = override(TRIAL, {"training.epochs": 1})
+    with pytest.raises(ConfigError, match="1 image in several splits") as stopped:
+        preload(str(folder), trial, str(tmp_path))
+    assert "c1/copy.png" in str(stopped.value)
+    assert not (tmp_path / "features").exists()
+    capsys.readouterr()
+    run_training(TrainCommand(images=str(folder), workdir=str(tmp_path), allow=("duplicates",), trial=trial))
+    assert "1 image in several splits (2 files of the same pixels) (allowed: duplicates)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
