@@ -36,6 +36,8 @@ _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early
 _JOURNAL, _PICTURES = "tests/search/test_journal.py", "tests/search/test_pictures.py"
 _VOLUMES, _VOLUME = "fpt_ray/metrics/hypervolume.py", "tests/metrics/test_hypervolume.py"
 _IDENTITY, _COUNTED = "tests/config/test_identity.py", "tests/report/test_counted.py"
+_PUBLISHED = "tests/datasets/published"
+_LAYOUTS = f"{_PUBLISHED}/test_layouts.py"
 _DRAWN = "augment or draw or crops or row"
 
 MUTATIONS = (
@@ -776,6 +778,18 @@ MUTATIONS = (
         "tests/datasets/test_inspection.py",
         "could_not",
     ),
-    Mutation("fpt_ray/datasets/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', "tests/datasets/test_bccd.py"),
+    # --- published data sets --------------------------------------------------------------------------------------
+    Mutation("fpt_ray/datasets/published/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', f"{_PUBLISHED}/test_bccd.py"),
+    Mutation(
+        "fpt_ray/datasets/published/cmmd.py", "labels.get((patient, side),", "labels.get((patient, 'L'),", _LAYOUTS
+    ),
+    Mutation(
+        "fpt_ray/datasets/published/preparation.py",
+        "whole = len(present) == of.images and",
+        "whole = len(present) >= of.images and",
+        _LAYOUTS,
+    ),
+    Mutation("fpt_ray/datasets/published/messidor2.py", "group=patient[image.lower()]", "group=image", _LAYOUTS),
+    Mutation("fpt_ray/tune/data_sets.py", "resume=options.resume and ", "resume=", "tests/tune/test_data_sets.py"),
     Mutation("fpt_ray/images/decoding.py", "_SIDEWAYS = (5, 6, 7, 8)", "_SIDEWAYS = ()", _IMPORTANCE, "size"),
 )
