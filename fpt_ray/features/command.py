@@ -156,7 +156,7 @@ def _importance(uri: str, command: Importance) -> None:
     findings = (
         None
         if command.boxes is None
-        else read_findings(command.boxes, whole, table, backbone_shape(spec.backbone), spec.resolution)
+        else read_findings(command.boxes, whole, table, backbone_shape(spec.backbone), spec.preparation)
     )
     found = survey(store, table, command.ratios, findings)
     few = sampled(whole, command.flips)

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt8
 
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode
+from fpt_ray.images.decoding import MAX_BYTES, read_picture
+from fpt_ray.images.picture import Facts, ImageError, Picture
 from fpt_ray.images.sources import IMAGE_SUFFIXES, SPLITS, find_images
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
 
@@ -172,10 +173,12 @@ class Finding(NamedTuple):
     """Of the file's bytes, in hex; empty where it cannot be used."""
     reason: str
     """Why it cannot be used; empty where it can."""
+    facts: Facts | None = None
+    """What else may be told of it; None where it cannot be used."""
 
 
-def inspect_image(root: str, row: ImageRow) -> tuple[Finding, UInt8[np.ndarray, "Y X 3"] | None]:
-    """What is found of an image, and its pixels where it decodes fully. Its file is read once.
+def inspect_image(root: str, row: ImageRow) -> tuple[Finding, Picture | None]:
+    """What is found of an image, and what its file holds where it decodes fully. The file is read once.
 
     Raises:
         StorageError: S3 fails, which says nothing of the image.
@@ -183,17 +186,17 @@ def inspect_image(root: str, row: ImageRow) -> tuple[Finding, UInt8[np.ndarray, 
     uri = f"{root}/{row.path}"
     try:
         data = read_bytes(uri, MAX_BYTES + 1)
-        pixels = decode(data, row.path)
+        picture = read_picture(data, row.path)
     except FileNotFoundError:
         return Finding("", "there is no such file"), None
     except OSError as error:
         return Finding("", f"the file cannot be read ({error.strerror})"), None
     except ImageError as error:
         return Finding("", error.reason), None
-    return Finding(hashlib.sha256(data).hexdigest(), ""), pixels
+    return Finding(hashlib.sha256(data).hexdigest(), "", picture.facts()), picture
 
 
-def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: float = 0.01) -> ImageTable:
+def accept(table: ImageTable, findings: Sequence[tuple[Any, ...]], max_skipped: float = 0.01) -> ImageTable:
     """The table with content hashes and without unreadable images; splits that are given still hold every class.
 
     Args:
@@ -205,7 +208,7 @@ def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: 
         ConfigError: more are unreadable (they are listed), or a class is gone from a split.
     """
     pairs = list(zip(table.rows, findings, strict=True))
-    skipped = [(row.path, reason) for row, (_, reason) in pairs if reason]
+    skipped = [(row.path, reason) for row, (_, reason, *_) in pairs if reason]
     if len(skipped) > max_skipped * len(pairs):
         listed = "".join(f"\n  {path}: {reason}" for path, reason in skipped[:10])
         more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
@@ -213,7 +216,7 @@ def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: 
             f"images: {len(skipped)} of {len(pairs)} in {table.root} cannot be read, more than {max_skipped:.0%}; mend"
             f" or remove them:{listed}{more}"
         )
-    rows = tuple(dataclasses.replace(row, sha256=sha256) for row, (sha256, reason) in pairs if not reason)
+    rows = tuple(dataclasses.replace(row, sha256=sha256) for row, (sha256, reason, *_) in pairs if not reason)
     if rows[0].split:
         check_splits(rows, table.classes, table.root)
     return dataclasses.replace(table, rows=rows, skipped=(*table.skipped, *skipped))

@@ -21,13 +21,15 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
 
 from fpt_ray.cluster import computing_hosts, run_on_workers
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import decode, resize
+from fpt_ray.images.decoding import read_square
+from fpt_ray.images.picture import Picture, resize, square_of
 from fpt_ray.images.table import ImageRow
 from fpt_ray.storage.files import read_bytes
 
-Decoded = Mapping[tuple[str, int], Any]
-"""{(content hash, resolution in pixels): a reference to the pixels in Ray's object store, which spills them to disk}.
+Decoded = Mapping[tuple[str, Preparation], Any]
+"""{(content hash, how it was prepared): a reference to the square in Ray's object store, which spills it to disk}.
 The driver owns them: they go when it drops this."""
 _LEAST_BYTES = 2**17
 """Of an object: Ray holds results of less than 100 kB in the driver's own memory, which no spilling relieves."""
@@ -50,8 +52,8 @@ class ImageSource:
     """Where images are read from, and in which sizes they are wanted."""
 
     root: str
-    resolution: int
-    """The side of I_h in pixels."""
+    preparation: Preparation
+    """How a file becomes I_h."""
     sides: tuple[int, ...]
     """The side of each I_l in pixels."""
     with_high: bool
@@ -61,8 +63,8 @@ class ImageSource:
 # --- one image ------------------------------------------------------------------------------------------------
 
 
-def read_image(root: str, image: ImageRow, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
-    """An image at a resolution, from its file.
+def read_image(root: str, image: ImageRow, preparation: Preparation) -> UInt8[np.ndarray, "R R 3"]:
+    """I_h of an image, from its file.
 
     Raises:
         ConfigError: the file is gone, cannot be decoded, or is another than when it was inspected.
@@ -74,7 +76,7 @@ def read_image(root: str, image: ImageRow, resolution: int) -> UInt8[np.ndarray,
         raise ConfigError(f"{uri} is gone; put it back, or take it out of the image table") from None
     if hashlib.sha256(data).hexdigest() != image.sha256:
         raise ConfigError(f"{uri} is another image than the table says by its sha256; inspect the images again")
-    return resize(decode(data, uri), resolution)
+    return read_square(data, uri, preparation)
 
 
 def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarray, "R R 3"]:
@@ -82,8 +84,9 @@ def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarra
     if kept is not None:
         with suppress(RayError):  # a host was lost with it
             pixels: Any = ray.get(kept)
-            return pixels[: 3 * source.resolution**2].reshape(source.resolution, source.resolution, 3)
-    return read_image(source.root, image, source.resolution)
+            side = source.preparation.resolution
+            return pixels[: 3 * side**2].reshape(side, side, 3)
+    return read_image(source.root, image, source.preparation)
 
 
 def kept_bytes(resolution: int) -> int:
@@ -91,10 +94,10 @@ def kept_bytes(resolution: int) -> int:
     return max(_LEAST_BYTES, 3 * resolution**2)
 
 
-def keep(pixels: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, " bytes"]:
-    """An image at a resolution as a task of inspection returns it, for ``image_at``."""
-    content = resize(pixels, resolution).reshape(-1)
-    return np.pad(content, (0, kept_bytes(resolution) - content.size))
+def keep(picture: Picture, preparation: Preparation) -> UInt8[np.ndarray, " bytes"]:
+    """I_h of an image as a task of inspection returns it, for ``image_at``."""
+    content = square_of(picture, preparation).reshape(-1)
+    return np.pad(content, (0, kept_bytes(preparation.resolution) - content.size))
 
 
 def smaller(high: UInt8[np.ndarray, "R R 3"], sides: Sequence[int]) -> list[np.ndarray]:
@@ -131,7 +134,7 @@ class ShardImages(Datasource):
 
 
 def _size(source: ImageSource, plan: ShardPlan) -> int:
-    sides = (*source.sides, source.resolution) if source.with_high else source.sides
+    sides = (*source.sides, source.preparation.resolution) if source.with_high else source.sides
     return len(plan.images) * sum(3 * side**2 for side in sides)
 
 

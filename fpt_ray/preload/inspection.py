@@ -16,8 +16,11 @@ from ray.exceptions import RayTaskError
 from tqdm.auto import tqdm
 
 from fpt_ray.cluster import ray_session
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.picture import Facts
+from fpt_ray.images.remarks import remarks
 from fpt_ray.images.splits import imbalance, with_hashed_splits
 from fpt_ray.images.table import Finding, ImageRow, ImageTable, accept, check_splits, inspect_image
 from fpt_ray.preload.decoded import Decoded, keep, kept_bytes, room_for_decoded
@@ -36,8 +39,15 @@ class Inspection:
     """Of the images that were decoded for it, as far as there was room."""
 
 
-def inspected(table: ImageTable, workdir: str, resolutions: Sequence[int] = (), *, local: bool = False) -> Inspection:
-    """The table, inspected; and its images at these resolutions, which will be extracted.
+def inspected(
+    table: ImageTable,
+    workdir: str,
+    preparations: Sequence[Preparation] = (),
+    *,
+    kept: bool = True,
+    local: bool = False,
+) -> Inspection:
+    """The table, inspected; and its images as they will be extracted, if they are to be kept until then.
 
     A table that has the hashes is taken as it is; whoever reads an image then sees whether it still is that one.
 
@@ -45,7 +55,7 @@ def inspected(table: ImageTable, workdir: str, resolutions: Sequence[int] = (), 
 
     Raises:
         StorageError: S3 fails.
-        ConfigError: more than 1 % cannot be read, or a class is missing from a split.
+        ConfigError: more than 1 % cannot be read, a class is missing from a split, or an image cannot be prepared.
     """
     if all(row.sha256 for row in table.rows):
         return Inspection(table=_divided(accept(table, [Finding(row.sha256, "") for row in table.rows])))
@@ -56,14 +66,18 @@ def inspected(table: ImageTable, workdir: str, resolutions: Sequence[int] = (), 
     todo = [(stamp, row) for stamp, row in zip(found, table.rows, strict=True) if stamp not in known]
     if todo:
         with ray_session(local=local):
-            for part, kept in _inspect_all(table.root, todo, resolutions):
+            for part, squares in _inspect_all(table.root, todo, preparations if kept else ()):
                 files.append(_save_part(folder, name, part))
                 known |= part
-                decoded |= kept
+                decoded |= squares
     if parts := [file for file in files if file != f"{name}.json"]:
         write(f"{folder}/{name}.json", json.dumps({stamp: known[stamp] for stamp in found}).encode())
         remove(folder, parts)
-    return Inspection(table=_divided(accept(table, [known[stamp] for stamp in found])), decoded=decoded)
+    findings = [known[stamp] for stamp in found]
+    told = [(row.path, one.facts) for row, one in zip(table.rows, findings, strict=True) if one.facts is not None]
+    for line in dict.fromkeys(line for one in preparations for line in remarks(told, one)):
+        say(f"images: {line}")
+    return Inspection(table=_divided(accept(table, findings)), decoded=decoded)
 
 
 def _divided(accepted: ImageTable) -> ImageTable:
@@ -92,9 +106,12 @@ def _read_findings(folder: str, files: Sequence[str]) -> dict[str, Finding]:
     known: dict[str, Finding] = {}
     for file in files:
         try:
-            known |= {stamp: Finding(*found) for stamp, found in json.loads(read_bytes(f"{folder}/{file}")).items()}
+            found = json.loads(read_bytes(f"{folder}/{file}"))
         except FileNotFoundError:
             continue  # another preload of the same images has merged it
+        for stamp, (sha256, reason, *facts) in found.items():
+            if reason or facts:  # an earlier version's have no facts
+                known[stamp] = Finding(sha256, reason, Facts(*facts[0]) if facts and facts[0] else None)
     return known
 
 
@@ -109,19 +126,19 @@ def _save_part(folder: str, name: str, part: Mapping[str, Finding]) -> str:
 
 
 def _inspect_all(
-    root: str, todo: list[tuple[str, ImageRow]], resolutions: Sequence[int]
+    root: str, todo: list[tuple[str, ImageRow]], preparations: Sequence[Preparation]
 ) -> Iterator[tuple[dict[str, Finding], Decoded]]:
     """The findings of a task, as one ends, and references to what it has decoded.
 
     The first images are kept, as many as there is room for; the others will be read again.
     """
-    each = sum(map(kept_bytes, resolutions))
+    each = sum(kept_bytes(one.resolution) for one in preparations)
     room = room_for_decoded() // each if each else 0
     task: Any = ray.remote(_inspect_chunk)
     waiting = {}
     for first in range(0, len(todo), _CHUNK):
         chunk = todo[first : first + _CHUNK]
-        kept = resolutions if first + len(chunk) <= room else ()
+        kept = preparations if first + len(chunk) <= room else ()
         start = task.options(num_returns=1 + len(chunk) * len(kept)).remote
         results = start(root, [image for _, image in chunk], kept)
         found, *pixels = results if kept else [results]
@@ -144,13 +161,13 @@ class _Started:
 
     images: Sequence[tuple[str, ImageRow]]
     """With their stamps."""
-    resolutions: Sequence[int]
-    """At which it keeps them."""
+    preparations: Sequence[Preparation]
+    """In which it keeps them."""
     pixels: Sequence[Any]
     """References to what it keeps."""
 
     def ended(self, findings: Sequence[Finding]) -> tuple[dict[str, Finding], Decoded]:
-        names = [(one.sha256, resolution) for one in findings for resolution in self.resolutions]
+        names = [(one.sha256, preparation) for one in findings for preparation in self.preparations]
         kept = {name: pixels for name, pixels in zip(names, self.pixels, strict=True) if name[0]}
         return {stamp: one for (stamp, _), one in zip(self.images, findings, strict=True)}, kept
 
@@ -162,11 +179,11 @@ def _findings(done: Any) -> list[Finding]:
         raise error.cause if isinstance(error.cause, ConfigError) else error from None
 
 
-def _inspect_chunk(root: str, images: Sequence[ImageRow], resolutions: Sequence[int]) -> Any:
-    """A task: the findings and then, image by image, its pixels at each resolution; None where it has none."""
+def _inspect_chunk(root: str, images: Sequence[ImageRow], preparations: Sequence[Preparation]) -> Any:
+    """A task: the findings and then, image by image, its square of each preparation; None where it has none."""
     findings, kept = [], []
     for image in images:
-        finding, pixels = inspect_image(root, image)
+        finding, picture = inspect_image(root, image)
         findings.append(finding)
-        kept += [None if pixels is None else keep(pixels, resolution) for resolution in resolutions]
-    return (findings, *kept) if resolutions else findings
+        kept += [None if picture is None else keep(picture, one) for one in preparations]
+    return (findings, *kept) if preparations else findings

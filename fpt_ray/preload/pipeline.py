@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed, need_of
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.display.terminal import say
@@ -79,16 +80,16 @@ def preload_all(
     """``preload`` for several needs, for which every image is decoded once."""
     workdir, table, models = absolute(workdir), read_images(images), [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
-        inspection = inspected(table, workdir, resolutions(needs))
+        inspection = inspected(table, workdir, preparations(needs))
         report_table(inspection.table)
         hardware = hardware or ask_worker(hardware_here)
         pairs = zip(needs, models, strict=True)
         return tuple(preload_table(inspection, need, model, workdir, hardware) for need, model in pairs)
 
 
-def resolutions(needs: Sequence[StoreNeed]) -> tuple[int, ...]:
-    """In which the images of these needs are extracted, in pixels."""
-    return tuple(sorted({need.trial.features.resolution for need in needs}))
+def preparations(needs: Sequence[StoreNeed]) -> tuple[Preparation, ...]:
+    """In which the images of these needs are extracted."""
+    return tuple(dict.fromkeys(need.trial.features.preparation for need in needs))
 
 
 def frozen_lpm(need: StoreNeed) -> Any:

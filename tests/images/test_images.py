@@ -16,7 +16,8 @@ from torchvision.transforms import functional as reference
 
 from fpt_ray.images import decoding as images
 from fpt_ray.images.augmentation import augment, draw_augmentation
-from fpt_ray.images.decoding import ImageError, decode, resize
+from fpt_ray.images.decoding import ImageError, decode
+from fpt_ray.images.picture import resize
 from fpt_ray.images.pixels import normalise
 
 PHOTOMETRIC, ORIENTATION = 0x0106, 0x0112

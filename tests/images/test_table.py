@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
 from fpt_ray.images import table as datasets
-from fpt_ray.images.decoding import decode
+from fpt_ray.images.decoding import decode, read_picture
+from fpt_ray.images.picture import eight_bit
 from fpt_ray.images.table import ImageRow, ImageTable, accept, inspect_image, leaks, read_images
 
 LAYOUT = {split: {"mild": 2, "none": 3} for split in ("train", "val", "test")}
@@ -344,9 +346,10 @@ def test_inspection_hashes_the_bytes(tmp_path: Path) -> None:
     data = png(1)
     put(tmp_path / "a/1.png", data)
     row = ImageRow(path="a/1.png", label=0, split="train")
-    finding, pixels = inspect_image(str(tmp_path), row)
-    assert finding == (hashlib.sha256(data).hexdigest(), "")
-    assert np.array_equal(pixels, decode(data, "a/1.png"))
+    finding, picture = inspect_image(str(tmp_path), row)
+    assert finding[:2] == (hashlib.sha256(data).hexdigest(), "")
+    assert finding.facts == read_picture(data, "").facts()
+    assert np.array_equal(eight_bit(picture, Preparation()), decode(data, "a/1.png"))
 
 
 def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,12 +369,12 @@ def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "folder": "no such file",
         "pipe": "no such file",
     }.items():
-        (sha256, why), pixels = inspect_image(str(tmp_path), ImageRow(path=f"{name}.png", label=0, split="val"))
-        assert pixels is None
+        (sha256, why, facts), picture = inspect_image(str(tmp_path), ImageRow(path=f"{name}.png", label=0, split="val"))
+        assert picture is facts is None
         assert sha256 == ""
         assert reason in why
         assert ".png" not in why
-    (sha256, why), _ = inspect_image(str(tmp_path), ImageRow(path="loop.png", label=0, split="val"))
+    (sha256, why, _), _ = inspect_image(str(tmp_path), ImageRow(path="loop.png", label=0, split="val"))
     assert sha256 == ""
     assert why
 

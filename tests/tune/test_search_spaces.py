@@ -65,7 +65,7 @@ def write_store(table, trial, uri):
     store, added = empty_store(uri, spec), []
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     for plan in plan_shards(table.rows, store):
-        high = [read_image(table.root, image, spec.resolution) for image in plan.images]
+        high = [read_image(table.root, image, spec.preparation) for image in plan.images]
         low = [smaller(one, spec.low_resolutions) for one in high]
         features = None if model is None else extract_batches(model, np.stack(high), spec)
         rows = shard_table(plan.images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
