@@ -30,6 +30,7 @@ _PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
+_PICTURE, _DICOM = "tests/images/test_picture.py", "tests/images/test_dicom.py"
 _LADDER = "tests/search/test_ladder.py"
 _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
 _JOURNAL, _PICTURES = "tests/search/test_journal.py", "tests/search/test_pictures.py"
@@ -380,6 +381,17 @@ MUTATIONS = (
     Mutation("fpt_ray/features/store.py", "if entry.path not in listed", "", _STORE),
     Mutation("fpt_ray/features/store.py", "first = len(store.shards)\n", "first = 0\n", _STORE),
     # --- the images -----------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/images/picture.py",
+        "_between(values, low, low + width - 1)",
+        "_between(values, low, low + width)",
+        _PICTURE,
+    ),
+    Mutation("fpt_ray/images/picture.py", "top + (height - side) // 2, side, side)", "top, side, side)", _PICTURE),
+    Mutation("fpt_ray/images/remarks.py", "facts.high - facts.low < _FAINT", "facts.high < _FAINT", _PICTURE),
+    Mutation("fpt_ray/images/dicom.py", 'white_is_zero=colours == "MONOCHROME1"', "white_is_zero=False", _DICOM),
+    Mutation("fpt_ray/images/dicom.py", "* slope + intercept).astype", "* slope).astype", _DICOM, "rescaled"),
+    Mutation("fpt_ray/features/spec.py", " and fields[name] == usual[name]", "", _STORE, "every_way"),
     Mutation(
         "fpt_ray/images/augmentation.py",
         "torch.where(flip, steps.flip(0), steps)",

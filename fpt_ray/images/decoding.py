@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fpt_ray.config.preparation import Preparation
+from fpt_ray.images.dicom import dicom_size, is_dicom, read_dicom
 from fpt_ray.images.picture import Frame, ImageError, Picture, content_of, eight_bit, shown_part, square_of
 
 # Pillow warns above this many pixels. Keeping to it means that none of Pillow's global switches has to be touched.
@@ -55,6 +56,8 @@ def read_picture(data: bytes, source: str) -> Picture:
         raise ImageError(source, "the file is empty (0 bytes)")
     if len(data) > MAX_BYTES:
         raise ImageError(source, f"the file has more than {MAX_BYTES:,} bytes")
+    if is_dicom(data):
+        return read_dicom(data, source, MAX_PIXELS)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, source)
@@ -64,7 +67,7 @@ def read_picture(data: bytes, source: str) -> Picture:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)})") from None
+        raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)}, DICOM)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(source, f"it has more than {MAX_PIXELS:,} pixels; make it smaller first") from None
     except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
@@ -77,6 +80,8 @@ def image_size(data: bytes, source: str) -> tuple[int, int]:
     Raises:
         ImageError: it is no image of a known format.
     """
+    if is_dicom(data):
+        return dicom_size(data, source)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size

@@ -12,7 +12,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import absolute, exists, is_within, read_bytes, walk
 
 SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".dcm")
 COLUMNS = ("path", "label", "split", "group", "sha256")
 
 

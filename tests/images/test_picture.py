@@ -206,6 +206,8 @@ def test_what_is_worth_a_look_is_told_with_a_number_and_an_example():
         "2 of 2 images are smaller than features.resolution (9) and are enlarged; such as 12.png, which is 10x8"
     ]
     assert remarks(images[1:2], prepared(resolution=8)) == []
+    bright = Picture(source="a", grey=np.array([[20_000, 21_000]] * 9, np.int16), span=(-32768, 32767))
+    assert ["hold less than 25%" in line for line in remarks([("a", bright.facts())], prepared())] == [True, False]
 
 
 def test_missing_windows_are_an_error_for_all_files_at_once():
