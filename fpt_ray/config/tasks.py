@@ -1,6 +1,19 @@
-"""What is asked of an image: the tasks that a network may learn."""
+"""What is asked of an image: the tasks that a network may learn, and how an image table says it."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["binary", "multiclass", "ordinal", "multilabel", "regression"]
 """One of two classes; one of several; one of several grades in their order; any of several labels; a number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesOptions:
+    """How images are read: what the columns of their table are called, and what is learnt of them."""
+
+    columns: tuple[str, ...] = ()
+    """What columns of the table are called there, such as label=diagnosis group=patient_id. Several labels that an
+    image may have at once: label=edema,effusion. Default: path, label, split, group, weight, sha256."""
+    task: Task | None = None
+    """What is learnt of the labels. Default: binary or multiclass; multilabel of several columns or where a label is
+    such as edema|effusion; regression of numbers that are not whole."""

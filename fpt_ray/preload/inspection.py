@@ -19,10 +19,11 @@ from fpt_ray.cluster import ray_session
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.inspection import Finding, accept, inspect_image
 from fpt_ray.images.picture import Facts
 from fpt_ray.images.remarks import remarks
 from fpt_ray.images.splits import imbalance, with_hashed_splits
-from fpt_ray.images.table import Finding, ImageRow, ImageTable, accept, check_splits, inspect_image
+from fpt_ray.images.table import ImageRow, ImageTable, check_splits
 from fpt_ray.preload.decoded import Decoded, keep, kept_bytes, room_for_decoded
 from fpt_ray.storage.files import list_files, read_bytes, remove, stamps, write
 
@@ -57,13 +58,13 @@ def inspected(
         StorageError: S3 fails.
         ConfigError: more than 1 % cannot be read, a class is missing from a split, or an image cannot be prepared.
     """
-    if all(row.sha256 for row in table.rows):
-        return Inspection(table=_divided(accept(table, [Finding(row.sha256, "") for row in table.rows])))
-    found = stamps(table.root, [row.path for row in table.rows])
+    if table.hashes_ is not None:
+        return Inspection(table=_divided(table))
+    found = stamps(table.root, table.paths.to_pylist())
     folder, name = f"{workdir}/images", hashlib.sha256(table.root.encode()).hexdigest()[:16]
     files = _finding_files(folder, name)
     known, decoded = _read_findings(folder, files), {}
-    todo = [(stamp, row) for stamp, row in zip(found, table.rows, strict=True) if stamp not in known]
+    todo = [(stamp, row) for stamp, row in zip(found, table.rows(), strict=True) if stamp not in known]
     if todo:
         with ray_session(local=local):
             for part, squares in _inspect_all(table.root, todo, preparations if kept else ()):
@@ -74,19 +75,25 @@ def inspected(
         write(f"{folder}/{name}.json", json.dumps({stamp: known[stamp] for stamp in found}).encode())
         remove(folder, parts)
     findings = [known[stamp] for stamp in found]
-    told = [(row.path, one.facts) for row, one in zip(table.rows, findings, strict=True) if one.facts is not None]
+    _tell(table, findings, preparations)
+    return Inspection(table=_divided(accept(table, findings)), decoded=decoded)
+
+
+def _tell(table: ImageTable, findings: Sequence[Finding], preparations: Sequence[Preparation]) -> None:
+    """Says what is worth a look."""
+    pairs = zip(table.paths.to_pylist(), findings, strict=True)
+    told = [(path, finding.facts) for path, finding in pairs if finding.facts is not None]
     for line in dict.fromkeys(line for one in preparations for line in remarks(told, one)):
         say(f"images: {line}")
-    return Inspection(table=_divided(accept(table, findings)), decoded=decoded)
 
 
 def _divided(accepted: ImageTable) -> ImageTable:
     """With a split for every image."""
-    if all(row.split for row in accepted.rows):
+    if accepted.is_divided:
         return accepted
     divided = with_hashed_splits(accepted)
-    check_splits(divided.rows, divided.classes, divided.root)
-    say(f"images: split by a hash of {'group' if divided.rows[0].group else 'content'}: {imbalance(divided)}")
+    check_splits(divided, divided.root)
+    say(f"images: split by a hash of {'content' if divided.groups is None else 'group'}: {imbalance(divided)}")
     return divided
 
 

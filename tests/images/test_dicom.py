@@ -376,7 +376,7 @@ def test_dicom_files_stand_in_folders_and_tables(tmp_path):
             put(tmp_path / f"images/{label}/{number}.dcm", WHOLE)
         put(tmp_path / f"images/{label}/IM0001", WHOLE)
     table = read_images(str(tmp_path / "images"))
-    assert len(table.rows) == 6
+    assert len(table) == 6
     (tmp_path / "images/t.csv").write_text("path,label\na/IM0001,a\nb/IM0001,b\n")
-    assert len(read_images(str(tmp_path / "images/t.csv")).rows) == 2
+    assert len(read_images(str(tmp_path / "images/t.csv"))) == 2
     assert eight_bit(read_picture((tmp_path / "images/a/IM0001").read_bytes(), "a"), Preparation()).shape == (4, 4, 3)
