@@ -5,7 +5,7 @@ The options of ``features`` begin with it, and so does what a store says of itse
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fpt_ray.errors import ConfigError
 
@@ -50,3 +50,9 @@ class Preparation:
     def preparation(self) -> "Preparation":
         """These settings alone, of a record that has others too."""
         return Preparation(**{item.name: getattr(self, item.name) for item in dataclasses.fields(Preparation)})
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """{name: value} of these settings where they are not the defaults; without the resolution, which is any."""
+        usual, own = Preparation(), dataclasses.asdict(self.preparation)
+        return {name: value for name, value in own.items() if name != "resolution" and value != getattr(usual, name)}

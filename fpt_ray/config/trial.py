@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fpt_ray.config.augmentation import AugmentConfig
 from fpt_ray.config.dotted import coerce, field_types, flatten
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError, nearest_name
@@ -162,7 +163,7 @@ class TrainingConfig:
     class_weights: bool = False
     """The loss is weighted by the inverse frequency of the classes in the training split."""
     augment: bool = True
-    """The low-resolution input is cropped, flipped, brightened and given contrast at random."""
+    """The low-resolution input is cropped, flipped, brightened and given contrast at random, as ``augment`` says."""
     precision: Precision = "auto"
     """The arithmetic of the side network; auto takes bfloat16 autocast on a GPU that has it, else float32."""
     seed: int = 0
@@ -182,6 +183,7 @@ class TrialConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     petl: PetlConfig = field(default_factory=PetlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         _check_ranges(self)

@@ -58,10 +58,8 @@ class StoreSpec(Preparation):
         How pixels are prepared counts where it differs from the default: so a store is found that was made before there
         was a choice, or before there was this one.
         """
-        usual = dataclasses.asdict(Preparation(resolution=self.resolution))
-        fields = dataclasses.asdict(self)
-        same = [name for name in usual if name != "resolution" and fields[name] == usual[name]]
-        return digest_of({name: value for name, value in fields.items() if name not in same})
+        usual = {item.name for item in dataclasses.fields(Preparation)} - {"resolution", *self.chosen}
+        return digest_of({name: value for name, value in dataclasses.asdict(self).items() if name not in usual})
 
     @property
     def name(self) -> str:

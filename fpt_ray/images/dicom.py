@@ -118,6 +118,8 @@ def _read(data: bytes, source: str, tags: Any = None) -> Any:
 
 def _require_one_frame(file: Any, source: str, max_pixels: int) -> None:
     if "PixelData" not in file:
+        if "Rows" in file and "BitsStored" in file:
+            raise ImageError(source, "it says how large its pixels are and has none; it may be cut off, copy it again")
         kind = "floating-point pixels" if "FloatPixelData" in file or "DoubleFloatPixelData" in file else "no pixels"
         raise ImageError(source, f"it has {kind} (modality {file.get('Modality') or 'unknown'}); leave it out")
     if (frames := int(file.get("NumberOfFrames") or 1)) != 1:

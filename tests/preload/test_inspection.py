@@ -19,7 +19,7 @@ from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.picture import Picture
+from fpt_ray.images.picture import Picture, square_of
 from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.preload import decoded as keeping
@@ -84,7 +84,47 @@ def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, monkeypatch):
     assert last == []
 
 
+def test_what_is_worth_a_look_is_told_each_time_and_what_cannot_be_prepared_is_an_error(tmp_path, monkeypatch, capsys):
+    folder = draw_images(tmp_path / "images")
+    twelve = np.random.default_rng(0).integers(0, 4096, (80, 96), np.uint16)
+    Image.fromarray(twelve).save(Path(folder, "train/c0/0.png"))
+    Image.new("RGB", (80, 80), (9, 9, 9)).save(Path(folder, "val/c1/1.png"))
+    table, work, asked = read_images(folder), f"{tmp_path}/work", []
+    inspect_here(monkeypatch, asked)
+    for _ in range(2):
+        inspected(table, work, [SQUARE], local=True)
+        said = capsys.readouterr().err
+        assert "1 of 60 images hold less than 25% of the values" in said
+        assert "such as train/c0/0.png, which has 0..4095 of 0..65535" in said
+        assert "1 of 60 images are of one colour; such as val/c1/1.png, which is 9" in said
+        assert "smaller" not in said
+    assert len(asked) == 60
+    inspected(table, work, [Preparation(resolution=64, intensity="percentile")], local=True)
+    assert "hold less" not in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"1 images have none of their own, such as train/c0/0\.png"):
+        inspected(table, work, [Preparation(resolution=64, intensity="window")], local=True)
+
+
 # --- one image ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_changes_between_check_and_preload_is_named_with_the_remedy(tmp_path):
+    """Without Ray: what a task of extraction does."""
+    folder = draw_images(tmp_path / "images")
+    row = read_images(folder).row(0)
+    finding, picture = inspecting.inspect_image(folder, row)
+    row, path = dataclasses.replace(row, sha256=finding.sha256), Path(folder, row.path)
+    assert np.array_equal(read_image(folder, row, SQUARE), square_of(picture, SQUARE))
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", whole + b"0"):
+        path.write_bytes(content)
+        with pytest.raises(
+            ConfigError, match=rf"{row.path} is another image than the table says .* inspect the images"
+        ):
+            read_image(folder, row, SQUARE)
+    path.unlink()
+    with pytest.raises(ConfigError, match=rf"{row.path} is gone; put it back, or take it out of the image table"):
+        read_image(folder, row, SQUARE)
 
 
 @pytest.fixture(scope="module")
