@@ -37,6 +37,8 @@ _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early
 _JOURNAL, _PICTURES = "tests/search/test_journal.py", "tests/search/test_pictures.py"
 _VOLUMES, _VOLUME = "fpt_ray/metrics/hypervolume.py", "tests/metrics/test_hypervolume.py"
 _IDENTITY, _COUNTED = "tests/config/test_identity.py", "tests/report/test_counted.py"
+_PUBLISHED = "tests/datasets/published"
+_LAYOUTS = f"{_PUBLISHED}/test_layouts.py"
 
 MUTATIONS = (
     # --- intervals ------------------------------------------------------------------------------------------------
@@ -318,9 +320,24 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/features/joining.py",
-        "(table.rows[number].sha256, table.rows[number].label)",
-        "table.rows[number].path",
+        "order = table.by_hash()",
+        "order = np.arange(len(table))",
         "tests/preload/test_order.py",
+    ),
+    Mutation(
+        "fpt_ray/images/digest.py",
+        "*labels.reshape(len(labels), -1).T, names]",
+        "names]",
+        "tests/images/test_table.py",
+        "json",
+    ),
+    Mutation("fpt_ray/images/labels.py", "| (found == 1)", "| (found != 0)", "tests/images/test_tasks.py", "not_fit"),
+    Mutation(
+        "fpt_ray/storage/local.py",
+        "if not (sure and _is_within(root, folder)):",
+        "if not sure:",
+        "tests/storage/test_conformance.py",
+        "first_link",
     ),
     Mutation("fpt_ray/features/places.py", "first * size + wanted % size", "wanted % size", _STORE),
     Mutation("fpt_ray/features/places.py", "np.searchsorted(held, row)", "row % len(held)", _PLACES),
@@ -364,7 +381,7 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/preload/extraction.py",
-        "if found is None or not np.array_equal(found[1], content_hashes(plan.images)):",
+        "if found is None or not np.array_equal(found[1], plan.images.hashes()):",
         "if found is None:",
         "tests/faults/test_stores.py",
         "two_preloads",
@@ -729,7 +746,7 @@ MUTATIONS = (
     Mutation("fpt_ray/features/importance/findings.py", "patches + shape.num_prefix_tokens", "patches", _IMPORTANCE),
     Mutation("fpt_ray/features/importance/flips.py", "flipped[:, mirrored]", "flipped", _IMPORTANCE),
     Mutation("fpt_ray/features/importance/flips.py", "!= spec.weights_digest", "== ''", _IMPORTANCE),
-    Mutation("fpt_ray/features/importance/survey.py", "if row.split in _SPLITS", "if True", _IMPORTANCE),
+    Mutation("fpt_ray/features/importance/survey.py", "for split in _SPLITS]", "for split in SPLITS]", _IMPORTANCE),
     Mutation(
         "fpt_ray/demo/fundus.py",
         "if lesion in meaningful and",
@@ -737,6 +754,18 @@ MUTATIONS = (
         "tests/demo/test_demo.py",
         "table_of_its or boxes_say",
     ),
-    Mutation("fpt_ray/datasets/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', "tests/datasets/test_bccd.py"),
+    # --- published data sets --------------------------------------------------------------------------------------
+    Mutation("fpt_ray/datasets/published/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', f"{_PUBLISHED}/test_bccd.py"),
+    Mutation(
+        "fpt_ray/datasets/published/cmmd.py", "labels.get((patient, side),", "labels.get((patient, 'L'),", _LAYOUTS
+    ),
+    Mutation(
+        "fpt_ray/datasets/published/preparation.py",
+        "whole = len(present) == of.images and",
+        "whole = len(present) >= of.images and",
+        _LAYOUTS,
+    ),
+    Mutation("fpt_ray/datasets/published/messidor2.py", "group=patient[image.lower()]", "group=image", _LAYOUTS),
+    Mutation("fpt_ray/tune/data_sets.py", "resume=options.resume and ", "resume=", "tests/tune/test_data_sets.py"),
     Mutation("fpt_ray/images/decoding.py", "_SIDEWAYS = (5, 6, 7, 8)", "_SIDEWAYS = ()", _IMPORTANCE, "size"),
 )

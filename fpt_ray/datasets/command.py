@@ -4,11 +4,12 @@ Where neither folders nor a table say which split an image belongs to, a hash of
 are added leave all others where they are. The shares of a class may then differ between splits; this makes them equal.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.datasets.published.names import Name, Split
 
 _OPTIONS = ImagesOptions()
 
@@ -33,16 +34,28 @@ def split(
     print(write_stratified(images, table, seed, options))
 
 
-def prepare(name: tyro.conf.Positional[Literal["bccd"]], source: Annotated[str, tyro.conf.arg(name="from")]) -> None:
-    """Write the image table of a published data set, and the table of its findings' boxes, into its folder.
+def prepare(
+    name: tyro.conf.Positional[Name],
+    source: Annotated[str, tyro.conf.arg(name="from")],
+    out: str | None = None,
+    split: Split | None = None,
+    seed: int = 0,
+    allow_partial: bool = False,
+) -> None:
+    """Write the image table of a published data set, and the table of its findings' boxes where these are published.
 
     Args:
-        name: The data set. bccd: blood smears; is there a platelet?
-        source: The folder as it is published; of bccd, a clone of github.com/Shenggan/BCCD_Dataset.
+        name: The data set: the eight of the paper's section 4.1, and bccd (blood smears; is there a platelet?).
+        source: The folder into which its archives were unpacked; docs/own-images.md says where they are had.
+        out: The table's file, .csv or .parquet, in that folder or above it. Default: NAME.parquet in that folder.
+        split: Where the splits come from. Default: the official ones; where there are none, 70/10/20 by patient; where
+            patients are not published, at random, as the paper.
+        seed: The seed of splits that are made.
+        allow_partial: Go on with fewer images than are published; the table's note says how many.
     """
-    from fpt_ray.datasets.bccd import prepare_bccd
+    from fpt_ray.datasets.published.preparation import prepare
 
-    print({"bccd": prepare_bccd}[name](source))
+    print(prepare(name, source, out, split, seed, allow_partial))
 
 
 VERBS = {"prepare": prepare, "split": split}
