@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.tasks import Doubt
+from fpt_ray.datasets.checks.pictures import require_windows
 from fpt_ray.datasets.checks.remark import Remark
 from fpt_ray.datasets.checks.table_remarks import remarks_on
 from fpt_ray.datasets.decoded import Decoded
@@ -31,26 +33,30 @@ class Inspection:
 def inspected(
     table: ImageTable,
     workdir: str,
-    resolutions: Sequence[int] = (),
+    preparations: Sequence[Preparation] = (),
     *,
+    kept: bool = True,
     allow: Sequence[Doubt] = (),
     local: bool = False,
 ) -> Inspection:
-    """The table, inspected and checked; and its images at these resolutions, which will be extracted.
+    """The table, inspected and checked; and its images as they will be extracted, if they are to be kept until then.
 
     A table that has the hashes is taken as it is; whoever reads an image then sees whether it still is that one. What
     is found odd is said; what makes results untrue and is allowed is said in the table's note, wherever they are shown.
 
     Raises:
         StorageError: S3 fails.
-        ConfigError: there is what makes results untrue and is not allowed, or a split has no image.
+        ConfigError: there is what makes results untrue and is not allowed, a split has no image, or images lack the
+            window that is asked for.
     """
     if table.hashes_ is None:
-        found = inspect(table.root, table.paths, workdir, resolutions, local=local)
+        found = inspect(table.root, table.paths, workdir, preparations if kept else (), local=local)
         whole, findings, decoded = *usable(table, found.findings), found.decoded
     else:
         whole, findings, decoded = divided(table), None, {}
-    remarks = remarks_on(whole, findings, max(resolutions, default=None))
+    if findings is not None:
+        require_windows(whole, findings, preparations)
+    remarks = remarks_on(whole, findings, preparations)
     _stop_at(remarks, table.root, allow)
     for remark in remarks:
         say(f"images: {_in_short(remark)}")

@@ -9,10 +9,11 @@ import ray
 from jaxtyping import UInt8
 
 from fpt_ray.cluster import computing_hosts, run_on_workers
-from fpt_ray.images.decoding import resize
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.images.picture import Picture, square_of
 
-Decoded = Mapping[tuple[str, int], Any]
-"""{(content hash, resolution in pixels): a reference to the pixels in Ray's object store, which spills them to disk}.
+Decoded = Mapping[tuple[str, Preparation], Any]
+"""{(content hash, how it was prepared): a reference to the square in Ray's object store, which spills it to disk}.
 The driver owns them: they go when it drops this."""
 _LEAST_BYTES = 2**17
 """Of an object: Ray holds results of less than 100 kB in the driver's own memory, which no spilling relieves."""
@@ -25,10 +26,10 @@ def kept_bytes(resolution: int) -> int:
     return max(_LEAST_BYTES, 3 * resolution**2)
 
 
-def keep(pixels: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, " bytes"]:
-    """An image at a resolution as a task of inspection returns it, for ``image_at``."""
-    content = resize(pixels, resolution).reshape(-1)
-    return np.pad(content, (0, kept_bytes(resolution) - content.size))
+def keep(picture: Picture, preparation: Preparation) -> UInt8[np.ndarray, " bytes"]:
+    """I_h of an image as a task of inspection returns it, for ``image_at``."""
+    content = square_of(picture, preparation).reshape(-1)
+    return np.pad(content, (0, kept_bytes(preparation.resolution) - content.size))
 
 
 def room_for_decoded() -> int:

@@ -32,8 +32,13 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("mode", pa.string()),
         ("bits", pa.uint8()),
-        ("brightest", pa.uint8()),
         ("one_colour", pa.bool_()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("black", pa.float64()),
+        ("white", pa.float64()),
+        ("window", pa.bool_()),
+        ("patient", pa.string()),
         ("means", pa.list_(pa.float64(), 3)),
         ("squares", pa.list_(pa.float64(), 3)),
         ("perceptual", pa.uint64()),
@@ -61,9 +66,19 @@ class Finding:
     """Of the file, as Pillow calls it: RGB, L, P, I;16, ...; empty where Pillow does not open it."""
     bits: int | None = None
     """Of a channel of that mode."""
-    brightest: int | None = None
-    """The highest value of any channel, 0..255, after decoding."""
     one_colour: bool | None = None
+    low: float | None = None
+    """The least value of any channel in the file."""
+    high: float | None = None
+    """The largest."""
+    black: float | None = None
+    """The least value that its type can hold."""
+    white: float | None = None
+    """The largest."""
+    window: bool | None = None
+    """Whether the file has a window of its own, or needs none."""
+    patient: str | None = None
+    """Who it is of, where the file says that (DICOM); empty where it does not."""
     means: tuple[float, float, float] | None = None
     """Of the channels, in 0..1."""
     squares: tuple[float, float, float] | None = None

@@ -18,6 +18,7 @@ from ray.exceptions import RayTaskError
 from tqdm.auto import tqdm
 
 from fpt_ray.cluster import ray_session
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets.decoded import Decoded, keep, kept_bytes, room_for_decoded
 from fpt_ray.datasets.findings import as_columns, findings_name, read_findings, remembered
 from fpt_ray.datasets.one_image import inspect_image
@@ -40,8 +41,10 @@ class Found:
     """Of the images that were decoded for it, as far as there was room."""
 
 
-def inspect(root: str, paths: pa.Array, workdir: str, resolutions: Sequence[int] = (), *, local: bool = False) -> Found:
-    """What is found of the images below a root; and these, at resolutions at which they will be extracted.
+def inspect(
+    root: str, paths: pa.Array, workdir: str, preparations: Sequence[Preparation] = (), *, local: bool = False
+) -> Found:
+    """What is found of the images below a root; and these, prepared as they will be extracted.
 
     Findings are kept in ``workdir/images``, so that a second call reads no image.
 
@@ -55,7 +58,7 @@ def inspect(root: str, paths: pa.Array, workdir: str, resolutions: Sequence[int]
     if len(todo):
         stamped, parts = asked.take(todo), [known]
         with ray_session(local=local), remembered(folder, name) as remember:
-            for first, found, kept in _inspect_all(root, paths.take(todo), resolutions):
+            for first, found, kept in _inspect_all(root, paths.take(todo), preparations):
                 parts.append(found.add_column(0, "stamp", stamped.slice(first, len(found))))
                 remember(parts[-1])
                 decoded |= kept
@@ -67,12 +70,14 @@ def inspect(root: str, paths: pa.Array, workdir: str, resolutions: Sequence[int]
 # --- in tasks -------------------------------------------------------------------------------------------------
 
 
-def _inspect_all(root: str, paths: pa.Array, resolutions: Sequence[int]) -> Iterator[tuple[int, pa.Table, Decoded]]:
+def _inspect_all(
+    root: str, paths: pa.Array, preparations: Sequence[Preparation]
+) -> Iterator[tuple[int, pa.Table, Decoded]]:
     """Of a task, as one ends: the place of its first image, findings, and references to what it has decoded.
 
     The first images are kept, as many as there is room for; the others will be read again.
     """
-    each = sum(map(kept_bytes, resolutions))
+    each = sum(kept_bytes(one.resolution) for one in preparations)
     room = room_for_decoded() // each if each else 0
     task: Any = ray.remote(_inspect_chunk)
     firsts, waiting = iter(range(0, len(paths), _CHUNK)), {}
@@ -81,7 +86,7 @@ def _inspect_all(root: str, paths: pa.Array, resolutions: Sequence[int]) -> Iter
             while True:
                 for first in islice(firsts, _AT_ONCE - len(waiting)):
                     chunk = paths.slice(first, _CHUNK)
-                    kept = resolutions if first + len(chunk) <= room else ()
+                    kept = preparations if first + len(chunk) <= room else ()
                     start = task.options(num_returns=1 + len(chunk) * len(kept)).remote
                     results = start(root, chunk.to_pylist(), kept)
                     found, *pixels = results if kept else [results]
@@ -103,15 +108,15 @@ class _Started:
 
     first: int
     """The place of the first of them."""
-    resolutions: Sequence[int]
-    """At which it keeps them."""
+    preparations: Sequence[Preparation]
+    """In which it keeps them."""
     pixels: Sequence[Any]
     """References to what it keeps."""
 
     def ended(self, findings: pa.Table) -> tuple[int, pa.Table, Decoded]:
         usable = zip(findings["sha256"].to_pylist(), findings["reason"].to_pylist(), strict=True)
-        names = [("" if reason else sha256.hex(), side) for sha256, reason in usable for side in self.resolutions]
-        return self.first, findings, {name: one for name, one in zip(names, self.pixels, strict=True) if name[0]}
+        names = [("" if reason else sha256.hex(), one) for sha256, reason in usable for one in self.preparations]
+        return self.first, findings, {name: pixels for name, pixels in zip(names, self.pixels, strict=True) if name[0]}
 
 
 def _findings(done: Any) -> pa.Table:
@@ -121,11 +126,11 @@ def _findings(done: Any) -> pa.Table:
         raise error.cause if isinstance(error.cause, ConfigError) else error from None
 
 
-def _inspect_chunk(root: str, paths: Sequence[str], resolutions: Sequence[int]) -> Any:
-    """A task: the findings and then, image by image, its pixels at each resolution; None where it has none."""
+def _inspect_chunk(root: str, paths: Sequence[str], preparations: Sequence[Preparation]) -> Any:
+    """A task: the findings and then, image by image, its square of each preparation; None where it has none."""
     findings, kept = [], []
     for path in paths:
-        finding, pixels = inspect_image(root, path)
+        finding, picture = inspect_image(root, path)
         findings.append(finding)
-        kept += [None if pixels is None else keep(pixels, resolution) for resolution in resolutions]
-    return (as_columns(findings), *kept) if resolutions else as_columns(findings)
+        kept += [None if picture is None else keep(picture, one) for one in preparations]
+    return (as_columns(findings), *kept) if preparations else as_columns(findings)

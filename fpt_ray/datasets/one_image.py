@@ -8,9 +8,11 @@ import pyarrow as pa
 from jaxtyping import UInt8
 from PIL import Image, ImageMode, UnidentifiedImageError
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets.checks.alike import perceptual_hash
 from fpt_ray.datasets.findings import Finding, as_columns
-from fpt_ray.images.decoding import FORMATS, MAX_BYTES, ImageError, decode
+from fpt_ray.images.decoding import FORMATS, MAX_BYTES, read_picture
+from fpt_ray.images.picture import ImageError, Picture, eight_bit
 from fpt_ray.storage.files import read_bytes
 
 
@@ -19,8 +21,8 @@ def inspect_here(root: str, paths: pa.Array) -> pa.Table:
     return as_columns([inspect_image(root, path)[0] for path in paths.to_pylist()])
 
 
-def inspect_image(root: str, path: str) -> tuple[Finding, UInt8[np.ndarray, "Y X 3"] | None]:
-    """What is found of an image, and its pixels where it decodes fully. Its file is read once.
+def inspect_image(root: str, path: str) -> tuple[Finding, Picture | None]:
+    """What is found of an image, and what its file holds where it decodes fully. The file is read once.
 
     Raises:
         StorageError: S3 fails, which says nothing of the image.
@@ -33,10 +35,10 @@ def inspect_image(root: str, path: str) -> tuple[Finding, UInt8[np.ndarray, "Y X
         return Finding(reason=f"the file cannot be read ({error.strerror})"), None
     sha256 = hashlib.sha256(data).digest()
     try:
-        pixels = decode(data, path)
+        picture = read_picture(data, path)
     except ImageError as error:
         return Finding(reason=error.reason, sha256=sha256), None
-    return _finding(sha256, _mode(data), pixels), pixels
+    return _finding(sha256, _mode(data), picture), picture
 
 
 def _mode(data: bytes) -> str:
@@ -54,7 +56,9 @@ def _pixels_hash(pixels: UInt8[np.ndarray, "Y X 3"]) -> bytes:
     return found.digest()
 
 
-def _finding(sha256: bytes, mode: str, pixels: UInt8[np.ndarray, "Y X 3"]) -> Finding:
+def _finding(sha256: bytes, mode: str, picture: Picture) -> Finding:
+    """Of the whole range of its values, whatever a study makes of them."""
+    pixels, facts = eight_bit(picture, Preparation()), picture.facts()
     counts = np.array(Image.fromarray(pixels).histogram(), np.float64).reshape(3, 256)
     values, number = np.arange(256) / 255, pixels.shape[0] * pixels.shape[1]
     item = np.dtype(ImageMode.getmode(mode).typestr) if mode else None
@@ -65,8 +69,13 @@ def _finding(sha256: bytes, mode: str, pixels: UInt8[np.ndarray, "Y X 3"]) -> Fi
         height=pixels.shape[0],
         mode=mode,
         bits=None if item is None else 1 if mode == "1" else 8 * item.itemsize,
-        brightest=int(np.flatnonzero(counts.any(axis=0))[-1]),
-        one_colour=bool((counts.max(axis=1) == number).all()),
+        one_colour=facts.one_colour,
+        low=facts.low,
+        high=facts.high,
+        black=facts.black,
+        white=facts.white,
+        window=facts.window,
+        patient=facts.patient,
         means=tuple(counts @ values / number),
         squares=tuple(counts @ values**2 / number),
         perceptual=perceptual_hash(pixels),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets.checking import listed
 from fpt_ray.datasets.checks.contact_sheets import write_contact_sheets
 from fpt_ray.datasets.checks.remark import Remark
@@ -54,7 +55,8 @@ def survey(
     """
     found = inspect(table.root, table.paths, absolute(workdir), local=local)
     whole, findings = usable(table, found.findings)
-    remarks = remarks_on(whole, findings, resolution)
+    preparations = () if resolution is None else (Preparation(resolution=resolution),)
+    remarks = remarks_on(whole, findings, preparations)
     written = [] if sheets is None else write_contact_sheets(whole, absolute(sheets))
     return Survey(table=whole, findings=findings, remarks=remarks, sheets=written)
 

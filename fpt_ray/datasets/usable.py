@@ -13,6 +13,7 @@ from fpt_ray.datasets.checks.alike import as_binary
 from fpt_ray.datasets.one_image import inspect_here
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.columns import as_hex
 from fpt_ray.images.splits import imbalance, with_hashed_splits
 from fpt_ray.images.table import ImageTable, check_splits
 
@@ -48,8 +49,19 @@ def usable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]
         hashes_=np.frombuffer(hashes.buffers()[1], np.uint8).reshape(-1, 32)[hashes.offset :][: len(rows)],
         skipped=(*table.skipped, *skipped),
     )
-    whole = divided(whole)
+    whole = divided(_with_patients(whole, findings.take(rows)))
     return whole, findings.take(pc.index_in(whole.paths, value_set=table.paths))
+
+
+def _with_patients(table: ImageTable, findings: pa.Table) -> ImageTable:
+    """The patients that files name are the groups of a table that has none; an image of nobody is one of its own."""
+    patients = findings["patient"].combine_chunks()
+    named = pc.not_equal(patients, "")
+    if table.groups is not None or not pc.any(named).as_py():
+        return table
+    number = pc.count_distinct(patients.filter(named)).as_py()
+    say(f"images: {number:,} patients, as the DICOM files name them, are the groups")
+    return dataclasses.replace(table, groups=pc.if_else(named, patients, as_hex(table.hashes())).dictionary_encode())
 
 
 def divided(table: ImageTable) -> ImageTable:

@@ -18,9 +18,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import decode, resize
+from fpt_ray.images.decoding import read_square
 from fpt_ray.images.file import image_bytes
+from fpt_ray.images.picture import resize
 from fpt_ray.images.table import ImageRow, ImageTable
 
 
@@ -39,8 +41,8 @@ class ImageSource:
     """Where images are read from, and in which sizes they are wanted."""
 
     root: str
-    resolution: int
-    """The side of I_h in pixels."""
+    preparation: Preparation
+    """How a file becomes I_h."""
     sides: tuple[int, ...]
     """The side of each I_l in pixels."""
     with_high: bool
@@ -50,13 +52,13 @@ class ImageSource:
 # --- one image ------------------------------------------------------------------------------------------------
 
 
-def read_image(root: str, image: ImageRow, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
-    """An image at a resolution, from its file.
+def read_image(root: str, image: ImageRow, preparation: Preparation) -> UInt8[np.ndarray, "R R 3"]:
+    """I_h of an image, from its file.
 
     Raises:
         ConfigError: the file is gone, cannot be decoded, or is another than when it was inspected.
     """
-    return resize(decode(image_bytes(root, image), f"{root}/{image.path}"), resolution)
+    return read_square(image_bytes(root, image), f"{root}/{image.path}", preparation)
 
 
 def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarray, "R R 3"]:
@@ -64,8 +66,9 @@ def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarra
     if kept is not None:
         with suppress(RayError):  # a host was lost with it
             pixels: Any = ray.get(kept)
-            return pixels[: 3 * source.resolution**2].reshape(source.resolution, source.resolution, 3)
-    return read_image(source.root, image, source.resolution)
+            side = source.preparation.resolution
+            return pixels[: 3 * side**2].reshape(side, side, 3)
+    return read_image(source.root, image, source.preparation)
 
 
 def smaller(high: UInt8[np.ndarray, "R R 3"], sides: Sequence[int]) -> list[np.ndarray]:
@@ -104,7 +107,7 @@ class ShardImages(Datasource):
 
 
 def _size(source: ImageSource, plan: ShardPlan) -> int:
-    sides = (*source.sides, source.resolution) if source.with_high else source.sides
+    sides = (*source.sides, source.preparation.resolution) if source.with_high else source.sides
     return len(plan.images) * sum(3 * side**2 for side in sides)
 
 

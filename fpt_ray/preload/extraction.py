@@ -70,14 +70,14 @@ class Work:
 
     def kept(self, image: ImageRow) -> Any:
         """A reference to an image's pixels, where inspection has kept them."""
-        return self.decoded.get((image.sha256, self.spec.resolution))
+        return self.decoded.get((image.sha256, self.spec.preparation))
 
     @property
     def source(self) -> ImageSource:
         """Where its images are read from."""
         spec = self.spec
         return ImageSource(
-            root=self.root, resolution=spec.resolution, sides=spec.low_resolutions, with_high=bool(spec.blocks)
+            root=self.root, preparation=spec.preparation, sides=spec.low_resolutions, with_high=bool(spec.blocks)
         )
 
 

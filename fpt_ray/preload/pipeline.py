@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed, need_of
 from fpt_ray.config.tasks import ImagesOptions, LearnOptions
 from fpt_ray.config.trial import TrialConfig, reads_images
@@ -109,16 +110,16 @@ def preload_all(
     workdir, table = absolute(workdir), learnable_images(images, options)
     models = [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
-        inspection = inspected(table, workdir, resolutions(needs), allow=options.allow if options else ())
+        inspection = inspected(table, workdir, preparations(needs), allow=options.allow if options else ())
         report_table(inspection.table)
         hardware = hardware or ask_worker(hardware_here)
         pairs = zip(needs, models, strict=True)
         return tuple(preload_table(inspection, need, model, workdir, hardware) for need, model in pairs)
 
 
-def resolutions(needs: Sequence[StoreNeed]) -> tuple[int, ...]:
-    """In which the images of these needs are extracted, in pixels."""
-    return tuple(sorted({need.trial.features.resolution for need in needs}))
+def preparations(needs: Sequence[StoreNeed]) -> tuple[Preparation, ...]:
+    """In which the images of these needs are extracted."""
+    return tuple(dict.fromkeys(need.trial.features.preparation for need in needs))
 
 
 def frozen_lpm(need: StoreNeed) -> Any:

@@ -22,8 +22,8 @@ from fpt_ray.preload.pipeline import (
     frozen_lpm,
     learnable_images,
     preload_table,
+    preparations,
     report_table,
-    resolutions,
     store_uri,
 )
 from fpt_ray.tune.options import StudyOptions
@@ -62,7 +62,7 @@ def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardwar
     alone = len(needs) == 1 and not options.features
     # Kept until a trial asks for another store, decoded images would fill the memory that its features are read from.
     images = learnable_images(options.images, options)
-    inspection = inspected(images, workdir, resolutions(needs) if alone else (), allow=options.allow)
+    inspection = inspected(images, workdir, preparations(needs), kept=alone, allow=options.allow)
     report_table(table := inspection.table)
     stores = Stores(stores=(), weights=weights, hardware=hardware)
     found = {}

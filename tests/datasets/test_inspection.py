@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets import findings as remembering
 from fpt_ray.datasets import inspection as inspecting
 from fpt_ray.datasets import one_image
@@ -18,6 +19,7 @@ from fpt_ray.datasets.checks.alike import perceptual_hash
 from fpt_ray.datasets.findings import SCHEMA, findings_name, read_findings
 from fpt_ray.datasets.inspection import inspect
 from fpt_ray.datasets.one_image import inspect_here, inspect_image
+from fpt_ray.images.picture import eight_bit
 
 PIXELS = np.random.default_rng(0).integers(0, 200, (40, 60, 3), np.uint8)
 
@@ -37,12 +39,13 @@ def found(path):
 
 def test_what_is_found_of_an_image(tmp_path):
     path = put(tmp_path / "a.png")
-    finding, pixels = found(path)
-    assert np.array_equal(pixels, PIXELS)
+    finding, picture = found(path)
+    assert np.array_equal(eight_bit(picture, Preparation()), PIXELS)
     assert finding.reason == ""
     assert finding.sha256 == hashlib.sha256(path.read_bytes()).digest()
     assert (finding.width, finding.height, finding.mode, finding.bits) == (60, 40, "RGB", 8)
-    assert (finding.brightest, finding.one_colour) == (PIXELS.max(), False)
+    assert (finding.low, finding.high, finding.one_colour) == (PIXELS.min(), PIXELS.max(), False)
+    assert (finding.black, finding.white, finding.window, finding.patient) == (0, 255, True, "")
     assert finding.means == pytest.approx((PIXELS / 255).mean(axis=(0, 1)))
     assert finding.squares == pytest.approx(((PIXELS / 255) ** 2).mean(axis=(0, 1)))
     assert finding.perceptual == perceptual_hash(PIXELS)
@@ -70,9 +73,10 @@ def test_how_a_file_holds_its_pixels(tmp_path, mode, bits):
     assert (finding.mode, finding.bits) == (mode, bits)
 
 
-def test_twelve_bits_in_sixteen_are_dark_and_one_colour_is_seen(tmp_path):
+def test_the_range_of_twelve_bits_in_sixteen_and_one_colour_are_seen(tmp_path):
     grey = (np.arange(2400).reshape(40, 60) * 4095 // 2399).astype(np.uint16)
-    assert found(put(tmp_path / "a.png", grey))[0].brightest == 16
+    finding, _ = found(put(tmp_path / "a.png", grey))
+    assert (finding.low, finding.high, finding.white, finding.window) == (0, 4095, 65535, False)
     red = np.full((8, 8, 3), (200, 10, 10), np.uint8)
     assert found(put(tmp_path / "b.png", red))[0].one_colour is True
     red[0, 0, 2] = 11

@@ -137,7 +137,7 @@ def preloaded_here(images, workdir):
     def write_shards(work, _):
         spec = work.spec
         for plan in work.plans:
-            high = [read_image(work.root, one, spec.resolution) for one in plan.images.rows()]
+            high = [read_image(work.root, one, spec.preparation) for one in plan.images.rows()]
             low = [smaller(one, spec.low_resolutions) for one in high]
             features = extract_batches(work.holder[0], np.stack(high), spec)
             table = shard_table(plan.images.rows(), [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)

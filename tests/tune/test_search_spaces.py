@@ -66,7 +66,7 @@ def write_store(table, trial, uri):
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     for plan in plan_shards(table, store):
         images = plan.images.rows()
-        high = [read_image(table.root, image, spec.resolution) for image in images]
+        high = [read_image(table.root, image, spec.preparation) for image in images]
         low = [smaller(one, spec.low_resolutions) for one in high]
         features = None if model is None else extract_batches(model, np.stack(high), spec)
         rows = shard_table(images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)

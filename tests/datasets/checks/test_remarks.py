@@ -6,7 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.datasets.checks.pictures import require_windows
 from fpt_ray.datasets.checks.table_remarks import remarks_on
+from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.table import ImageTable
 from tests.datasets.checks.made import made_findings, made_table
@@ -29,7 +32,10 @@ def only(found):
 
 
 def test_nothing_is_said_of_a_sound_table():
-    assert remarks(made_table(SOUND, groups=[path for path, *_ in SOUND]), resolution=480) == []
+    assert (
+        remarks(made_table(SOUND, groups=[path for path, *_ in SOUND]), preparations=[Preparation(resolution=480)])
+        == []
+    )
 
 
 # --- contents, labels, groups ---------------------------------------------------------------------------------
@@ -177,15 +183,34 @@ def test_a_million_rows_of_ten_thousand_classes_are_checked_in_seconds():
     ("columns", "text"),
     [
         ({"one_colour": [True] + [False] * 11}, "1 image of one colour"),
-        ({"bits": [16] + [8] * 11, "brightest": [16] * 12}, "1 image of 1 of 16 bits below an eighth of their range"),
+        ({"high": [4095.0] * 12, "white": [65535.0] + [255.0] * 11}, "1 image of less than 25% of the values that"),
         ({"width": [99] + [640] * 11}, "1 image with a side of fewer than the 480 pixels"),
     ],
 )
 def test_odd_pictures_are_told(columns, text):
     table = made_table(SOUND)
-    one = only(remarks(table, made_findings(table, **columns), resolution=480))
+    one = only(remarks(table, made_findings(table, **columns), preparations=[Preparation(resolution=480)]))
     assert text in one.text
     assert (one.doubt, one.examples, one.number) == (None, ["train/00.png"], 1)
+
+
+def test_few_grey_levels_are_told_where_the_whole_range_is_taken():
+    table = made_table(SOUND)
+    findings = made_findings(table, high=[4095.0] * 12, white=[65535.0] * 12)
+    assert "12 images of less than 25%" in only(remarks(table, findings)).text
+    assert not remarks(table, findings, preparations=[Preparation(resolution=48, intensity="percentile")])
+    span = made_findings(table, low=[20000.0] * 12, high=[61000.0] * 12, white=[65535.0] * 12)
+    assert not remarks(table, span)
+
+
+def test_missing_windows_are_an_error_for_all_files_at_once():
+    table = made_table(SOUND)
+    findings = made_findings(table, window=[True, False, False] + [True] * 9)
+    asked = Preparation(resolution=48, intensity="window")
+    with pytest.raises(ConfigError, match=r"features\.intensity is window, and 2 images have none .* as train/01\.png"):
+        require_windows(table, findings, [asked])
+    require_windows(table, findings, [Preparation(resolution=48, intensity="window", window=(2, 4)), Preparation()])
+    require_windows(table, made_findings(table), [asked])
 
 
 def test_pictures_that_look_alike_are_told():
