@@ -16,13 +16,13 @@ from torch import nn
 from fpt_ray.config.trial import SUMMARY_METHODS, reads_features, reads_images, reads_low_resolution
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
-from fpt_ray.images.decoding import resize
+from fpt_ray.images.picture import resize
 from fpt_ray.metrics.calibration import tempered
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.methods import load_learnable_state, make_model
 from fpt_ray.models.step import arithmetic_type, autocast
 from fpt_ray.models.weights import known_weights, load_backbone, weights_digest
-from fpt_ray.predict.pictures import Picture, pixels_of
+from fpt_ray.predict.inputs import ImageLike, square_of_input
 from fpt_ray.preload.batches import extract_batches
 from fpt_ray.train.bundle import Bundle, read_bundle, with_backbone_at
 from fpt_ray.train.loop import Task, network_inputs
@@ -64,15 +64,17 @@ class Classifier:
         bundle, spec = self.bundle, self.bundle.spec
         return Task(classes=bundle.classes, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
 
-    def predict(self, images: Sequence[Picture]) -> Answers:
+    def predict(self, images: Sequence[ImageLike]) -> Answers:
         """What the bundle says of images: paths (or s3://...), encoded bytes, arrays or Pillow's images.
 
         Raises:
             ImageError: one cannot be decoded; it is named.
         """
-        resolution = self.bundle.spec.resolution
-        pixels = [resize(pixels_of(image, f"image {number}"), resolution) for number, image in enumerate(images)]
-        return self.answers(np.stack(pixels) if pixels else np.zeros((0, resolution, resolution, 3), np.uint8))
+        how = self.bundle.spec.preparation
+        squares = [square_of_input(image, f"image {number}", how) for number, image in enumerate(images)]
+        return self.answers(
+            np.stack(squares) if squares else np.zeros((0, how.resolution, how.resolution, 3), np.uint8)
+        )
 
     def answers(self, images: UInt8[np.ndarray, "N R R 3"]) -> Answers:
         """What the bundle says of squared images at the LPM's resolution."""

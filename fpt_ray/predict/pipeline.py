@@ -23,9 +23,11 @@ from jaxtyping import UInt8
 from tqdm.auto import tqdm
 
 from fpt_ray.cluster import computing_hosts, working_hosts
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode, resize
+from fpt_ray.images.decoding import MAX_BYTES, read_square
+from fpt_ray.images.picture import ImageError
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.predict.classifier import Answers, Classifier
@@ -115,7 +117,7 @@ def _write_parts(classifier: Classifier, listing: Listing, parts: dict[int, rang
         }
     )
     shared = (ray.put(_taken_apart(classifier)),)
-    read = partial(_read_part, listing.root, classifier.bundle.spec.resolution)
+    read = partial(_read_part, listing.root, classifier.bundle.spec.preparation)
     answers = (
         ray.data.from_arrow(rows, override_num_blocks=len(parts))
         .map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READING_CPUS)
@@ -140,7 +142,7 @@ def _write_parts(classifier: Classifier, listing: Listing, parts: dict[int, rang
 # --- reading, in tasks --------------------------------------------------------------------------------------------
 
 
-def _read_part(root: str, resolution: int, batch: pa.Table) -> pa.Table:
+def _read_part(root: str, preparation: Preparation, batch: pa.Table) -> pa.Table:
     """The squared images of a part that can be read, and for each its hash, or why it cannot."""
     hashes, errors, pixels = [], [], []
     for path in batch["paths"][0].as_py():
@@ -148,7 +150,7 @@ def _read_part(root: str, resolution: int, batch: pa.Table) -> pa.Table:
         try:
             data = read_bytes(f"{root}/{path}", MAX_BYTES + 1)
             sha256 = hashlib.sha256(data).hexdigest()
-            image = resize(decode(data, path), resolution)
+            image = read_square(data, path, preparation)
         except FileNotFoundError:
             error = "there is no such file"
         except ImageError as failed:

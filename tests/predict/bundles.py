@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import trial_from
+from fpt_ray.datasets.usable import inspected_here
 from fpt_ray.features.joining import join
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import store_spec
-from fpt_ray.images.decoding import decode, resize
-from fpt_ray.images.inspection import accept, inspect_image
-from fpt_ray.images.splits import with_hashed_splits
+from fpt_ray.images.decoding import read_square
+from fpt_ray.images.picture import resize
 from fpt_ray.images.table import read_images
 from fpt_ray.models.weights import known_weights, load_backbone
 from fpt_ray.preload.batches import extract_batches
@@ -39,15 +40,14 @@ TRIAL = trial_from(
 
 def table_of_images(folder):
     """The inspected table of an image folder."""
-    found = read_images(folder)
-    return with_hashed_splits(accept(found, [inspect_image(found.root, row)[0] for row in found.rows()]))
+    return inspected_here(read_images(folder))
 
 
 def stored(trial, table, folder):
     """The features of a trial's images, without Ray."""
     digest = known_weights([trial.backbone], ".")[trial.backbone]
     spec = store_spec(need_of(trial), weights_digest=digest, precision="float32")
-    rows = sorted(table.rows(), key=lambda row: row.sha256)
+    rows = table.rows_at(table.by_hash())
     high = np.stack([squared(table, row, spec.resolution) for row in rows])
     low = [np.stack([one if side == len(one) else resize(one, side) for one in high]) for side in spec.low_resolutions]
     features = extract_batches(load_backbone(trial.backbone, spec.resolution), high, spec) if spec.blocks else None
@@ -55,7 +55,7 @@ def stored(trial, table, folder):
 
 
 def squared(table, row, resolution):
-    return resize(decode(Path(table.root, row.path).read_bytes(), row.path), resolution)
+    return read_square(Path(table.root, row.path).read_bytes(), row.path, Preparation(resolution=resolution))
 
 
 def left(trial, store, folder, seeds=1, metrics=None):

@@ -15,8 +15,9 @@ import pytest
 from fpt_ray.bench.cores import Measured, measured_line, measured_text
 from fpt_ray.bench.recorded import recorded_spans, recorded_workload
 from fpt_ray.bench.scaling import Job
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import decode, resize
+from fpt_ray.images.decoding import read_square
 from fpt_ray.metrics.scores import auc
 from fpt_ray.predict.classifier import load
 from fpt_ray.predict.finding import bundle_named
@@ -71,7 +72,7 @@ def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images,
 
 
 def squared(path, resolution):
-    return resize(decode(path.read_bytes(), path.name), resolution)
+    return read_square(path.read_bytes(), path.name, Preparation(resolution=resolution))
 
 
 def card_of(folder):

@@ -7,29 +7,31 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.images.decoding import MAX_BYTES, read_square
+from fpt_ray.images.picture import ImageError
 from fpt_ray.storage.files import read_bytes
 
-Picture = str | Path | bytes | np.ndarray | Image.Image
+ImageLike = str | Path | bytes | np.ndarray | Image.Image
 
 
-def pixels_of(picture: Picture, name: str) -> UInt8[np.ndarray, "Y X 3"]:
-    """The RGB pixels of an image; whatever it is, it is decoded as the files of a study are.
+def square_of_input(image: ImageLike, name: str, preparation: Preparation) -> UInt8[np.ndarray, "R R 3"]:
+    """An image as extraction takes it; whatever it is, it is decoded as the files of a study are.
 
     ``name`` is what it is called in errors, where it has no path.
 
     Raises:
         ImageError: it cannot be read or decoded.
     """
-    match picture:
+    match image:
         case str() | Path():
-            return decode(_read(str(picture)), str(picture))
+            return read_square(_read(str(image)), str(image), preparation)
         case bytes():
-            return decode(picture, name)
+            return read_square(image, name, preparation)
         case np.ndarray():
-            return decode(_encoded(_image_of(picture, name)), name)
+            return read_square(_encoded(_image_of(image, name)), name, preparation)
         case _:
-            return decode(_encoded(picture), name)
+            return read_square(_encoded(image), name, preparation)
 
 
 def _read(path: str) -> bytes:
