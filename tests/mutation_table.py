@@ -30,6 +30,7 @@ _PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
+_CHECKS, _CHECKING = "tests/datasets/checks", "tests/datasets/test_checking.py"
 _AUGMENTATION = "tests/images/test_augmentation.py"
 _PICTURE, _DICOM = "tests/images/test_picture.py", "tests/images/test_dicom.py"
 _LADDER = "tests/search/test_ladder.py"
@@ -753,6 +754,43 @@ MUTATIONS = (
         "if",
         "tests/demo/test_demo.py",
         "table_of_its or boxes_say",
+    ),
+    # --- the checks -----------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/datasets/checks/alike.py",
+        "    several[numbers[one[numbers] != sides]] = True\n",
+        "    several[numbers[one[numbers] == sides]] = True\n",
+        _CHECKS,
+        "torn or several",
+    ),
+    Mutation(
+        "fpt_ray/datasets/checks/alike.py",
+        "in combinations(_bands(most_bits + 2), 2)",
+        "in combinations(_bands(most_bits + 2)[1:], 2)",
+        _CHECKS,
+        "comparing",
+    ),
+    Mutation(
+        "fpt_ray/datasets/checks/contents.py",
+        "known = np.flatnonzero(~np.isnan(values))",
+        "known = np.arange(len(values))",
+        _CHECKS,
+        "missing",
+    ),
+    Mutation("fpt_ray/datasets/checking.py", "one.doubt not in allow]", "not allow]", _CHECKING, "allowed or together"),
+    Mutation(
+        "fpt_ray/datasets/usable.py",
+        "findings.take(pc.index_in(whole.paths, value_set=table.paths))",
+        "findings.take(rows)",
+        _CHECKING,
+        "order",
+    ),
+    Mutation(
+        "fpt_ray/datasets/findings.py",
+        'found.filter(pc.is_valid(found["sha256"]))',
+        "found",
+        "tests/datasets/test_inspection.py",
+        "could_not",
     ),
     # --- published data sets --------------------------------------------------------------------------------------
     Mutation("fpt_ray/datasets/published/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', f"{_PUBLISHED}/test_bccd.py"),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.datasets import usable
 from fpt_ray.features.joining import Features, join
 from fpt_ray.features.places import GroupsAtHand, ShardFiles, read_shard_rows
 from fpt_ray.features.rows import Rows
@@ -22,7 +23,6 @@ from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec, store_spec
 from fpt_ray.features.store import Store, add_shards, empty_store, shard_path
 from fpt_ray.images.decoding import read_square
-from fpt_ray.images.inspection import accept, inspect_image
 from fpt_ray.images.picture import resize
 from fpt_ray.images.table import ImageRow, ImageTable, read_images
 from fpt_ray.models.importance import Extracted
@@ -59,8 +59,7 @@ def split_counts(count: int) -> dict[str, int]:
 
 def inspected_here(folder: Path) -> ImageTable:
     """The image table of a folder with content hashes, by this process."""
-    table = read_images(str(folder))
-    return accept(table, [inspect_image(table.root, row)[0] for row in table.rows()])
+    return usable.inspected_here(read_images(str(folder)))
 
 
 # --- a store --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Prepares image tables: of published data sets, or with a split that is made once and written down.
+"""Checks images, and prepares tables of them: of published data sets, or with a split that is written down once.
 
 Where neither folders nor a table say which split an image belongs to, a hash of its content does, so that images which
 are added leave all others where they are. The shares of a class may then differ between splits; this makes them equal.
@@ -12,6 +12,37 @@ from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.datasets.published.names import Name, Split
 
 _OPTIONS = ImagesOptions()
+
+
+def check(
+    images: tyro.conf.Positional[str],
+    resolution: int | None = None,
+    json: bool = False,
+    contact_sheets: str | None = None,
+    workdir: str = ".",
+    options: Annotated[ImagesOptions, tyro.conf.arg(name="")] = _OPTIONS,
+) -> int:
+    """Say what is odd or wrong about images; exit status 1 if results on them would be untrue.
+
+    Every image is read once. What makes results untrue, and stops preload, train and tune: the same image, or images of
+    one group, in several splits; labels of one image that contradict each other; a class that train lacks; more than
+    1 % of the images that cannot be read.
+
+    Args:
+        images: A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
+            group].
+        resolution: At which they will be taken, in pixels; smaller ones are told then.
+        json: Print JSON, for programs.
+        contact_sheets: The folder for a picture of some images of each class. Default: there are none.
+        workdir: The working directory, in which what is found is kept, so that preload reads no image again.
+        options: How the images are read.
+    """
+    from fpt_ray.datasets.survey import survey, survey_json, survey_text
+    from fpt_ray.images.table import read_images
+
+    found = survey(read_images(images, options), workdir, resolution=resolution, sheets=contact_sheets)
+    print(survey_json(found) if json else survey_text(found))
+    return int(found.is_doubtful)
 
 
 def split(
@@ -58,4 +89,4 @@ def prepare(
     print(prepare(name, source, out, split, seed, allow_partial))
 
 
-VERBS = {"prepare": prepare, "split": split}
+VERBS = {"check": check, "prepare": prepare, "split": split}

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from fpt_ray.cluster import hosts_may_join
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.datasets.decoded import Decoded
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.shards import ShardEntry, adopted, shard_table, write_shard
@@ -27,7 +28,7 @@ from fpt_ray.models.device import compute_device
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.preload.batches import start
-from fpt_ray.preload.decoded import Decoded, ImageSource, ReadShard, ShardImages, ShardPlan, shard_of
+from fpt_ray.preload.decoded import ImageSource, ReadShard, ShardImages, ShardPlan, shard_of
 from fpt_ray.storage.errors import ExistsError
 
 READING_CPUS = 0.4

@@ -9,9 +9,8 @@ from PIL import Image, ImageCms
 
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import decode, read_picture, read_square, size_and_frame
+from fpt_ray.images.decoding import decode, read_square, size_and_frame
 from fpt_ray.images.picture import Frame, ImageError, Picture, eight_bit, resize, square_of
-from fpt_ray.images.remarks import remarks
 
 PLAIN = Preparation(resolution=8)
 
@@ -187,35 +186,6 @@ def test_a_profile_that_does_not_fit_is_an_error_with_the_remedy(mode, profile):
 
 
 # --- what is told ---------------------------------------------------------------------------------------------
-
-
-def facts_of(data):
-    return read_picture(data, "a").facts()
-
-
-def test_what_is_worth_a_look_is_told_with_a_number_and_an_example():
-    twelve, whole = grey16(np.linspace(0, 4095, 80).reshape(8, 10)), grey16(np.linspace(0, 65535, 80).reshape(8, 10))
-    one = encode(Image.new("RGB", (20, 20), (200, 100, 50)))
-    images = [(name, facts_of(data)) for name, data in [("12.png", twelve), ("16.png", whole), ("1.png", one)]]
-    assert remarks(images, prepared(resolution=8)) == [
-        "1 of 3 images hold less than 25% of the values that their type can; give features.intensity percentile, or "
-        "window with features.window (centre and width); such as 12.png, which has 0..4095 of 0..65535",
-        "1 of 3 images are of one colour; such as 1.png, which is 50",
-    ]
-    assert remarks(images[:2], prepared(resolution=9, intensity="percentile")) == [
-        "2 of 2 images are smaller than features.resolution (9) and are enlarged; such as 12.png, which is 10x8"
-    ]
-    assert remarks(images[1:2], prepared(resolution=8)) == []
-    bright = Picture(source="a", grey=np.array([[20_000, 21_000]] * 9, np.int16), span=(-32768, 32767))
-    assert ["hold less than 25%" in line for line in remarks([("a", bright.facts())], prepared())] == [True, False]
-
-
-def test_missing_windows_are_an_error_for_all_files_at_once():
-    images = [(f"{number}.png", facts_of(grey16([[1, 2], [3, 4]]))) for number in range(3)]
-    with pytest.raises(ConfigError, match=r"features\.intensity is window, and 3 images have none .* such as 0\.png"):
-        remarks(images, prepared(intensity="window"))
-    assert remarks(images, prepared(intensity="window", window=(2, 4), resolution=2)) == []
-    assert remarks([("a", facts_of(encode(Image.fromarray(photo()))))], prepared(intensity="window")) == []
 
 
 # --- settings -------------------------------------------------------------------------------------------------

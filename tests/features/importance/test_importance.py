@@ -76,11 +76,9 @@ def store(images, spec, tmp_path_factory):
 
 
 def stored_rows(images):
-    from fpt_ray.images.inspection import accept, inspect_image
+    from fpt_ray.datasets.usable import inspected_here
 
-    table = read_images(str(images))
-    table = accept(table, [inspect_image(table.root, row)[0] for row in table.rows()])
-    return sorted(table.rows(), key=lambda row: row.sha256)
+    return sorted(inspected_here(read_images(str(images))).rows(), key=lambda row: row.sha256)
 
 
 def boxes_file(images, lines):

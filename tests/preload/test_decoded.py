@@ -1,10 +1,9 @@
-"""Images are read once: what inspection finds is kept part by part, and what it decodes goes to extraction.
+"""Images are read once: what inspection decodes goes to extraction.
 
 Compared with extraction that reads every image itself: the same bytes in every shard.
 """
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
@@ -18,24 +17,22 @@ from PIL import Image
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override
+from fpt_ray.datasets import decoded as keeping
+from fpt_ray.datasets import inspection as inspecting
+from fpt_ray.datasets.checking import Inspection, inspected
+from fpt_ray.datasets.decoded import keep, kept_bytes, room_for_decoded
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.picture import Picture, square_of
 from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
-from fpt_ray.preload import decoded as keeping
-from fpt_ray.preload import inspection as inspecting
 from fpt_ray.preload.decoded import (
     ImageSource,
     ShardPlan,
     image_at,
-    keep,
-    kept_bytes,
     read_image,
     read_shard,
-    room_for_decoded,
     shard_of,
 )
-from fpt_ray.preload.inspection import Inspection, inspected
 from fpt_ray.preload.pipeline import frozen_lpm, preload, preload_table, preparations
 from tests.conftest import SMOKE
 from tests.stores import draw_images
@@ -45,66 +42,6 @@ RESOLUTION = NEED.trial.features.resolution
 SQUARE = Preparation(resolution=64)
 
 
-# --- findings -------------------------------------------------------------------------------------------------
-
-
-def inspect_here(monkeypatch, asked, dies_after=None):
-    """Inspection in this process, two images a task; it may be killed after some tasks."""
-
-    def inspect_all(root, todo, _):
-        for number, first in enumerate(range(0, len(todo), 2)):
-            if number == dies_after:
-                raise KeyboardInterrupt
-            part = todo[first : first + 2]
-            asked.extend(row.path for _, row in part)
-            yield {stamp: inspecting.inspect_image(root, row)[0] for stamp, row in part}, {}
-
-    monkeypatch.setattr(inspecting, "_inspect_all", inspect_all)
-
-
-def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, monkeypatch):
-    table, work, asked = read_images(draw_images(tmp_path / "images")), f"{tmp_path}/work", []
-    inspect_here(monkeypatch, asked, dies_after=20)
-    with pytest.raises(KeyboardInterrupt):
-        inspected(table, work, local=True)
-    assert len(asked) == 40
-    (first, *_) = found = sorted(Path(work, "images").iterdir())
-    assert len(found) == 20
-    (first.parent / f".{first.name}.0.tmp").write_text('{"half": [')  # what a killed writer leaves
-    again = []
-    inspect_here(monkeypatch, again)
-    whole = inspected(table, work, local=True).table
-    assert sorted(asked + again) == sorted(row.path for row in table.rows())
-    assert all(row.sha256 for row in whole.rows())
-    (merged,) = Path(work, "images").glob("*.json")
-    assert len(json.loads(merged.read_text())) == len(table)
-    last = []
-    inspect_here(monkeypatch, last)
-    assert inspected(table, work, local=True).table == whole
-    assert last == []
-
-
-def test_what_is_worth_a_look_is_told_each_time_and_what_cannot_be_prepared_is_an_error(tmp_path, monkeypatch, capsys):
-    folder = draw_images(tmp_path / "images")
-    twelve = np.random.default_rng(0).integers(0, 4096, (80, 96), np.uint16)
-    Image.fromarray(twelve).save(Path(folder, "train/c0/0.png"))
-    Image.new("RGB", (80, 80), (9, 9, 9)).save(Path(folder, "val/c1/1.png"))
-    table, work, asked = read_images(folder), f"{tmp_path}/work", []
-    inspect_here(monkeypatch, asked)
-    for _ in range(2):
-        inspected(table, work, [SQUARE], local=True)
-        said = capsys.readouterr().err
-        assert "1 of 60 images hold less than 25% of the values" in said
-        assert "such as train/c0/0.png, which has 0..4095 of 0..65535" in said
-        assert "1 of 60 images are of one colour; such as val/c1/1.png, which is 9" in said
-        assert "smaller" not in said
-    assert len(asked) == 60
-    inspected(table, work, [Preparation(resolution=64, intensity="percentile")], local=True)
-    assert "hold less" not in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=r"1 images have none of their own, such as train/c0/0\.png"):
-        inspected(table, work, [Preparation(resolution=64, intensity="window")], local=True)
-
-
 # --- one image ------------------------------------------------------------------------------------------------
 
 
@@ -112,8 +49,8 @@ def test_a_file_that_changes_between_check_and_preload_is_named_with_the_remedy(
     """Without Ray: what a task of extraction does."""
     folder = draw_images(tmp_path / "images")
     row = read_images(folder).row(0)
-    finding, picture = inspecting.inspect_image(folder, row)
-    row, path = dataclasses.replace(row, sha256=finding.sha256), Path(folder, row.path)
+    finding, picture = inspecting.inspect_image(folder, row.path)
+    row, path = dataclasses.replace(row, sha256=finding.sha256.hex()), Path(folder, row.path)
     assert np.array_equal(read_image(folder, row, SQUARE), square_of(picture, SQUARE))
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", whole + b"0"):
@@ -215,7 +152,7 @@ def test_every_resolution_and_shape_of_a_space_is_kept(cluster, images, tmp_path
 def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
     folder = draw_images(tmp_path / "images", (40, 4, 4))
     Path(folder, "train", "c0", "3.png").write_bytes(b"no image")
-    inspection = inspected(read_images(folder), str(tmp_path), preparations([NEED]))
+    inspection = inspected(read_images(folder), str(tmp_path), preparations([NEED]), allow=("unreadable",))
     assert [path for path, _ in inspection.table.skipped] == ["train/c0/3.png"]
     assert {sha256 for sha256, _ in inspection.decoded} == {row.sha256 for row in inspection.table.rows()}
 
