@@ -16,6 +16,7 @@ from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
 from fpt_ray.features.store import Store, empty_store, read_index
 from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.folds import fold_note
 from fpt_ray.images.table import ImageTable
 
 
@@ -47,6 +48,8 @@ class Features:
     table_digest: str
     data_note: str
     skipped: tuple[tuple[str, str], ...]
+    fold: str = ""
+    """Which fold of training and validation images validates; empty where there are none."""
 
     @property
     def is_made(self) -> bool:
@@ -149,9 +152,18 @@ def _joined(store: Store, table: ImageTable, shards: np.ndarray, rows: np.ndarra
             for number, split in enumerate(SPLITS)
         },
         table_digest=table.digest(),
-        data_note=table.note,
+        data_note=_note(table),
         skipped=table.skipped,
+        fold=table.fold,
     )
+
+
+def _note(table: ImageTable) -> str:
+    """What must be said wherever numbers stand: the images' own note, and by which fold they were validated."""
+    if not table.fold:
+        return table.note
+    own = table.note.strip().rstrip(".")
+    return f"{own}; {fold_note(table.fold)}" if own else fold_note(table.fold)
 
 
 def _split_rows(table: ImageTable, inside: Int[np.ndarray, " _"], shards: np.ndarray, rows: np.ndarray) -> SplitRows:
