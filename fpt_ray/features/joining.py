@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
@@ -30,6 +30,8 @@ class SplitRows:
     """Numbers of the shards."""
     rows: Int[np.ndarray, " rows"]
     """Rows within the shards."""
+    weights: Float32[np.ndarray, " rows"] | None = None
+    """How much each image counts in training; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -172,4 +174,5 @@ def _split_rows(table: ImageTable, inside: Int[np.ndarray, " _"], shards: np.nda
         labels=table.labels[inside],
         shards=shards[inside].astype(np.int64),
         rows=rows[inside].astype(np.int64),
+        weights=None if table.weights is None else table.weights[inside],
     )
