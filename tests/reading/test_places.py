@@ -150,13 +150,13 @@ def test_the_weight_of_an_image_is_read_with_it_from_every_place(tmp_path):
     """By its content hash, in a worker's share too; without weights there are none."""
     features, _ = make_store(tmp_path / "store", make_spec(), rows=7)
     cut, table = cut_of([2], 3), make_table(7)
-    assert rows_from_files(features, "train", cut).take([0]).weights is None
+    assert rows_from_files(features, "val", cut).take([0]).weights is None
     weights = np.arange(1, len(table) + 1, dtype=np.float32) / 8
     features = join(open_store(features.uri), replace(table, weights=weights))
     known = {table.row(at).sha256: float(weight) for at, weight in enumerate(weights)}
-    wanted = [known[digest.hex()] for digest in map(bytes, features.splits["train"].hashes)]
-    readers = [read(features, "train", cut) for read in (rows_from_files, rows_in_memory, rows_on_device)]
-    for rows in (*readers, rows_on_disk(features, "train", cut, tmp_path / "disk")):
+    wanted = [known[digest.hex()] for digest in map(bytes, features.splits["val"].hashes)]
+    readers = [read(features, "val", cut) for read in (rows_from_files, rows_in_memory, rows_on_device)]
+    for rows in (*readers, rows_on_disk(features, "val", cut, tmp_path / "disk")):
         found = rows.take(np.array([5, 2, 6])).weights
         assert found is not None
         assert found.tolist() == [wanted[at] for at in (5, 2, 6)]
