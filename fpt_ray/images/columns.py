@@ -129,7 +129,7 @@ def _places(uri: str, asked: Mapping[str, tuple[str, ...]], names: Sequence[str]
                 has = ", ".join(names[:20]) or "none"
                 raise ConfigError(
                     f"images: {uri} lacks the column {name!r}; it has {has}; columns may be called otherwise, such as "
-                    f"{ours}=COLUMN",
+                    f"{ours}=COLUMN, and the first row of a CSV must name them",
                     fields=("columns",),
                 )
     for name in found.values():
