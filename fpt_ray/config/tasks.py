@@ -5,6 +5,9 @@ from typing import Literal
 
 Task = Literal["binary", "multiclass", "ordinal", "multilabel", "regression"]
 """One of two classes; one of several; one of several grades in their order; any of several labels; a number."""
+Doubt = Literal["duplicates", "groups", "labels", "classes", "unreadable"]
+"""What makes results on images untrue: the same image, or one group, in several splits; labels of an image that
+contradict each other; classes that cannot be learnt or told apart; many images that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,3 +25,13 @@ class ImagesOptions:
     images stay. Default: the split that is given, or made by hash."""
     fold: int | None = None
     """With folds: which of them validates, from 1 to folds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnOptions(ImagesOptions):
+    """How images are read that shall be learnt from."""
+
+    allow: tuple[Doubt, ...] = ()
+    """What of the images is taken as it is, though it makes results untrue, which is then said where these are shown:
+    the same image in several splits (duplicates), one group in several (groups), contradicting labels of an image
+    (labels), classes that train lacks (classes), more than 1 % that cannot be read (unreadable). Default: nothing."""

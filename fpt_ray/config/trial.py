@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fpt_ray.config.augmentation import AugmentConfig
 from fpt_ray.config.dotted import coerce, field_types, flatten
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError, nearest_name
 
 Method = Literal[
@@ -64,11 +66,9 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FeaturesConfig:
+class FeaturesConfig(Preparation):
     """What is taken from the LPM (sections 3.3 and 3.5). A store may hold more than a trial takes."""
 
-    resolution: int = 512
-    """The side of the square high-resolution input I_h, in pixels."""
     token_ratio: float = 0.2
     """The important tokens that a head keeps, as a share of all tokens with the class token; the paper's m%."""
     preloaded: bool = True
@@ -163,7 +163,7 @@ class TrainingConfig:
     class_weights: bool = False
     """The loss is weighted by the inverse frequency of the classes in the training split."""
     augment: bool = True
-    """The low-resolution input is cropped, flipped, brightened and given contrast at random."""
+    """The low-resolution input is cropped, flipped, brightened and given contrast at random, as ``augment`` says."""
     precision: Precision = "auto"
     """The arithmetic of the side network; auto takes bfloat16 autocast on a GPU that has it, else float32."""
     seed: int = 0
@@ -183,6 +183,7 @@ class TrialConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     petl: PetlConfig = field(default_factory=PetlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -190,7 +191,6 @@ class TrialConfig:
 
 def _check_ranges(trial: TrialConfig) -> None:
     positive = (
-        "features.resolution",
         "features.token_ratio",
         "side.depth",
         "side.reduction",

@@ -180,7 +180,7 @@ def _is_arrow(column: object) -> bool:
 
 
 def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable:
-    """The images of a folder or table; no image is opened yet (see ``inspect_image`` and ``accept``).
+    """The images of a folder or table; no image is opened yet (see ``datasets.checking``).
 
     Args:
         source: a folder with ``train/``, ``val/`` and ``test/``, each of class folders; or one folder of class folders,
@@ -239,23 +239,11 @@ def counts_by_split(table: ImageTable) -> Int[np.ndarray, "3 classes"]:
 
 
 def check_splits(table: ImageTable, source: str) -> None:
-    """ConfigError unless every class is in every split, and every group in one alone."""
-    names = [f"of class {name!r} " for name in table.classes] if table.task in CLASS_TASKS else [""]
-    empty = np.argwhere(counts_by_split(table) == 0)
-    if len(empty):
-        missing = ", ".join(f"{names[c]}in {SPLITS[split]}" for split, c in empty).replace(", of class", ",")
+    """ConfigError where a split has no image; what else may be wrong with splits, ``datasets.checks`` says."""
+    if empty := [split for split in SPLITS if not len(table.of(split))]:
         raise ConfigError(
-            f"images: {source} has no image {missing}; every split needs every class. Where splits "
-            "are not given, `datasets split` divides class by class"
-        )
-    if table.groups is None:
-        return
-    pairs = np.unique(np.stack([table.groups.indices.to_numpy(), table.splits]), axis=1)[0]
-    torn = sorted(table.groups.dictionary.take(np.flatnonzero(np.bincount(pairs) > 1)).to_pylist())
-    if torn:
-        raise ConfigError(
-            f"images: {source} has {len(torn)} groups in several splits, such as {', '.join(map(repr, torn[:3]))}; put "
-            "each into one"
+            f"images: {source} has no image in {' and '.join(empty)}; every split needs some. Where splits are not "
+            "given, `datasets split` divides class by class"
         )
 
 

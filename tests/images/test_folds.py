@@ -10,7 +10,7 @@ from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import planned
 from fpt_ray.images.splits import imbalance, with_hashed_splits
-from fpt_ray.images.table import ImageRow, check_splits, read_images, write_table
+from fpt_ray.images.table import ImageRow, read_images, write_table
 from tests.stores import image_table, make_spec
 
 OF = 4
@@ -58,7 +58,11 @@ def test_each_image_validates_once_and_test_images_never(tmp_path, given):
 
 def test_a_group_validates_whole(tmp_path):
     for fold in range(1, OF + 1):
-        check_splits(read(tmp_path, [row_of(i, patients=60) for i in range(600)], fold), "rows")
+        splits = {}
+        for row in read(tmp_path, [row_of(i, patients=60) for i in range(600)], fold).rows():
+            splits.setdefault(row.group, set()).add(row.split)
+        assert sorted({len(found) for found in splits.values()}) == [1]
+        assert set.union(*splits.values()) == {"train", "val", "test"}
 
 
 def test_an_added_image_moves_no_other_and_it_is_by_hand(tmp_path):
