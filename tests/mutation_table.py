@@ -332,6 +332,15 @@ MUTATIONS = (
         "tests/images/test_table.py",
         "json",
     ),
+    Mutation("fpt_ray/images/splits.py", " & (table.splits < 0).all()", "", "tests/images/test_folds.py", "never"),
+    Mutation("fpt_ray/images/folds.py", "== number - 1", "<= number - 1", "tests/images/test_folds.py", "never"),
+    Mutation(
+        "fpt_ray/features/joining.py",
+        "else table.weights[inside]",
+        "else table.weights[: len(inside)]",
+        "tests/reading/test_places.py",
+        "weight",
+    ),
     Mutation("fpt_ray/images/labels.py", "| (found == 1)", "| (found != 0)", "tests/images/test_tasks.py", "not_fit"),
     Mutation(
         "fpt_ray/storage/local.py",

@@ -20,6 +20,11 @@ class ImagesOptions:
     task: Task | None = None
     """What is learnt of the labels. Default: binary or multiclass; multilabel of several columns or where a label is
     such as edema|effusion; regression of numbers that are not whole."""
+    folds: int | None = None
+    """Divide the training and validation images into so many folds, of which one validates and the others train. Test
+    images stay. Default: the split that is given, or made by hash."""
+    fold: int | None = None
+    """With folds: which of them validates, from 1 to folds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

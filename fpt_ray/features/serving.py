@@ -65,7 +65,8 @@ def store_for(trial: TrialConfig, stores: Stores) -> Features:
 def _determining(store: Features) -> dict[str, Any]:
     """What a trial's numbers depend on: the fields of the store, and the table's images, labels and splits."""
     spec = {name: value for name, value in dataclasses.asdict(store.spec).items() if name not in _WIDTH}
-    return {**spec, "images": store.table_digest}
+    fold = {"fold": store.fold} if store.fold else {}  # named beside the digest, which tells folds apart without it
+    return {**spec, **fold, "images": store.table_digest}
 
 
 def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig, str]) -> str:
