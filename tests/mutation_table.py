@@ -406,7 +406,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/features/index.py", "fresh = known.find(self.hashes) < 0", "fresh = self.rows >= 0", _STORE),
     Mutation("fpt_ray/features/store.py", "if entry.path not in listed", "", _STORE),
-    Mutation("fpt_ray/features/store.py", "first = len(store.shards)\n", "first = 0\n", _STORE),
+    Mutation("fpt_ray/datasets/checks/pictures.py", "high - low < _FAINT", "high < _FAINT", _CHECKS, "grey_levels"),
     # --- the images -----------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/images/picture.py",
