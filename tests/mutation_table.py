@@ -406,7 +406,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/features/index.py", "fresh = known.find(self.hashes) < 0", "fresh = self.rows >= 0", _STORE),
     Mutation("fpt_ray/features/store.py", "if entry.path not in listed", "", _STORE),
-    Mutation("fpt_ray/datasets/checks/pictures.py", "high - low < _FAINT", "high < _FAINT", _CHECKS, "grey_levels"),
+    Mutation("fpt_ray/features/store.py", "first = len(store.shards)\n", "first = 0\n", _STORE),
     # --- the images -----------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/images/picture.py",
@@ -415,7 +415,7 @@ MUTATIONS = (
         _PICTURE,
     ),
     Mutation("fpt_ray/images/picture.py", "top + (height - side) // 2, side, side)", "top, side, side)", _PICTURE),
-    Mutation("fpt_ray/images/remarks.py", "facts.high - facts.low < _FAINT", "facts.high < _FAINT", _PICTURE),
+    Mutation("fpt_ray/datasets/checks/pictures.py", "high - low < _FAINT", "high < _FAINT", _CHECKS, "grey_levels"),
     Mutation("fpt_ray/images/dicom.py", 'white_is_zero=colours == "MONOCHROME1"', "white_is_zero=False", _DICOM),
     Mutation("fpt_ray/images/dicom.py", "* slope + intercept).astype", "* slope).astype", _DICOM, "rescaled"),
     Mutation("fpt_ray/features/spec.py", ", *self.chosen}", "}", _STORE, "every_way"),
