@@ -29,6 +29,7 @@ _PROBE = "tests/models/test_probe.py"
 _PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
+_RESAMPLED = "tests/metrics/test_resampled.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
 _LADDER = "tests/search/test_ladder.py"
 _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
@@ -41,8 +42,8 @@ MUTATIONS = (
     # --- intervals ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/metrics/intervals.py",
-        "if seed_of_seeds is not None:",
-        "if seed_of_seeds == 0:",
+        "None if seed_of_seeds is None else",
+        "None if seed_of_seeds != 0 else",
         _INTERVALS,
     ),
     # --- one step -------------------------------------------------------------------------------------------------
@@ -227,33 +228,45 @@ MUTATIONS = (
     Mutation("fpt_ray/models/importance.py", "(queries * scale).split", "queries.split", _BACKBONE, "by_hand"),
     # --- numbers --------------------------------------------------------------------------------------------------
     Mutation(
-        "fpt_ray/metrics/scores.py",
-        "roc_auc_score(labels == c, probabilities[:, c])",
-        "roc_auc_score(labels == c, -probabilities[:, c])",
+        "fpt_ray/metrics/columns.py",
+        "roc_auc_score(positive, scores)",
+        "roc_auc_score(positive, -scores)",
         _SCORES,
     ),
     Mutation(
+        "fpt_ray/metrics/columns.py",
+        "column.has_both and column.number >= first",
+        "column.number >= first",
+        _SCORES,
+    ),
+    Mutation("fpt_ray/metrics/columns.py", "~np.isnan(labels[:, number])", "np.ones(len(labels), bool)", _SCORES),
+    Mutation("fpt_ray/metrics/columns.py", "right[wrong <= 1 - AT + _ROUNDING]", "right[wrong <= AT]", _SCORES),
+    Mutation(
         "fpt_ray/metrics/scores.py",
-        "positives = [1] if len(classes) == 2",
-        "positives = [0] if len(classes) == 2",
+        "passed = 1 - probabilities.cumsum(axis=1)[:, :-1]",
+        "passed = probabilities.cumsum(axis=1)[:, :-1]",
         _SCORES,
     ),
     Mutation("fpt_ray/metrics/scores.py", "math.log10(memory_ratio + 1)", "math.log(memory_ratio + 1)", _SCORES),
     Mutation("fpt_ray/metrics/scores.py", 'weights="quadratic"', 'weights="linear"', _SCORES),
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "sklearn_metrics.confusion_matrix(labels, predicted",
-        "sklearn_metrics.confusion_matrix(predicted, labels",
+        "sklearn_metrics.confusion_matrix(labels, guesses",
+        "sklearn_metrics.confusion_matrix(guesses, labels",
         _SCORES,
     ),
     Mutation(
-        "fpt_ray/metrics/intervals.py", "np.cumsum(downs, axis=1) - downs / 2", "np.cumsum(downs, axis=1)", _INTERVALS
+        "fpt_ray/metrics/resampled.py", "np.cumsum(downs, axis=1) - downs / 2", "np.cumsum(downs, axis=1)", _INTERVALS
     ),
+    Mutation(
+        "fpt_ray/metrics/resampled.py", "(labels - guesses) ** 2 / size", "abs(labels - guesses) / size", _RESAMPLED
+    ),
+    Mutation("fpt_ray/metrics/resampled.py", "sizes + (sizes + 1) / 2", "sizes + 1", _RESAMPLED),
     Mutation("fpt_ray/metrics/intervals.py", "((1 - LEVEL) / 2, (1 + LEVEL) / 2)", "(1 - LEVEL, LEVEL)", _INTERVALS),
     Mutation(
         "fpt_ray/metrics/intervals.py",
-        "one.mean(axis=0) for one in aucs",
-        "one[0] for one in aucs",
+        "one.mean(axis=0) for one in each",
+        "one[0] for one in each",
         _INTERVALS,
     ),
     Mutation(

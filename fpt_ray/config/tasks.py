@@ -1,6 +1,57 @@
-"""What is asked of an image: the tasks that a network may learn."""
+"""What is asked of an image: the tasks that a network may learn, and the scores that say how well it does."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["binary", "multiclass", "ordinal", "multilabel", "regression"]
 """One of two classes; one of several; one of several grades in their order; any of several labels; a number."""
+Score = Literal[
+    "auc",
+    "accuracy",
+    "balanced_accuracy",
+    "f1",
+    "average_precision",
+    "kappa",
+    "sensitivity_at_90",
+    "specificity_at_90",
+    "r2",
+    "spearman",
+    "mae",
+]
+"""The names of scores; ``metrics.scores`` says what each is."""
+_RANKING: tuple[Score, ...] = ("auc", "average_precision", "sensitivity_at_90", "specificity_at_90")
+_CLASSES: tuple[Score, ...] = (*_RANKING, "accuracy", "balanced_accuracy", "f1", "kappa")
+SCORES: Mapping[Task, tuple[Score, ...]] = {
+    "binary": _CLASSES,
+    "multiclass": _CLASSES,
+    "ordinal": (*_CLASSES, "mae"),
+    "multilabel": (*_RANKING, "f1"),
+    "regression": ("r2", "spearman", "mae"),
+}
+"""The scores of each task; the first picks the best epoch, unless another is asked for."""
+FALLING: tuple[Score, ...] = ("mae",)
+"""Scores of which less is better."""
+SHARES: tuple[Score, ...] = (*_RANKING, "accuracy", "balanced_accuracy", "f1")
+"""Scores in 0..1, for which PPE and PME exist: a negative one would gain by its cost."""
+SELECTING: tuple[str, ...] = ("auto", *dict.fromkeys(n for names in SCORES.values() for n in names if n not in FALLING))
+"""What ``training.select_by`` may be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """What is to be learnt of an image."""
+
+    task: Task
+    classes: tuple[str, ...]
+    """The names of the classes or grades; of several labels, theirs; of a number, its one name."""
+
+    @property
+    def num_outputs(self) -> int:
+        """What a network says of an image, in numbers: of grades, one for each step from one to the next."""
+        return len(self.classes) - 1 if self.task == "ordinal" else len(self.classes)
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The names of its scores."""
+        return SCORES[self.task]

@@ -75,8 +75,8 @@ def result_text(result: "TrialResult") -> str:
     lines = [f"{result.trial.method} on {result.store}"]
     for split, found in (("val", result.val), ("test", result.test)):
         lines.append(
-            f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  "
-            f"kappa {found.kappa:.4f}"
+            f"{split:>5}  AUC {found['auc']:.4f}  accuracy {found['accuracy']:.4f}  F1 {found['f1']:.4f}  "
+            f"kappa {found['kappa']:.4f}"
         )
     lines += [
         f"best epoch {result.best_epoch} of {num_epochs(result.trial)}",

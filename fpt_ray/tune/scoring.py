@@ -18,7 +18,7 @@ from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import store_for, trial_identity
-from fpt_ray.metrics.intervals import bootstrap_aucs, interval
+from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
@@ -110,11 +110,11 @@ def _over_seeds(found: Sequence[Scores], run_id: str) -> TrialScores:
     """Means over a trial's seeds, and their standard deviations."""
     metrics = {}
     for name in ("auc", "accuracy", "kappa"):
-        values = [getattr(scores, name) for scores in found]
+        values = [scores[name] for scores in found]
         metrics[f"test_{name}"] = statistics.fmean(values)
         if len(values) > 1:
             metrics[f"test_{name}_std"] = statistics.stdev(values)
-    return TrialScores(run_id=run_id, metrics=metrics, seed_aucs=tuple(scores.auc for scores in found))
+    return TrialScores(run_id=run_id, metrics=metrics, seed_aucs=tuple(scores["auc"] for scores in found))
 
 
 def score_confirmed(records: Sequence[TrialRecord], shared: Shared) -> list[TrialScores]:
@@ -149,7 +149,7 @@ def _resampled(
     probabilities, labels = predictions_of_best(trial, store, "test", saved)
     found = _over_seeds([scores(one, labels, store.classes) for one in probabilities], run_id)
     own_seed = int(saved.identity[:8], 16) if over_seeds else None
-    samples = bootstrap_aucs([probabilities], labels, seed_of_seeds=own_seed)[0]
+    samples = bootstrap([probabilities], labels, seed_of_seeds=own_seed)["auc"][0]
     low, high = interval(samples)
     metrics = {**found.metrics, "test_auc_low": low, "test_auc_high": high}
     return _Resampled(scores=replace(found, metrics=metrics), samples=samples, labels=labels)

@@ -246,7 +246,7 @@ def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, wor
         return train_trial(override(trial, changes), of, workdir=workdir, name="again")
 
     def said(result):
-        return result.run, result.checkpoint, result.best_epoch, result.val.auc, result.test.auc
+        return result.run, result.checkpoint, result.best_epoch, result.val["auc"], result.test["auc"]
 
     first = trained({})
     assert "has ended before" not in capsys.readouterr().err
@@ -255,7 +255,7 @@ def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, wor
     assert "has ended before, with all that determines its numbers the same" in capsys.readouterr().err
     assert os.stat(f"{first.checkpoint}/checkpoint.pt").st_mtime_ns == stamp
     faster, longer = trained({"training.learning_rate": 0.05}), trained({"training.epochs": 2})
-    assert faster.val.auc != first.val.auc
+    assert faster.val["auc"] != first.val["auc"]
     assert longer.best_epoch in (1, 2)
     assert load_checkpoint(longer.checkpoint).current[0].epoch == 2
     shutil.copytree(images, tmp_path / "images")
