@@ -10,6 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 Identity = Mapping[str, Any]
+_EARLIER = {"loss.weights": ("training.class_weights", {"none": False, "balanced": True})}
+"""{field: (the name it had, {its value: the value it had})}: what was asked by that name is the same question."""
+_UNSAID = {"loss.focal_gamma": 0.0, "training.sampling": "shuffled", "training.select_by": "auto"}
+"""{field: its value in all trials of before there was the field}, with which it is left out."""
+
+
+def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's values by their dotted names as they count for its identity.
+
+    Trials of before a field was named or added have the identity that they had. Where weights lie does not count; their
+    digest does.
+    """
+    unsaid = {"backbone.weights": values["backbone.weights"], **_UNSAID}
+    found = {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
+    for name, (earlier, meant) in _EARLIER.items():
+        found[earlier] = meant[found.pop(name)]
+    return found
 
 
 def as_text(identity: Identity) -> str:

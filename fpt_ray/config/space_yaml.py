@@ -7,19 +7,10 @@ from typing import Any
 
 import yaml
 
-from fpt_ray.config.dotted import coerce, field_types
+from fpt_ray.config.dotted import coerce, field_types, unknown_name
+from fpt_ray.config.objectives import KNOWN_BEFORE, OBJECTIVES, Limit, Mode
 from fpt_ray.config.rungs import Rung
-from fpt_ray.config.space import (
-    EARLY_STOPPING,
-    KNOWN_BEFORE,
-    OBJECTIVES,
-    POINT,
-    SAMPLERS,
-    Limit,
-    Mode,
-    SearchRow,
-    SearchSpace,
-)
+from fpt_ray.config.space import EARLY_STOPPING, POINT, SAMPLERS, SearchRow, SearchSpace
 from fpt_ray.config.space_files import find_space, known_spaces
 from fpt_ray.config.trial import TrialConfig, Value, override
 from fpt_ray.errors import ConfigError, nearest_name
@@ -243,7 +234,7 @@ def _row(name: str, given: Any) -> SearchRow:
     leaves = field_types(TrialConfig)
     where = f"space.{name}"
     if name not in leaves:
-        raise ConfigError(f"{where}: unknown name; {nearest_name(name, leaves)}")
+        raise ConfigError(f"{where}: unknown name; {unknown_name(name, leaves)}")
     if not isinstance(given, dict) or not _has_values(given):
         forms = "{low: .., high: ..[, step: ..|log: true]} or {choices: [..]}"
         raise ConfigError(f"{where} is {given!r}; give {forms}")

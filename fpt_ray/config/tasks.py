@@ -34,8 +34,20 @@ FALLING: tuple[Score, ...] = ("mae",)
 """Scores of which less is better."""
 SHARES: tuple[Score, ...] = (*_RANKING, "accuracy", "balanced_accuracy", "f1")
 """Scores in 0..1, for which PPE and PME exist: a negative one would gain by its cost."""
-SELECTING: tuple[str, ...] = ("auto", *dict.fromkeys(n for names in SCORES.values() for n in names if n not in FALLING))
-"""What ``training.select_by`` may be."""
+TITLES: Mapping[str, str] = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "sensitivity_at_90": "sensitivity at 90 % specificity",
+    "specificity_at_90": "specificity at 90 % sensitivity",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "kappa": "kappa",
+    "r2": "R2",
+    "spearman": "Spearman",
+    "mae": "MAE",
+}
+"""What people call them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

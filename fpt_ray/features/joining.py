@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from fpt_ray.config.tasks import Target, Task
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
 from fpt_ray.features.store import Store, empty_store, read_index
@@ -47,6 +48,12 @@ class Features:
     table_digest: str
     data_note: str
     skipped: tuple[tuple[str, str], ...]
+    task: Task = "multiclass"
+
+    @property
+    def target(self) -> Target:
+        """What is to be learnt of the images."""
+        return Target(task=self.task, classes=self.classes)
 
     @property
     def is_made(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from fpt_ray.config.space import Limit
+from fpt_ray.config.objectives import Limit
 from fpt_ray.tracking.records import TrialRecord, counted
 
 

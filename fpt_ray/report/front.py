@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fpt_ray.config.space import Limit, Mode
+from fpt_ray.config.objectives import Limit, Mode
 from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.tracking.records import TrialRecord, counted

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 
-from fpt_ray.config.space import Limit, Mode
+from fpt_ray.config.objectives import Limit, Mode
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
 from fpt_ray.storage.files import own_folder

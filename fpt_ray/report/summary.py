@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fpt_ray.config.space import Limit, broken_limits
+from fpt_ray.config.objectives import Limit, broken_limits
 from fpt_ray.display.typesetting import Cell, Column, Form, Table, text_column, typeset
 from fpt_ray.display.units import MIB
 from fpt_ray.report.compared import compared_rows

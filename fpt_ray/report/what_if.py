@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from fpt_ray.config.space import Limit
+from fpt_ray.config.objectives import Limit
 from fpt_ray.tracking.records import TrialRecord, counted
 
 _MEGABYTES = (100, 300, 1000, 3000)

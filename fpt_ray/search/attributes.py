@@ -8,7 +8,8 @@ from typing import Any, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from fpt_ray.config.space import Limit, SearchSpace, broken_limits
+from fpt_ray.config.objectives import Limit, broken_limits
+from fpt_ray.config.space import SearchSpace
 from fpt_ray.search.messages import Proposal, Stage
 
 _STAGE, _REPEATS, _CONFIRMS, _RUNG, _TURN = "stage", "repeats", "of", "rung", "turn"

@@ -13,7 +13,8 @@ import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
-from fpt_ray.config.space import SearchSpace, broken_limits
+from fpt_ray.config.objectives import broken_limits
+from fpt_ray.config.space import SearchSpace
 from fpt_ray.search.messages import EpochReport, unpack_message, unpack_proposal
 
 REDUCTION = 3
@@ -77,7 +78,7 @@ class FairStopping(FIFOScheduler):
         others = None if first.repeat or report.finished else self.seen.get(first.epoch)
         if others is None or broken_limits(self.constraints, report.metrics):
             return False
-        score, costs = float(first.val_auc), [float(report.metrics[name]) for name in self.cost_names]
+        score, costs = float(first.val_score), [float(report.metrics[name]) for name in self.cost_names]
         stop = falls_behind(self.kind, score, costs, others)
         others.append((score, costs))
         return stop

@@ -96,8 +96,9 @@ class SeedEpoch:
     """From 1."""
     train_loss: float | None
     """None where nothing is learnt."""
-    val_auc_epoch: float
-    val_auc: float
+    val_score_epoch: float
+    """By the score that picks the best epoch."""
+    val_score: float
     """Of this seed's best epoch so far."""
 
 
@@ -112,6 +113,8 @@ class EpochReport:
     epoch_seconds: float
     finished: bool
     """Training has ended as planned: the metrics are final."""
+    picked_by: str = "auc"
+    """The score on the validation split that picks the best epoch."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The trial's numbers so far, by the names that objectives, constraints and MLflow have for them."""
 

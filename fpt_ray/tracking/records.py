@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, cast
 
-from fpt_ray.config.space import Limit, Mode, broken_limits
+from fpt_ray.config.objectives import Limit, Mode, broken_limits
 
 DATA_NOTE = "data_note"
 """Tag of a study: what must be said about its images wherever its numbers stand."""

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from fpt_ray.config.tasks import TITLES
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
@@ -91,6 +92,6 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
                     save_checkpoint(progress.checkpoint, folder)
                 for epoch in progress.epochs if session.says_epochs else ():
                     loss = "" if epoch.train_loss is None else f"loss {epoch.train_loss:.4f}, "
-                    say(f"epoch {epoch.number}: {loss}val AUC {epoch.val_auc:.4f}")
+                    say(f"epoch {epoch.number}: {loss}val {TITLES[report.picked_by]} {epoch.val_score:.4f}")
             with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
                 session.report(report, folder if session.rank == 0 else None)

@@ -91,7 +91,7 @@ def train_trial(
             say(f"train: {run} has ended before, with all that determines its numbers the same; they are not made anew")
         cuts, disk = {store.uri: trial_slice(trial, store.spec)}, host_disk(None, digest[:12])
         reading = prepare_reading({store.uri: store}, cuts, read, disk, hardware)
-        costs = trial_costs(trial, len(store.classes), hardware)
+        costs = trial_costs(trial, store.target.num_outputs, hardware)
         result = train(
             TrainWork(trial=trial, store=store, reading=reading, costs=costs, identity=digest),
             _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),

@@ -126,12 +126,12 @@ class StudyLog(tune.Callback):
             waited = time.monotonic() - began - report.epoch_seconds
             self.client.log_metric(run_id, "startup_seconds", waited)
         for seed in report.seeds:
-            metrics = {"val_auc_epoch": seed.val_auc_epoch}
+            metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch}
             if seed.train_loss is not None:
                 metrics["train_loss"] = seed.train_loss
             if proposal.seeds > 1:
                 run_id = self._seed_run(trial.trial_id, proposal, seed.repeat)
-                metrics["val_auc"] = seed.val_auc
+                metrics[f"val_{report.picked_by}"] = seed.val_score
             if seed.epoch > self.epochs.get(run_id, 0):  # else a worker died before its checkpoint was known: run again
                 tracking.log_epoch(self.client, run_id, seed.epoch, metrics)
                 self.epochs[run_id] = seed.epoch

@@ -48,7 +48,7 @@ class Shared:
     def costs(self, trial: TrialConfig) -> dict[str, float]:
         """What a trial costs, known before it is trained."""
         store = store_for(trial, self.stores)
-        costs = trial_costs(trial, len(store.classes), self.packing.hardware)
+        costs = trial_costs(trial, store.target.num_outputs, self.packing.hardware)
         return {**costs, "feature_bytes": float(feature_bytes(trial, store))}
 
     def is_ready(self, trial: TrialConfig) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fpt_ray.config.dotted import flatten
-from fpt_ray.config.space import Limit
+from fpt_ray.config.objectives import Limit
 from fpt_ray.config.trial import TrialConfig, trial_from
 from fpt_ray.display.door import open_door
 from fpt_ray.errors import ConfigError

@@ -230,10 +230,10 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     (epoch,) = last.epochs
     assert found.epoch == epoch.number == 3
-    assert found.best.val_auc == pytest.approx(epoch.best_val_auc, abs=1e-6)
+    assert found.best.val_score == pytest.approx(epoch.best_val_score, abs=1e-6)
     for name, tensor in epoch.snapshot.model.items():
         torch.testing.assert_close(found.model[name], tensor, atol=1e-5, rtol=1e-4)
-    assert re.search(rf"val  AUC {epoch.best_val_auc:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
+    assert re.search(rf"val  AUC {epoch.best_val_score:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
 
 
 @pytest.mark.slow
