@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 
@@ -12,6 +13,7 @@ from fpt_ray.features.rows import Rows
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import Slice, StoreSpec
 from fpt_ray.features.store import add_shards, empty_store, latest_generation, open_store, shard_path
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.table import ImageRow, ImageTable, content_hashes
 from fpt_ray.models.importance import Extracted
 from fpt_ray.reading.host_disk import HostDisk, mapped_groups
@@ -66,8 +68,22 @@ def make_rows(split, rows, first=0):
 
 
 def make_table(rows=11):
-    images = tuple(image for split in SPLIT_DIGITS for image in make_rows(split, rows))
-    return ImageTable(root="root", classes=("a", "b"), rows=images)
+    return image_table([image for split in SPLIT_DIGITS for image in make_rows(split, rows)])
+
+
+def image_table(rows, classes=("a", "b"), root="root"):
+    """A table of these records of two classes or more, in their order."""
+    known = [row.sha256 for row in rows if row.sha256]
+    return ImageTable(
+        root=root,
+        task="binary" if len(classes) == 2 else "multiclass",
+        classes=tuple(classes),
+        paths=pa.array([row.path for row in rows], pa.string()),
+        labels=np.array([row.label for row in rows], np.int64),
+        splits=np.array([SPLITS.index(row.split) if row.split else -1 for row in rows], np.int8),
+        groups=pa.array([row.group for row in rows]).dictionary_encode() if rows and rows[0].group else None,
+        hashes_=content_hashes(rows) if known else None,
+    )
 
 
 def low_res(spec, rows, seed=0):

@@ -22,7 +22,8 @@ from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec, store_spec
 from fpt_ray.features.store import Store, add_shards, empty_store, shard_path
 from fpt_ray.images.decoding import decode, resize
-from fpt_ray.images.table import ImageRow, ImageTable, accept, content_hashes, inspect_image, read_images
+from fpt_ray.images.inspection import accept, inspect_image
+from fpt_ray.images.table import ImageRow, ImageTable, read_images
 from fpt_ray.models.importance import Extracted
 
 CLASSES = ("0", "1")
@@ -58,7 +59,7 @@ def split_counts(count: int) -> dict[str, int]:
 def inspected_here(folder: Path) -> ImageTable:
     """The image table of a folder with content hashes, by this process."""
     table = read_images(str(folder))
-    return accept(table, [inspect_image(table.root, row)[0] for row in table.rows])
+    return accept(table, [inspect_image(table.root, row)[0] for row in table.rows()])
 
 
 # --- a store --------------------------------------------------------------------------------------------------
@@ -73,19 +74,17 @@ def made_features(uri: str, table: ImageTable, trial: TrialConfig) -> Features:
         high = [resize(pixels, spec.resolution) for pixels in decoded]
         return [np.stack([resize(pixels, side) for pixels in high]) for side in spec.low_resolutions]
 
-    return join(fill_store(uri, spec, table.rows, low_res, _SHARD_ROWS), table)
+    return join(fill_store(uri, spec, table, low_res, _SHARD_ROWS), table)
 
 
-def fill_store(
-    uri: str, spec: StoreSpec, images: Sequence[ImageRow], make_low_res: MakeLowRes, shard_rows: int
-) -> Store:
+def fill_store(uri: str, spec: StoreSpec, images: ImageTable, make_low_res: MakeLowRes, shard_rows: int) -> Store:
     """Writes a store of these images, with random features, at once."""
     store, added = empty_store(uri, spec), []
-    images = sorted(images, key=lambda image: image.sha256)
-    for first in range(0, len(images), shard_rows):
-        part = images[first : first + shard_rows]
-        hashes = content_hashes(part)
-        table = random_shard(part, make_low_res(part), spec, seed=first)
+    order = images.by_hash()
+    for first in range(0, len(order), shard_rows):
+        part = images.take(order[first : first + shard_rows])
+        rows, hashes = part.rows(), part.hashes()
+        table = random_shard(rows, make_low_res(rows), spec, seed=first)
         added.append((write_shard(f"{uri}/{shard_path(store, hashes)}", table, spec), hashes))
     return add_shards(store, added)
 

@@ -1,4 +1,4 @@
-"""What is asked of an image: the tasks that a network may learn, and the scores that say how well it does."""
+"""What is asked of an image: the tasks that a network may learn, how well it does, and how an image table says it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,3 +67,15 @@ class Target:
     def scores(self) -> tuple[Score, ...]:
         """The names of its scores."""
         return SCORES[self.task]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesOptions:
+    """How images are read: what the columns of their table are called, and what is learnt of them."""
+
+    columns: tuple[str, ...] = ()
+    """What columns of the table are called there, such as label=diagnosis group=patient_id. Several labels that an
+    image may have at once: label=edema,effusion. Default: path, label, split, group, weight, sha256."""
+    task: Task | None = None
+    """What is learnt of the labels. Default: binary or multiclass; multilabel of several columns or where a label is
+    such as edema|effusion; regression of numbers that are not whole."""

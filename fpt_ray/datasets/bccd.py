@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from xml.etree import ElementTree
 
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import SPLITS
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import absolute, read_bytes, write_once
 

@@ -8,8 +8,17 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fpt_ray.config.tasks import ImagesOptions
 
-def split(images: tyro.conf.Positional[str], table: str | None = None, seed: int = 0) -> None:
+_OPTIONS = ImagesOptions()
+
+
+def split(
+    images: tyro.conf.Positional[str],
+    table: str | None = None,
+    seed: int = 0,
+    options: Annotated[ImagesOptions, tyro.conf.arg(name="")] = _OPTIONS,
+) -> None:
     """Write a table of the images in which each class is divided 70/10/20, to be given as images from then on.
 
     Args:
@@ -17,10 +26,11 @@ def split(images: tyro.conf.Positional[str], table: str | None = None, seed: int
             as a patient, stay together.
         table: The CSV file to write, beside or above the images. Default: stratified.csv beside the class folders.
         seed: The seed of the split.
+        options: How the images are read.
     """
     from fpt_ray.datasets.stratification import write_stratified
 
-    print(write_stratified(images, table, seed))
+    print(write_stratified(images, table, seed, options))
 
 
 def prepare(name: tyro.conf.Positional[Literal["bccd"]], source: Annotated[str, tyro.conf.arg(name="from")]) -> None:

@@ -2,40 +2,53 @@
 
 import csv
 import io
-from collections import Counter
 
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import COLUMNS, SPLITS, find_images
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.splits import stratified
+from fpt_ray.images.table import ImageTable, read_images
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.files import absolute, write_once
 
+_ROWS = 2**14
+"""That are at hand at once."""
 
-def write_stratified(images: str, table: str | None, seed: int) -> str:
-    """Writes path, label, split and group of all images as CSV; returns where it is and how many are in each split.
+
+def write_stratified(images: str, table: str | None, seed: int, options: ImagesOptions | None = None) -> str:
+    """Writes path, label, split, group and weight of all images as CSV; returns where, and how many in each split.
 
     Raises:
         ConfigError: the images have splits already, a class is too small, or the table would lie where it cannot name
             them; or it is there already, since to write it anew could move images between splits.
         StorageError: S3 fails.
     """
-    root, found, _ = find_images(images)
-    if found and found[0].split:
+    found = read_images(images, options)
+    if found.is_divided:
         raise ConfigError(f"images: {images} has splits already; give images without, to have them divided")
+    root = found.root
     uri = absolute(table or f"{root}/stratified.csv")
     folder = uri.rpartition("/")[0]
     if not uri.endswith(".csv") or not f"{root}/".startswith(f"{folder}/"):
         raise ConfigError(f"table is {uri}; give a .csv in {root} or above it, since its paths start there")
     below = f"{root}/".removeprefix(f"{folder}/")
     divided = stratified(found, seed)
-    grouped = any(image.group for image in divided)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS[: 3 + grouped])
-    writer.writerows((f"{below}{image.path}", *image[1:])[: 3 + grouped] for image in divided)
     try:
-        write_once(uri, text.getvalue().encode())
+        write_once(uri, _csv_text(divided, below).encode())
     except ExistsError:
         raise ConfigError(f"table: {uri} is there already; give it as images, or another name") from None
-    sizes = Counter(image.split for image in divided)
-    return f"{uri}\n{', '.join(f'{sizes[split]} {split}' for split in SPLITS)}"
+    return f"{uri}\n{', '.join(f'{len(divided.of(split))} {split}' for split in SPLITS)}"
+
+
+def _csv_text(table: ImageTable, below: str) -> str:
+    columns = {"path": "path", "label": "label", "split": "split"}
+    columns |= {"group": "group"} if table.groups is not None else {}
+    columns |= {"weight": "weight"} if table.weights is not None else {}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for first in range(0, len(table), _ROWS):
+        for row in table.rows_at(range(first, min(first + _ROWS, len(table)))):
+            cells = [f"{below}{row.path}", table.classes[row.label], row.split]
+            writer.writerow(cells + [row.group] * ("group" in columns) + [row.weight] * ("weight" in columns))
+    return text.getvalue()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.display.typesetting import Form
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Forget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Importance:
+class Importance(ImagesOptions):
     """Measure, without training, which tokens the heads of each stored block keep, and whether they touch findings.
 
     Training and validation images alone are read.
@@ -151,7 +152,7 @@ def _importance(uri: str, command: Importance) -> None:
     from fpt_ray.models.backbone import backbone_shape
 
     store = read_manifest(uri)
-    spec, whole = store.spec, stored_table(read_images(command.images), store)
+    spec, whole = store.spec, stored_table(read_images(command.images, command), store)
     table = sampled(whole, command.max_images)
     findings = (
         None

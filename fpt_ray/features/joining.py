@@ -16,8 +16,9 @@ from fpt_ray.config.tasks import Target, Task
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
 from fpt_ray.features.store import Store, empty_store, read_index
-from fpt_ray.images.sources import SPLITS
-from fpt_ray.images.table import ImageTable, content_hashes
+from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.labels import Values
+from fpt_ray.images.table import ImageTable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -25,7 +26,8 @@ class SplitRows:
     """The rows of a split, by number: which image each is, what it is labelled, and where it lies in the store."""
 
     hashes: UInt8[np.ndarray, "rows 32"]
-    labels: Int[np.ndarray, " rows"]
+    labels: Values
+    """Class numbers; rows of 0, 1 and NaN; or numbers."""
     shards: Int[np.ndarray, " rows"]
     """Numbers of the shards."""
     rows: Int[np.ndarray, " rows"]
@@ -103,6 +105,7 @@ def features_text(features: Features) -> str:
             "uri": features.uri,
             "spec": dataclasses.asdict(features.spec),
             "images": features.table_digest,
+            "task": features.task,
             "classes": features.classes,
             "rows": {split: len(rows) for split, rows in features.splits.items()},
             "skipped": features.skipped,
@@ -132,39 +135,40 @@ def join(store: Store, table: ImageTable) -> Features:
     at = index.find(table.hashes())
     if (absent := np.flatnonzero(at < 0)).size:
         raise StoreError(
-            f"{store.uri} lacks {len(absent)} of {len(table.rows)} images, such as {table.rows[absent[0]].path}; "
-            "preload them"
+            f"{store.uri} lacks {len(absent)} of {len(table)} images, such as {table.row(absent[0]).path}; preload them"
         )
     return _joined(store, table, index.shards[at], index.rows[at])
 
 
 def planned(uri: str, spec: StoreSpec, table: ImageTable) -> Features:
     """The features of a table's images in a store that is not made yet: nothing of them can be read."""
-    nowhere = np.full(len(table.rows), -1)
+    nowhere = np.full(len(table), -1)
     return _joined(empty_store(uri, spec), table, nowhere, nowhere)
 
 
 def _joined(store: Store, table: ImageTable, shards: np.ndarray, rows: np.ndarray) -> Features:
     """``shards`` and ``rows`` say where each image of the table lies."""
+    order = table.by_hash()
     return Features(
         uri=store.uri,
         spec=store.spec,
         shards=store.shards,
         classes=table.classes,
-        splits={split: _split_rows(table, split, shards, rows) for split in SPLITS},
+        splits={
+            split: _split_rows(table, order[table.splits[order] == number], shards, rows)
+            for number, split in enumerate(SPLITS)
+        },
         table_digest=table.digest(),
         data_note=table.note,
         skipped=table.skipped,
+        task=table.task,
     )
 
 
-def _split_rows(table: ImageTable, split: str, shards: np.ndarray, rows: np.ndarray) -> SplitRows:
-    inside = [number for number, row in enumerate(table.rows) if row.split == split]
-    inside.sort(key=lambda number: (table.rows[number].sha256, table.rows[number].label))
-    found = np.array(inside, np.int64)
+def _split_rows(table: ImageTable, inside: Int[np.ndarray, " _"], shards: np.ndarray, rows: np.ndarray) -> SplitRows:
     return SplitRows(
-        hashes=content_hashes([table.rows[number] for number in inside]),
-        labels=np.array([table.rows[number].label for number in inside], np.int64),
-        shards=shards[found].astype(np.int64),
-        rows=rows[found].astype(np.int64),
+        hashes=table.hashes()[inside],
+        labels=table.labels[inside],
+        shards=shards[inside].astype(np.int64),
+        rows=rows[inside].astype(np.int64),
     )

@@ -14,7 +14,7 @@ from fpt_ray.features.index import Index
 from fpt_ray.features.shards import HASH, check_schema, damage_as_error, hash_array, parquet_file
 from fpt_ray.features.spec import StoreError, StoreSpec
 from fpt_ray.features.store import MANIFEST, OLD_MANIFEST, Store, read_index, read_manifest
-from fpt_ray.images.sources import SPLITS
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.storage.files import abort_uploads, exists, list_files, read_bytes, remove
 from fpt_ray.storage.protocol import File
 

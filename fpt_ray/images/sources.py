@@ -1,38 +1,38 @@
 """Where images stand and what they are labelled: class folders or a table, on a local disk or on S3."""
 
-import csv
-import io
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import re
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage.files import absolute, exists, is_within, read_bytes, walk
+from fpt_ray.images.columns import SPLITS, Columns, read_columns
+from fpt_ray.images.labels import task_of_classes
+from fpt_ray.storage.files import absolute, exists, leaving, walk
 
-SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
-COLUMNS = ("path", "label", "split", "group", "sha256")
 
 
-class Labelled(NamedTuple):
-    """An image as its folder or table names it."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """The images of a folder or a table."""
 
-    path: str
-    """Below the root."""
-    label: str
-    """The name of its class."""
-    split: str = ""
-    """Empty where none is given."""
-    group: str = ""
-    """What must stay within one split, such as a patient; empty where none is given."""
-    sha256: str = ""
-    """Of the file's bytes, in hex; empty where it is not given."""
+    root: str
+    columns: Columns
+    ignored: int
+    """Files that were passed over."""
 
 
-def find_images(source: str) -> tuple[str, list[Labelled], int]:
-    """(root, images, files that were passed over) of a folder or a table; see ``table.read_images``.
+def find_images(source: str, options: ImagesOptions) -> Found:
+    """The images of a folder or a table; see ``table.read_images``.
 
     Raises:
         ConfigError: it is neither, a row or folder of it cannot be used, or a path leaves the root.
@@ -40,23 +40,29 @@ def find_images(source: str) -> tuple[str, list[Labelled], int]:
     """
     uri = absolute(source)
     if uri.endswith((".csv", ".parquet")) and exists(uri):
-        return uri.rpartition("/")[0], _from_table(uri), 0
+        root, columns = uri.rpartition("/")[0], read_columns(uri, options)
+        paths = _inside(root, columns.paths)
+        _refuse_twice(uri, paths)
+        return Found(root=root, columns=replace(columns, paths=paths), ignored=0)
     try:
         entries = walk(uri)
     except FileNotFoundError:
         raise ConfigError(f"images: {source} is neither a folder nor a .csv or .parquet file") from None
+    if options.columns:
+        raise ConfigError(f"columns: {source} is a folder, which has none; leave them out", fields=("columns",))
     visible = [entry for entry in entries if not _hidden(entry.path)]
     for entry in visible:
         if entry.fault:
             raise ConfigError(f"images: {f'{uri}/{entry.path}'.rstrip('/')} {entry.fault}")
-    found = _from_folder(uri, [entry.path for entry in visible])
-    return uri, found, sum(not entry.path.endswith("/") for entry in entries) - len(found)
+    columns = _from_folder(uri, [entry.path for entry in visible])
+    ignored = sum(not entry.path.endswith("/") for entry in entries) - len(columns.paths)
+    return Found(root=uri, columns=columns, ignored=ignored)
 
 
 # --- folders --------------------------------------------------------------------------------------------------
 
 
-def _from_folder(root: str, paths: Sequence[str]) -> list[Labelled]:
+def _from_folder(root: str, paths: Sequence[str]) -> Columns:
     """The images of class folders, of three splits or of none; ``paths`` of folders end with a slash."""
     names = sorted({path.partition("/")[0] for path in paths if "/" in path})
     divided = bool(set(names) & set(SPLITS))
@@ -72,91 +78,59 @@ def _from_folder(root: str, paths: Sequence[str]) -> list[Labelled]:
         if len(parts) > 1 + divided and (not divided or parts[0] in SPLITS):
             members = folders.setdefault("/".join(parts[: 1 + divided]), [])
             if path.lower().endswith(IMAGE_SUFFIXES):
-                members.append(_inside(root, path))
+                members.append(_readable(path))
     for folder, members in folders.items():
         if not members:
             raise ConfigError(f"images: the class folder {root}/{folder} holds no images; add some or remove it")
-    return [
-        Labelled(path, folder.rpartition("/")[2], folder.partition("/")[0] if divided else "")
-        for folder, members in folders.items()
-        for path in members
-    ]
+    sizes = [len(members) for members in folders.values()]
+    labels = np.repeat(np.array([folder.rpartition("/")[2] for folder in folders], object), sizes)
+    splits = [SPLITS.index(folder.partition("/")[0]) if divided else -1 for folder in folders]
+    found = pa.array([path for members in folders.values() for path in members], pa.string())
+    column = pa.array(labels, pa.string())
+    return Columns(
+        paths=_inside(root, found),
+        labels={"label": column},
+        task=task_of_classes(column),
+        splits=np.repeat(np.array(splits, np.int8), sizes) if divided else None,
+    )
 
 
 def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
 
 
-def _inside(root: str, path: str) -> str:
-    """A relative path in its plain form; ConfigError where it, or what it links to, leaves the absolute root."""
-    plain = PurePosixPath(path)
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in path):
+def _readable(path: str) -> str:
+    if re.search("[\ud800-\udfff]", path):
         raise ConfigError(f"images: the name {path!r} is not UTF-8; rename the file")
-    if plain.is_absolute() or ".." in plain.parts:
+    return path
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+
+def _inside(root: str, paths: pa.StringArray) -> pa.StringArray:
+    """Relative paths in their plain form; ConfigError where one, or what it links to, leaves the absolute root."""
+    if (path := _first(paths, "\0")) is not None:
+        raise ConfigError(f"images: the name {path!r} is not UTF-8; rename the file")
+    if (path := _first(paths, r"^/|(^|/)\.\.(/|$)")) is not None:
         raise ConfigError(f"images: the path {path!r} leaves {root}; give paths relative to it, without '..'")
-    if not is_within(root, plain.as_posix()):
+    odd = pc.match_substring_regex(paths, r"//|(^|/)\.(/|$)|/$")
+    plain = [PurePosixPath(path).as_posix() for path in paths.filter(odd).to_pylist()]
+    paths = pc.replace_with_mask(paths, odd, pa.array(plain, pa.string()))
+    if (path := leaving(root, paths)) is not None:
         raise ConfigError(f"images: {path!r} is a link that leaves {root}; copy the file into it")
-    return plain.as_posix()
+    return paths
 
 
-# --- tables ---------------------------------------------------------------------------------------------------
+def _first(paths: pa.StringArray, pattern: str) -> str | None:
+    at = pc.index(pc.match_substring_regex(paths, pattern), True).as_py()
+    return None if at < 0 else paths[at].as_py()
 
 
-def _from_table(uri: str) -> list[Labelled]:
-    root = uri.rpartition("/")[0]
-    columns = _read_csv(uri) if uri.endswith(".csv") else _read_parquet(uri)
-    nothing = [None] * len(columns["path"])
-    whole = zip(columns["path"], columns["label"], *(columns.get(name, nothing) for name in COLUMNS[2:]), strict=True)
-    found: list[Labelled] = []
-    for number, (name, label, split, group, sha256) in enumerate(whole, start=1):
-        if name in (None, "") or label in (None, ""):
-            raise ConfigError(f"images: {uri}: row {number} has the path {name!r} and the label {label!r}; fill both")
-        if "split" in columns and split not in SPLITS:
-            raise ConfigError(f"images: {uri}: row {number} has the split {split!r}; choose {', '.join(SPLITS)}")
-        if "group" in columns and group in (None, ""):
-            raise ConfigError(f"images: {uri}: row {number} has the group {group!r}; fill it, or leave out the column")
-        if "sha256" in columns and not re.fullmatch("[0-9a-f]{64}", sha256 or ""):
-            raise ConfigError(f"images: {uri}: row {number} has the sha256 {sha256!r}; give 64 digits or no column")
-        group = "" if group is None else str(group)
-        found.append(Labelled(_inside(root, str(name)), str(label), split or "", group, sha256 or ""))
-    twice = [name for name, count in Counter(name for name, *_ in found).items() if count > 1]
-    if twice:
-        raise ConfigError(f"images: {uri}: {len(twice)} paths stand in it twice, such as {twice[0]!r}; keep one")
-    return found
-
-
-def _check_columns(uri: str, names: Sequence[str]) -> None:
-    for name in COLUMNS[:2]:
-        if name not in names:
-            raise ConfigError(f"images: {uri} lacks the column {name!r}; it has {', '.join(names) or 'none'}")
-
-
-def _read_csv(uri: str) -> dict[str, list[Any]]:
-    try:
-        reader = csv.DictReader(io.StringIO(read_bytes(uri).decode("utf-8-sig"), newline=""))
-        names = list(reader.fieldnames or ())
-        _check_columns(uri, names)
-        rows = list(reader)
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"images: {uri} cannot be read as CSV in UTF-8: {error}") from None
-    return {name: [row[name] for row in rows] for name in COLUMNS if name in names}
-
-
-def _read_parquet(uri: str) -> dict[str, list[Any]]:
-    """The columns as lists; types are checked before a value is touched, for some run code when they are read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(pa.BufferReader(read_bytes(uri))) as file:
-            types = {field.name: field.type for field in file.schema_arrow if field.name in COLUMNS}
-            _check_columns(uri, file.schema_arrow.names)
-            for name, kind in types.items():
-                kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-                text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-                if not text and not (name in ("label", "group") and pa.types.is_integer(kind)):
-                    raise ConfigError(f"images: {uri}: column {name} is {kind}; give text (a label, a group: or int)")
-            table = file.read(columns=list(types))
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"images: {uri} cannot be read as Parquet: {error}") from None
-    return {name: table.column(name).to_pylist() for name in types}
+def _refuse_twice(uri: str, paths: pa.StringArray) -> None:
+    counts = pc.value_counts(paths)
+    twice = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        raise ConfigError(
+            f"images: {uri}: {len(twice)} paths stand in it twice, such as {twice[0].as_py()!r}; keep one"
+        )

@@ -2,85 +2,107 @@
 
 import dataclasses
 import hashlib
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Float64, Int, Int8
+
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import SPLITS, Labelled
-from fpt_ray.images.table import ImageTable
+from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.labels import CLASS_TASKS
+from fpt_ray.images.table import ImageTable, counts_by_split
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
 def split_of(seed: int, key: str) -> str:
     """The split of an image or group, by a hash of seed and key alone: no other image has a say in it."""
-    share = _fraction(seed, key)
-    return "test" if share < SHARES["test"] else "val" if share < SHARES["test"] + SHARES["val"] else "train"
+    return SPLITS[_split_at(_fractions(seed, [key]))[0]]
 
 
-def _fraction(seed: int, key: str) -> float:
-    """A number in [0, 1) that the key's hash gives, uniform over keys."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6], "big") / 2**48
+def _fractions(seed: int, keys: Iterable[str]) -> Float64[np.ndarray, " _"]:
+    """A number in [0, 1) for each key, by its hash, uniform over keys."""
+    first = (int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6], "big") for key in keys)
+    return np.fromiter(first, np.float64) / 2**48
+
+
+def _split_at(fractions: Float64[np.ndarray, " keys"]) -> Int8[np.ndarray, " keys"]:
+    """Test lies below its share, then val, then train."""
+    test, val = SHARES["test"], SHARES["test"] + SHARES["val"]
+    return np.select([fractions < test, fractions < val], [SPLITS.index("test"), SPLITS.index("val")]).astype(np.int8)
 
 
 def with_hashed_splits(table: ImageTable, seed: int = 0) -> ImageTable:
     """An inspected table whose images without a split have one, by seed and group; by content where there is none."""
-    rows = [
-        row if row.split else dataclasses.replace(row, split=split_of(seed, row.group or row.sha256))
-        for row in table.rows
-    ]
-    return dataclasses.replace(table, rows=tuple(sorted(rows, key=lambda row: (SPLITS.index(row.split), row.path))))
+    if table.is_divided:
+        return table
+    if table.groups is None:
+        drawn = _split_at(_fractions(seed, (digest.hex() for digest in map(bytes, table.hashes()))))
+    else:
+        by_group = _split_at(_fractions(seed, (group.as_py() for group in table.groups.dictionary)))
+        drawn = by_group[table.groups.indices.to_numpy()]
+    return dataclasses.replace(table, splits=np.where(table.splits < 0, drawn, table.splits)).ordered()
 
 
-def stratified(found: Sequence[Labelled], seed: int) -> list[Labelled]:
+def stratified(table: ImageTable, seed: int) -> ImageTable:
     """The same images, each class divided 70/10/20 as evenly as whole groups allow; every class is in every split.
 
     A group is counted to the class of most of its images.
 
     Raises:
-        ConfigError: a class has fewer than three groups (or images, where there are no groups).
+        ConfigError: the task has no classes, or a class has fewer than three groups (or images, where there are none).
     """
-    members: dict[str, list[Labelled]] = defaultdict(list)
-    for image in found:
-        members[image.group or image.path].append(image)
-    classes: dict[str, list[str]] = defaultdict(list)
-    for key, images in members.items():
-        classes[_commonest(image.label for image in images)].append(key)
-    divided: list[Labelled] = []
-    for name, keys in sorted(classes.items()):
-        if len(keys) < len(SPLITS):
-            raise ConfigError(f"images: class {name!r} has {len(keys)} images or groups; a split needs at least 3")
-        keys.sort(key=lambda key: _fraction(seed, key))
-        for key, split in zip(keys, _divided([len(members[key]) for key in keys]), strict=True):
-            divided += [image._replace(split=split) for image in members[key]]
-    return sorted(divided)
+    if table.task not in CLASS_TASKS:
+        raise ConfigError(f"images: the task {table.task} has no classes to be divided; leave splits out, or give them")
+    keys, members = table.paths, np.arange(len(table))
+    if table.groups is not None:
+        used, members = np.unique(table.groups.indices.to_numpy(), return_inverse=True)
+        keys = table.groups.dictionary.take(used)
+    sizes, fractions = np.bincount(members), _fractions(seed, (key.as_py() for key in keys))
+    commonest, splits = _commonest(members, table), np.zeros(len(keys), np.int8)
+    for label in np.unique(commonest):
+        own = np.flatnonzero(commonest == label)
+        if len(own) < len(SPLITS):
+            raise ConfigError(
+                f"images: class {table.classes[label]!r} has {len(own)} images or groups; a split needs at least 3"
+            )
+        own = own[np.argsort(fractions[own], kind="stable")]
+        splits[own] = _divided(sizes[own])
+    return dataclasses.replace(table, splits=splits[members]).ordered()
 
 
-def _commonest(labels: Iterable[str]) -> str:
-    return max(sorted(Counter(labels).items()), key=lambda pair: pair[1])[0]
+def _commonest(groups: Int[np.ndarray, " rows"], table: ImageTable) -> Int[np.ndarray, " _"]:
+    """The class of most images of each group; of several, the first by name."""
+    by_name = np.argsort(np.array(table.classes, object))
+    rank = np.argsort(by_name)[table.labels]
+    pairs, counts = np.unique(np.stack([groups, rank]), axis=1, return_counts=True)
+    order = np.lexsort((pairs[1], -counts, pairs[0]))
+    _, first = np.unique(pairs[0][order], return_index=True)
+    return by_name[pairs[1][order][first]]
 
 
-def _divided(sizes: Sequence[int]) -> list[str]:
+def _divided(sizes: Sequence[int] | Int[np.ndarray, " groups"]) -> Int8[np.ndarray, " groups"]:
     """A split for each of at least three groups of these sizes: first val, then test, then train, none empty."""
-    total, left, splits = sum(sizes), len(sizes), []
+    total, left, splits = sum(sizes), len(sizes), list[int]()
     quotas = {"val": round(SHARES["val"] * total), "test": round(SHARES["test"] * total)}
     for split, keep in (("val", 2), ("test", 1)):
         taken = 0
         while left > keep and (not taken or taken + sizes[len(splits)] / 2 <= quotas[split]):
             taken += sizes[len(splits)]
-            splits.append(split)
+            splits.append(SPLITS.index(split))
             left -= 1
-    return splits + ["train"] * left
+    return np.array(splits + [SPLITS.index("train")] * left, np.int8)
 
 
 def imbalance(table: ImageTable) -> str:
     """How far a table's splits are from 70/10/20 and from equal shares of every class, in one line."""
-    counts = Counter((row.split, row.label) for row in table.rows)
-    sizes = {split: sum(counts[split, label] for label in range(len(table.classes))) for split in SPLITS}
-    shares = ", ".join(f"{sizes[split] / len(table.rows):.1%} {split}" for split in SPLITS)
-    spread = {
-        name: [counts[split, label] / sizes[split] for split in SPLITS] for label, name in enumerate(table.classes)
-    }
-    name, worst = max(spread.items(), key=lambda item: max(item[1]) - min(item[1]))
-    parts = ", ".join(f"{share:.1%} of {split}" for share, split in zip(worst, SPLITS, strict=True))
-    return f"{shares} (meant are 70/10/20); most uneven is class {name!r}: {parts}"
+    counts = counts_by_split(table)
+    sizes = counts.sum(axis=1, keepdims=True)
+    text = ", ".join(f"{size / len(table):.1%} {split}" for size, split in zip(sizes[:, 0], SPLITS, strict=True))
+    text += " (meant are 70/10/20)"
+    if table.task not in CLASS_TASKS:
+        return text
+    shares = counts / sizes
+    worst = int((shares.max(axis=0) - shares.min(axis=0)).argmax())
+    parts = ", ".join(f"{share:.1%} of {split}" for share, split in zip(shares[:, worst], SPLITS, strict=True))
+    return f"{text}; most uneven is class {table.classes[worst]!r}: {parts}"

@@ -1,53 +1,68 @@
-"""A folder or a table of images becomes one image table: rows of path, label and split, checked at the door."""
+"""A folder or a table of images becomes one image table: columns of paths, labels and splits, checked at the door."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
 
 import dataclasses
-import hashlib
 import io
-import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int, Int8, UInt8
 
+from fpt_ray.config.tasks import ImagesOptions, Task
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import MAX_BYTES, ImageError, decode
-from fpt_ray.images.sources import IMAGE_SUFFIXES, SPLITS, find_images
+from fpt_ray.images.columns import LABEL_PREFIX, NOTE_KEY, SPLITS, TASK_KEY, as_hex
+from fpt_ray.images.digest import digest_of, order_by_hash
+from fpt_ray.images.labels import CLASS_TASKS, Values, read_labels
+from fpt_ray.images.sources import IMAGE_SUFFIXES, find_images
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
 
 NOTE_FILE = "DATA_NOTE.txt"
-NOTE_KEY = "fpt_ray.data_note"
 """Beside the images: its first line is said wherever results on them are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRow:
-    """One image."""
+    """One image, of the few that are at hand."""
 
     path: str
     """Relative to the table's root, with forward slashes."""
-    label: int
-    """Index into the table's classes."""
+    label: Any
+    """Index into the table's classes; of several labels a tuple of 0, 1 and NaN; of regression the number."""
     split: str
     """Empty until the image was inspected, where the source gives none."""
     group: str = ""
     """What must stay within one split, such as a patient; empty where the source gives none."""
     sha256: str = ""
     """Of the file's bytes, in hex; empty until the image was inspected."""
+    weight: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageTable:
-    """The images of a study. Rows stand by split (train, val, test, none yet), then by path."""
+    """The images of a study, column by column. Rows stand by split (train, val, test, none yet), then by path."""
 
     root: str
+    task: Task
     classes: tuple[str, ...]
-    """Sorted; by value where all are whole numbers, so that grades stand in their order."""
-    rows: tuple[ImageRow, ...]
+    """Sorted; by value where all are whole numbers, so that grades stand in their order. Of several labels, those; of
+    regression, what the number is called."""
+    paths: pa.StringArray
+    """Relative to the root, with forward slashes."""
+    labels: Values
+    splits: Int8[np.ndarray, " rows"]
+    """Index into ``SPLITS``; -1 until the images were inspected, where the source gives none."""
+    groups: pa.DictionaryArray | None = None
+    """What must stay within one split, such as a patient."""
+    hashes_: UInt8[np.ndarray, "rows 32"] | None = None
+    """SHA-256 of the files' bytes; None until they were inspected."""
+    weights: Float32[np.ndarray, " rows"] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     """(path, reason) of the images that cannot be read."""
     ignored: int = 0
@@ -55,21 +70,90 @@ class ImageTable:
     note: str = ""
     """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
 
-    def of(self, split: str) -> tuple[ImageRow, ...]:
-        """The rows of one split, in order."""
-        return tuple(row for row in self.rows if row.split == split)
+    def __len__(self) -> int:
+        return len(self.paths)
 
-    def digest(self) -> str:
-        """SHA-256 (hex) of what determines numbers: the classes; content, label and split of every image.
+    def __eq__(self, other: object) -> bool:
+        names = [field.name for field in dataclasses.fields(self)]
+        return isinstance(other, ImageTable) and all(_same(getattr(self, name), getattr(other, name)) for name in names)
 
-        Names and groups do not count: a group has done its work when the splits are made.
-        """
-        rows = sorted((row.sha256, row.label, row.split) for row in self.rows)
-        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether every image has a split."""
+        return bool((self.splits >= 0).all())
+
+    def of(self, split: str) -> Int[np.ndarray, " _"]:
+        """The numbers of the rows of one split, in order."""
+        return np.flatnonzero(self.splits == SPLITS.index(split))
+
+    def take(self, indices: Int[np.ndarray, " _"]) -> "ImageTable":
+        """The table of these rows."""
+        columns: dict[str, Any] = {}
+        for name in ("paths", "labels", "splits", "groups", "hashes_", "weights"):
+            column = getattr(self, name)
+            columns[name] = None if column is None else column.take(indices) if _is_arrow(column) else column[indices]
+        return dataclasses.replace(self, **columns)
+
+    def ordered(self) -> "ImageTable":
+        """The same rows by split, then by path."""
+        last = np.where(self.splits < 0, len(SPLITS), self.splits)
+        keys = pa.table({"split": last, "path": self.paths})
+        order = pc.sort_indices(keys, [("split", "ascending"), ("path", "ascending")])
+        return self.take(order.to_numpy().astype(np.int64))
+
+    def row(self, index: int | np.integer) -> ImageRow:
+        """One row as a record."""
+        return self.rows_at([index])[0]
+
+    def rows_at(self, indices: Sequence[int | np.integer] | Int[np.ndarray, " _"] | range) -> tuple[ImageRow, ...]:
+        """Rows as records, for the few that are at hand."""
+        few = self.take(np.asarray(indices, np.int64))
+        blank = [""] * len(few)
+        return tuple(
+            ImageRow(
+                path=path,
+                label=tuple(label) if isinstance(label, list) else label,
+                split=SPLITS[split] if split >= 0 else "",
+                group=group,
+                sha256=sha256,
+                weight=weight,
+            )
+            for path, label, split, group, sha256, weight in zip(
+                few.paths.to_pylist(),
+                few.labels.tolist(),
+                few.splits.tolist(),
+                blank if few.groups is None else few.groups.to_pylist(),
+                blank if few.hashes_ is None else as_hex(few.hashes_).to_pylist(),
+                [1.0] * len(few) if few.weights is None else few.weights.tolist(),
+                strict=True,
+            )
+        )
+
+    def rows(self) -> tuple[ImageRow, ...]:
+        """All rows as records, of a table of few."""
+        return self.rows_at(range(len(self)))
 
     def hashes(self) -> UInt8[np.ndarray, "rows 32"]:
-        """The content hashes of all rows."""
-        return content_hashes(self.rows)
+        """The content hashes of all rows, which were inspected."""
+        assert self.hashes_ is not None
+        return self.hashes_
+
+    def by_hash(self) -> Int[np.ndarray, " rows"]:
+        """The numbers of the rows in the order of content hash, label, name of the split and weight."""
+        return order_by_hash(self.hashes_, self.labels, self.splits, self.weights)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of what determines numbers: the classes; content, label and split of every image, its weight.
+
+        Names and groups do not count: a group has done its work when the splits are made. The task counts where the
+        classes do not say it.
+        """
+        head = [self.classes] if self.task in ("binary", "multiclass") else [self.classes, self.task]
+        at = self.by_hash()
+        hashes, weights = (None if one is None else one[at] for one in (self.hashes_, self.weights))
+        return digest_of(head, hashes, self.labels[at], self.splits[at], weights)
 
 
 def content_hashes(rows: Sequence[ImageRow]) -> UInt8[np.ndarray, "rows 32"]:
@@ -77,65 +161,90 @@ def content_hashes(rows: Sequence[ImageRow]) -> UInt8[np.ndarray, "rows 32"]:
     return np.frombuffer(bytes.fromhex("".join(row.sha256 for row in rows)), np.uint8).reshape(-1, 32)
 
 
-def read_images(source: str) -> ImageTable:
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    if _is_arrow(one) and _is_arrow(other):
+        return one.cast(pa.string()).equals(other.cast(pa.string()))
+    return type(one) is type(other) and one == other
+
+
+def _is_arrow(column: object) -> bool:
+    return isinstance(column, pa.Array)
+
+
+# --- reading and writing ----------------------------------------------------------------------------------------
+
+
+def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable:
     """The images of a folder or table; no image is opened yet (see ``inspect_image`` and ``accept``).
 
     Args:
         source: a folder with ``train/``, ``val/`` and ``test/``, each of class folders; or one folder of class folders,
             split once they are inspected (see ``splits``); or a .csv or .parquet file with the columns path, label
-            [, split][, group], whose paths are relative to the file's folder. Local, or s3://bucket/prefix. Labels
-            and groups are text or whole numbers.
+            [, split][, group][, weight], whose paths are relative to the file's folder. Local, or s3://bucket/prefix.
+            Labels and groups are text or whole numbers; labels of regression are numbers.
+        options: what the columns are called, and the task. Default: these names, and the task that the labels say.
 
     Raises:
         ConfigError: there are no images, a split or a class in a split is missing, a group stands in several splits,
-            or a path leaves the root.
+            a path leaves the root, or the labels do not fit the task.
     """
-    root, found, ignored = find_images(source)
-    if not found:
+    options = options or ImagesOptions()
+    found = find_images(source, options)
+    columns = found.columns
+    if not len(columns.paths):
         raise ConfigError(f"images: {source} holds none; give class folders of {', '.join(IMAGE_SUFFIXES)} files")
-    classes = _class_order({image.label for image in found})
-    if len(classes) < 2:
+    task, classes, values = read_labels(absolute(source), columns.labels, options.task or columns.task)
+    if task in CLASS_TASKS and len(classes) < 2:
         raise ConfigError(f"images: {source} has the classes {classes}; at least two are needed")
-    index = {name: number for number, name in enumerate(classes)}
-    rows = [
-        ImageRow(path=image.path, label=index[image.label], split=image.split, group=image.group, sha256=image.sha256)
-        for image in found
-    ]
-    rows.sort(key=lambda row: ((*SPLITS, "").index(row.split), row.path))
-    if rows[0].split:
-        check_splits(rows, classes, source)
-    return ImageTable(root=root, classes=classes, rows=tuple(rows), ignored=ignored, note=_data_note(root, source))
+    nowhere = np.full(len(columns.paths), -1, np.int8)
+    table = ImageTable(
+        root=found.root,
+        task=task,
+        classes=classes,
+        paths=columns.paths,
+        labels=values,
+        splits=nowhere if columns.splits is None else columns.splits,
+        groups=columns.groups,
+        hashes_=columns.hashes,
+        weights=columns.weights,
+        ignored=found.ignored,
+        note=_data_note(found.root) or columns.note,
+    ).ordered()
+    if columns.splits is not None:
+        check_splits(table, source)
+    return table
 
 
-def _data_note(root: str, source: str) -> str:
+def _data_note(root: str) -> str:
     uri = f"{root}/{NOTE_FILE}"
-    if exists(uri):
-        return read_bytes(uri).decode().splitlines()[0].strip()
-    if not source.endswith(".parquet"):
-        return ""
-    notes = pq.read_schema(pa.BufferReader(read_bytes(absolute(source)))).metadata or {}
-    return notes.get(NOTE_KEY.encode(), b"").decode()
+    return read_bytes(uri).decode().splitlines()[0].strip() if exists(uri) else ""
 
 
-def _class_order(names: Iterable[str]) -> tuple[str, ...]:
-    names = sorted(names)
-    numbers = all(name.isascii() and name.removeprefix("-").isdigit() for name in names)
-    return tuple(sorted(names, key=int) if numbers else names)
+def counts_by_split(table: ImageTable) -> Int[np.ndarray, "3 classes"]:
+    """How many images of each class stand in each split; of a task without classes, how many images."""
+    labels = table.labels if table.task in CLASS_TASKS else np.zeros(len(table), np.int64)
+    number = len(table.classes) if table.task in CLASS_TASKS else 1
+    inside = table.splits >= 0
+    cells = table.splits[inside].astype(np.int64) * number + labels[inside]
+    return np.bincount(cells, minlength=len(SPLITS) * number).reshape(len(SPLITS), number)
 
 
-def check_splits(rows: Sequence[ImageRow], classes: Sequence[str], source: str) -> None:
+def check_splits(table: ImageTable, source: str) -> None:
     """ConfigError unless every class is in every split, and every group in one alone."""
-    counts = Counter((row.split, row.label) for row in rows)
-    missing = [f"{name!r} in {split}" for split in SPLITS for c, name in enumerate(classes) if not counts[split, c]]
-    if missing:
+    names = [f"of class {name!r} " for name in table.classes] if table.task in CLASS_TASKS else [""]
+    empty = np.argwhere(counts_by_split(table) == 0)
+    if len(empty):
+        missing = ", ".join(f"{names[c]}in {SPLITS[split]}" for split, c in empty).replace(", of class", ",")
         raise ConfigError(
-            f"images: {source} has no image of class {', '.join(missing)}; every split needs every class. Where splits "
+            f"images: {source} has no image {missing}; every split needs every class. Where splits "
             "are not given, `datasets split` divides class by class"
         )
-    groups: dict[str, set[str]] = {}
-    for row in rows:
-        groups.setdefault(row.group, set()).add(row.split)
-    torn = sorted(group for group, splits in groups.items() if group and len(splits) > 1)
+    if table.groups is None:
+        return
+    pairs = np.unique(np.stack([table.groups.indices.to_numpy(), table.splits]), axis=1)[0]
+    torn = sorted(table.groups.dictionary.take(np.flatnonzero(np.bincount(pairs) > 1)).to_pylist())
     if torn:
         raise ConfigError(
             f"images: {source} has {len(torn)} groups in several splits, such as {', '.join(map(repr, torn[:3]))}; put "
@@ -151,82 +260,20 @@ def write_table(table: ImageTable, uri: str) -> None:
     Raises:
         OSError, StorageError: it cannot be written.
     """
-    names = ("path", "split", "group", "sha256")
-    columns = {name: pa.array([getattr(row, name) for row in table.rows], pa.string()) for name in names}
-    if not any(row.group for row in table.rows):
-        del columns["group"]
-    columns["label"] = pa.array([table.classes[row.label] for row in table.rows], pa.string())
+    assert table.is_divided
+    columns: dict[str, Any] = {"path": table.paths, "split": pa.array(SPLITS).take(pa.array(table.splits))}
+    if table.groups is not None:
+        columns["group"] = table.groups.cast(pa.string())
+    columns["sha256"] = as_hex(table.hashes())
+    if table.weights is not None:
+        columns["weight"] = table.weights
+    if table.task in CLASS_TASKS:
+        columns["label"] = pa.array(table.classes).take(pa.array(table.labels))
+    else:
+        values = table.labels.reshape(len(table), -1)
+        columns |= {f"{LABEL_PREFIX}{name}": values[:, at] for at, name in enumerate(table.classes)}
     sink = io.BytesIO()
     notes = {NOTE_KEY: table.note} if table.note else {}
-    pq.write_table(pa.table(columns).replace_schema_metadata(notes), sink, compression="zstd")
+    written = pa.table(columns).replace_schema_metadata({**notes, TASK_KEY: table.task})
+    pq.write_table(written, sink, compression="zstd")
     write(uri, sink.getvalue())
-
-
-# --- inspection -----------------------------------------------------------------------------------------------
-
-
-class Finding(NamedTuple):
-    """What inspection says of an image."""
-
-    sha256: str
-    """Of the file's bytes, in hex; empty where it cannot be used."""
-    reason: str
-    """Why it cannot be used; empty where it can."""
-
-
-def inspect_image(root: str, row: ImageRow) -> tuple[Finding, UInt8[np.ndarray, "Y X 3"] | None]:
-    """What is found of an image, and its pixels where it decodes fully. Its file is read once.
-
-    Raises:
-        StorageError: S3 fails, which says nothing of the image.
-    """
-    uri = f"{root}/{row.path}"
-    try:
-        data = read_bytes(uri, MAX_BYTES + 1)
-        pixels = decode(data, row.path)
-    except FileNotFoundError:
-        return Finding("", "there is no such file"), None
-    except OSError as error:
-        return Finding("", f"the file cannot be read ({error.strerror})"), None
-    except ImageError as error:
-        return Finding("", error.reason), None
-    return Finding(hashlib.sha256(data).hexdigest(), ""), pixels
-
-
-def accept(table: ImageTable, findings: Sequence[tuple[str, str]], max_skipped: float = 0.01) -> ImageTable:
-    """The table with content hashes and without unreadable images; splits that are given still hold every class.
-
-    Args:
-        table: its rows are those that were inspected.
-        findings: of ``inspect_image``, one for each row, in order.
-        max_skipped: largest share of the rows that may be unreadable.
-
-    Raises:
-        ConfigError: more are unreadable (they are listed), or a class is gone from a split.
-    """
-    pairs = list(zip(table.rows, findings, strict=True))
-    skipped = [(row.path, reason) for row, (_, reason) in pairs if reason]
-    if len(skipped) > max_skipped * len(pairs):
-        listed = "".join(f"\n  {path}: {reason}" for path, reason in skipped[:10])
-        more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-        raise ConfigError(
-            f"images: {len(skipped)} of {len(pairs)} in {table.root} cannot be read, more than {max_skipped:.0%}; mend"
-            f" or remove them:{listed}{more}"
-        )
-    rows = tuple(dataclasses.replace(row, sha256=sha256) for row, (sha256, reason) in pairs if not reason)
-    if rows[0].split:
-        check_splits(rows, table.classes, table.root)
-    return dataclasses.replace(table, rows=rows, skipped=(*table.skipped, *skipped))
-
-
-def leaks(table: ImageTable) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """(SHA-256, paths) of every image whose content stands in more than one split; of inspected rows only."""
-    same: dict[str, list[ImageRow]] = {}
-    for row in table.rows:
-        if row.sha256:
-            same.setdefault(row.sha256, []).append(row)
-    return tuple(
-        (sha256, tuple(row.path for row in rows))
-        for sha256, rows in sorted(same.items())
-        if len({row.split for row in rows}) > 1
-    )

@@ -10,12 +10,13 @@ from typing import Annotated
 
 import tyro
 
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
+class Command(ImagesOptions):
     """The options of ``preload``."""
 
     images: str
@@ -48,7 +49,7 @@ def run(command: Command) -> None:
         raise ConfigError("a space and options of a trial are given; leave out one of them", fields=("space",))
     further = replace(own, side_resolutions=tuple(sorted({*own.side_resolutions, *command.side_resolutions})))
     needs = load_space(command.space).stores() if command.space else (further,)
-    for features in preload_all(command.images, needs, command.workdir, local=command.local):
+    for features in preload_all(command.images, needs, command.workdir, options=command, local=command.local):
         size = sum(shard.bytes for shard in features.shards)
         rows = sum(shard.rows for shard in features.shards)
         print(

@@ -23,7 +23,7 @@ from ray.exceptions import RayError
 from fpt_ray.cluster import computing_hosts, run_on_workers
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import decode, resize
-from fpt_ray.images.table import ImageRow
+from fpt_ray.images.table import ImageRow, ImageTable
 from fpt_ray.storage.files import read_bytes
 
 Decoded = Mapping[tuple[str, int], Any]
@@ -41,7 +41,7 @@ class ShardPlan:
 
     uri: str
     path: str
-    images: tuple[ImageRow, ...]
+    images: ImageTable
     """In the order of their content hashes."""
 
 
@@ -115,7 +115,9 @@ class ShardImages(Datasource):
         super().__init__()
         self._tasks = [
             ReadTask(
-                update_wrapper(partial(read_shard, source, plan, [kept(image) for image in plan.images]), read_shard),
+                update_wrapper(
+                    partial(read_shard, source, plan, [kept(image) for image in plan.images.rows()]), read_shard
+                ),
                 BlockMetadata(num_rows=1, size_bytes=_size(source, plan), exec_stats=None),
             )
             for plan in plans
@@ -139,7 +141,7 @@ def read_shard(source: ImageSource, plan: ShardPlan, kept: Sequence[Any]) -> Ite
     """A task: the row of one shard; it says what was wrong where an image could not be read."""
     columns = {"plan": _cell(pickle.dumps(plan))}
     try:
-        high = [image_at(source, image, one) for image, one in zip(plan.images, kept, strict=True)]
+        high = [image_at(source, image, one) for image, one in zip(plan.images.rows(), kept, strict=True)]
     except (ConfigError, OSError) as error:
         empty = {name: _cell(b"") for name in ("high", *map(_column, source.sides))}
         return [pa.table({**columns, **empty, "error": _cell(str(error).encode())})]

@@ -21,7 +21,7 @@ from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.shards import ShardEntry, adopted, shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec
-from fpt_ray.images.table import ImageRow, content_hashes
+from fpt_ray.images.table import ImageRow
 from fpt_ray.models.backbone import resolve_precision
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.hardware import Hardware
@@ -175,7 +175,7 @@ class ShardWriter:
                 started = start(self.model, shard.high, self.spec)
             seconds, features = started.wait(), started.features
         began = time.perf_counter()
-        table = shard_table(shard.plan.images, shard.low, features, self.spec)
+        table = shard_table(shard.plan.images.rows(), shard.low, features, self.spec)
         entry = write_or_adopt(shard.plan, table, self.spec)
         return dataclasses.replace(entry, seconds=round(seconds + time.perf_counter() - began, 3))
 
@@ -186,6 +186,6 @@ def write_or_adopt(plan: ShardPlan, table: pa.Table, spec: StoreSpec) -> ShardEn
         return write_shard(plan.uri, table, spec)
     except ExistsError:
         found = adopted(plan.uri, spec)
-        if found is None or not np.array_equal(found[1], content_hashes(plan.images)):
+        if found is None or not np.array_equal(found[1], plan.images.hashes()):
             raise
         return found[0]

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 from fpt_ray.cluster import ray_session
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.inspection import Finding, accept, inspect_image
 from fpt_ray.images.splits import imbalance, with_hashed_splits
-from fpt_ray.images.table import Finding, ImageRow, ImageTable, accept, check_splits, inspect_image
+from fpt_ray.images.table import ImageRow, ImageTable, check_splits
 from fpt_ray.preload.decoded import Decoded, keep, kept_bytes, room_for_decoded
 from fpt_ray.storage.files import list_files, read_bytes, remove, stamps, write
 
@@ -47,13 +48,13 @@ def inspected(table: ImageTable, workdir: str, resolutions: Sequence[int] = (), 
         StorageError: S3 fails.
         ConfigError: more than 1 % cannot be read, or a class is missing from a split.
     """
-    if all(row.sha256 for row in table.rows):
-        return Inspection(table=_divided(accept(table, [Finding(row.sha256, "") for row in table.rows])))
-    found = stamps(table.root, [row.path for row in table.rows])
+    if table.hashes_ is not None:
+        return Inspection(table=_divided(table))
+    found = stamps(table.root, table.paths.to_pylist())
     folder, name = f"{workdir}/images", hashlib.sha256(table.root.encode()).hexdigest()[:16]
     files = _finding_files(folder, name)
     known, decoded = _read_findings(folder, files), {}
-    todo = [(stamp, row) for stamp, row in zip(found, table.rows, strict=True) if stamp not in known]
+    todo = [(stamp, row) for stamp, row in zip(found, table.rows(), strict=True) if stamp not in known]
     if todo:
         with ray_session(local=local):
             for part, kept in _inspect_all(table.root, todo, resolutions):
@@ -68,11 +69,11 @@ def inspected(table: ImageTable, workdir: str, resolutions: Sequence[int] = (), 
 
 def _divided(accepted: ImageTable) -> ImageTable:
     """With a split for every image."""
-    if all(row.split for row in accepted.rows):
+    if accepted.is_divided:
         return accepted
     divided = with_hashed_splits(accepted)
-    check_splits(divided.rows, divided.classes, divided.root)
-    say(f"images: split by a hash of {'group' if divided.rows[0].group else 'content'}: {imbalance(divided)}")
+    check_splits(divided, divided.root)
+    say(f"images: split by a hash of {'content' if divided.groups is None else 'group'}: {imbalance(divided)}")
     return divided
 
 

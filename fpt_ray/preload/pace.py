@@ -163,10 +163,14 @@ def planned_layout(work: Work, hardware: Hardware, scratch: str) -> tuple[Layout
 
 def _samples(work: Work) -> list[tuple[float, ImageRow, Any]]:
     """An image that inspection has kept, and one that it has not."""
-    images = [image for plan in work.plans for image in plan.images]
-    found = {bool(kept): (image, kept) for image in images for kept in [work.kept(image)]}
-    there = sum(work.kept(image) is not None for image in images) / len(images)
-    return [(there if kept else 1 - there, image, ref) for kept, (image, ref) in found.items()]
+    found: dict[bool, tuple[ImageRow, Any]] = {}
+    kept = whole = 0
+    for plan in work.plans:
+        for image in plan.images.rows():
+            reference = work.kept(image)
+            found[reference is not None] = (image, reference)
+            kept, whole = kept + (reference is not None), whole + 1
+    return [((kept if there else whole - kept) / whole, *pair) for there, pair in found.items()]
 
 
 def _pace_here(sample: _Sample) -> tuple[Pace, float]:

@@ -1,13 +1,16 @@
 """From an image table to features: inspect, see what the store lacks, extract, put the next manifest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
 from fpt_ray.config.space import StoreNeed, need_of
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features, join, missing
@@ -15,8 +18,9 @@ from fpt_ray.features.shards import adopted
 from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
 from fpt_ray.features.store import Store, add_shards, check_same, empty_store, latest_generation, open_store, shard_path
 from fpt_ray.features.verification import remove_leftovers, unlisted_shards
-from fpt_ray.images.sources import SPLITS
-from fpt_ray.images.table import ImageRow, ImageTable, content_hashes, leaks, read_images, write_table
+from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.inspection import leaks
+from fpt_ray.images.table import ImageTable, read_images, write_table
 from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import load_backbone, weights_digest
@@ -33,17 +37,20 @@ SHARD_BYTES = 96 * 2**20
 # --- what is to be done (pure) --------------------------------------------------------------------------------
 
 
-def plan_shards(images: Sequence[ImageRow], store: Store) -> list[ShardPlan]:
+def plan_shards(images: ImageTable, store: Store) -> list[ShardPlan]:
     """Shards of bounded size in the order of content hashes, so that neighbours are of any class; each image once.
 
     The same images give the same plan, whose files are named by what they hold and by the generation they are for.
     """
     rows_per_shard = max(1, min(512, SHARD_BYTES // bytes_per_row(store.spec)))
-    once = sorted({image.sha256: image for image in images}.values(), key=lambda image: image.sha256)
+    order = images.by_hash()
+    hashes = images.hashes()[order]
+    once = order[np.append(True, (hashes[1:] != hashes[:-1]).any(axis=1))[: len(order)]]
+    bare = replace(images, groups=None, weights=None, skipped=())
     plans = []
     for first in range(0, len(once), rows_per_shard):
-        part = tuple(once[first : first + rows_per_shard])
-        path = shard_path(store, content_hashes(part))
+        part = bare.take(once[first : first + rows_per_shard])
+        path = shard_path(store, part.hashes())
         plans.append(ShardPlan(uri=f"{store.uri}/{path}", path=path, images=part))
     return plans
 
@@ -52,7 +59,13 @@ def plan_shards(images: Sequence[ImageRow], store: Store) -> list[ShardPlan]:
 
 
 def preload(
-    images: str, need: TrialConfig | StoreNeed, workdir: str, *, local: bool = False, hardware: Hardware | None = None
+    images: str,
+    need: TrialConfig | StoreNeed,
+    workdir: str,
+    *,
+    options: ImagesOptions | None = None,
+    local: bool = False,
+    hardware: Hardware | None = None,
 ) -> Features:
     """The features of these images for a trial, or for all that a need stands for; what is stored is not made again.
 
@@ -64,7 +77,7 @@ def preload(
         ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
     """
     need = need_of(need) if isinstance(need, TrialConfig) else need
-    (features,) = preload_all(images, [need], workdir, local=local, hardware=hardware)
+    (features,) = preload_all(images, [need], workdir, options=options, local=local, hardware=hardware)
     return features
 
 
@@ -73,11 +86,13 @@ def preload_all(
     needs: Sequence[StoreNeed],
     workdir: str,
     *,
+    options: ImagesOptions | None = None,
     local: bool = False,
     hardware: Hardware | None = None,
 ) -> tuple[Features, ...]:
     """``preload`` for several needs, for which every image is decoded once."""
-    workdir, table, models = absolute(workdir), read_images(images), [frozen_lpm(need) for need in needs]
+    workdir, table = absolute(workdir), read_images(images, options)
+    models = [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
         inspection = inspected(table, workdir, resolutions(needs))
         report_table(inspection.table)
@@ -122,17 +137,17 @@ def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: 
     if store.removed:
         remove_leftovers(store)
     todo = _missing(table, store)
-    if todo:
+    if len(todo):
         store = _with_unlisted(store)
         todo = _missing(table, store)
-    if todo:
+    if len(todo):
         if model is not None:
             model.to(getattr(torch, spec.precision))
         plans = plan_shards(todo, store)
         work = Work(holder=share_model(model), spec=spec, plans=plans, root=table.root, decoded=inspection.decoded)
         layout = _announced(work, table, hardware, f"{workdir}/images")
         entries = {entry.path: entry for entry in write_shards(work, layout)}
-        store = add_shards(store, [(entries[plan.path], content_hashes(plan.images)) for plan in plans])
+        store = add_shards(store, [(entries[plan.path], plan.images.hashes()) for plan in plans])
         remove_leftovers(store)
     else:
         say(f"{'features' if spec.blocks else 'images'}: all are in the store {uri}")
@@ -142,9 +157,9 @@ def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: 
     return features
 
 
-def _missing(table: ImageTable, store: Store) -> list[ImageRow]:
+def _missing(table: ImageTable, store: Store) -> ImageTable:
     """The images that the store lacks."""
-    return [table.rows[number] for number in missing(table, store)] if store.generation else list(table.rows)
+    return table.take(missing(table, store)) if store.generation else table
 
 
 def _with_unlisted(store: Store) -> Store:
@@ -168,7 +183,7 @@ def _with_unlisted(store: Store) -> Store:
 def report_table(table: ImageTable) -> None:
     """Says how many images there are and what is odd about them."""
     counts = ", ".join(f"{len(table.of(split))} {split}" for split in SPLITS)
-    say(f"images: {len(table.rows)} ({counts}), {len(table.classes)} classes")
+    say(f"images: {len(table)} ({counts}), {len(table.classes)} classes")
     if table.skipped:
         say(f"images: skipped {len(table.skipped)} that cannot be read: {', '.join(path for path, _ in table.skipped)}")
     leaked = leaks(table)
@@ -184,7 +199,7 @@ def _announced(work: Work, table: ImageTable, hardware: Hardware, scratch: str) 
     content, how = ("features", f" in {spec.precision}") if spec.blocks else (f"images of {spec.resolution} px", "")
     on = f"{layout.actors} x {hardware.name}{how}"
     say(
-        f"{content}: {rows} of {len(table.rows)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, "
+        f"{content}: {rows} of {len(table)} images left, {bytes_per_row(spec) / 1e6:.2f} MB each, "
         f"{size / 1e9:.2f} GB in {len(work.plans)} shards; about {seconds:.0f} s on {on}"
     )
     return layout

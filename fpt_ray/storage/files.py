@@ -151,9 +151,12 @@ def stamps(uri: str, paths: Sequence[str]) -> list[str]:
     return [f"{path}|{file.stamp if file else 'gone'}" for path, file in zip(paths, found, strict=True)]
 
 
-def is_within(root: str, path: str) -> bool:
-    """Whether a path below an absolute root stays there when links are followed; it holds no '..' itself."""
-    return _storage_at(root).is_within(root, path)
+def leaving(root: str, paths: pa.StringArray) -> str | None:
+    """The first of these paths below an absolute root that leaves it when links are followed; they hold no '..'.
+
+    It takes a look at each folder, and none at a file that is no link.
+    """
+    return _storage_at(root).leaving(root, paths)
 
 
 # --- writing --------------------------------------------------------------------------------------------------

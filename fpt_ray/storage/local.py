@@ -1,5 +1,8 @@
 """Files on a disk, written whole or not at all."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import errno
 import os
 import uuid
@@ -8,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from fpt_ray.storage.protocol import Entry, File
@@ -102,8 +106,27 @@ def _entries(root: Path, below: str) -> Iterator[Entry]:
             yield Entry(path=path)
 
 
-def is_within(root: str, path: str) -> bool:
-    """Whether a path below a root, itself without links (see ``absolute``), stays there when links are followed."""
+def leaving(root: str, paths: pa.StringArray) -> str | None:
+    """The first of these paths below a root, itself without links (see ``absolute``), that links lead out of it."""
+    folders = pc.replace_substring_regex(paths, r"[^/]*$", "").dictionary_encode()
+    links: list[str] = []
+    suspect: list[int] = []
+    for number, folder in enumerate(folders.dictionary.to_pylist()):
+        try:
+            with os.scandir(local_path(root) / folder) as found:
+                links += [folder + entry.name for entry in found if entry.is_symlink()]
+            sure = True
+        except OSError as error:  # its files may be read where it may not be listed
+            sure = isinstance(error, FileNotFoundError)
+        if not (sure and _is_within(root, folder)):
+            suspect.append(number)
+    asked = pc.or_(
+        pc.is_in(paths, pa.array(links, pa.string())), pc.is_in(folders.indices, pa.array(suspect, pa.int32()))
+    )
+    return next((path for path in paths.filter(asked).to_pylist() if not _is_within(root, path)), None)
+
+
+def _is_within(root: str, path: str) -> bool:
     return Path(os.path.realpath(local_path(root) / path)).is_relative_to(local_path(root))
 
 

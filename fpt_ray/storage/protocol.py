@@ -74,8 +74,8 @@ class Storage(Protocol):
         """Each of these files below a folder; None: it is missing."""
         ...
 
-    def is_within(self, root: str, path: str, /) -> bool:
-        """Whether a path below a root stays there when links are followed."""
+    def leaving(self, root: str, paths: pa.StringArray, /) -> str | None:
+        """The first of these paths below a root that leaves it when links are followed."""
         ...
 
     def write_once(self, uri: str, content: pa.Buffer | bytes, /) -> bool:

@@ -88,9 +88,9 @@ def walk(uri: str) -> list[Entry]:
     return entries
 
 
-def is_within(_root: str, _path: str) -> bool:
+def leaving(_root: str, _paths: pa.StringArray) -> str | None:
     """A key is never a link."""
-    return True
+    return None
 
 
 # --- writing --------------------------------------------------------------------------------------------------

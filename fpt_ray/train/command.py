@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.config.trial import Read, TrialConfig, num_epochs
 from fpt_ray.display.units import MIB
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
+class Command(ImagesOptions):
     """The options of ``train``."""
 
     images: str
@@ -60,10 +61,10 @@ def run(command: Command) -> None:
     check_trial(trial)
     with ray_session(local=command.local):
         if command.features:
-            inspection = inspected(read_images(command.images), absolute(workdir))
+            inspection = inspected(read_images(command.images, command), absolute(workdir))
             features = join(open_store(command.features), inspection.table)
         else:
-            features = preload(command.images, trial, workdir)
+            features = preload(command.images, trial, workdir, options=command)
         found = train_trial(
             trial, features, workdir=workdir, name=command.name, num_workers=command.num_workers, read=command.read
         )

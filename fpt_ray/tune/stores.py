@@ -17,7 +17,14 @@ from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import known_weights
 from fpt_ray.preload.inspection import Inspection, inspected
-from fpt_ray.preload.pipeline import asked_spec, frozen_lpm, preload_table, report_table, resolutions, store_uri
+from fpt_ray.preload.pipeline import (
+    asked_spec,
+    frozen_lpm,
+    preload_table,
+    report_table,
+    resolutions,
+    store_uri,
+)
 from fpt_ray.tune.options import StudyOptions
 
 
@@ -53,7 +60,7 @@ def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardwar
     weights, needs = known_weights(space.backbones(), str(Path.cwd())), space.stores()
     alone = len(needs) == 1 and not options.features
     # Kept until a trial asks for another store, decoded images would fill the memory that its features are read from.
-    inspection = inspected(read_images(options.images), workdir, resolutions(needs) if alone else ())
+    inspection = inspected(read_images(options.images, options), workdir, resolutions(needs) if alone else ())
     report_table(table := inspection.table)
     stores = Stores(stores=(), weights=weights, hardware=hardware)
     found = {}

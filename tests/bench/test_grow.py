@@ -88,7 +88,7 @@ def test_an_epoch_of_a_made_store_reads_every_whole_batch_of_its_rows(tmp_path):
     assert {split: len(table.of(split)) for split in ("train", "val", "test")} == {"train": 52, "val": 4, "test": 4}
     spec = small_spec()
     low = [np.zeros((60, side, side, 3), np.uint8) for side in spec.low_resolutions]
-    fill_store(str(tmp_path), spec, table.rows, lambda images: [pixels[: len(images)] for pixels in low], 25)
+    fill_store(str(tmp_path), spec, table, lambda images: [pixels[: len(images)] for pixels in low], 25)
     features = join(open_store(str(tmp_path)), table)
     assert [shard.rows for shard in features.shards] == [25, 25, 10]
     assert read_epoch(features, stores.SMALL) == 48

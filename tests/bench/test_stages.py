@@ -101,7 +101,7 @@ def test_points_cost_on_average_what_the_trial_in_their_middle_does():
 def test_made_images_have_both_classes_in_every_split(tmp_path):
     table = inspected_here(write_jpegs(tmp_path, split_counts(9), size=16))
     assert {split: len(table.of(split)) for split in ("train", "val", "test")} == {"train": 5, "val": 2, "test": 2}
-    assert len({row.sha256 for row in table.rows}) == 9
+    assert len({row.sha256 for row in table.rows()}) == 9
     assert split_counts(64) == {"train": 48, "val": 8, "test": 8}
 
 

@@ -36,7 +36,7 @@ def test_labels_and_boxes_are_those_of_the_annotations(clone, capsys):
     assert "2 train, 2 val, 2 test; 3 with a platelet" in capsys.readouterr().out
     table = read_images(str(clone / TABLE))
     assert table.classes == ("no", "yes")
-    assert {(row.path[-5], row.label, row.split) for row in table.rows} == {
+    assert {(row.path[-5], row.label, row.split) for row in table.rows()} == {
         ("a", 1, "train"),
         ("b", 0, "train"),
         ("c", 1, "val"),

@@ -33,7 +33,7 @@ def test_the_set_is_an_image_folder_that_says_what_it_is(tmp_path):
     write_images(tmp_path / "set", count=40, size=64)
     table = read_images(str(tmp_path / "set"))
     assert table.classes == tuple(f"grade{grade}" for grade in range(5))
-    assert len(table.rows) == 40
+    assert len(table) == 40
     note = (tmp_path / "set" / NOTE_FILE).read_text()
     assert note.startswith("Semi-synthetic")
     assert "CC0" in note
@@ -55,7 +55,7 @@ def test_every_split_has_equally_many_of_each_grade(tmp_path):
     write_images(tmp_path / "set", count=40, size=32)
     table = read_images(str(tmp_path / "set"))
     for split, each in (("train", 4), ("val", 2), ("test", 2)):
-        assert np.bincount([row.label for row in table.of(split)]).tolist() == [each] * 5
+        assert np.bincount(table.labels[table.of(split)]).tolist() == [each] * 5
 
 
 def test_unfinished_images_of_others_are_not_removed(tmp_path):
@@ -122,7 +122,7 @@ def test_a_set_has_a_table_of_its_lesions(tmp_path):
     lines = [line.split(",") for line in (tmp_path / "set" / "boxes.csv").read_text().splitlines()]
     assert lines[0] == ["image", "x0", "y0", "x1", "y1"]
     paths = {line[0] for line in lines[1:]}
-    assert paths <= {row.path for row in read_images(str(tmp_path / "set")).rows}
+    assert paths <= {row.path for row in read_images(str(tmp_path / "set")).rows()}
     assert not any("grade0" in path for path in paths)
     assert any("grade4" in path for path in paths)
 

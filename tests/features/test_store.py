@@ -25,12 +25,13 @@ from fpt_ray.features.spec import StoreError, bytes_per_row, columns_of, everyth
 from fpt_ray.features.store import add_shards, check_same, empty_store, open_store, read_index, read_manifest
 from fpt_ray.features.verification import store_faults
 from fpt_ray.features.withdrawal import forget
-from fpt_ray.images.table import ImageTable, content_hashes
+from fpt_ray.images.table import content_hashes
 from fpt_ray.storage.errors import ExistsError
 from tests.conftest import SMALL
 from tests.stores import (
     add_rows,
     cut_of,
+    image_table,
     low_res,
     make_features,
     make_rows,
@@ -98,7 +99,7 @@ def test_numbers_of_tokens_do_not_wrap(tmp_path):
     extracted.tokens[...] = 69_999
     images = make_rows("train", 2)
     add_rows(tmp_path, spec, images, extracted, low_res(spec, 2))
-    features = join(open_store(str(tmp_path)), ImageTable(root="", classes=("a", "b"), rows=images))
+    features = join(open_store(str(tmp_path)), image_table(images))
     table = pq.read_table(features.shard_uri(0), columns=["tokens_03"])
     assert set(np.frombuffer(table["tokens_03"][0].as_py(), np.uint32)) == {69_999}
 
@@ -107,7 +108,7 @@ def test_each_listed_side_resolution_is_stored_as_it_is(tmp_path):
     spec = make_spec(low_resolutions=(4, 8))
     extracted, low, images = make_features(spec, 3), low_res(spec, 3), make_rows("val", 3)
     add_rows(tmp_path, spec, images, extracted, low)
-    features = join(open_store(str(tmp_path)), ImageTable(root="", classes=("a", "b"), rows=images))
+    features = join(open_store(str(tmp_path)), image_table(images))
     for side, pixels in zip((4, 8), low, strict=True):
         for read in (rows_from_files, rows_in_memory):
             assert np.array_equal(read(features, "val", cut_of((), 0, side)).take([2, 0]).low_res, pixels[[2, 0]])
@@ -293,7 +294,7 @@ def test_no_file_is_held_open_that_is_not_being_read(tmp_path, monkeypatch):
 def test_three_generations_give_the_rows_of_one(tmp_path):
     spec = make_spec()
     extracted, low, images = make_features(spec, 9), low_res(spec, 9), make_rows("train", 9)
-    table = ImageTable(root="", classes=("a", "b"), rows=images)
+    table = image_table(images)
     add_rows(tmp_path / "one", spec, images, extracted, low)
     for part in ([8, 1, 4], [0, 5], [2, 3, 6, 7]):
         at = sorted(part)
@@ -330,7 +331,7 @@ def test_an_index_of_many_generations_becomes_one_file(tmp_path, monkeypatch):
     for row in (5, 0, 3, 1, 4, 2):
         store = add_rows(tmp_path, spec, images[row : row + 1], part_of(extracted, [row]), [low[0][[row]]])
     assert [entry.rows for entry in store.indexes] == [4, 1, 1]
-    features = join(store, ImageTable(root="", classes=("a", "b"), rows=images))
+    features = join(store, image_table(images))
     assert torch.equal(
         rows_from_files(features, "train", cut_of((3,), 4)).take(range(6)).keys, extracted.keys[[1], :, :, :4]
     )
@@ -340,24 +341,25 @@ def test_labels_splits_names_and_tables_cost_no_image(tmp_path):
     """What is missing is a matter of content alone."""
     features, arrays = make_store(tmp_path, make_spec())
     store, table = open_store(features.uri), make_table()
+    whole = table.rows()
     others = {
-        "relabelled": [dataclasses.replace(table.rows[0], label=1), *table.rows[1:]],
-        "split anew": [dataclasses.replace(row, split="train" if row.label else "val") for row in table.rows],
-        "renamed": [dataclasses.replace(row, path=f"moved/{row.path}") for row in table.rows],
-        "fewer": table.rows[3:20],
-        "of groups": [dataclasses.replace(row, group=row.path) for row in table.rows],
+        "relabelled": [dataclasses.replace(whole[0], label=1), *whole[1:]],
+        "split anew": [dataclasses.replace(row, split="train" if row.label else "val") for row in whole],
+        "renamed": [dataclasses.replace(row, path=f"moved/{row.path}") for row in whole],
+        "fewer": whole[3:20],
+        "of groups": [dataclasses.replace(row, group=row.path) for row in whole],
     }
     digests = {table.digest()}
     for rows in others.values():
-        other = dataclasses.replace(table, rows=tuple(rows))
+        other = image_table(rows)
         assert missing(other, store).tolist() == []
         digests.add(join(store, other).table_digest)
     assert len(digests) == 4  # names and groups are no part of what a number depends on
-    split = join(store, dataclasses.replace(table, rows=tuple(others["split anew"])))
+    split = join(store, image_table(others["split anew"]))
     assert split.num_rows("train") == 15
     found = rows_from_files(split, "train", cut_of((2,), 3)).take([5]).keys  # the 6th odd one is the first of val
     assert torch.equal(found, arrays["val"][0].keys[:1, [1], :, :3])
-    more = dataclasses.replace(table, rows=(*table.rows, *make_rows("train", 10, first=11)))
+    more = image_table([*whole, *make_rows("train", 10, first=11)])
     assert missing(more, store).tolist() == list(range(33, 43))
     with pytest.raises(StoreError, match=r"lacks 10 of 43 images, such as train/c/11.png"):
         join(store, more)
@@ -367,7 +369,7 @@ def test_images_of_one_content_share_a_row(tmp_path):
     features, arrays = make_store(tmp_path, make_spec())
     row = make_rows("train", 1)[0]
     twice = (row, dataclasses.replace(row, path="again.png", split="val", label=1))
-    table = ImageTable(root="", classes=("a", "b"), rows=twice)
+    table = image_table(twice)
     found = join(open_store(features.uri), table)
     for split in ("train", "val"):
         rows = rows_from_files(found, split, cut_of((5,), 20))
@@ -414,7 +416,7 @@ def test_forgotten_images_leave_nothing(tmp_path):
         assert bytes.fromhex(image.sha256) not in content
         assert image.sha256.encode() not in content
     assert len(left) == 8 + 2  # shards; the manifest and its index
-    rest = dataclasses.replace(table, rows=tuple(row for row in table.rows if row not in gone))
+    rest = image_table([row for row in table.rows() if row not in gone])
     found = rows_from_files(join(store, rest), "train", cut_of((2, 5), 6)).take(range(8)).keys
     kept = [1, 2, 5, 6, 7, 8, 9, 10]
     assert torch.equal(found, arrays["train"][0].keys[[0, 3]][:, kept, :, :6])

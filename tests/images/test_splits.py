@@ -1,6 +1,7 @@
 """Splits by hash and stratified ones, compared with their definitions and with themselves after images were added."""
 
 import csv
+import dataclasses
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import SPLITS, Labelled
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.splits import imbalance, split_of, stratified, with_hashed_splits
-from fpt_ray.images.table import ImageRow, ImageTable, read_images
+from fpt_ray.images.table import ImageRow, read_images
+from tests.stores import image_table
 
 
 def table_of(number, *, groups=0):
@@ -25,11 +27,11 @@ def table_of(number, *, groups=0):
         )
         for i in range(number)
     ]
-    return ImageTable(root="root", classes=("a", "b"), rows=tuple(rows))
+    return image_table(rows)
 
 
 def splits_of(table):
-    return {row.path: row.split for row in table.rows}
+    return {row.path: row.split for row in table.rows()}
 
 
 def test_an_added_image_moves_no_other():
@@ -41,14 +43,11 @@ def test_an_added_image_moves_no_other():
 
 def test_the_split_is_of_seed_and_content_not_of_names():
     table = table_of(200)
-    renamed = ImageTable(
-        root="elsewhere",
-        classes=table.classes,
-        rows=tuple(ImageRow(path=f"x/{row.path}", label=1, split="", sha256=row.sha256) for row in table.rows),
-    )
-    found = {row.sha256: row.split for row in with_hashed_splits(renamed).rows}
-    assert found == {row.sha256: row.split for row in with_hashed_splits(table).rows}
-    assert found != {row.sha256: row.split for row in with_hashed_splits(table, seed=1).rows}
+    rows = [dataclasses.replace(row, path=f"x/{row.path}", label=1) for row in table.rows()]
+    renamed = image_table(rows)
+    found = {row.sha256: row.split for row in with_hashed_splits(renamed).rows()}
+    assert found == {row.sha256: row.split for row in with_hashed_splits(table).rows()}
+    assert found != {row.sha256: row.split for row in with_hashed_splits(table, seed=1).rows()}
 
 
 def test_by_hand():
@@ -61,22 +60,21 @@ def test_by_hand():
 def test_a_group_stays_together_and_decides_alone():
     table = with_hashed_splits(table_of(300, groups=40))
     splits = {}
-    for row in table.rows:
+    for row in table.rows():
         splits.setdefault(row.group, set()).add(row.split)
     assert all(len(found) == 1 for found in splits.values())
     assert set.union(*splits.values()) == set(SPLITS)
 
 
 def test_given_splits_stay():
-    row = ImageRow(path="a", label=0, split="val", sha256="x")
-    table = ImageTable(root="r", classes=("a", "b"), rows=(row,))
+    table = image_table([ImageRow(path="a", label=0, split="val", sha256="ab" * 32)])
     assert with_hashed_splits(table) == table
 
 
 def test_the_imbalance_is_told():
     rows = [("train", 0)] * 6 + [("train", 1)] + [("val", 0), ("test", 1), ("test", 1)]
-    rows = tuple(ImageRow(path=str(i), label=label, split=split) for i, (split, label) in enumerate(rows))
-    told = imbalance(ImageTable(root="r", classes=("a", "b"), rows=rows))
+    rows = [ImageRow(path=str(i), label=label, split=split) for i, (split, label) in enumerate(rows)]
+    told = imbalance(image_table(rows))
     assert told.startswith("70.0% train, 10.0% val, 20.0% test (meant are 70/10/20); most uneven is class 'a': ")
     assert told.endswith("85.7% of train, 100.0% of val, 0.0% of test")
 
@@ -85,12 +83,18 @@ def test_the_imbalance_is_told():
 
 
 def labelled(counts, group=lambda name, i: ""):
-    return [Labelled(f"{name}/{i:03}.png", name, group=group(name, i)) for name, n in counts.items() for i in range(n)]
+    classes = sorted(counts)
+    rows = [
+        ImageRow(path=f"{name}/{i:03}.png", label=classes.index(name), split="", group=group(name, i))
+        for name, n in counts.items()
+        for i in range(n)
+    ]
+    return image_table(rows, classes)
 
 
 def test_every_class_is_divided_by_itself():
     counts = {"a": 100, "b": 50, "c": 3, "d": 7}
-    sizes = Counter((image.label, image.split) for image in stratified(labelled(counts), 0))
+    sizes = Counter((list(counts)[image.label], image.split) for image in stratified(labelled(counts), 0).rows())
     wanted = {"a": (70, 10, 20), "b": (35, 5, 10), "c": (1, 1, 1), "d": (5, 1, 1)}
     assert {name: tuple(sizes[name, split] for split in SPLITS) for name in counts} == wanted
     assert stratified(labelled(counts), 0) != stratified(labelled(counts), 1)
@@ -99,10 +103,10 @@ def test_every_class_is_divided_by_itself():
 def test_groups_are_divided_whole():
     images = stratified(labelled({"a": 300, "b": 300}, lambda name, i: f"{name}{i % 50}"), 0)
     splits = {}
-    for image in images:
+    for image in images.rows():
         splits.setdefault(image.group, set()).add(image.split)
     assert all(len(found) == 1 for found in splits.values())
-    assert Counter(image.split for image in images) == {"train": 420, "val": 60, "test": 120}
+    assert Counter(image.split for image in images.rows()) == {"train": 420, "val": 60, "test": 120}
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -112,14 +116,14 @@ def test_a_class_too_small_to_be_split_is_named(count):
 
 
 def test_the_table_is_written_once_and_read_as_it_was_divided(tmp_path: Path):
-    for image in labelled({"a": 20, "b": 10}):
+    for image in labelled({"a": 20, "b": 10}).rows():
         (tmp_path / "set" / image.path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / image.path).write_bytes(b"not opened")
     folder = str(tmp_path / "set")
     assert write_stratified(folder, None, 0).endswith("/set/stratified.csv\n21 train, 3 val, 6 test")
     table = read_images(f"{folder}/stratified.csv")
-    assert {row.path: row.split for row in table.rows} == {
-        image.path: image.split for image in stratified(labelled({"a": 20, "b": 10}), 0)
+    assert {row.path: row.split for row in table.rows()} == {
+        image.path: image.split for image in stratified(labelled({"a": 20, "b": 10}), 0).rows()
     }
     with pytest.raises(ConfigError, match="is there already; give it as images"):
         write_stratified(folder, None, 1)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import zlib
 from pathlib import Path
@@ -15,9 +16,12 @@ import pytest
 from PIL import Image
 
 from fpt_ray.errors import ConfigError
-from fpt_ray.images import table as datasets
+from fpt_ray.images import inspection
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.decoding import decode
-from fpt_ray.images.table import ImageRow, ImageTable, accept, inspect_image, leaks, read_images
+from fpt_ray.images.inspection import accept, inspect_image, leaks
+from fpt_ray.images.table import ImageRow, ImageTable, read_images
+from tests.stores import image_table
 
 LAYOUT = {split: {"mild": 2, "none": 3} for split in ("train", "val", "test")}
 
@@ -68,16 +72,16 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
     table = read_images(str(split_folder(tmp_path)))
     assert table.classes == ("mild", "none")
     assert table.root == os.path.realpath(tmp_path)
-    assert [row.split for row in table.rows] == ["train"] * 5 + ["val"] * 5 + ["test"] * 5
-    assert [row.path for row in table.of("val")] == [
+    assert [row.split for row in table.rows()] == ["train"] * 5 + ["val"] * 5 + ["test"] * 5
+    assert [row.path for row in table.rows_at(table.of("val"))] == [
         "val/mild/0.png",
         "val/mild/1.png",
         "val/none/0.png",
         "val/none/1.png",
         "val/none/2.png",
     ]
-    assert [row.label for row in table.of("test")] == [0, 0, 1, 1, 1]
-    assert {row.sha256 for row in table.rows} == {""}
+    assert [row.label for row in table.rows_at(table.of("test"))] == [0, 0, 1, 1, 1]
+    assert {row.sha256 for row in table.rows()} == {""}
     assert table.ignored == 0
     assert table.skipped == ()
 
@@ -85,7 +89,7 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
 def test_images_in_deeper_folders_belong_to_the_class(tmp_path: Path) -> None:
     split_folder(tmp_path)
     put(tmp_path / "train/mild/patient/left/9.TIF")
-    assert "train/mild/patient/left/9.TIF" in [row.path for row in read_images(str(tmp_path)).of("train")]
+    assert "train/mild/patient/left/9.TIF" in [row.path for row in read_images(str(tmp_path)).rows()]
 
 
 def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
@@ -95,7 +99,7 @@ def test_what_is_no_image_is_counted(tmp_path: Path) -> None:
     for name in (".git/a.png", "train/none/Thumbs.db", "val/.cache/a/1.png"):
         put(tmp_path / name)
     table = read_images(str(tmp_path))
-    assert len(table.rows) == 15
+    assert len(table) == 15
     assert table.ignored == 9
 
 
@@ -167,8 +171,8 @@ def test_a_link_to_a_file_inside_is_read(tmp_path: Path) -> None:
     split_folder(tmp_path)
     (tmp_path / "train/mild/link.png").symlink_to(tmp_path / "train/mild/0.png")
     table = read_images(str(tmp_path))
-    findings = [inspect_image(table.root, row)[0] for row in table.of("train")[:3]]
-    assert table.rows[2].path == "train/mild/link.png"
+    findings = [inspect_image(table.root, row)[0] for row in table.rows()[:3]]
+    assert table.row(2).path == "train/mild/link.png"
     assert findings[0] == findings[2] != findings[1]
 
 
@@ -207,7 +211,7 @@ def test_a_csv_table(tmp_path: Path) -> None:
     table = read_images(csv_table(tmp_path / "set.csv", GOOD))
     assert table.classes == ("a", "b")
     assert table.root == os.path.realpath(tmp_path)
-    assert [(row.path, row.label, row.split) for row in table.rows][:3] == [
+    assert [(row.path, row.label, row.split) for row in table.rows()][:3] == [
         ("images/traina.png", 0, "train"),
         ("images/trainb.png", 1, "train"),
         ("images/vala.png", 0, "val"),
@@ -233,23 +237,29 @@ def test_labels_may_be_numbers(tmp_path: Path) -> None:
     pq.write_table(pa.table({**columns, "split": ["train"] * 4 + ["val"] * 4 + ["test"] * 4}), tmp_path / "a.parquet")
     table = read_images(str(tmp_path / "a.parquet"))
     assert table.classes == ("2", "10")
-    assert {row.path: row.label for row in table.of("train")} == {"0.png": 0, "1.png": 1, "2.png": 0, "3.png": 1}
+    rows = table.rows_at(table.of("train"))
+    assert {row.path: row.label for row in rows} == {
+        "0.png": 0,
+        "1.png": 1,
+        "2.png": 0,
+        "3.png": 1,
+    }
 
 
 def test_without_splits_a_table_holds_what_its_folder_holds(tmp_path: Path) -> None:
     folder = read_images(str(class_folder(tmp_path, {"a": 10, "b": 20})))
-    rows = [(row.path, folder.classes[row.label]) for row in folder.rows]
-    assert read_images(csv_table(tmp_path / "set.csv", rows, "path,label")).rows == folder.rows
-    assert {row.split for row in folder.rows} == {""}
+    rows = [(row.path, folder.classes[row.label]) for row in folder.rows()]
+    assert read_images(csv_table(tmp_path / "set.csv", rows, "path,label")).rows() == folder.rows()
+    assert {row.split for row in folder.rows()} == {""}
 
 
 def test_groups_may_be_numbers_and_stand_in_one_split(tmp_path: Path) -> None:
     rows = [(path, label, split, str(number)) for number, (path, label, split) in enumerate(GOOD)]
     table = read_images(csv_table(tmp_path / "set.csv", rows, "path,label,split,group"))
-    assert {row.group for row in table.rows} == set("012345")
+    assert {row.group for row in table.rows()} == set("012345")
     columns = {name: [row[at] for row in rows] for at, name in enumerate(("path", "label", "split"))}
     pq.write_table(pa.table({**columns, "group": list(range(6))}), tmp_path / "set.parquet")
-    assert read_images(str(tmp_path / "set.parquet")).rows == table.rows
+    assert read_images(str(tmp_path / "set.parquet")).rows() == table.rows()
     torn = [(*row[:3], "twin") if row[0] in (GOOD[0][0], GOOD[2][0]) else row for row in rows]
     with pytest.raises(ConfigError, match="1 groups in several splits, such as 'twin'; put each into one"):
         read_images(csv_table(tmp_path / "torn.csv", torn, "path,label,split,group"))
@@ -265,9 +275,9 @@ def test_groups_may_be_numbers_and_stand_in_one_split(tmp_path: Path) -> None:
         ([*GOOD, ("/etc/hostname", "a", "train")], r"'/etc/hostname' leaves"),
         ([*GOOD, ("link/secret.png", "a", "train")], r"'link/secret.png' is a link that leaves"),
         ([*GOOD, ("x\0.png", "a", "train")], r"not UTF-8"),
-        ([*GOOD, ("images/new.png", "", "train")], r"row 7 has the path 'images/new.png' and the label ''"),
+        ([*GOOD, ("images/new.png", "", "train")], r"row 7 has the label ''; fill it"),
         ([*GOOD, ("", "a", "train")], r"row 7 has the path ''"),
-        ([*GOOD, ("images/new.png", "a")], r"row 7 has the split None; choose train, val, test"),
+        ([*GOOD, ("images/new.png", "a")], r"row 7 has 2 cells, the header has 3"),
         ([*GOOD, ("images/new.png", "a", "valid")], r"row 7 has the split 'valid'"),
         ([*GOOD, ("./images/traina.png", "b", "test")], r"1 paths stand in it twice, such as 'images/traina.png'"),
         ([row for row in GOOD if row[2] != "val"], r"'a' in val, 'b' in val"),
@@ -334,10 +344,10 @@ def test_extension_types_are_refused(tmp_path: Path) -> None:
 def rows_of(count: int) -> ImageTable:
     rows = [
         ImageRow(path=f"{split}/{number:03}.png", label=number % 2, split=split)
-        for split in datasets.SPLITS
+        for split in SPLITS
         for number in range(count)
     ]
-    return ImageTable(root="root", classes=("a", "b"), rows=tuple(rows))
+    return image_table(rows)
 
 
 def test_inspection_hashes_the_bytes(tmp_path: Path) -> None:
@@ -356,7 +366,7 @@ def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    monkeypatch.setattr(datasets, "MAX_BYTES", len(png(1)) + 50)
+    monkeypatch.setattr(inspection, "MAX_BYTES", len(png(1)) + 50)
     monkeypatch.setattr("fpt_ray.images.decoding.MAX_BYTES", len(png(1)) + 50)
     for name, reason in {
         "empty": "0 bytes",
@@ -378,7 +388,7 @@ def test_inspection_gives_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_accept_fills_hashes_and_drops_the_unreadable() -> None:
     table = rows_of(100)
-    findings = [(f"hash{number}", "") for number in range(300)]
+    findings = [(f"{number:064x}", "") for number in range(300)]
     findings[5] = findings[150] = findings[299] = ("", "it is bad")
     accepted = accept(table, findings)
     assert accepted.skipped == (
@@ -386,19 +396,19 @@ def test_accept_fills_hashes_and_drops_the_unreadable() -> None:
         ("val/050.png", "it is bad"),
         ("test/099.png", "it is bad"),
     )
-    assert len(accepted.rows) == 297
-    assert accepted.rows[0] == dataclasses.replace(table.rows[0], sha256="hash0")
-    assert accepted.rows[5] == dataclasses.replace(table.rows[6], sha256="hash6")
+    assert len(accepted) == 297
+    assert accepted.row(0) == dataclasses.replace(table.row(0), sha256=f"{0:064x}")
+    assert accepted.row(5) == dataclasses.replace(table.row(6), sha256=f"{6:064x}")
 
 
 def test_more_than_one_percent_is_refused_with_a_list() -> None:
-    findings = [("hash", "")] * 300
+    findings = [("ab" * 32, "")] * 300
     findings[:4] = [("", "it is bad")] * 4
     with pytest.raises(ConfigError, match="4 of 300 in root cannot be read, more than 1%") as caught:
         accept(rows_of(100), findings)
     assert str(caught.value).endswith("\n  train/003.png: it is bad")
     assert "more\n" not in str(caught.value)
-    assert len(accept(rows_of(100), findings, max_skipped=0.02).rows) == 296
+    assert len(accept(rows_of(100), findings, max_skipped=0.02)) == 296
 
 
 def test_a_long_list_is_cut_at_ten() -> None:
@@ -409,47 +419,71 @@ def test_a_long_list_is_cut_at_ten() -> None:
 
 
 def test_a_class_lost_to_unreadable_images_is_named() -> None:
-    findings = [("hash", "")] * 6
+    findings = [("ab" * 32, "")] * 6
     findings[3] = ("", "it is bad")
     with pytest.raises(ConfigError, match="no image of class 'b' in val"):
         accept(rows_of(2), findings, max_skipped=0.5)
 
 
 def test_every_row_needs_a_finding() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        accept(rows_of(2), [("hash", "")] * 5)
+    with pytest.raises(ValueError, match="5 findings of 6 rows"):
+        accept(rows_of(2), [("ab" * 32, "")] * 5)
 
 
 def test_leaks_are_equal_contents_in_several_splits() -> None:
-    hashes = ["same", "twice", "twice", "x", "y", "same", "z", "", "", "both", "w", "both"]
-    table = accept(rows_of(4), [(sha256 or f"own{i}", "") for i, sha256 in enumerate(hashes)])
+    names = ["same", "twice", "twice", "x", "y", "same", "z", "u", "v", "both", "w", "both"]
+    content = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    table = accept(rows_of(4), [(content[name], "") for name in names])
     # rows: train 0-3, val 4-7, test 8-11; "twice" stays within train, "both" within test
-    assert leaks(table) == (("same", ("train/000.png", "val/001.png")),)
+    assert leaks(table) == ((content["same"], ("train/000.png", "val/001.png")),)
     assert leaks(rows_of(4)) == ()
 
 
 def test_equal_names_in_different_folders_are_different_images(tmp_path: Path) -> None:
     table = read_images(str(split_folder(tmp_path)))
-    hashes = {inspect_image(table.root, row)[0].sha256 for row in table.rows}
-    assert len(hashes) == len(table.rows) == 15
+    hashes = {inspect_image(table.root, row)[0].sha256 for row in table.rows()}
+    assert len(hashes) == len(table) == 15
 
 
 # --- digest ---------------------------------------------------------------------------------------------------
 
 
+def digest_by_hand(table: ImageTable) -> str:
+    rows = sorted((row.sha256, row.label, row.split) for row in table.rows())
+    return hashlib.sha256(json.dumps([table.classes, rows]).encode()).hexdigest()
+
+
+def inspected_rows(count: int) -> ImageTable:
+    return accept(rows_of(count), [(hashlib.sha256(str(i // 2).encode()).hexdigest(), "") for i in range(3 * count)])
+
+
 def test_the_digest_is_of_what_determines_numbers_and_not_of_names_and_groups() -> None:
-    table = rows_of(2)
-    first = table.rows[0]
+    table = inspected_rows(2)
+    rows = table.rows()
     others = [
         dataclasses.replace(table, classes=("a", "c")),
+        dataclasses.replace(table, task="ordinal"),
+        dataclasses.replace(table, weights=np.ones(6, np.float32)),
         *(
-            dataclasses.replace(table, rows=(dataclasses.replace(first, **change), *table.rows[1:]))
-            for change in ({"label": 1}, {"split": "test"}, {"sha256": "new"})
+            image_table([dataclasses.replace(rows[0], **change), *rows[1:]])
+            for change in ({"label": 1}, {"split": "test"}, {"sha256": "ab" * 32})
         ),
-        dataclasses.replace(table, rows=table.rows[:-1]),
+        image_table(rows[:-1]),
     ]
     assert len({other.digest() for other in (table, *others)}) == len(others) + 1
-    renamed = (dataclasses.replace(first, path="new", group="new"), *table.rows[1:])
-    for same in ({"root": "elsewhere"}, {"rows": renamed}, {"rows": table.rows[::-1]}, {"note": "said"}):
-        assert dataclasses.replace(table, **same).digest() == table.digest()
+    renamed = [dataclasses.replace(row, path=f"new/{i}", group="new") for i, row in enumerate(rows)]
+    for same in (dataclasses.replace(table, root="x", note="said"), image_table(renamed), image_table(rows[::-1])):
+        assert same.digest() == table.digest()
     assert len(table.digest()) == 64
+
+
+def test_the_digest_is_that_of_its_json_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of studies and stores that are on disks: contents that come twice, labels of two digits, and parts."""
+    rows = [dataclasses.replace(row, label=i % 12) for i, row in enumerate(inspected_rows(50).rows())]
+    table = image_table(rows, [f"{number} \u00e9" for number in range(12)])
+    assert table.digest() == digest_by_hand(table)
+    monkeypatch.setattr("fpt_ray.images.digest._CHUNK", 7)
+    assert table.digest() == digest_by_hand(table)
+    assert rows_of(3).digest() == digest_by_hand(rows_of(3))
+    pinned = "97fa17da03bea42941dcb9aae16f1fc2a61e89cf886b559dc74d06f364759ee0"
+    assert inspected_rows(2).digest() == pinned

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 
@@ -69,10 +70,10 @@ def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, monkeypatch):
     again = []
     inspect_here(monkeypatch, again)
     whole = inspected(table, work, local=True).table
-    assert sorted(asked + again) == sorted(row.path for row in table.rows)
-    assert all(row.sha256 for row in whole.rows)
+    assert sorted(asked + again) == sorted(row.path for row in table.rows())
+    assert all(row.sha256 for row in whole.rows())
     (merged,) = Path(work, "images").glob("*.json")
-    assert len(json.loads(merged.read_text())) == len(table.rows)
+    assert len(json.loads(merged.read_text())) == len(table)
     last = []
     inspect_here(monkeypatch, last)
     assert inspected(table, work, local=True).table == whole
@@ -88,30 +89,32 @@ def source(images):
 
 
 @pytest.fixture(scope="module")
-def rows(cluster, images, tmp_path_factory):
-    return inspected(read_images(images), str(tmp_path_factory.mktemp("work"))).table.rows
+def table(cluster, images, tmp_path_factory):
+    return inspected(read_images(images), str(tmp_path_factory.mktemp("work"))).table
 
 
-def test_what_was_lost_is_read_again_and_a_changed_file_is_refused(rows, source, tmp_path):
-    expected = read_image(source.root, rows[0], 64)
+def test_what_was_lost_is_read_again_and_a_changed_file_is_refused(table, source, tmp_path):
+    row = table.row(0)
+    expected = read_image(source.root, row, 64)
     lost = ray.remote(max_retries=0)(lambda: os._exit(1)).remote()
-    assert np.array_equal(image_at(source, rows[0], lost), expected)
-    assert np.array_equal(image_at(source, rows[0], ray.put(keep(expected + 1, 64))), expected + 1)
-    changed = dataclasses.replace(rows[0], sha256="0" * 64)
+    assert np.array_equal(image_at(source, row, lost), expected)
+    assert np.array_equal(image_at(source, row, ray.put(keep(expected + 1, 64))), expected + 1)
+    changed = dataclasses.replace(row, sha256="0" * 64)
     with pytest.raises(ConfigError, match="another image than the table says"):
         image_at(source, changed, None)
 
 
-def test_a_shards_row_holds_its_images_in_every_size_or_says_what_is_wrong(rows, source):
-    plan = ShardPlan(uri="u", path="p", images=rows[:3])
+def test_a_shards_row_holds_its_images_in_every_size_or_says_what_is_wrong(table, source):
+    plan = ShardPlan(uri="u", path="p", images=table.take(np.arange(3)))
     (block,) = read_shard(source, plan, [None] * 3)
     shard = shard_of(block, source.sides)
-    high = np.stack([read_image(source.root, row, 64) for row in rows[:3]])
+    high = np.stack([read_image(source.root, row, 64) for row in table.rows_at(range(3))])
     assert shard.plan == plan
     assert np.array_equal(shard.high, high)
     assert np.array_equal(shard.low[0], high)
     assert [low.shape for low in shard.low] == [(3, 64, 64, 3), (3, 32, 32, 3)]
-    gone = dataclasses.replace(plan, images=(*rows[:2], dataclasses.replace(rows[2], path="gone.png")))
+    paths = pa.array([*plan.images.paths.to_pylist()[:2], "gone.png"])
+    gone = dataclasses.replace(plan, images=dataclasses.replace(plan.images, paths=paths))
     (block,) = read_shard(source, gone, [None] * 3)
     assert "gone.png is gone" in shard_of(block, source.sides).error
     (block,) = read_shard(dataclasses.replace(source, with_high=False), plan, [None] * 3)
@@ -137,7 +140,7 @@ def read_again(cluster, images, tmp_path_factory):
 def test_decoded_images_give_the_same_features_and_no_file_is_read_again(images, read_again, tmp_path):
     copy = shutil.copytree(images, tmp_path / "images")
     inspection = inspected(read_images(str(copy)), str(tmp_path), resolutions([NEED]))
-    assert len(inspection.decoded) == len(inspection.table.rows)
+    assert len(inspection.decoded) == len(inspection.table)
     shutil.rmtree(copy)
     kept = preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
     assert digests(kept) == digests(read_again)
@@ -157,7 +160,7 @@ def test_every_resolution_of_a_space_is_kept(cluster, images, tmp_path):
     inspection = inspected(read_images(images), str(tmp_path), resolutions(needs))
     assert sorted({resolution for _, resolution in inspection.decoded}) == [RESOLUTION, 2 * RESOLUTION]
     for (sha256, resolution), reference in list(inspection.decoded.items())[::10]:
-        (row,) = [row for row in inspection.table.rows if row.sha256 == sha256]
+        (row,) = [row for row in inspection.table.rows() if row.sha256 == sha256]
         source = ImageSource(root="nowhere", resolution=resolution, sides=(), with_high=True)
         assert np.array_equal(image_at(source, row, reference), read_image(images, row, resolution))
 
@@ -167,7 +170,7 @@ def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
     Path(folder, "train", "c0", "3.png").write_bytes(b"no image")
     inspection = inspected(read_images(folder), str(tmp_path), [RESOLUTION])
     assert [path for path, _ in inspection.table.skipped] == ["train/c0/3.png"]
-    assert {sha256 for sha256, _ in inspection.decoded} == {row.sha256 for row in inspection.table.rows}
+    assert {sha256 for sha256, _ in inspection.decoded} == {row.sha256 for row in inspection.table.rows()}
 
 
 def test_room_follows_from_memory_and_disk(cluster, monkeypatch):

@@ -19,7 +19,7 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import SUMMARIES, columns_of, store_spec
 from fpt_ray.features.store import add_shards, empty_store
-from fpt_ray.images.table import ImageRow, ImageTable, content_hashes
+from fpt_ray.images.table import ImageRow
 from fpt_ray.models.importance import Extracted
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import take_step
@@ -29,7 +29,7 @@ from fpt_ray.train.loop import fit
 from fpt_ray.train.order import epoch_order
 from fpt_ray.train.seeds import trial_task
 from tests.conftest import SMALL
-from tests.stores import rows_from_files, rows_in_memory, rows_on_device, rows_on_disk
+from tests.stores import image_table, rows_from_files, rows_in_memory, rows_on_device, rows_on_disk
 
 TRIAL = TrialConfig(
     backbone=BackboneConfig(name=SMALL, weights="random"),
@@ -48,7 +48,7 @@ def class_folders(train=240, val=160):
         for i in range(number // 2)
         for name in [f"{split}{label}{i}"]
     ]
-    return ImageTable(root="root", classes=("0", "1"), rows=tuple(rows))
+    return image_table(rows, ("0", "1"))
 
 
 def single_class_share(labels, batch_size):
@@ -59,13 +59,13 @@ def single_class_share(labels, batch_size):
 def test_batches_are_as_mixed_as_at_random(tmp_path):
     """Of the rows of a split as they stand in the order of hashes; in that of paths, a batch holds the same share."""
     table = class_folders(4000)
-    labels = np.array([row.label for row in sorted(table.of("train"), key=lambda row: row.sha256)])
+    labels = np.array([row.label for row in sorted(table.rows_at(table.of("train")), key=lambda row: row.sha256)])
     assert sum(labels) == 2000
     at_random = 2 * 0.5**8
     assert single_class_share(labels, 8) < 5 * at_random
-    plans = plan_shards(table.rows, empty_store("store", store_spec(need_of(TRIAL))))
-    hashes = [image.sha256 for plan in plans for image in plan.images]
-    assert hashes == sorted(row.sha256 for row in table.rows)
+    plans = plan_shards(table, empty_store("store", store_spec(need_of(TRIAL))))
+    hashes = [image.sha256 for plan in plans for image in plan.images.rows()]
+    assert hashes == sorted(row.sha256 for row in table.rows())
     assert len({plan.path for plan in plans}) == len(plans) > 5
 
 
@@ -92,13 +92,14 @@ def separable(images, spec):
 def stored(folder, table, spec, per_generation):
     """A store of this table's images that grew by so many of them at a time, in an order of its own."""
     store = empty_store(str(folder), spec)
-    rows = sorted(table.rows, key=lambda row: row.sha256[::-1])
+    rows = sorted(table.rows(), key=lambda row: row.sha256[::-1])
     for first in range(0, len(rows), per_generation):
         added = []
-        for plan in plan_shards(rows[first : first + per_generation], store):
+        for plan in plan_shards(image_table(rows[first : first + per_generation]), store):
+            images = plan.images.rows()
             low = [np.zeros((len(plan.images), 32, 32, 3), np.uint8)]
-            shard = shard_table(plan.images, low, separable(plan.images, spec), spec)
-            added.append((write_shard(plan.uri, shard, spec), content_hashes(plan.images)))
+            shard = shard_table(images, low, separable(images, spec), spec)
+            added.append((write_shard(plan.uri, shard, spec), plan.images.hashes()))
         store = add_shards(store, added)
     return join(store, table)
 
@@ -122,7 +123,7 @@ def test_the_same_seed_gives_the_same_losses_from_every_place_and_however_the_st
     once = stored(tmp_path / "once", table, spec, 402)
     grown = stored(tmp_path / "grown", table, spec, 150)
     assert (len(once.shards), len(grown.shards)) == (1, 3)
-    hashes = sorted(row.sha256 for row in table.of("train"))
+    hashes = sorted(row.sha256 for row in table.rows_at(table.of("train")))
     assert [bytes(row).hex() for row in once.splits["train"].hashes] == hashes
     on_disk = partial(rows_on_disk, folder=tmp_path / "disk")
     places = (rows_from_files, rows_in_memory, on_disk, rows_on_device)

@@ -22,7 +22,7 @@ from fpt_ray.storage.files import (
     failure_as_error,
     filesystem,
     is_location,
-    is_within,
+    leaving,
     list_files,
     local_copy,
     local_path,
@@ -221,10 +221,9 @@ def test_a_stamp_changes_with_the_content_and_only_then(root):
     assert stamps(f"{root}/none", ["x"]) == ["x|gone"]
 
 
-def test_a_plain_path_is_within_its_root(root):
+def test_a_plain_path_does_not_leave_its_root(root):
     write(f"{root}/a/x", b"")
-    assert is_within(root, "a/x")
-    assert is_within(root, "none")
+    assert leaving(root, pa.array(["a/x", "none", "no/file"])) is None
 
 
 def test_only_failures_of_a_service_become_another_error(root):
@@ -335,13 +334,18 @@ def test_unfinished_uploads_are_aborted_and_counted(root, kind):
 # --- a disk alone ---------------------------------------------------------------------------------------------
 
 
-def test_a_link_that_leaves_is_not_within(tmp_path):
+def test_the_first_link_that_leaves_is_named(tmp_path):
     (tmp_path / "root/a").mkdir(parents=True)
     (tmp_path / "x").write_bytes(b"")
+    (tmp_path / "root/up").symlink_to(tmp_path)
     (tmp_path / "root/a/out").symlink_to(tmp_path / "x")
     (tmp_path / "root/a/in").symlink_to(tmp_path / "root/y")
-    assert not is_within(f"{tmp_path}/root", "a/out")
-    assert is_within(f"{tmp_path}/root", "a/in")
+    for paths, first in {
+        ("a/in", "a/y"): None,
+        ("a/in", "a/out"): "a/out",
+        ("x", "up/gone/z", "a/out"): "up/gone/z",
+    }.items():
+        assert leaving(f"{tmp_path}/root", pa.array(paths)) == first
 
 
 def test_a_walk_says_what_it_does_not_enter(tmp_path, monkeypatch):

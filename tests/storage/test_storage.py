@@ -163,7 +163,7 @@ def upload(folder, uri):
 
 def test_tables_and_folders_on_s3_are_those_of_a_disk(faults, tmp_path):
     folder = draw_images(tmp_path / "set", (2, 1, 1))
-    rows = [f"{row.path},c{row.label},{row.split}" for row in read_images(folder).rows]
+    rows = [f"{row.path},c{row.label},{row.split}" for row in read_images(folder).rows()]
     (tmp_path / "set" / "table.csv").write_text("\n".join(["path,label,split", *rows]))
     remote = upload(folder, f"{ROOT}/images/set")
     for source in ("", "/table.csv"):

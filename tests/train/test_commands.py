@@ -89,7 +89,7 @@ def extracted(text):
 def test_labels_splits_and_names_cost_no_extraction_and_a_new_image_costs_one(store, images, workdir, tmp_path, capsys):
     """A corrected label, another split, a renamed folder, the same images in another project, five tables; ten more."""
     whole = read_images(images)
-    lines = [(f"{row.path}", f"c{row.label}", row.split) for row in whole.rows]
+    lines = [(f"{row.path}", f"c{row.label}", row.split) for row in whole.rows()]
 
     def told(rows, name, folder=images):
         Path(folder, f"{name}.csv").write_text("\n".join(",".join(row) for row in [("path", "label", "split"), *rows]))

@@ -18,7 +18,8 @@ from fpt_ray.features.serving import Stores, store_for, trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import add_shards, empty_store
-from fpt_ray.images.table import accept, content_hashes, inspect_image, read_images
+from fpt_ray.images.inspection import accept, inspect_image
+from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial, load_learnable_state
 from fpt_ray.models.weights import load_backbone
@@ -41,7 +42,7 @@ def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     write_images(folder, count=30, size=128)
     images = read_images(str(folder))
-    return accept(images, [inspect_image(images.root, row)[0] for row in images.rows])
+    return accept(images, [inspect_image(images.root, row)[0] for row in images.rows()])
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +65,13 @@ def write_store(table, trial, uri):
     spec = store_spec(need_of(trial), precision=lpm_precision(trial, hardware_here()))
     store, added = empty_store(uri, spec), []
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
-    for plan in plan_shards(table.rows, store):
-        high = [read_image(table.root, image, spec.resolution) for image in plan.images]
+    for plan in plan_shards(table, store):
+        images = plan.images.rows()
+        high = [read_image(table.root, image, spec.resolution) for image in images]
         low = [smaller(one, spec.low_resolutions) for one in high]
         features = None if model is None else extract_batches(model, np.stack(high), spec)
-        rows = shard_table(plan.images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
-        added.append((write_shard(plan.uri, rows, spec), content_hashes(plan.images)))
+        rows = shard_table(images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
+        added.append((write_shard(plan.uri, rows, spec), plan.images.hashes()))
     return join(add_shards(store, added), table)
 
 

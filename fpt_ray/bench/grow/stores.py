@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from fpt_ray.bench.grow.growth import AtSize, peak_memory, timed
 from fpt_ray.bench.made import CLASSES, fill_store, stored_rows
@@ -45,16 +46,17 @@ def small_spec() -> StoreSpec:
 
 def made_table(rows: int) -> ImageTable:
     """An image table whose images are nowhere; all but a few are trained on."""
-    images = tuple(
-        ImageRow(
-            path=f"{number}.jpg",
-            label=number % len(CLASSES),
-            split="train" if number >= 8 else ("val", "test")[number // 4],
-            sha256=hashlib.sha256(str(number).encode()).hexdigest(),
-        )
-        for number in range(rows)
+    numbers = np.arange(rows)
+    hashes = b"".join(hashlib.sha256(str(number).encode()).digest() for number in range(rows))
+    return ImageTable(
+        root="",
+        task="binary",
+        classes=CLASSES,
+        paths=pa.array([f"{number}.jpg" for number in range(rows)], pa.string()),
+        labels=numbers % len(CLASSES),
+        splits=np.where(numbers >= 8, 0, 1 + numbers // 4).astype(np.int8),
+        hashes_=np.frombuffer(hashes, np.uint8).reshape(-1, 32),
     )
-    return ImageTable(root="", classes=CLASSES, rows=images)
 
 
 def measure_rows(folder: Path, sizes: Sequence[int]) -> Iterator[AtSize]:
@@ -88,7 +90,7 @@ def _whole(uri: str, table: ImageTable, shard_rows: int) -> dict[str, float]:
         return [np.zeros((len(images), side, side, 3), np.uint8) for side in spec.low_resolutions]
 
     with timed(values, "write the rows"):
-        fill_store(uri, spec, table.rows, black, shard_rows)
+        fill_store(uri, spec, table, black, shard_rows)
     values |= _opened(uri)
     with timed(values, "join the table"):
         features = join(open_store(uri), table)

@@ -131,7 +131,7 @@ def our_epochs(trial: TrialConfig, features: Features, rows: Sequence[Rows], dev
 def plain_copies(table: ImageTable, features: Features, trial: TrialConfig, folder: Path) -> dict[str, list[Labelled]]:
     """Writes the same features as the authors keep them, a file an image; their images, in the order of our rows."""
     folder.mkdir()
-    paths = {row.sha256: Path(table.root, row.path) for row in table.rows}
+    paths = {row.sha256: Path(table.root, row.path) for row in table.rows()}
     found: dict[str, list[Labelled]] = {}
     for split in _SPLITS:
         rows = stored_rows(features, split, trial)

@@ -1,11 +1,15 @@
 """A table of known findings: image, x0, y0, x1, y1, boxes in pixels of the images as they are seen, upright."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import io
 import math
 from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from jaxtyping import Int
@@ -34,15 +38,15 @@ def read_findings(
         StorageError: S3 fails.
     """
     uri = absolute(source)
-    known, rows = {row.path for row in table.rows}, {row.path: row for row in measured.rows}
+    rows = {row.path: row for row in measured.rows()}
     sizes: dict[str, tuple[int, int]] = {}
     found: dict[bytes, list[np.ndarray]] = {}
     side = resolution // shape.patch_size
     for number, (path, *box) in enumerate(_boxes(uri), start=1):
-        if path not in known:
+        if path not in rows and not pc.is_in(pa.scalar(path), table.paths).as_py():
             raise ConfigError(
                 f"boxes: {uri}: row {number} has the image {path!r}, which the image table has not; give paths as it "
-                f"has them, such as {table.rows[0].path}"
+                f"has them, such as {table.row(0).path}"
             )
         if (row := rows.get(path)) is None:
             continue

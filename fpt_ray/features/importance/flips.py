@@ -12,8 +12,9 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.importance.measures import kept_of
 from fpt_ray.features.spec import StoreSpec
 from fpt_ray.images.decoding import resize
+from fpt_ray.images.inspection import inspect_image
 from fpt_ray.images.pixels import normalise
-from fpt_ray.images.table import ImageTable, inspect_image
+from fpt_ray.images.table import ImageTable
 from fpt_ray.models.backbone import kept_tokens
 from fpt_ray.models.importance import extract
 from fpt_ray.models.weights import load_backbone, weights_digest
@@ -38,7 +39,7 @@ def kept_when_flipped(
     numbers = {ratio: kept_tokens(spec.num_tokens, ratio) for ratio in ratios}
     shares = {(block, ratio): 0.0 for block in spec.blocks for ratio in ratios}
     mirrored = mirrored_tokens(spec.num_tokens, model.num_prefix_tokens)
-    for row in tqdm(table.rows, desc="running the LPM on images and mirror images", unit="image", mininterval=1):
+    for row in tqdm(table.rows(), desc="running the LPM on images and mirror images", unit="image", mininterval=1):
         finding, pixels = inspect_image(table.root, row)
         if pixels is None:
             raise ConfigError(f"images: {table.root}/{row.path}: {finding.reason}")
@@ -54,7 +55,7 @@ def kept_when_flipped(
             for ratio, number in numbers.items():
                 plain, flipped = kept_of(tokens[:, :, :number], spec.num_tokens)
                 shares[block, ratio] += float((plain & flipped[:, mirrored]).sum() / (spec.num_heads * number))
-    return {key: share / len(table.rows) for key, share in shares.items()}
+    return {key: share / len(table) for key, share in shares.items()}
 
 
 def mirrored_tokens(num_tokens: int, num_prefix: int) -> np.ndarray:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -26,8 +25,9 @@ from fpt_ray.features.joining import Features, join
 from fpt_ray.features.shards import HASH, cell_view, damage_as_error, open_shard
 from fpt_ray.features.spec import column_widths
 from fpt_ray.features.store import Store, read_index
+from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.splits import with_hashed_splits
-from fpt_ray.images.table import ImageRow, ImageTable
+from fpt_ray.images.table import ImageTable
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.storage.files import read_bytes
 
@@ -82,30 +82,30 @@ def stored_table(table: ImageTable, store: Store) -> ImageTable:
     Raises:
         ConfigError: none is in the store, or a file is missing.
     """
-    unknown = [row for row in table.rows if not row.sha256]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        reading = tqdm(pool.map(partial(_sha256, table.root), unknown), "hashing images", len(unknown), mininterval=1)
-        hashes = dict(zip([row.path for row in unknown], reading, strict=True))
-    rows = [row if row.sha256 else dataclasses.replace(row, sha256=hashes[row.path]) for row in table.rows]
-    table = dataclasses.replace(table, rows=tuple(rows))
-    inside = read_index(store).find(table.hashes()) >= 0
-    if not inside.any():
+    if table.hashes_ is None:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            uris = (f"{table.root}/{path}" for path in table.paths)
+            reading = tqdm(pool.map(_sha256, uris), "hashing images", len(table), mininterval=1)
+            found = np.frombuffer(b"".join(reading), np.uint8).reshape(-1, 32)
+        table = dataclasses.replace(table, hashes_=found)
+    inside = np.flatnonzero(read_index(store).find(table.hashes()) >= 0)
+    if not len(inside):
         raise ConfigError(f"{store.uri} has none of the images of {table.root}; give those that it was made of")
-    found = dataclasses.replace(table, rows=tuple(row for row, there in zip(rows, inside, strict=True) if there))
-    return with_hashed_splits(found)
+    return with_hashed_splits(table.take(inside))
 
 
-def _sha256(root: str, row: ImageRow) -> str:
+def _sha256(uri: str) -> bytes:
     try:
-        return hashlib.sha256(read_bytes(f"{root}/{row.path}")).hexdigest()
+        return hashlib.sha256(read_bytes(uri)).digest()
     except OSError as error:
-        raise ConfigError(f"images: {root}/{row.path} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"images: {uri} cannot be read ({error.strerror})") from None
 
 
 def sampled(table: ImageTable, max_images: int) -> ImageTable:
     """So many training and validation images at most, those of the smallest hashes: as good as drawn at random."""
-    rows = sorted((row for row in table.rows if row.split in _SPLITS), key=lambda row: row.sha256)
-    return dataclasses.replace(table, rows=tuple(rows[:max_images]))
+    order = table.by_hash()
+    numbers = [SPLITS.index(split) for split in _SPLITS]
+    return table.take(order[np.isin(table.splits[order], numbers)][:max_images])
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------

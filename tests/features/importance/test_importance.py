@@ -75,11 +75,11 @@ def store(images, spec, tmp_path_factory):
 
 
 def stored_rows(images):
-    from fpt_ray.images.table import accept, inspect_image
+    from fpt_ray.images.inspection import accept, inspect_image
 
     table = read_images(str(images))
-    table = accept(table, [inspect_image(table.root, row)[0] for row in table.rows])
-    return sorted(table.rows, key=lambda row: row.sha256)
+    table = accept(table, [inspect_image(table.root, row)[0] for row in table.rows()])
+    return sorted(table.rows(), key=lambda row: row.sha256)
 
 
 def boxes_file(images, lines):
@@ -116,9 +116,9 @@ def test_a_survey_counts_what_the_store_holds(images, store):
 def test_of_many_images_some_are_taken_and_none_of_the_test_split(images, store):
     table = stored_table(read_images(str(images)), store)
     few = sampled(table, 3)
-    assert {row.split for row in sampled(table, 100).rows} == {"train", "val"}
-    rest = [row.sha256 for row in sampled(table, 100).rows if row not in few.rows]
-    assert max(row.sha256 for row in few.rows) < min(rest)
+    assert {row.split for row in sampled(table, 100).rows()} == {"train", "val"}
+    rest = [row.sha256 for row in sampled(table, 100).rows() if row not in few.rows()]
+    assert max(row.sha256 for row in few.rows()) < min(rest)
     assert survey(store, few, (0.1,), None).num_images == 3
 
 
@@ -132,7 +132,7 @@ def test_the_mirror_image_is_compared_place_by_place(images, store, spec):
     found = kept_when_flipped(table, spec, "random", (0.3,))
     model = load_backbone(BackboneConfig(name=SMALL, weights="random"), 64)
     shares = []
-    for row in table.rows:
+    for row in table.rows():
         pixels = resize(decode((images / row.path).read_bytes(), row.path), 64)
         sets = []
         for turned in (pixels, pixels[:, ::-1].copy()):
