@@ -256,7 +256,7 @@ MUTATIONS = (
         "neighbours",
     ),
     Mutation("fpt_ray/train/order.py", "shares = shares / shares.sum(axis=0)", "pass", _LOOP, "balanced"),
-    Mutation("fpt_ray/config/identity.py", "if name not in unsaid or value != unsaid[name]", "", _IDENTITY),
+    Mutation("fpt_ray/config/identity.py", "if value not in _UNSAID.get(name, ())", "", _IDENTITY),
     # --- numbers --------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/metrics/columns.py",
@@ -519,8 +519,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/search/queue.py",
-        "key=lambda trial: (-val_auc(trial), trial.number)",
-        "key=lambda trial: (val_auc(trial), trial.number)",
+        "key=lambda trial: (-val_score(trial, space), trial.number)",
+        "key=lambda trial: (val_score(trial, space), trial.number)",
         _SEARCHER,
         "confirmed or front",
     ),
@@ -687,23 +687,26 @@ MUTATIONS = (
         'pareto_front(points, ("max",) * len(objectives))',
         _COUNTED,
     ),
-    Mutation("fpt_ray/report/front.py", 'metrics.get("test_auc", metrics["val_auc"])', 'metrics["val_auc"]', _COUNTED),
     Mutation(
-        "fpt_ray/report/what_if.py", "trials = counted(records, constraints)", "trials = counted(records, {})", _COUNTED
+        "fpt_ray/report/front.py",
+        'metrics.get(f"test_{score}", metrics[f"val_{score}"])',
+        'metrics[f"val_{score}"]',
+        _COUNTED,
     ),
+    Mutation("fpt_ray/report/what_if.py", "counted(records, constraints, (", "counted(records, {}, (", _COUNTED),
     Mutation("fpt_ray/report/what_if.py", "math.inf) <= limit]", "math.inf) < limit]", _COUNTED),
     Mutation("fpt_ray/report/what_if.py", "-record.metrics[name])", "record.metrics[name])", _COUNTED),
     Mutation(
         "fpt_ray/search/queue.py",
-        "key=lambda one: (feasible(one, space.constraints), val_auc(one))",
+        "key=lambda one: (feasible(one, space.constraints), val_score(one, space))",
         "key=lambda one: feasible(one, space.constraints)",
         _SEARCHER,
         "grid",
     ),
     Mutation(
         "fpt_ray/search/attributes.py",
-        "trial.state == TrialState.COMPLETE and math.isfinite(val_auc(trial))",
-        "math.isfinite(val_auc(trial))",
+        "trial.state == TrialState.COMPLETE and math.isfinite(val_score(trial, space))",
+        "math.isfinite(val_score(trial, space))",
         _SEARCHER,
         "confirmed or grid or front",
     ),
@@ -724,7 +727,12 @@ MUTATIONS = (
         _LADDER,
     ),
     Mutation("fpt_ray/search/ladder.py", "rung_of(trial) in range(number)", "rung_of(trial) in range(1)", _LADDER),
-    Mutation("fpt_ray/search/ladder.py", "(-val_auc(trial), trial.number)", "(val_auc(trial), trial.number)", _LADDER),
+    Mutation(
+        "fpt_ray/search/ladder.py",
+        "(-val_score(trial, space), trial.number)",
+        "(val_score(trial, space), trial.number)",
+        _LADDER,
+    ),
     Mutation(
         "fpt_ray/search/ladder.py", "if rung_of(trial) == number and", "if rung_of(trial) is not None and", _LADDER
     ),

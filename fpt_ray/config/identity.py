@@ -12,8 +12,12 @@ from typing import Any
 Identity = Mapping[str, Any]
 _EARLIER = {"loss.weights": ("training.class_weights", {"none": False, "balanced": True})}
 """{field: (the name it had, {its value: the value it had})}: what was asked by that name is the same question."""
-_UNSAID = {"loss.focal_gamma": 0.0, "training.sampling": "shuffled", "training.select_by": "auto"}
-"""{field: its value in all trials of before there was the field}, with which it is left out."""
+_UNSAID = {
+    "loss.focal_gamma": (0.0,),
+    "training.sampling": ("shuffled",),
+    "training.select_by": ("auto", "auc"),
+}
+"""{field: the values that mean what all trials did before there was the field}; with these it is left out."""
 
 
 def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,8 +26,8 @@ def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
     Trials of before a field was named or added have the identity that they had. Where weights lie does not count; their
     digest does.
     """
-    unsaid = {"backbone.weights": values["backbone.weights"], **_UNSAID}
-    found = {name: value for name, value in values.items() if name not in unsaid or value != unsaid[name]}
+    found = {name: value for name, value in values.items() if value not in _UNSAID.get(name, ())}
+    del found["backbone.weights"]
     for name, (earlier, meant) in _EARLIER.items():
         found[earlier] = meant[found.pop(name)]
     return found

@@ -51,3 +51,11 @@ def broken_limits(constraints: Mapping[str, Limit], metrics: Mapping[str, float]
         if not limit.excess(value) <= 0 and not (math.isnan(value) and name in KNOWN_BEFORE):
             broken[name] = value
     return broken
+
+
+def no_costs_of(score: str) -> str:
+    """Why there are no PPE and PME of a score, and what to take."""
+    return (
+        f"there are no ppe and pme of {score}, which may be negative and would gain by its cost; take val_{score} with "
+        "param_ratio or memory_ratio"
+    )

@@ -2,7 +2,7 @@
 
 ``points`` are named configurations beside the rows, such as the methods of a table. With ``sampler: grid`` every point
 is run with every combination of the rows' values, ``repeats`` times with different seeds; of the rows named by
-``choose`` only the values of the highest validation AUC are repeated, the others run once.
+``choose`` only the values of the highest validation score are repeated, the others run once.
 """
 
 import dataclasses
@@ -174,6 +174,12 @@ class SearchSpace:
             for values in itertools.product(*(self.values_of(row.name) for row in rows))
         ]
         return tuple(dict.fromkeys(trial.backbone for trial in found))
+
+    @property
+    def score(self) -> str:
+        """What picks the best epoch, and the best of trials: ``val_auc``, or what ``training.select_by`` says."""
+        asked = self.fixed.get("training.select_by", "auto")
+        return f"val_{'auc' if asked == 'auto' else asked}"
 
     @property
     def enqueues(self) -> bool:

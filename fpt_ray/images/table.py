@@ -25,6 +25,7 @@ from fpt_ray.storage.files import absolute, exists, read_bytes, write
 
 NOTE_FILE = "DATA_NOTE.txt"
 """Beside the images: its first line is said wherever results on them are shown."""
+_REMEDY = "where splits are not given, `datasets split` divides class by class"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,15 +233,32 @@ def counts_by_split(table: ImageTable) -> Int[np.ndarray, "3 classes"]:
 
 
 def check_splits(table: ImageTable, source: str) -> None:
-    """ConfigError unless every class is in every split, and every group in one alone."""
-    names = [f"of class {name!r} " for name in table.classes] if table.task in CLASS_TASKS else [""]
-    empty = np.argwhere(counts_by_split(table) == 0)
-    if len(empty):
-        missing = ", ".join(f"{names[c]}in {SPLITS[split]}" for split, c in empty).replace(", of class", ",")
-        raise ConfigError(
-            f"images: {source} has no image {missing}; every split needs every class. Where splits "
-            "are not given, `datasets split` divides class by class"
-        )
+    """ConfigError unless every split has images that something can be scored on, and every group is in one alone.
+
+    A class that the training split alone has is left out of the others' scores; see ``splits.absent_classes``.
+    """
+    for number, split in enumerate(SPLITS):
+        if problem := _unscored(table, table.labels[table.splits == number]):
+            raise ConfigError(f"images: {source} has {problem} in {split}; {_REMEDY}")
+    if table.task in CLASS_TASKS and len(unknown := np.flatnonzero(counts_by_split(table)[0] == 0)):
+        names = ", ".join(repr(table.classes[number]) for number in unknown[:5])
+        raise ConfigError(f"images: {source} has no image of class {names} in train, which cannot be learnt; {_REMEDY}")
+    _check_groups(table, source)
+
+
+def _unscored(table: ImageTable, labels: Values) -> str:
+    """Why nothing can be scored on images with these labels; empty where something can."""
+    if not len(labels):
+        return "no image"
+    if table.task == "multilabel":
+        both = (labels == 0).any(axis=0) & (labels == 1).any(axis=0)
+        return "" if both.any() else "no label that some images have and others lack"
+    if np.ptp(labels) > 0:
+        return ""
+    return "one value alone" if table.task == "regression" else f"images of class {table.classes[labels[0]]!r} alone"
+
+
+def _check_groups(table: ImageTable, source: str) -> None:
     if table.groups is None:
         return
     pairs = np.unique(np.stack([table.groups.indices.to_numpy(), table.splits]), axis=1)[0]

@@ -20,6 +20,7 @@ from fpt_ray.features.store import Store, add_shards, check_same, empty_store, l
 from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.inspection import leaks
+from fpt_ray.images.splits import absent_classes
 from fpt_ray.images.table import ImageTable, read_images, write_table
 from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
@@ -186,6 +187,9 @@ def report_table(table: ImageTable) -> None:
     say(f"images: {len(table)} ({counts}), {len(table.classes)} classes")
     if table.skipped:
         say(f"images: skipped {len(table.skipped)} that cannot be read: {', '.join(path for path, _ in table.skipped)}")
+    for split, names in absent_classes(table).items():
+        shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        say(f"images: WARNING: {split} has no image of {shown}; its scores are means over the others")
     leaked = leaks(table)
     if leaked:
         say(f"images: WARNING: {len(leaked)} images stand in several splits, for instance {' = '.join(leaked[0][1])}")

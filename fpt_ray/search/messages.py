@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
+from fpt_ray.config.objectives import OBJECTIVES
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, with_seed
 
@@ -29,8 +30,8 @@ TAKEN_FOR_DEAD = "its driver was taken for dead; the trial was run again"
 STOPPED = "stopped before its last epoch"
 """Why a trial has no result that the scheduler stopped."""
 _FINAL_METRICS = (
-    "val_auc",
-    "val_auc_std",
+    *(name for name in OBJECTIVES if name.startswith("val_")),
+    *(f"{name}_std" for name in OBJECTIVES if name.startswith("val_")),
     "best_epoch",
     "epochs",
     "ppe",

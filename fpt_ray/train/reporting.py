@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -60,6 +60,8 @@ class TrainWork:
     seeds: int = 1
     together: bool = False
     """Its seeds train as one model."""
+    also: tuple[str, ...] = ()
+    """Scores of the validation split beside the one that picks the best epoch."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
 
@@ -72,7 +74,8 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
         FullError: there is no room for a checkpoint.
         StorageError: S3 fails.
     """
-    trial, task = work.trial, trial_task(work.store, session.device, session.rank, session.num_workers)
+    trial = work.trial
+    task = replace(trial_task(work.store, session.device, session.rank, session.num_workers), also=work.also)
     steps = fit_seeds(
         trial,
         work.seeds,

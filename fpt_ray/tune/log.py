@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import POINT, SearchSpace
+from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.messages import (
@@ -185,8 +186,10 @@ class StudyLog(tune.Callback):
         seconds = (time.monotonic() - self.started) / max(1, self.ended - self.ended_before)
         left = max(0, self.num_trials - self.ended) * seconds
         values = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in proposal.values.items())
-        spread = f" ± {metrics['val_auc_std']:.3f}" if "val_auc_std" in metrics else ""
-        score = f"val AUC {metrics['val_auc']:.3f}{spread}" if reason is None else reason
+        name = self.space.score
+        spread = f" ± {metrics[f'{name}_std']:.3f}" if f"{name}_std" in metrics else ""
+        title = TITLES[name.removeprefix("val_")]
+        score = f"val {title} {metrics[name]:.3f}{spread}" if reason is None else reason
         if proposal.confirms is not None:
             say(f"trial {proposal.confirms} with {proposal.seeds} new seeds: {score}  {values}")
             return
@@ -202,10 +205,10 @@ class StudyLog(tune.Callback):
                 continue
             for name, value in one.metrics.items():
                 self.client.log_metric(record.run_id, name, value)
-            if len(one.seed_aucs) > 1:
+            if len(one.seed_scores) > 1:
                 runs = tracking.seed_runs(self.client, self.study, record)
-                for run_id, score in zip(runs, one.seed_aucs, strict=True):
-                    self.client.log_metric(run_id, "test_auc", score)
+                for run_id, score in zip(runs, one.seed_scores, strict=True):
+                    self.client.log_metric(run_id, self.space.score.replace("val_", "test_"), score)
         return [with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records]
 
     def end(self, status: Status, ledger: Mapping[str, float] | None = None) -> None:

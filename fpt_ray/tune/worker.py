@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
+from fpt_ray.config.fitting import also_scored
 from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
@@ -101,6 +102,7 @@ class Shared:
             identity=digest_of(trial_identity(trial, self.stores)),
             seeds=proposal.seeds,
             together=self.together(proposal),
+            also=also_scored(self.space),
             run=self.study_uri,
         )
 

@@ -20,6 +20,7 @@ from fpt_ray.images import inspection
 from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.decoding import decode
 from fpt_ray.images.inspection import accept, inspect_image, leaks
+from fpt_ray.images.splits import absent_classes
 from fpt_ray.images.table import ImageRow, ImageTable, read_images
 from tests.stores import image_table
 
@@ -119,14 +120,20 @@ def test_a_missing_split_is_named(tmp_path: Path, missing: str) -> None:
 def test_an_empty_split_is_named(tmp_path: Path) -> None:
     split_folder(tmp_path, {split: classes for split, classes in LAYOUT.items() if split != "val"})
     (tmp_path / "val").mkdir()
-    with pytest.raises(ConfigError, match="'mild' in val, 'none' in val"):
+    with pytest.raises(ConfigError, match="has no image in val; where splits are not given"):
         read_images(str(tmp_path))
 
 
-def test_a_class_absent_from_a_split_is_named(tmp_path: Path) -> None:
-    split_folder(tmp_path, {**LAYOUT, "test": {"mild": 2}})
-    with pytest.raises(ConfigError, match="no image of class 'none' in test;"):
-        read_images(str(tmp_path))
+def test_a_class_that_a_split_lacks_is_named_and_scores_need_two(tmp_path: Path) -> None:
+    split_folder(tmp_path / "one", {**LAYOUT, "test": {"mild": 2}})
+    with pytest.raises(ConfigError, match="has images of class 'mild' alone in test; where splits are not given"):
+        read_images(str(tmp_path / "one"))
+    two = {split: {"a": 2, "b": 2} for split in SPLITS}
+    split_folder(tmp_path / "few", {**two, "train": {"a": 2, "b": 2, "c": 1}})
+    assert absent_classes(read_images(str(tmp_path / "few"))) == {"val": ("c",), "test": ("c",)}
+    split_folder(tmp_path / "new", {**two, "test": {"a": 2, "b": 2, "c": 1}})
+    with pytest.raises(ConfigError, match="no image of class 'c' in train, which cannot be learnt"):
+        read_images(str(tmp_path / "new"))
 
 
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
@@ -280,7 +287,7 @@ def test_groups_may_be_numbers_and_stand_in_one_split(tmp_path: Path) -> None:
         ([*GOOD, ("images/new.png", "a")], r"row 7 has 2 cells, the header has 3"),
         ([*GOOD, ("images/new.png", "a", "valid")], r"row 7 has the split 'valid'"),
         ([*GOOD, ("./images/traina.png", "b", "test")], r"1 paths stand in it twice, such as 'images/traina.png'"),
-        ([row for row in GOOD if row[2] != "val"], r"'a' in val, 'b' in val"),
+        ([row for row in GOOD if row[2] != "val"], r"has no image in val"),
         ([], r"holds none"),
     ],
 )
@@ -421,7 +428,7 @@ def test_a_long_list_is_cut_at_ten() -> None:
 def test_a_class_lost_to_unreadable_images_is_named() -> None:
     findings = [("ab" * 32, "")] * 6
     findings[3] = ("", "it is bad")
-    with pytest.raises(ConfigError, match="no image of class 'b' in val"):
+    with pytest.raises(ConfigError, match="has images of class 'a' alone in val"):
         accept(rows_of(2), findings, max_skipped=0.5)
 
 

@@ -85,7 +85,7 @@ def test_trials_without_a_test_score_are_scored_on_workers_at_once(share, monkey
         handed.update(shares)
         assert {call.args[0] for call in calls.values()} == {scoring._scores}
         assert {call.args[2].training.seed for call in calls.values()} == {5}  # the trial's, whatever the space has
-        return iter([(name, TrialScores(run_id=name, metrics={}, seed_aucs=())) for name in reversed(calls)])
+        return iter([(name, TrialScores(run_id=name, metrics={}, seed_scores=())) for name in reversed(calls)])
 
     monkeypatch.setattr(scoring, "run_on_workers", run_on_workers)
     found = score_shown([record(0), record(1, test_auc=0.9), record(2)], share(SMOKE))
