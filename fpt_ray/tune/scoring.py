@@ -23,8 +23,9 @@ from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
+from fpt_ray.report.tested import as_json, of_seeds
 from fpt_ray.tracking.records import TrialRecord, counted
-from fpt_ray.train.best import predictions_of_best, scores_of_best
+from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 from fpt_ray.train.evaluation import picked_by
 from fpt_ray.tune.worker import Shared
@@ -41,6 +42,8 @@ class TrialScores:
     """Of the trial: means over its seeds and their standard deviations, intervals."""
     seed_scores: tuple[float, ...]
     """One a seed, in order: of the score that picks the best trials."""
+    details: str = ""
+    """All that is said of the test split, as ``report.tested`` stores it."""
 
 
 def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
@@ -58,7 +61,7 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    shown = shown_trials(records, shared.space)
+    shown, score = shown_trials(records, shared.space), shared.space.score.removeprefix("val_")
     missing = [record for record in shown if not _is_scored(record, shared)]
     if shared.space.sampler != "grid" or shared.space.repeats == 1 or not missing:
         for _, found in _on_workers(_scores, missing, shared):
@@ -68,7 +71,7 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
     read = list({record.run_id: record for record in (first, *missing)}.values())
     resampled = dict(_on_workers(partial(_resampled, over_seeds=True), read, shared))
     for record in missing:
-        yield _with_difference(resampled[record.run_id], resampled[first.run_id])
+        yield _with_difference(resampled[record.run_id], resampled[first.run_id], score)
 
 
 def _on_workers(
@@ -104,7 +107,7 @@ def _is_scored(record: TrialRecord, shared: Shared) -> bool:
 
 
 def _scores(trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str) -> TrialScores:
-    return _over_seeds(scores_of_best(trial, store, "test", saved), run_id, picked_by(trial, store.target))
+    return _resampled(trial, store, saved, run_id).scores
 
 
 def _over_seeds(found: Sequence[Scores], run_id: str, picks: str) -> TrialScores:
@@ -133,7 +136,7 @@ def score_confirmed(records: Sequence[TrialRecord], shared: Shared) -> list[Tria
         return []
     best = reference(confirmed, score)
     resampled = dict(_on_workers(_resampled, confirmed, shared))
-    return [_with_difference(resampled[record.run_id], resampled[best.run_id]) for record in confirmed]
+    return [_with_difference(resampled[record.run_id], resampled[best.run_id], score) for record in confirmed]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,22 +152,27 @@ def _resampled(
     trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str, over_seeds: bool = False
 ) -> _Resampled:
     said, labels = predictions_of_best(trial, store, "test", saved)
-    picks = picked_by(trial, store.target)
-    found = _over_seeds([scores(one, labels, store.classes, store.task) for one in said], run_id, picks)
+    target, picks = store.target, picked_by(trial, store.target)
+    each = [scores(one, labels, target.classes, target.task) for one in said]
     own_seed = int(saved.identity[:8], 16) if over_seeds else None
-    samples = bootstrap([said], labels, (picks,), store.task, seed_of_seeds=own_seed)[picks][0]
-    low, high = interval(samples)
-    metrics = {**found.metrics, f"test_{picks}_low": low, f"test_{picks}_high": high}
-    return _Resampled(scores=replace(found, metrics=metrics), samples=samples, labels=labels)
+    drawn = bootstrap([said], labels, target.scores, target.task, seed_of_seeds=own_seed)
+    samples = {name: one[0] for name, one in drawn.items()}
+    found = replace(_over_seeds(each, run_id, picks), details=as_json(of_seeds(each, samples, target.classes)))
+    return _Resampled(scores=found, samples=samples[picks], labels=labels)
 
 
-def _with_difference(own: _Resampled, best: _Resampled) -> TrialScores:
-    """Scores with the interval of their difference from the best's; without it where the stores hold other images."""
+def _with_interval(own: _Resampled, picks: str) -> TrialScores:
+    low, high = interval(own.samples)
+    return replace(own.scores, metrics={**own.scores.metrics, f"test_{picks}_low": low, f"test_{picks}_high": high})
+
+
+def _with_difference(own: _Resampled, best: _Resampled, picks: str) -> TrialScores:
+    """Scores with their interval, and that of their difference from the best's; not where stores hold other images."""
+    found = _with_interval(own, picks)
     if own.scores.run_id == best.scores.run_id or not _same_images(own, best):
-        return own.scores
+        return found
     low, high = interval(own.samples - best.samples)
-    metrics = {**own.scores.metrics, "difference_low": low, "difference_high": high}
-    return TrialScores(run_id=own.scores.run_id, metrics=metrics, seed_scores=own.scores.seed_scores)
+    return replace(found, metrics={**found.metrics, "difference_low": low, "difference_high": high})
 
 
 def _same_images(own: _Resampled, best: _Resampled) -> bool:
