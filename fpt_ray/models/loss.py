@@ -113,8 +113,8 @@ def _unit(model: nn.Module) -> Float[Tensor, "*G 2"]:
 # --- the loss that a training split gives -------------------------------------------------------------------------
 
 
-def make_loss(target: Target, asked: LossConfig, labels: np.ndarray) -> Loss:
-    """The loss of a target on a training split with these labels.
+def make_loss(target: Target, asked: LossConfig, labels: np.ndarray, device: torch.device | None = None) -> Loss:
+    """The loss of a target on a training split with these labels; what it weighs by is on the device.
 
     Weights are inverse frequencies: of classes, 1 on average over the images; of each label, over those with and
     those without it.
@@ -127,6 +127,6 @@ def make_loss(target: Target, asked: LossConfig, labels: np.ndarray) -> Loss:
     if target.task == "multilabel":
         known, having = (~np.isnan(labels)).sum(axis=0), np.nansum(labels, axis=0)
         counts = torch.from_numpy(np.stack([known - having, having])).clamp_min(1)
-        return replace(loss, weights=(counts.sum(dim=0) / (2 * counts)).float())
+        return replace(loss, weights=(counts.sum(dim=0) / (2 * counts)).float().to(device))
     counts = torch.bincount(torch.as_tensor(labels), minlength=len(target.classes)).clamp_min(1)
-    return replace(loss, weights=counts.sum() / (len(target.classes) * counts.float()))
+    return replace(loss, weights=(counts.sum() / (len(target.classes) * counts.float())).to(device))

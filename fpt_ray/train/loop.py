@@ -134,7 +134,7 @@ def _learner(model: nn.Module, labels: np.ndarray, trial: TrialConfig, task: Tas
         raise ValueError(
             f"training.batch_size is {training.batch_size}, but there are {task.num_train} training images"
         )
-    loss = make_loss(task.target, trial.loss, labels)
+    loss = make_loss(task.target, trial.loss, labels, task.device)
     keep_unit(unwrapped(model), loss)
     return make_learner(model, training, steps * training.epochs, arithmetic_type(training, task.device), loss)
 

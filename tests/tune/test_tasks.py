@@ -114,4 +114,4 @@ def test_what_is_no_score_of_the_task_is_refused_before_anything_is_trained(
                 space=str(space), images=f"{tables}/{task}.parquet", workdir=workdir, columns=columns, task=task
             )
         )
-    assert not Path(workdir, "studies", "refused").exists()
+    assert not Path(workdir, "studies", "refused", "optuna.log").exists()
