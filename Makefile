@@ -43,8 +43,8 @@ audit: .venv/installed
 # Everything, and what a cluster's image needs of it: no tests' servers and tools, no demonstration.
 lock:
 	$(BIN)/uv pip compile --all-extras --group dev --generate-hashes --no-emit-index-url pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --extra postgres --constraint requirements.lock --generate-hashes --no-emit-index-url \
-		pyproject.toml -o cluster/requirements.lock
+	$(BIN)/uv pip compile --extra dicom --extra postgres --constraint requirements.lock --generate-hashes \
+		--no-emit-index-url pyproject.toml -o cluster/requirements.lock
 
 clean:
 	rm -rf .venv demo

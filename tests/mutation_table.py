@@ -32,12 +32,16 @@ _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_interv
 _RESAMPLED = "tests/metrics/test_resampled.py"
 _LOSS, _TASKS = "tests/models/test_loss.py", "tests/train/test_tasks.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
+_CHECKS, _CHECKING = "tests/datasets/checks", "tests/datasets/test_checking.py"
+_AUGMENTATION = "tests/images/test_augmentation.py"
+_PICTURE, _DICOM = "tests/images/test_picture.py", "tests/images/test_dicom.py"
 _LADDER = "tests/search/test_ladder.py"
 _SEARCHER, _STOPPING = "tests/search/test_searcher.py", "tests/search/test_early_stopping.py"
 _JOURNAL, _PICTURES = "tests/search/test_journal.py", "tests/search/test_pictures.py"
 _VOLUMES, _VOLUME = "fpt_ray/metrics/hypervolume.py", "tests/metrics/test_hypervolume.py"
 _IDENTITY, _COUNTED = "tests/config/test_identity.py", "tests/report/test_counted.py"
-_DRAWN = "augment or draw or crops or row"
+_PUBLISHED = "tests/datasets/published"
+_LAYOUTS = f"{_PUBLISHED}/test_layouts.py"
 
 MUTATIONS = (
     # --- intervals ------------------------------------------------------------------------------------------------
@@ -440,40 +444,53 @@ MUTATIONS = (
     Mutation("fpt_ray/features/store.py", "first = len(store.shards)\n", "first = 0\n", _STORE),
     # --- the images -----------------------------------------------------------------------------------------------
     Mutation(
+        "fpt_ray/images/picture.py",
+        "_between(values, low, low + width - 1)",
+        "_between(values, low, low + width)",
+        _PICTURE,
+    ),
+    Mutation("fpt_ray/images/picture.py", "top + (height - side) // 2, side, side)", "top, side, side)", _PICTURE),
+    Mutation("fpt_ray/images/remarks.py", "facts.high - facts.low < _FAINT", "facts.high < _FAINT", _PICTURE),
+    Mutation("fpt_ray/images/dicom.py", 'white_is_zero=colours == "MONOCHROME1"', "white_is_zero=False", _DICOM),
+    Mutation("fpt_ray/images/dicom.py", "* slope + intercept).astype", "* slope).astype", _DICOM, "rescaled"),
+    Mutation("fpt_ray/features/spec.py", ", *self.chosen}", "}", _STORE, "every_way"),
+    Mutation(
         "fpt_ray/images/augmentation.py",
-        "torch.where(flip, steps.flip(0), steps)",
-        "steps.expand(len(draws), size)",
-        _IMAGES,
-        _DRAWN,
+        "column([draw.flip for draw in draws])",
+        "column([draw.flip_vertically for draw in draws])",
+        _AUGMENTATION,
     ),
     Mutation(
         "fpt_ray/images/augmentation.py",
         "np.random.default_rng((seed, epoch, row))",
         "np.random.default_rng((seed, row))",
-        _IMAGES,
-        _DRAWN,
+        _AUGMENTATION,
     ),
     Mutation(
         "fpt_ray/images/augmentation.py",
         "inside = inside.clamp(min=0).minimum(length - 1)",
         "inside = inside.clamp(min=0)",
-        _IMAGES,
-        _DRAWN,
+        _AUGMENTATION,
     ),
     Mutation(
         "fpt_ray/images/augmentation.py",
         "before = factors([draw.brightness if draw.brightness_first",
         "before = factors([draw.brightness if not draw.brightness_first",
-        _IMAGES,
-        _DRAWN,
+        _AUGMENTATION,
     ),
     Mutation(
         "fpt_ray/images/augmentation.py",
-        "torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)",
-        "torch.stack((y[:, :, None].expand(shape), x[:, None, :].expand(shape)), dim=-1)",
-        _IMAGES,
-        _DRAWN,
+        "torch.stack((x.expand(shape), y.expand(shape)), dim=-1)",
+        "torch.stack((y.expand(shape), x.expand(shape)), dim=-1)",
+        _AUGMENTATION,
     ),
+    Mutation(
+        "fpt_ray/images/augmentation.py",
+        "angle.cos() * right - angle.sin() * below",
+        "angle.cos() * right + angle.sin() * below",
+        _AUGMENTATION,
+    ),
+    Mutation("fpt_ray/images/augmentation.py", "range(-reach, reach + 1)):", "range(-reach, reach)):", _AUGMENTATION),
     Mutation(
         "fpt_ray/images/pixels.py",
         "return (images - centre) / spread",
@@ -790,6 +807,55 @@ MUTATIONS = (
         "tests/demo/test_demo.py",
         "table_of_its or boxes_say",
     ),
-    Mutation("fpt_ray/datasets/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', "tests/datasets/test_bccd.py"),
+    # --- the checks -----------------------------------------------------------------------------------------------
+    Mutation(
+        "fpt_ray/datasets/checks/alike.py",
+        "    several[numbers[one[numbers] != sides]] = True\n",
+        "    several[numbers[one[numbers] == sides]] = True\n",
+        _CHECKS,
+        "torn or several",
+    ),
+    Mutation(
+        "fpt_ray/datasets/checks/alike.py",
+        "in combinations(_bands(most_bits + 2), 2)",
+        "in combinations(_bands(most_bits + 2)[1:], 2)",
+        _CHECKS,
+        "comparing",
+    ),
+    Mutation(
+        "fpt_ray/datasets/checks/contents.py",
+        "known = np.flatnonzero(~np.isnan(values))",
+        "known = np.arange(len(values))",
+        _CHECKS,
+        "missing",
+    ),
+    Mutation("fpt_ray/datasets/checking.py", "one.doubt not in allow]", "not allow]", _CHECKING, "allowed or together"),
+    Mutation(
+        "fpt_ray/datasets/usable.py",
+        "findings.take(pc.index_in(whole.paths, value_set=table.paths))",
+        "findings.take(rows)",
+        _CHECKING,
+        "order",
+    ),
+    Mutation(
+        "fpt_ray/datasets/findings.py",
+        'found.filter(pc.is_valid(found["sha256"]))',
+        "found",
+        "tests/datasets/test_inspection.py",
+        "could_not",
+    ),
+    # --- published data sets --------------------------------------------------------------------------------------
+    Mutation("fpt_ray/datasets/published/bccd.py", 'ends["xmin"] - 1', 'ends["xmin"]', f"{_PUBLISHED}/test_bccd.py"),
+    Mutation(
+        "fpt_ray/datasets/published/cmmd.py", "labels.get((patient, side),", "labels.get((patient, 'L'),", _LAYOUTS
+    ),
+    Mutation(
+        "fpt_ray/datasets/published/preparation.py",
+        "whole = len(present) == of.images and",
+        "whole = len(present) >= of.images and",
+        _LAYOUTS,
+    ),
+    Mutation("fpt_ray/datasets/published/messidor2.py", "group=patient[image.lower()]", "group=image", _LAYOUTS),
+    Mutation("fpt_ray/tune/data_sets.py", "resume=options.resume and ", "resume=", "tests/tune/test_data_sets.py"),
     Mutation("fpt_ray/images/decoding.py", "_SIDEWAYS = (5, 6, 7, 8)", "_SIDEWAYS = ()", _IMPORTANCE, "size"),
 )

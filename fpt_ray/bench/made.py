@@ -14,6 +14,7 @@ from PIL import Image
 
 from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.datasets import usable
 from fpt_ray.features.joining import Features, join
 from fpt_ray.features.places import GroupsAtHand, ShardFiles, read_shard_rows
 from fpt_ray.features.rows import Rows
@@ -21,8 +22,8 @@ from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec, store_spec
 from fpt_ray.features.store import Store, add_shards, empty_store, shard_path
-from fpt_ray.images.decoding import decode, resize
-from fpt_ray.images.inspection import accept, inspect_image
+from fpt_ray.images.decoding import read_square
+from fpt_ray.images.picture import resize
 from fpt_ray.images.table import ImageRow, ImageTable, read_images
 from fpt_ray.models.importance import Extracted
 
@@ -58,8 +59,7 @@ def split_counts(count: int) -> dict[str, int]:
 
 def inspected_here(folder: Path) -> ImageTable:
     """The image table of a folder with content hashes, by this process."""
-    table = read_images(str(folder))
-    return accept(table, [inspect_image(table.root, row)[0] for row in table.rows()])
+    return usable.inspected_here(read_images(str(folder)))
 
 
 # --- a store --------------------------------------------------------------------------------------------------
@@ -70,8 +70,8 @@ def made_features(uri: str, table: ImageTable, trial: TrialConfig) -> Features:
     spec = store_spec(need_of(trial))
 
     def low_res(images: Sequence[ImageRow]) -> list[np.ndarray]:
-        decoded = [decode(Path(table.root, image.path).read_bytes(), image.path) for image in images]
-        high = [resize(pixels, spec.resolution) for pixels in decoded]
+        files = [(Path(table.root, image.path), image.path) for image in images]
+        high = [read_square(file.read_bytes(), path, spec.preparation) for file, path in files]
         return [np.stack([resize(pixels, side) for pixels in high]) for side in spec.low_resolutions]
 
     return join(fill_store(uri, spec, table, low_res, _SHARD_ROWS), table)

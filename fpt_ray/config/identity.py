@@ -16,6 +16,18 @@ _UNSAID = {
     "loss.focal_gamma": (0.0,),
     "training.sampling": ("shuffled",),
     "training.select_by": ("auto", "auc"),
+    "features.intensity": ("full",),
+    "features.window": (None,),
+    "features.percentiles": ((0.5, 99.5),),
+    "features.aspect": ("squash",),
+    "features.crop_black": (None,),
+    "features.srgb": (False,),
+    "augment.min_area": (0.8,),
+    "augment.horizontal_flip": (0.5,),
+    "augment.vertical_flip": (0.0,),
+    "augment.rotation_degrees": (0.0,),
+    "augment.blur_sigma": (0.0,),
+    "augment.jitter": (0.2,),
 }
 """{field: the values that mean what all trials did before there was the field}; with these it is left out."""
 

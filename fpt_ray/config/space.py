@@ -14,6 +14,7 @@ from typing import Any
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.identity import identifying
 from fpt_ray.config.objectives import Limit, Mode
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.rungs import Rung
 from fpt_ray.config.trial import (
     EVEN,
@@ -248,16 +249,14 @@ def _store_key(trial: TrialConfig) -> Any:
 _WIDEST = ("features.token_ratio", "side.depth", "side.num_prompts")
 _UNITED = ("side.blocks", "side.resolution")
 _READERS = ("method", "features.preloaded")
-_IMAGE_FIELDS = ("backbone.name", "features.resolution", "features.mean", "features.std")
+_PREPARED = tuple(f"features.{item.name}" for item in dataclasses.fields(Preparation))
+_IMAGE_FIELDS = ("backbone.name", *_PREPARED, "features.mean", "features.std")
 _STORE_FIELDS = (
     *_READERS,
-    "backbone.name",
+    *_IMAGE_FIELDS,
     "backbone.weights",
-    "features.resolution",
     "features.importance",
     "features.dtype",
     "features.precision",
-    "features.mean",
-    "features.std",
 )
 """Values that need a store of their own; of all others, the widest store serves the narrower trials."""

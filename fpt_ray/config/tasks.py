@@ -48,6 +48,9 @@ TITLES: Mapping[str, str] = {
     "mae": "MAE",
 }
 """What people call them."""
+Doubt = Literal["duplicates", "groups", "labels", "classes", "unreadable"]
+"""What makes results on images untrue: the same image, or one group, in several splits; labels of an image that
+contradict each other; classes that cannot be learnt or told apart; many images that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,3 +82,13 @@ class ImagesOptions:
     task: Task | None = None
     """What is learnt of the labels. Default: binary or multiclass; multilabel of several columns or where a label is
     such as edema|effusion; regression of numbers that are not whole."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnOptions(ImagesOptions):
+    """How images are read that shall be learnt from."""
+
+    allow: tuple[Doubt, ...] = ()
+    """What of the images is taken as it is, though it makes results untrue, which is then said where these are shown:
+    the same image in several splits (duplicates), one group in several (groups), contradicting labels of an image
+    (labels), classes that train lacks (classes), more than 1 % that cannot be read (unreadable). Default: nothing."""

@@ -52,7 +52,7 @@ class TrainingConfig:
     select_by: SelectBy = "auto"
     """The score on the validation split that picks the best epoch; auto takes the AUC, and R2 of values."""
     augment: bool = True
-    """The low-resolution input is cropped, flipped, brightened and given contrast at random."""
+    """The low-resolution input is cropped, flipped, brightened and given contrast at random, as ``augment`` says."""
     precision: Precision = "auto"
     """The arithmetic of the side network; auto takes bfloat16 autocast on a GPU that has it, else float32."""
     seed: int = 0

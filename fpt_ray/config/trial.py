@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fpt_ray.config.augmentation import AugmentConfig
 from fpt_ray.config.dotted import coerce, field_types, flatten, unknown_name
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.training import LossConfig, Precision, TrainingConfig
 from fpt_ray.errors import ConfigError
 
@@ -64,11 +66,9 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FeaturesConfig:
+class FeaturesConfig(Preparation):
     """What is taken from the LPM (sections 3.3 and 3.5). A store may hold more than a trial takes."""
 
-    resolution: int = 512
-    """The side of the square high-resolution input I_h, in pixels."""
     token_ratio: float = 0.2
     """The important tokens that a head keeps, as a share of all tokens with the class token; the paper's m%."""
     preloaded: bool = True
@@ -160,6 +160,7 @@ class TrialConfig:
     petl: PetlConfig = field(default_factory=PetlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -167,7 +168,6 @@ class TrialConfig:
 
 def _check_ranges(trial: TrialConfig) -> None:
     positive = (
-        "features.resolution",
         "features.token_ratio",
         "side.depth",
         "side.reduction",

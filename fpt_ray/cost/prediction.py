@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from fpt_ray.config.augmentation import AugmentConfig
 from fpt_ray.config.space import StoreNeed
 from fpt_ray.config.trial import (
     SIDE_METHODS,
@@ -122,7 +123,7 @@ def network_memory(trial: TrialConfig, num_outputs: int, execution: Execution) -
 def memory_key(trial: TrialConfig) -> TrialConfig:
     """The trial with its defaults wherever its memory and its arithmetic do not depend on a value."""
     training = TrainingConfig(batch_size=trial.training.batch_size, augment=trial.training.augment)
-    trial = replace(trial, training=training)
+    trial = replace(trial, training=training, augment=AugmentConfig())
     if trial.method not in SIDE_METHODS:
         trial = replace(trial, side=SideConfig(), features=FeaturesConfig(resolution=trial.features.resolution))
     return trial

@@ -120,10 +120,11 @@ def _found_text(found: "Found") -> str:
 
 def _contents(spec: "StoreSpec") -> str:
     sizes = " and ".join(map(str, spec.low_resolutions))
+    prepared = "".join(f", {name} {value}" for name, value in spec.chosen.items())
     if not spec.blocks:
-        return f"images of {sizes} px for {spec.backbone}"
+        return f"images of {sizes} px for {spec.backbone}{prepared}"
     return (
-        f"{spec.backbone} at {spec.resolution} px, blocks {', '.join(map(str, spec.blocks))} of "
+        f"{spec.backbone} at {spec.resolution} px{prepared}, blocks {', '.join(map(str, spec.blocks))} of "
         f"{spec.backbone_depth}, {spec.num_kept} of {spec.num_tokens} tokens, {spec.dtype}, images of {sizes} px"
     )
 
@@ -157,7 +158,7 @@ def _importance(uri: str, command: Importance) -> None:
     findings = (
         None
         if command.boxes is None
-        else read_findings(command.boxes, whole, table, backbone_shape(spec.backbone), spec.resolution)
+        else read_findings(command.boxes, whole, table, backbone_shape(spec.backbone), spec.preparation)
     )
     found = survey(store, table, command.ratios, findings)
     few = sampled(whole, command.flips)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.identity import identifying
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import SearchSpace, StoreNeed
 from fpt_ray.config.trial import (
     SUMMARY_METHODS,
@@ -75,14 +76,16 @@ def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig,
         ("features.mean", features.mean or shape.mean, spec.mean),
         ("features.std", features.std or shape.std, spec.std),
     ]
+    same += [
+        (f"features.{item.name}", getattr(features, item.name), getattr(spec, item.name))
+        for item in dataclasses.fields(Preparation)
+    ]
     if reads_images(trial):
-        if spec.blocks or spec.resolution != features.resolution:
-            held = f"{'features' if spec.blocks else 'images'} of {spec.resolution} px"
-            return f"{trial.method} reads images of {features.resolution} px, {store.uri} holds {held}"
+        if spec.blocks:
+            return f"{trial.method} reads images, {store.uri} holds features"
         return _differs(same, store.uri)
     kept = kept_tokens(shape.num_tokens(features.resolution), features.token_ratio)
     same += [
-        ("features.resolution", features.resolution, spec.resolution),
         ("features.importance", features.importance, spec.importance),
         ("features.dtype", features.dtype, spec.dtype),
         ("backbone.weights (SHA-256)", weights[trial.backbone], spec.weights_digest),

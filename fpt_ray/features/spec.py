@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from fpt_ray.config.identity import digest_of
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed
 from fpt_ray.config.trial import Importance, reads_images
 from fpt_ray.errors import ConfigError
@@ -28,12 +29,11 @@ class StoreError(ConfigError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StoreSpec:
+class StoreSpec(Preparation):
     """What determines a store's content: the first part is asked for, the second follows from the backbone."""
 
     backbone: str
     weights_digest: str
-    resolution: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     importance: Importance
@@ -53,8 +53,13 @@ class StoreSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of all fields."""
-        return digest_of(dataclasses.asdict(self))
+        """SHA-256 (hex) of all fields.
+
+        How pixels are prepared counts where it differs from the default: so a store is found that was made before there
+        was a choice, or before there was this one.
+        """
+        usual = {item.name for item in dataclasses.fields(Preparation)} - {"resolution", *self.chosen}
+        return digest_of({name: value for name, value in dataclasses.asdict(self).items() if name not in usual})
 
     @property
     def name(self) -> str:
@@ -185,7 +190,7 @@ def store_spec(need: StoreNeed, *, weights_digest: str = "", precision: str = "f
     return StoreSpec(
         backbone=shape.name,
         weights_digest="" if images_alone else weights_digest,
-        resolution=features.resolution,
+        **dataclasses.asdict(features.preparation),
         mean=features.mean or shape.mean,
         std=features.std or shape.std,
         importance="global" if images_alone else features.importance,

@@ -126,8 +126,8 @@ def _check_version(version: int, path: str) -> None:
 
 
 def _spec_from(document: dict[str, object]) -> StoreSpec:
-    lists = ("mean", "std", "blocks", "low_resolutions")
-    return StoreSpec(**{**document, **{name: tuple(document[name]) for name in lists}})  # type: ignore[arg-type]
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+    return StoreSpec(**plain)  # type: ignore[arg-type]
 
 
 def _inside(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Images as files hold them: bytes to RGB arrays, and those to squares. It needs no PyTorch, slow to import."""
+"""From a file's bytes to pixels, as one value says how (``Preparation``). It needs no PyTorch, slow to import."""
 
 import io
 
@@ -6,7 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fpt_ray.errors import ConfigError
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.images.dicom import dicom_size, is_dicom, read_dicom
+from fpt_ray.images.picture import Frame, ImageError, Picture, content_of, eight_bit, shown_part, square_of
 
 # Pillow warns above this many pixels. Keeping to it means that none of Pillow's global switches has to be touched.
 MAX_PIXELS = 89_478_485
@@ -20,24 +22,31 @@ _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations in which height and width change places."""
 
 
-class ImageError(ConfigError):
-    """An image cannot be used. The message names the file and the reason; ``reason`` is the latter alone."""
+def read_square(data: bytes, source: str, preparation: Preparation) -> UInt8[np.ndarray, "R R 3"]:
+    """An encoded image as extraction takes it.
 
-    def __init__(self, source: str, reason: str) -> None:
-        super().__init__(source, reason)
-        self.source = source
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.reason}"
+    Raises:
+        ImageError: as ``read_picture`` and ``square_of``.
+    """
+    return square_of(read_picture(data, source), preparation)
 
 
-def decode(data: bytes, source: str) -> UInt8[np.ndarray, "Y X 3"]:
-    """The RGB pixels of an encoded image, upright (EXIF orientation applied).
+def decode(data: bytes, source: str, preparation: Preparation | None = None) -> UInt8[np.ndarray, "Y X 3"]:
+    """The RGB pixels of an encoded image, upright, whole, by these settings or the defaults.
 
-    Grey becomes three equal channels; 16-bit grey is scaled by its full range (65535 to 255); palettes and CMYK are
-    converted (colour profiles are not applied); transparent pixels are blended onto black. Of several frames or pages
-    the first is taken.
+    Grey becomes three equal channels; 16-bit grey is scaled by its full range (65535 to 255) if nothing else is asked;
+    palettes and CMYK are converted.
+
+    Raises:
+        ImageError: as ``read_picture`` and ``eight_bit``.
+    """
+    return eight_bit(read_picture(data, source), preparation or Preparation())
+
+
+def read_picture(data: bytes, source: str) -> Picture:
+    """An encoded image as its file holds it, upright (EXIF orientation applied).
+
+    Transparent pixels are blended onto black. Of several frames or pages the first is taken.
 
     Raises:
         ImageError: the bytes are empty, too many, no image of a known format, cut off or damaged; the image has no
@@ -47,16 +56,18 @@ def decode(data: bytes, source: str) -> UInt8[np.ndarray, "Y X 3"]:
         raise ImageError(source, "the file is empty (0 bytes)")
     if len(data) > MAX_BYTES:
         raise ImageError(source, f"the file has more than {MAX_BYTES:,} bytes")
+    if is_dicom(data):
+        return read_dicom(data, source, MAX_PIXELS)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, source)
             white_is_zero = image.format == "TIFF" and image.getexif().get(_TIFF_PHOTOMETRIC) == 0
             image.load()
-            return _rgb(ImageOps.exif_transpose(image), white_is_zero, source)
+            return _picture(ImageOps.exif_transpose(image), white_is_zero, source)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)})") from None
+        raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)}, DICOM)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(source, f"it has more than {MAX_PIXELS:,} pixels; make it smaller first") from None
     except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
@@ -69,6 +80,8 @@ def image_size(data: bytes, source: str) -> tuple[int, int]:
     Raises:
         ImageError: it is no image of a known format.
     """
+    if is_dicom(data):
+        return dicom_size(data, source)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -78,12 +91,17 @@ def image_size(data: bytes, source: str) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def resize(image: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, "R R 3"]:
-    """The image stretched to a square of ``resolution`` pixels, as the authors do it: the aspect is not kept.
+def size_and_frame(data: bytes, source: str, preparation: Preparation) -> tuple[tuple[int, int], Frame]:
+    """(width, height) of an encoded image in pixels, upright, and the part of it that its square shows.
 
-    Pillow's bicubic filter, whose support grows with the reduction (antialiased).
+    Raises:
+        ImageError: it is no image of a known format.
     """
-    return np.array(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC))
+    width, height = image_size(data, source)
+    content = Frame(0, 0, width, height)
+    if preparation.crop_black is not None:
+        content = content_of(decode(data, source, preparation), preparation)
+    return (width, height), shown_part(content, preparation)
 
 
 def _check_size(size: tuple[int, int], source: str) -> None:
@@ -94,21 +112,23 @@ def _check_size(size: tuple[int, int], source: str) -> None:
         raise ImageError(source, f"it is {width}x{height}, more than {MAX_PIXELS:,} pixels; make it smaller first")
 
 
-def _rgb(image: Image.Image, white_is_zero: bool, source: str) -> UInt8[np.ndarray, "Y X 3"]:
+def _picture(image: Image.Image, white_is_zero: bool, source: str) -> Picture:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = _eight_bit(np.asarray(image), source)
+        grey = np.array(image)
+        if not 0 <= grey.min() <= grey.max() <= 65535:
+            raise ImageError(
+                source,
+                f"its values are {grey.min()}..{grey.max()}, neither 8 nor 16 bits; save it as 16-bit grey",
+            )
         # Pillow turns WhiteIsZero round for 8 bits, not for 16.
-        return np.repeat((255 - grey if white_is_zero else grey)[..., None], 3, axis=2)
+        return Picture(source=source, grey=grey, span=(0, 65535), white_is_zero=white_is_zero)
     if image.mode == "F":
         raise ImageError(source, "it holds floating-point values of unknown range; save it as 8-bit or 16-bit grey")
+    profile, mode = image.info.get("icc_profile"), image.mode
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
-
-
-def _eight_bit(values: np.ndarray, source: str) -> UInt8[np.ndarray, "Y X"]:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ImageError(source, f"its values are {low}..{high}, neither 8 nor 16 bits; save it as 16-bit grey")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257, rounded to nearest
+    if image.mode not in ("L", "RGB", "CMYK"):  # as profiles are of grey, of red, green and blue, or of inks
+        image = image.convert("L" if mode in ("1", "L", "LA", "La") else "RGB")
+    image.info["icc_profile"] = profile
+    return Picture(source=source, colours=image)

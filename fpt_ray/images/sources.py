@@ -18,7 +18,7 @@ from fpt_ray.images.columns import SPLITS, Columns, read_columns
 from fpt_ray.images.labels import task_of_classes
 from fpt_ray.storage.files import absolute, exists, leaving, walk
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".dcm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

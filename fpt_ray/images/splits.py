@@ -106,18 +106,3 @@ def imbalance(table: ImageTable) -> str:
     worst = int((shares.max(axis=0) - shares.min(axis=0)).argmax())
     parts = ", ".join(f"{share:.1%} of {split}" for share, split in zip(shares[:, worst], SPLITS, strict=True))
     return f"{text}; most uneven is class {table.classes[worst]!r}: {parts}"
-
-
-def absent_classes(table: ImageTable) -> dict[str, tuple[str, ...]]:
-    """{split: the classes, or labels, of which it has no image}, where there are any."""
-    if table.task == "regression":
-        return {}
-    if table.task == "multilabel":
-        there = np.stack([np.nansum(table.labels[table.splits == split], axis=0) for split in range(len(SPLITS))]) > 0
-    else:
-        there = counts_by_split(table) > 0
-    return {
-        split: tuple(table.classes[number] for number in np.flatnonzero(~there[at]))
-        for at, split in enumerate(SPLITS)
-        if not there[at].all()
-    }

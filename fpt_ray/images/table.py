@@ -178,7 +178,7 @@ def _is_arrow(column: object) -> bool:
 
 
 def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable:
-    """The images of a folder or table; no image is opened yet (see ``inspect_image`` and ``accept``).
+    """The images of a folder or table; no image is opened yet (see ``datasets.checking``).
 
     Args:
         source: a folder with ``train/``, ``val/`` and ``test/``, each of class folders; or one folder of class folders,
@@ -233,40 +233,11 @@ def counts_by_split(table: ImageTable) -> Int[np.ndarray, "3 classes"]:
 
 
 def check_splits(table: ImageTable, source: str) -> None:
-    """ConfigError unless every split has images that something can be scored on, and every group is in one alone.
-
-    A class that the training split alone has is left out of the others' scores; see ``splits.absent_classes``.
-    """
-    for number, split in enumerate(SPLITS):
-        if problem := _unscored(table, table.labels[table.splits == number]):
-            raise ConfigError(f"images: {source} has {problem} in {split}; {_REMEDY}")
-    if table.task in CLASS_TASKS and len(unknown := np.flatnonzero(counts_by_split(table)[0] == 0)):
-        names = ", ".join(repr(table.classes[number]) for number in unknown[:5])
-        raise ConfigError(f"images: {source} has no image of class {names} in train, which cannot be learnt; {_REMEDY}")
-    _check_groups(table, source)
-
-
-def _unscored(table: ImageTable, labels: Values) -> str:
-    """Why nothing can be scored on images with these labels; empty where something can."""
-    if not len(labels):
-        return "no image"
-    if table.task == "multilabel":
-        both = (labels == 0).any(axis=0) & (labels == 1).any(axis=0)
-        return "" if both.any() else "no label that some images have and others lack"
-    if np.ptp(labels) > 0:
-        return ""
-    return "one value alone" if table.task == "regression" else f"images of class {table.classes[labels[0]]!r} alone"
-
-
-def _check_groups(table: ImageTable, source: str) -> None:
-    if table.groups is None:
-        return
-    pairs = np.unique(np.stack([table.groups.indices.to_numpy(), table.splits]), axis=1)[0]
-    torn = sorted(table.groups.dictionary.take(np.flatnonzero(np.bincount(pairs) > 1)).to_pylist())
-    if torn:
+    """ConfigError where a split has no image; what else may be wrong with splits, ``datasets.checks`` says."""
+    if empty := [split for split in SPLITS if not len(table.of(split))]:
         raise ConfigError(
-            f"images: {source} has {len(torn)} groups in several splits, such as {', '.join(map(repr, torn[:3]))}; put "
-            "each into one"
+            f"images: {source} has no image in {' and '.join(empty)}; every split needs some. Where splits are not "
+            "given, `datasets split` divides class by class"
         )
 
 

@@ -43,6 +43,17 @@ def table1(weights: Literal["supervised", "dino"]) -> list[dict[str, Any]]:
     return numbers()["table1"][weights]
 
 
+def authors_learning_rate(data_set: str) -> float | None:
+    """With which the authors' code trains FPT+ on a data set of the paper's; None: it is none of these."""
+    rates = {letters(name): one["authors_learning_rate"] for name, one in numbers()["datasets"].items()}
+    return rates.get(letters(data_set))
+
+
+def letters(name: str) -> str:
+    """A data set's name without what people write differently: case, blanks and signs."""
+    return "".join(filter(str.isalnum, name)).casefold()
+
+
 def rows_of(name: str) -> dict[Hashable, Mapping[str, Any]]:
     """{what a row is of: its printed numbers} of any table or figure but Table 2.
 

@@ -11,7 +11,7 @@ from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.paper.layouts import LAYOUTS, As, Layout, Record
-from fpt_ray.paper.numbers import rows_of, table2
+from fpt_ray.paper.numbers import letters, rows_of, table2
 
 _STYLES = {  # field, named as in numbers.json: title, digits, whether higher is better
     "params_percent": ("Params (%)", 2, False),
@@ -202,13 +202,9 @@ def _by_study(rows: Sequence[Any], found: _Found, theirs: _Theirs) -> list[Colum
 def _of_data_set(row: Mapping[str, Any], study: str) -> Cell:
     """The paper's cell of the data set that the study is named after."""
     for name, numbers in row.get("auc", {}).items():
-        if _letters(name) == _letters(study):
+        if letters(name) == letters(study):
             return Cell(value=numbers["mean"], std=numbers["std"])
     return Cell()
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name)).casefold()
 
 
 def _by_resolution(rows: Sequence[str], found: _Found, theirs: _Theirs) -> list[Column]:

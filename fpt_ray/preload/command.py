@@ -10,13 +10,13 @@ from typing import Annotated
 
 import tyro
 
-from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.config.tasks import LearnOptions
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command(ImagesOptions):
+class Command(LearnOptions):
     """The options of ``preload``."""
 
     images: str

@@ -3,10 +3,8 @@
 No PyTorch: its tasks run in many processes.
 """
 
-import hashlib
 import pickle
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, update_wrapper
@@ -20,19 +18,12 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.exceptions import RayError
 
-from fpt_ray.cluster import computing_hosts, run_on_workers
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import decode, resize
+from fpt_ray.images.decoding import read_square
+from fpt_ray.images.file import image_bytes
+from fpt_ray.images.picture import resize
 from fpt_ray.images.table import ImageRow, ImageTable
-from fpt_ray.storage.files import read_bytes
-
-Decoded = Mapping[tuple[str, int], Any]
-"""{(content hash, resolution in pixels): a reference to the pixels in Ray's object store, which spills them to disk}.
-The driver owns them: they go when it drops this."""
-_LEAST_BYTES = 2**17
-"""Of an object: Ray holds results of less than 100 kB in the driver's own memory, which no spilling relieves."""
-_MEMORY_SHARE, _DISK_SHARE = 0.5, 0.25
-"""Of the hosts' object stores, and of the free disk that they spill to, what decoded images may fill."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +41,8 @@ class ImageSource:
     """Where images are read from, and in which sizes they are wanted."""
 
     root: str
-    resolution: int
-    """The side of I_h in pixels."""
+    preparation: Preparation
+    """How a file becomes I_h."""
     sides: tuple[int, ...]
     """The side of each I_l in pixels."""
     with_high: bool
@@ -61,20 +52,13 @@ class ImageSource:
 # --- one image ------------------------------------------------------------------------------------------------
 
 
-def read_image(root: str, image: ImageRow, resolution: int) -> UInt8[np.ndarray, "R R 3"]:
-    """An image at a resolution, from its file.
+def read_image(root: str, image: ImageRow, preparation: Preparation) -> UInt8[np.ndarray, "R R 3"]:
+    """I_h of an image, from its file.
 
     Raises:
         ConfigError: the file is gone, cannot be decoded, or is another than when it was inspected.
     """
-    uri = f"{root}/{image.path}"
-    try:
-        data = read_bytes(uri)
-    except FileNotFoundError:
-        raise ConfigError(f"{uri} is gone; put it back, or take it out of the image table") from None
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise ConfigError(f"{uri} is another image than the table says by its sha256; inspect the images again")
-    return resize(decode(data, uri), resolution)
+    return read_square(image_bytes(root, image), f"{root}/{image.path}", preparation)
 
 
 def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarray, "R R 3"]:
@@ -82,19 +66,9 @@ def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarra
     if kept is not None:
         with suppress(RayError):  # a host was lost with it
             pixels: Any = ray.get(kept)
-            return pixels[: 3 * source.resolution**2].reshape(source.resolution, source.resolution, 3)
-    return read_image(source.root, image, source.resolution)
-
-
-def kept_bytes(resolution: int) -> int:
-    """What it takes to keep an image at this resolution."""
-    return max(_LEAST_BYTES, 3 * resolution**2)
-
-
-def keep(pixels: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarray, " bytes"]:
-    """An image at a resolution as a task of inspection returns it, for ``image_at``."""
-    content = resize(pixels, resolution).reshape(-1)
-    return np.pad(content, (0, kept_bytes(resolution) - content.size))
+            side = source.preparation.resolution
+            return pixels[: 3 * side**2].reshape(side, side, 3)
+    return read_image(source.root, image, source.preparation)
 
 
 def smaller(high: UInt8[np.ndarray, "R R 3"], sides: Sequence[int]) -> list[np.ndarray]:
@@ -133,7 +107,7 @@ class ShardImages(Datasource):
 
 
 def _size(source: ImageSource, plan: ShardPlan) -> int:
-    sides = (*source.sides, source.resolution) if source.with_high else source.sides
+    sides = (*source.sides, source.preparation.resolution) if source.with_high else source.sides
     return len(plan.images) * sum(3 * side**2 for side in sides)
 
 
@@ -189,18 +163,3 @@ def shard_of(row: pa.Table, sides: Sequence[int]) -> ReadShard:
         return ReadShard(plan=plan, error=error, high=None, low=[])
     high = images("high") if cells["high"].size else None
     return ReadShard(plan=plan, error="", high=high, low=[images(_column(side)) for side in sides])
-
-
-# --- how much may be kept -------------------------------------------------------------------------------------
-
-
-def room_for_decoded() -> int:
-    """Bytes of decoded images that the cluster may keep: a share of its object stores and of the disk behind them."""
-    hosts = computing_hosts()
-    memory = sum(host.get("object_store_memory", 0.0) for host in hosts)
-    ((_, free),) = run_on_workers({"disk": _free_disk_bytes}, {"disk": {"CPU": 0.01}})
-    return int(_MEMORY_SHARE * memory + _DISK_SHARE * len(hosts) * free)
-
-
-def _free_disk_bytes() -> int:
-    return shutil.disk_usage(ray.get_runtime_context().get_temp_dir()).free

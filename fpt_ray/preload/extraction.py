@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from fpt_ray.cluster import hosts_may_join
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.datasets.decoded import Decoded
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.shards import ShardEntry, adopted, shard_table, write_shard
@@ -27,7 +28,7 @@ from fpt_ray.models.device import compute_device
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.preload.batches import start
-from fpt_ray.preload.decoded import Decoded, ImageSource, ReadShard, ShardImages, ShardPlan, shard_of
+from fpt_ray.preload.decoded import ImageSource, ReadShard, ShardImages, ShardPlan, shard_of
 from fpt_ray.storage.errors import ExistsError
 
 READING_CPUS = 0.4
@@ -69,14 +70,14 @@ class Work:
 
     def kept(self, image: ImageRow) -> Any:
         """A reference to an image's pixels, where inspection has kept them."""
-        return self.decoded.get((image.sha256, self.spec.resolution))
+        return self.decoded.get((image.sha256, self.spec.preparation))
 
     @property
     def source(self) -> ImageSource:
         """Where its images are read from."""
         spec = self.spec
         return ImageSource(
-            root=self.root, resolution=spec.resolution, sides=spec.low_resolutions, with_high=bool(spec.blocks)
+            root=self.root, preparation=spec.preparation, sides=spec.low_resolutions, with_high=bool(spec.blocks)
         )
 
 

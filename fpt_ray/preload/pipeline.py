@@ -9,9 +9,11 @@ import numpy as np
 import torch
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed, need_of
-from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.config.tasks import LearnOptions
 from fpt_ray.config.trial import TrialConfig, reads_images
+from fpt_ray.datasets.checking import Inspection, inspected
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features, join, missing
 from fpt_ray.features.shards import adopted
@@ -19,15 +21,12 @@ from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
 from fpt_ray.features.store import Store, add_shards, check_same, empty_store, latest_generation, open_store, shard_path
 from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.images.columns import SPLITS
-from fpt_ray.images.inspection import leaks
-from fpt_ray.images.splits import absent_classes
 from fpt_ray.images.table import ImageTable, read_images, write_table
 from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import load_backbone, weights_digest
 from fpt_ray.preload.decoded import ShardPlan
 from fpt_ray.preload.extraction import Layout, Work, lpm_precision, share_model, write_shards
-from fpt_ray.preload.inspection import Inspection, inspected
 from fpt_ray.preload.pace import planned_layout
 from fpt_ray.storage.files import absolute, exists, remove
 
@@ -64,7 +63,7 @@ def preload(
     need: TrialConfig | StoreNeed,
     workdir: str,
     *,
-    options: ImagesOptions | None = None,
+    options: LearnOptions | None = None,
     local: bool = False,
     hardware: Hardware | None = None,
 ) -> Features:
@@ -87,7 +86,7 @@ def preload_all(
     needs: Sequence[StoreNeed],
     workdir: str,
     *,
-    options: ImagesOptions | None = None,
+    options: LearnOptions | None = None,
     local: bool = False,
     hardware: Hardware | None = None,
 ) -> tuple[Features, ...]:
@@ -95,16 +94,16 @@ def preload_all(
     workdir, table = absolute(workdir), read_images(images, options)
     models = [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
-        inspection = inspected(table, workdir, resolutions(needs))
+        inspection = inspected(table, workdir, preparations(needs), allow=options.allow if options else ())
         report_table(inspection.table)
         hardware = hardware or ask_worker(hardware_here)
         pairs = zip(needs, models, strict=True)
         return tuple(preload_table(inspection, need, model, workdir, hardware) for need, model in pairs)
 
 
-def resolutions(needs: Sequence[StoreNeed]) -> tuple[int, ...]:
-    """In which the images of these needs are extracted, in pixels."""
-    return tuple(sorted({need.trial.features.resolution for need in needs}))
+def preparations(needs: Sequence[StoreNeed]) -> tuple[Preparation, ...]:
+    """In which the images of these needs are extracted."""
+    return tuple(dict.fromkeys(need.trial.features.preparation for need in needs))
 
 
 def frozen_lpm(need: StoreNeed) -> Any:
@@ -182,17 +181,9 @@ def _with_unlisted(store: Store) -> Store:
 
 
 def report_table(table: ImageTable) -> None:
-    """Says how many images there are and what is odd about them."""
+    """Says how many images there are."""
     counts = ", ".join(f"{len(table.of(split))} {split}" for split in SPLITS)
     say(f"images: {len(table)} ({counts}), {len(table.classes)} classes")
-    if table.skipped:
-        say(f"images: skipped {len(table.skipped)} that cannot be read: {', '.join(path for path, _ in table.skipped)}")
-    for split, names in absent_classes(table).items():
-        shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        say(f"images: WARNING: {split} has no image of {shown}; its scores are means over the others")
-    leaked = leaks(table)
-    if leaked:
-        say(f"images: WARNING: {len(leaked)} images stand in several splits, for instance {' = '.join(leaked[0][1])}")
 
 
 def _announced(work: Work, table: ImageTable, hardware: Hardware, scratch: str) -> Layout:

@@ -48,6 +48,15 @@ def _may_be_there(location: str) -> bool:
     return file is None or file.exists()
 
 
+def is_begun(name: str, location: str) -> bool:
+    """Whether a study of this name is in its storage.
+
+    Raises:
+        ConfigError: the database cannot be reached.
+    """
+    return _may_be_there(location) and name in optuna.get_all_study_names(open_storage(location))
+
+
 def open_study(
     space: SearchSpace, name: str, location: str, *, resume: bool, identity: Identity | None = None
 ) -> optuna.Study:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fpt_ray.config.tasks import TITLES, ImagesOptions
+from fpt_ray.config.tasks import TITLES, LearnOptions
 from fpt_ray.config.trial import Read, TrialConfig, num_epochs
 from fpt_ray.display.units import MIB
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command(ImagesOptions):
+class Command(LearnOptions):
     """The options of ``train``."""
 
     images: str
@@ -48,11 +48,11 @@ def run(command: Command) -> None:
         ConfigError: as ``preload`` and ``train_trial``.
     """
     from fpt_ray.cluster import ray_session
+    from fpt_ray.datasets.checking import inspected
     from fpt_ray.features.joining import join
     from fpt_ray.features.store import open_store
     from fpt_ray.images.table import read_images
     from fpt_ray.models.methods import check_trial
-    from fpt_ray.preload.inspection import inspected
     from fpt_ray.preload.pipeline import preload
     from fpt_ray.storage.files import absolute
     from fpt_ray.train.trial import train_trial
@@ -61,7 +61,8 @@ def run(command: Command) -> None:
     check_trial(trial)
     with ray_session(local=command.local):
         if command.features:
-            inspection = inspected(read_images(command.images, command), absolute(workdir))
+            table = read_images(command.images, command)
+            inspection = inspected(table, absolute(workdir), allow=command.allow)
             features = join(open_store(command.features), inspection.table)
         else:
             features = preload(command.images, trial, workdir, options=command)
@@ -69,6 +70,8 @@ def run(command: Command) -> None:
             trial, features, workdir=workdir, name=command.name, num_workers=command.num_workers, read=command.read
         )
         print(result_text(found))
+        if features.data_note:
+            print(features.data_note)
 
 
 def result_text(result: "TrialResult") -> str:

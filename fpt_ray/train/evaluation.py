@@ -120,7 +120,7 @@ def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, t
         if drawn and trial.training.augment:
             images = torch.cat(
                 [
-                    augment(part, seed=trial.training.seed + repeat, epoch=epoch, rows=ids.tolist())
+                    augment(part, trial.augment, seed=trial.training.seed + repeat, epoch=epoch, rows=ids.tolist())
                     for part, (repeat, ids) in zip(images.chunk(len(drawn)), drawn, strict=True)
                 ]
             )

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.config.tasks import LearnOptions
 from fpt_ray.config.trial import Read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StudyOptions(ImagesOptions):
+class StudyOptions(LearnOptions):
     """Search side networks over the preloaded features of some images."""
 
     space: str

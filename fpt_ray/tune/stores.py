@@ -7,6 +7,7 @@ from pathlib import Path
 from fpt_ray.config.space import SearchSpace, StoreNeed
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import preload_flops
+from fpt_ray.datasets.checking import Inspection, inspected
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features, join, missing, planned
 from fpt_ray.features.serving import Stores, store_for
@@ -16,13 +17,12 @@ from fpt_ray.images.table import ImageTable, read_images
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import known_weights
-from fpt_ray.preload.inspection import Inspection, inspected
 from fpt_ray.preload.pipeline import (
     asked_spec,
     frozen_lpm,
     preload_table,
+    preparations,
     report_table,
-    resolutions,
     store_uri,
 )
 from fpt_ray.tune.options import StudyOptions
@@ -60,7 +60,8 @@ def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardwar
     weights, needs = known_weights(space.backbones(), str(Path.cwd())), space.stores()
     alone = len(needs) == 1 and not options.features
     # Kept until a trial asks for another store, decoded images would fill the memory that its features are read from.
-    inspection = inspected(read_images(options.images, options), workdir, resolutions(needs) if alone else ())
+    images = read_images(options.images, options)
+    inspection = inspected(images, workdir, preparations(needs), kept=alone, allow=options.allow)
     report_table(table := inspection.table)
     stores = Stores(stores=(), weights=weights, hardware=hardware)
     found = {}

@@ -21,7 +21,8 @@ from fpt_ray.bench.stages.epoch import our_epochs, plain_copies
 from fpt_ray.bench.stages.epoch import shared_rows as in_memory
 from fpt_ray.bench.stages.epoch import stored_rows as in_files
 from fpt_ray.config.trial import override, trial_from
-from fpt_ray.images.decoding import decode, resize
+from fpt_ray.images.decoding import decode
+from fpt_ray.images.picture import resize
 from fpt_ray.images.pixels import normalise
 from fpt_ray.models.importance import extract
 from fpt_ray.models.weights import load_backbone

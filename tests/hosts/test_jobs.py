@@ -24,12 +24,12 @@ import pytest
 from mlflow import MlflowClient
 
 from fpt_ray.config.space_yaml import load_space
+from fpt_ray.datasets.checking import Inspection
+from fpt_ray.datasets.usable import inspected_here
 from fpt_ray.features.shards import shard_table, write_shard
-from fpt_ray.images.inspection import accept, inspect_image
 from fpt_ray.preload import pipeline as preloading
 from fpt_ray.preload.batches import extract_batches
 from fpt_ray.preload.decoded import read_image, smaller
-from fpt_ray.preload.inspection import Inspection
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.records import StudyRun, TrialRecord
 from tests.conftest import table_of
@@ -137,15 +137,14 @@ def preloaded_here(images, workdir):
     def write_shards(work, _):
         spec = work.spec
         for plan in work.plans:
-            high = [read_image(work.root, one, spec.resolution) for one in plan.images.rows()]
+            high = [read_image(work.root, one, spec.preparation) for one in plan.images.rows()]
             low = [smaller(one, spec.low_resolutions) for one in high]
             features = extract_batches(work.holder[0], np.stack(high), spec)
             table = shard_table(plan.images.rows(), [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)
             yield write_shard(plan.uri, table, spec)
 
     with pytest.MonkeyPatch.context() as patch:
-        found = lambda table: [inspect_image(table.root, row)[0] for row in table.rows()]  # noqa: E731
-        patch.setattr(preloading, "inspected", lambda table, *_: Inspection(table=accept(table, found(table))))
+        patch.setattr(preloading, "inspected", lambda table, *_, **__: Inspection(table=inspected_here(table)))
         patch.setattr(preloading, "ray_session", lambda **_: contextlib.nullcontext())
         patch.setattr(preloading, "ask_worker", lambda question: question())
         patch.setattr(preloading, "share_model", lambda model: (model,))

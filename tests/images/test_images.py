@@ -1,4 +1,4 @@
-"""Decoding is compared with pixels written by hand, augmentation with torchvision's functions, image by image."""
+"""Decoding is compared with pixels written by hand."""
 
 import io
 import pickle
@@ -9,14 +9,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms import functional as reference
 
 from fpt_ray.images import decoding as images
-from fpt_ray.images.augmentation import augment, draw_augmentation
-from fpt_ray.images.decoding import ImageError, decode, resize
+from fpt_ray.images.decoding import ImageError, decode
+from fpt_ray.images.picture import resize
 from fpt_ray.images.pixels import normalise
 
 PHOTOMETRIC, ORIENTATION = 0x0106, 0x0112
@@ -255,83 +252,3 @@ def test_normalise_takes_bytes_and_floats_alike() -> None:
     )
     assert torch.allclose(normalise(batch, mean, std), expected, atol=1e-6)
     assert torch.allclose(normalise(batch.permute(0, 3, 1, 2) / 255.0, mean, std), expected, atol=1e-6)
-
-
-# --- augmentation ---------------------------------------------------------------------------------------------
-
-
-def by_hand(image: torch.Tensor, size: int, *, seed: int, epoch: int, row: int) -> torch.Tensor:
-    """One image after another: cut out, interpolate, flip, colour with torchvision."""
-    draw = draw_augmentation(size, seed=seed, epoch=epoch, row=row)
-    pixels = image.permute(2, 0, 1).float() / 255
-    crop = pixels[:, draw.top : draw.top + draw.height, draw.left : draw.left + draw.width]
-    out = F.interpolate(crop[None], size=(size, size), mode="bilinear", align_corners=False)[0]
-    out = out.flip(2) if draw.flip else out
-    steps = [(reference.adjust_brightness, draw.brightness), (reference.adjust_contrast, draw.contrast)]
-    for change, factor in steps if draw.brightness_first else steps[::-1]:
-        out = change(out, factor)
-    return out
-
-
-def test_augment_equals_a_loop_over_images() -> None:
-    size, rows = 48, list(range(24))
-    batch = torch.from_numpy(np.stack([photo(row, size, size) for row in rows]))
-    expected = torch.stack(
-        [by_hand(image, size, seed=3, epoch=5, row=row) for image, row in zip(batch, rows, strict=True)]
-    )
-    draws = [draw_augmentation(size, seed=3, epoch=5, row=row) for row in rows]
-    assert {draw.flip for draw in draws} == {draw.brightness_first for draw in draws} == {True, False}
-    augmented = augment(batch, seed=3, epoch=5, rows=rows)
-    assert augmented.shape == (24, 3, size, size)
-    assert augmented.dtype == torch.float32
-    assert torch.allclose(augmented, expected, atol=2e-5)
-
-
-@pytest.mark.parametrize("size", [32, 256])
-def test_a_row_is_augmented_alike_in_every_batch(size: int) -> None:
-    batch = torch.from_numpy(np.stack([photo(row, size, size) for row in range(6)]))
-    together = augment(batch, seed=1, epoch=2, rows=range(6))
-    turned = augment(batch.flip(0), seed=1, epoch=2, rows=[5, 4, 3, 2, 1, 0]).flip(0)
-    alone = torch.cat([augment(batch[row : row + 1], seed=1, epoch=2, rows=[row]) for row in range(6)])
-    assert torch.equal(together, turned)
-    assert torch.equal(together, alone)
-
-
-def test_seed_epoch_and_row_each_change_the_draw() -> None:
-    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]
-    draws = {draw_augmentation(128, seed=seed, epoch=epoch, row=row) for seed, epoch, row in keys}
-    assert len(draws) == len(keys)
-    assert draw_augmentation(128, seed=4, epoch=5, row=6) == draw_augmentation(128, seed=4, epoch=5, row=6)
-
-
-def test_draws_keep_to_their_ranges() -> None:
-    size, count = 1000, 2000
-    draws = [draw_augmentation(size, seed=0, epoch=0, row=row) for row in range(count)]
-    for draw in draws:
-        assert 0 <= draw.top <= size - draw.height
-        assert 0 <= draw.left <= size - draw.width
-        assert 0.798 <= draw.height * draw.width / size**2 <= 1
-        assert 0.698 <= draw.width / draw.height <= 1.302
-        assert 0.8 <= draw.brightness <= 1.2
-        assert 0.8 <= draw.contrast <= 1.2
-    for share in (np.mean([draw.flip for draw in draws]), np.mean([draw.brightness_first for draw in draws])):
-        assert abs(share - 0.5) < 0.05
-    assert min(draw.brightness for draw in draws) < 0.81
-    assert max(draw.contrast for draw in draws) > 1.19
-
-
-def test_crops_are_drawn_as_torchvision_draws_them() -> None:
-    torch.manual_seed(0)
-    size, count = 224, 3000
-    image = torch.zeros(3, size, size)
-    theirs = np.array([RandomResizedCrop.get_params(image, [0.8, 1.0], [0.7, 1.3]) for _ in range(count)])
-    draws = [draw_augmentation(size, seed=0, epoch=1, row=row) for row in range(count)]
-    ours = np.array([(draw.top, draw.left, draw.height, draw.width) for draw in draws])
-    error = np.sqrt(theirs.var(axis=0) / count + ours.var(axis=0) / count)
-    assert (np.abs(theirs.mean(axis=0) - ours.mean(axis=0)) < 4 * error).all()
-    assert np.allclose(theirs.std(axis=0), ours.std(axis=0), rtol=0.1)
-
-
-def test_as_many_rows_as_images_are_asked_for() -> None:
-    with pytest.raises(ValueError, match="1 images but 2 rows"):
-        augment(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), seed=0, epoch=0, rows=[0, 1])

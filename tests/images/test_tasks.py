@@ -15,7 +15,7 @@ from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
 from fpt_ray.features import command as features_command
-from fpt_ray.images.splits import absent_classes, imbalance, with_hashed_splits
+from fpt_ray.images.splits import imbalance, with_hashed_splits
 from fpt_ray.images.table import read_images, write_table
 from fpt_ray.preload import command as preload_command
 from fpt_ray.train import command as train_command
@@ -245,14 +245,3 @@ def test_many_rows_are_read_divided_and_identified_without_an_object_for_each(tm
     assert len(divided_table) == rows
     print(f"{kind}: {held / rows:.0f} bytes a row, {peak / rows:.0f} at most")
     assert peak / rows < 250
-
-
-def test_splits_on_which_nothing_can_be_scored_are_refused_and_what_they_lack_is_named(tmp_path):
-    splits = ["train", "train", "val", "val", "test", "test"]
-    labels = {"a": [0, 1, 0, 1, 1, 0], "b": [0, 1, 0, 0, None, 0]}
-    table = read(tmp_path, {**labels, "split": splits}, options=["label=a,b"])
-    assert absent_classes(table) == {"val": ("b",), "test": ("b",)}
-    with pytest.raises(ConfigError, match="no label that some images have and others lack in test"):
-        read(tmp_path, {**labels, "a": [0, 1, 0, 1, 1, 1], "split": splits}, options=["label=a,b"])
-    with pytest.raises(ConfigError, match="has one value alone in val"):
-        read(tmp_path, {"label": [0.5, 1, 2.5, 2.5, 3, 4], "split": splits})

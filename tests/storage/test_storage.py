@@ -103,7 +103,7 @@ def test_a_store_through_faults_has_the_bytes_and_rows_of_a_local_one(faults, tm
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_stores_are_listed_verified_and_removed(where, faults, tmp_path, capsys):
     root = f"{ROOT}/work-{where}" if where == "s3" else str(tmp_path)
-    finished, _ = make_store(f"{root}/features/one", make_spec())
+    finished, _ = make_store(f"{root}/features/one", make_spec(aspect="pad"))
     half, _ = make_store(f"{root}/features/two", make_spec(resolution=80))
     manifests = [f"manifest-{number:05d}.json" for number in (3, 2, 1)]
     storage.remove(half.uri, [*manifests, half.shards[-1].path])
@@ -111,7 +111,7 @@ def test_stores_are_listed_verified_and_removed(where, faults, tmp_path, capsys)
     assert run_features(Ls(uri=root))
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith(root)] == [finished.uri, half.uri]
-    assert "finished    vit_test at 64 px, blocks 2, 3, 4, 5 of 6, 20 of 65 tokens, float16" in lines[1]
+    assert "finished    vit_test at 64 px, aspect pad, blocks 2, 3, 4, 5 of 6, 20 of 65 tokens, float16" in lines[1]
     assert "33 rows" in lines[2]
     assert "unfinished" in lines[4]
     assert "30 rows" in lines[5]

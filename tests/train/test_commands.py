@@ -22,6 +22,7 @@ from PIL import Image
 from fpt_ray.cluster import require_resources
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override, trial_from
+from fpt_ray.datasets.checking import inspected
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import features_text, join
 from fpt_ray.features.serving import trial_slice
@@ -29,7 +30,6 @@ from fpt_ray.features.shards import shard_hashes
 from fpt_ray.features.spec import StoreError
 from fpt_ray.features.store import open_store
 from fpt_ray.images.table import read_images
-from fpt_ray.preload.inspection import inspected
 from fpt_ray.preload.pipeline import preload
 from fpt_ray.storage.files import list_files
 from fpt_ray.train.checkpoint import load_checkpoint
@@ -189,14 +189,18 @@ def test_a_full_disk_is_said_and_finished_shards_are_kept(images, tmp_path, monk
         subprocess.run(["umount", str(workdir)], check=True)
 
 
-def test_a_leak_between_splits_is_reported(tmp_path, capsys):
+def test_a_duplicate_across_splits_stops_before_anything_is_extracted_or_stands_beside_the_numbers(tmp_path, capsys):
     folder = tmp_path / "images"
     draw_images(folder, (4, 3, 3))
     (folder / "test" / "c1" / "copy.png").write_bytes((folder / "train" / "c1" / "0.png").read_bytes())
-    preload(str(folder), TRIAL, str(tmp_path))
-    said = capsys.readouterr().err
-    assert "1 images stand in several splits" in said
-    assert "c1/copy.png" in said
+    trial = override(TRIAL, {"training.epochs": 1})
+    with pytest.raises(ConfigError, match="1 image in several splits") as stopped:
+        preload(str(folder), trial, str(tmp_path))
+    assert "c1/copy.png" in str(stopped.value)
+    assert not (tmp_path / "features").exists()
+    capsys.readouterr()
+    run_training(TrainCommand(images=str(folder), workdir=str(tmp_path), allow=("duplicates",), trial=trial))
+    assert "1 image in several splits (2 files of the same pixels) (allowed: duplicates)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

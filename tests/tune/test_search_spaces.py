@@ -12,13 +12,13 @@ from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import POINT, need_of
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override, reads_images
+from fpt_ray.datasets.usable import inspected_here
 from fpt_ray.demo.material import write_images
 from fpt_ray.features.joining import join
 from fpt_ray.features.serving import Stores, store_for, trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import add_shards, empty_store
-from fpt_ray.images.inspection import accept, inspect_image
 from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial, load_learnable_state
@@ -41,8 +41,7 @@ TINY |= {"training.epochs": 1, "training.batch_size": 6, "features.precision": "
 def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     write_images(folder, count=30, size=128)
-    images = read_images(str(folder))
-    return accept(images, [inspect_image(images.root, row)[0] for row in images.rows()])
+    return inspected_here(read_images(str(folder)))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def write_store(table, trial, uri):
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
     for plan in plan_shards(table, store):
         images = plan.images.rows()
-        high = [read_image(table.root, image, spec.resolution) for image in images]
+        high = [read_image(table.root, image, spec.preparation) for image in images]
         low = [smaller(one, spec.low_resolutions) for one in high]
         features = None if model is None else extract_batches(model, np.stack(high), spec)
         rows = shard_table(images, [np.stack(kind) for kind in zip(*low, strict=True)], features, spec)

@@ -19,7 +19,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.command import run
+from fpt_ray.tune.command import Command, run
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE, table_of
@@ -34,7 +34,7 @@ def searched(store, workdir):
     """What a search of three trials says (stderr) and prints (stdout)."""
     said, printed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-        run(StudyOptions(**of_store(store, workdir=workdir, study="s", num_trials=3)))
+        run(Command(**of_store(store, workdir=workdir, study="s", num_trials=3)))
     return said.getvalue(), printed.getvalue()
 
 
@@ -99,7 +99,7 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
     """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
     command = of_store(store, workdir=workdir, study="c", num_trials=3)
     command |= {"set": ("training.epochs=1",), "confirm": 2, "repeats": 2}
-    run(StudyOptions(**command))
+    run(Command(**command))
     shown = capsys.readouterr()
     assert "Confirmed with 2 new seeds" in shown.out
     assert "no picture of importances: 3 trials" in shown.err

@@ -27,7 +27,7 @@ from fpt_ray.config.space import need_of
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import preload_flops
 from fpt_ray.features.spec import bytes_per_row, store_spec
-from fpt_ray.images.decoding import decode, resize
+from fpt_ray.images.decoding import read_square
 from fpt_ray.models.backbone import resolve_precision
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.hardware import hardware_of
@@ -104,9 +104,9 @@ def measure_preload(trial: TrialConfig, setting: PreloadSetting, folder: Path) -
 
 def _limits(trial: TrialConfig, files: list[Path], precision: torch.dtype, device: torch.device) -> dict[str, float]:
     """Seconds of the LPM's operations as one large product, of decoding on all cores, and of writing the rows."""
-    need, data, resolution = need_of(trial), files[0].read_bytes(), trial.features.resolution
+    need, data, settings = need_of(trial), files[0].read_bytes(), trial.features.preparation
     cpu, probe = torch.device("cpu"), files[0].parent / "written"
-    decoding = min(seconds_of(lambda: resize(decode(data, files[0].name), resolution), cpu) for _ in range(3))
+    decoding = min(seconds_of(lambda: read_square(data, files[0].name, settings), cpu) for _ in range(3))
     writing = min(seconds_of(lambda: write(str(probe), bytes(_WRITTEN_BYTES)), cpu) for _ in range(3))
     return {
         "the LPM": len(files) * preload_flops(need) / product_flops_per_s(device, precision),

@@ -5,7 +5,7 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,10 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import image_size
+from fpt_ray.images.decoding import size_and_frame
+from fpt_ray.images.picture import Frame
 from fpt_ray.images.table import ImageRow, ImageTable
 from fpt_ray.models.backbone import BackboneShape
 from fpt_ray.storage.files import absolute, exists, read_bytes
@@ -26,7 +28,7 @@ Findings = Mapping[bytes, tuple[Int[np.ndarray, " _"], ...]]
 
 
 def read_findings(
-    source: str, table: ImageTable, measured: ImageTable, shape: BackboneShape, resolution: int
+    source: str, table: ImageTable, measured: ImageTable, shape: BackboneShape, preparation: Preparation
 ) -> Findings:
     """The findings of a .csv or .parquet table in those images of an image table that are measured.
 
@@ -39,9 +41,9 @@ def read_findings(
     """
     uri = absolute(source)
     rows = {row.path: row for row in measured.rows()}
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[tuple[int, int], Frame]] = {}
     found: dict[bytes, list[np.ndarray]] = {}
-    side = resolution // shape.patch_size
+    side = preparation.resolution // shape.patch_size
     for number, (path, *box) in enumerate(_boxes(uri), start=1):
         if path not in rows and not pc.is_in(pa.scalar(path), table.paths).as_py():
             raise ConfigError(
@@ -51,30 +53,33 @@ def read_findings(
         if (row := rows.get(path)) is None:
             continue
         if path not in sizes:
-            sizes[path] = _size(table.root, row)
-        width, height = sizes[path]
+            sizes[path] = _size(table.root, row, preparation)
+        (width, height), frame = sizes[path]
         x0, y0, x1, y1 = box
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise ConfigError(
                 f"boxes: {uri}: row {number} is {box} in {path}, which is {width}x{height}; give x0 < x1 and y0 < y1 "
                 "within it"
             )
-        patches = _overlapped((x0 * side / width, x1 * side / width), (y0 * side / height, y1 * side / height), side)
-        found.setdefault(bytes.fromhex(row.sha256), []).append(patches + shape.num_prefix_tokens)
+        across = [(x - frame.left) * side / frame.width for x in (x0, x1)]
+        down = [(y - frame.top) * side / frame.height for y in (y0, y1)]
+        patches = _overlapped(across, down, side)
+        if len(patches):
+            found.setdefault(bytes.fromhex(row.sha256), []).append(patches + shape.num_prefix_tokens)
     if not found:
         raise ConfigError(f"boxes: {uri} has none in the {len(rows)} images that are measured")
     return {sha256: tuple(boxes) for sha256, boxes in found.items()}
 
 
-def _overlapped(across: tuple[float, float], down: tuple[float, float], side: int) -> Int[np.ndarray, " patches"]:
-    """The patches that a box overlaps, row by row; its ends are counted in patches."""
-    columns, rows = (np.arange(math.floor(low), math.ceil(high)) for low, high in (across, down))
+def _overlapped(across: Sequence[float], down: Sequence[float], side: int) -> Int[np.ndarray, " patches"]:
+    """The patches that a box overlaps, row by row; its ends are counted in patches. None lie beyond the square."""
+    columns, rows = (np.arange(max(0, math.floor(low)), min(side, math.ceil(high))) for low, high in (across, down))
     return (rows[:, None] * side + columns).ravel()
 
 
-def _size(root: str, row: ImageRow) -> tuple[int, int]:
+def _size(root: str, row: ImageRow, preparation: Preparation) -> tuple[tuple[int, int], Frame]:
     try:
-        return image_size(read_bytes(f"{root}/{row.path}"), row.path)
+        return size_and_frame(read_bytes(f"{root}/{row.path}"), row.path, preparation)
     except OSError as error:
         raise ConfigError(
             f"boxes: {root}/{row.path} cannot be read ({error.strerror}); its size is needed to place the boxes"

@@ -11,8 +11,8 @@ from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.importance.measures import kept_of
 from fpt_ray.features.spec import StoreSpec
-from fpt_ray.images.decoding import resize
-from fpt_ray.images.inspection import inspect_image
+from fpt_ray.images.decoding import read_square
+from fpt_ray.images.file import image_bytes
 from fpt_ray.images.pixels import normalise
 from fpt_ray.images.table import ImageTable
 from fpt_ray.models.backbone import kept_tokens
@@ -40,10 +40,8 @@ def kept_when_flipped(
     shares = {(block, ratio): 0.0 for block in spec.blocks for ratio in ratios}
     mirrored = mirrored_tokens(spec.num_tokens, model.num_prefix_tokens)
     for row in tqdm(table.rows(), desc="running the LPM on images and mirror images", unit="image", mininterval=1):
-        finding, pixels = inspect_image(table.root, row)
-        if pixels is None:
-            raise ConfigError(f"images: {table.root}/{row.path}: {finding.reason}")
-        image = normalise(torch.from_numpy(resize(pixels, spec.resolution))[None], spec.mean, spec.std)
+        square = read_square(image_bytes(table.root, row), f"{table.root}/{row.path}", spec.preparation)
+        image = normalise(torch.from_numpy(square)[None], spec.mean, spec.std)
         found = extract(
             model,
             torch.cat([image, image.flip(-1)]),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.command import Importance, run
@@ -75,11 +76,9 @@ def store(images, spec, tmp_path_factory):
 
 
 def stored_rows(images):
-    from fpt_ray.images.inspection import accept, inspect_image
+    from fpt_ray.datasets.usable import inspected_here
 
-    table = read_images(str(images))
-    table = accept(table, [inspect_image(table.root, row)[0] for row in table.rows()])
-    return sorted(table.rows(), key=lambda row: row.sha256)
+    return sorted(inspected_here(read_images(str(images))).rows(), key=lambda row: row.sha256)
 
 
 def boxes_file(images, lines):
@@ -97,7 +96,7 @@ def test_a_survey_counts_what_the_store_holds(images, store):
         "val/c1/1.png,15,11,17,13",
         "test/c0/0.png,0,0,9,9",
     ]
-    findings = read_findings(boxes_file(images, lines), table, sampled(table, 100), SHAPE, 64)
+    findings = read_findings(boxes_file(images, lines), table, sampled(table, 100), SHAPE, Preparation(resolution=64))
     patches = {tuple(patches) for boxes in findings.values() for patches in boxes}
     assert patches == {(1,), (13, 14, 15, 16), (1, 2, 5, 6)}
     found = survey(store, sampled(table, 100), (0.1, 0.48), findings)
@@ -113,6 +112,23 @@ def test_a_survey_counts_what_the_store_holds(images, store):
     assert 0.3 < drawn[0].heads < 0.65
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"aspect": "pad"}, {(1, 5)}),  # 8 px of bars above: y in 8..20 of 64
+        ({"aspect": "crop"}, {(1,)}),  # from x = 8 to 56: the second box lies beyond
+        ({"crop_black": 10}, {(1,), (13,)}),  # the photo has no border
+    ],
+)
+def test_findings_lie_where_the_square_shows_them(images, store, changes, expected):
+    table = stored_table(read_images(str(images)), store)
+    lines = ["train/c0/0.png,0,0,16,12", "train/c0/2.png,0,37,8,48"]
+    preparation = Preparation(resolution=64, **changes)
+    findings = read_findings(boxes_file(images, lines), table, sampled(table, 100), SHAPE, preparation)
+    found = {tuple(patches) for boxes in findings.values() for patches in boxes}
+    assert found == expected | ({(9, 13)} if changes.get("aspect") == "pad" else set())
+
+
 def test_of_many_images_some_are_taken_and_none_of_the_test_split(images, store):
     table = stored_table(read_images(str(images)), store)
     few = sampled(table, 3)
@@ -124,7 +140,7 @@ def test_of_many_images_some_are_taken_and_none_of_the_test_split(images, store)
 
 def test_the_mirror_image_is_compared_place_by_place(images, store, spec):
     """With a LPM that only looks at positions, the places stay, so that mirrored ones differ; by hand from extract."""
-    from fpt_ray.images.decoding import resize
+    from fpt_ray.images.picture import resize
     from fpt_ray.images.pixels import normalise
     from fpt_ray.models.importance import extract
 
@@ -170,7 +186,7 @@ def test_the_command_prints_a_table_and_draws_a_picture(images, store, tmp_path,
 def test_faults_of_a_boxes_table_are_named(images, store, lines, message):
     table = stored_table(read_images(str(images)), store)
     with pytest.raises(ConfigError, match=message):
-        read_findings(boxes_file(images, lines), table, sampled(table, 100), SHAPE, 64)
+        read_findings(boxes_file(images, lines), table, sampled(table, 100), SHAPE, Preparation(resolution=64))
 
 
 def test_what_cannot_be_measured_is_said(images, store, tmp_path, spec):
@@ -179,7 +195,7 @@ def test_what_cannot_be_measured_is_said(images, store, tmp_path, spec):
         survey(store, table, (0.6,), None)
     (tmp_path / "b.csv").write_text("image,x0,y0\na,1,2")
     with pytest.raises(ConfigError, match="lacks the column x1, y1"):
-        read_findings(str(tmp_path / "b.csv"), table, table, SHAPE, 64)
+        read_findings(str(tmp_path / "b.csv"), table, table, SHAPE, Preparation(resolution=64))
     other = tmp_path / "other"
     for name, colour in (("a", 1), ("b", 2)):
         (other / name).mkdir(parents=True)

@@ -1,10 +1,9 @@
-"""Images are read once: what inspection finds is kept part by part, and what it decodes goes to extraction.
+"""Images are read once: what inspection decodes goes to extraction.
 
 Compared with extraction that reads every image itself: the same bytes in every shard.
 """
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
@@ -13,79 +12,61 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from PIL import Image
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override
+from fpt_ray.datasets import decoded as keeping
+from fpt_ray.datasets import inspection as inspecting
+from fpt_ray.datasets.checking import Inspection, inspected
+from fpt_ray.datasets.decoded import keep, kept_bytes, room_for_decoded
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.picture import Picture, square_of
 from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
-from fpt_ray.preload import decoded as keeping
-from fpt_ray.preload import inspection as inspecting
 from fpt_ray.preload.decoded import (
     ImageSource,
     ShardPlan,
     image_at,
-    keep,
-    kept_bytes,
     read_image,
     read_shard,
-    room_for_decoded,
     shard_of,
 )
-from fpt_ray.preload.inspection import Inspection, inspected
-from fpt_ray.preload.pipeline import frozen_lpm, preload, preload_table, resolutions
+from fpt_ray.preload.pipeline import frozen_lpm, preload, preload_table, preparations
 from tests.conftest import SMOKE
 from tests.stores import draw_images
 
 NEED = load_space(SMOKE).stores()[0]
 RESOLUTION = NEED.trial.features.resolution
-
-
-# --- findings -------------------------------------------------------------------------------------------------
-
-
-def inspect_here(monkeypatch, asked, dies_after=None):
-    """Inspection in this process, two images a task; it may be killed after some tasks."""
-
-    def inspect_all(root, todo, _):
-        for number, first in enumerate(range(0, len(todo), 2)):
-            if number == dies_after:
-                raise KeyboardInterrupt
-            part = todo[first : first + 2]
-            asked.extend(row.path for _, row in part)
-            yield {stamp: inspecting.inspect_image(root, row)[0] for stamp, row in part}, {}
-
-    monkeypatch.setattr(inspecting, "_inspect_all", inspect_all)
-
-
-def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, monkeypatch):
-    table, work, asked = read_images(draw_images(tmp_path / "images")), f"{tmp_path}/work", []
-    inspect_here(monkeypatch, asked, dies_after=20)
-    with pytest.raises(KeyboardInterrupt):
-        inspected(table, work, local=True)
-    assert len(asked) == 40
-    (first, *_) = found = sorted(Path(work, "images").iterdir())
-    assert len(found) == 20
-    (first.parent / f".{first.name}.0.tmp").write_text('{"half": [')  # what a killed writer leaves
-    again = []
-    inspect_here(monkeypatch, again)
-    whole = inspected(table, work, local=True).table
-    assert sorted(asked + again) == sorted(row.path for row in table.rows())
-    assert all(row.sha256 for row in whole.rows())
-    (merged,) = Path(work, "images").glob("*.json")
-    assert len(json.loads(merged.read_text())) == len(table)
-    last = []
-    inspect_here(monkeypatch, last)
-    assert inspected(table, work, local=True).table == whole
-    assert last == []
+SQUARE = Preparation(resolution=64)
 
 
 # --- one image ------------------------------------------------------------------------------------------------
 
 
+def test_a_file_that_changes_between_check_and_preload_is_named_with_the_remedy(tmp_path):
+    """Without Ray: what a task of extraction does."""
+    folder = draw_images(tmp_path / "images")
+    row = read_images(folder).row(0)
+    finding, picture = inspecting.inspect_image(folder, row.path)
+    row, path = dataclasses.replace(row, sha256=finding.sha256.hex()), Path(folder, row.path)
+    assert np.array_equal(read_image(folder, row, SQUARE), square_of(picture, SQUARE))
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", whole + b"0"):
+        path.write_bytes(content)
+        with pytest.raises(
+            ConfigError, match=rf"{row.path} is another image than the table says .* inspect the images"
+        ):
+            read_image(folder, row, SQUARE)
+    path.unlink()
+    with pytest.raises(ConfigError, match=rf"{row.path} is gone; put it back, or take it out of the image table"):
+        read_image(folder, row, SQUARE)
+
+
 @pytest.fixture(scope="module")
 def source(images):
-    return ImageSource(root=images, resolution=64, sides=(64, 32), with_high=True)
+    return ImageSource(root=images, preparation=SQUARE, sides=(64, 32), with_high=True)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +76,11 @@ def table(cluster, images, tmp_path_factory):
 
 def test_what_was_lost_is_read_again_and_a_changed_file_is_refused(table, source, tmp_path):
     row = table.row(0)
-    expected = read_image(source.root, row, 64)
+    expected = read_image(source.root, row, SQUARE)
     lost = ray.remote(max_retries=0)(lambda: os._exit(1)).remote()
     assert np.array_equal(image_at(source, row, lost), expected)
-    assert np.array_equal(image_at(source, row, ray.put(keep(expected + 1, 64))), expected + 1)
+    other = Picture(source="", colours=Image.fromarray(expected + 1))
+    assert np.array_equal(image_at(source, row, ray.put(keep(other, SQUARE))), expected + 1)
     changed = dataclasses.replace(row, sha256="0" * 64)
     with pytest.raises(ConfigError, match="another image than the table says"):
         image_at(source, changed, None)
@@ -108,7 +90,7 @@ def test_a_shards_row_holds_its_images_in_every_size_or_says_what_is_wrong(table
     plan = ShardPlan(uri="u", path="p", images=table.take(np.arange(3)))
     (block,) = read_shard(source, plan, [None] * 3)
     shard = shard_of(block, source.sides)
-    high = np.stack([read_image(source.root, row, 64) for row in table.rows_at(range(3))])
+    high = np.stack([read_image(source.root, row, SQUARE) for row in table.rows_at(range(3))])
     assert shard.plan == plan
     assert np.array_equal(shard.high, high)
     assert np.array_equal(shard.low[0], high)
@@ -139,7 +121,7 @@ def read_again(cluster, images, tmp_path_factory):
 
 def test_decoded_images_give_the_same_features_and_no_file_is_read_again(images, read_again, tmp_path):
     copy = shutil.copytree(images, tmp_path / "images")
-    inspection = inspected(read_images(str(copy)), str(tmp_path), resolutions([NEED]))
+    inspection = inspected(read_images(str(copy)), str(tmp_path), preparations([NEED]))
     assert len(inspection.decoded) == len(inspection.table)
     shutil.rmtree(copy)
     kept = preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
@@ -149,26 +131,28 @@ def test_decoded_images_give_the_same_features_and_no_file_is_read_again(images,
 def test_what_there_is_no_room_for_is_read_again(images, read_again, tmp_path, monkeypatch):
     """A task of inspection keeps all of its images or none."""
     monkeypatch.setattr(inspecting, "room_for_decoded", lambda: 40 * kept_bytes(RESOLUTION))
-    inspection = inspected(read_images(images), str(tmp_path), [RESOLUTION])
+    inspection = inspected(read_images(images), str(tmp_path), preparations([NEED]))
     assert len(inspection.decoded) == inspecting._CHUNK
     partly = preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
     assert digests(partly) == digests(read_again)
 
 
-def test_every_resolution_of_a_space_is_kept(cluster, images, tmp_path):
-    needs = [NEED, dataclasses.replace(NEED, trial=override(NEED.trial, {"features.resolution": 2 * RESOLUTION}))]
-    inspection = inspected(read_images(images), str(tmp_path), resolutions(needs))
-    assert sorted({resolution for _, resolution in inspection.decoded}) == [RESOLUTION, 2 * RESOLUTION]
-    for (sha256, resolution), reference in list(inspection.decoded.items())[::10]:
+def test_every_resolution_and_shape_of_a_space_is_kept(cluster, images, tmp_path):
+    others = {"features.resolution": 2 * RESOLUTION}, {"features.aspect": "pad", "features.crop_black": 30}
+    needs = [NEED, *(dataclasses.replace(NEED, trial=override(NEED.trial, other)) for other in others)]
+    inspection = inspected(read_images(images), str(tmp_path), asked := preparations(needs))
+    assert {one for _, one in inspection.decoded} == set(asked)
+    assert len(asked) == 3
+    for (sha256, preparation), reference in list(inspection.decoded.items())[::10]:
         (row,) = [row for row in inspection.table.rows() if row.sha256 == sha256]
-        source = ImageSource(root="nowhere", resolution=resolution, sides=(), with_high=True)
-        assert np.array_equal(image_at(source, row, reference), read_image(images, row, resolution))
+        source = ImageSource(root="nowhere", preparation=preparation, sides=(), with_high=True)
+        assert np.array_equal(image_at(source, row, reference), read_image(images, row, preparation))
 
 
 def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
     folder = draw_images(tmp_path / "images", (40, 4, 4))
     Path(folder, "train", "c0", "3.png").write_bytes(b"no image")
-    inspection = inspected(read_images(folder), str(tmp_path), [RESOLUTION])
+    inspection = inspected(read_images(folder), str(tmp_path), preparations([NEED]), allow=("unreadable",))
     assert [path for path, _ in inspection.table.skipped] == ["train/c0/3.png"]
     assert {sha256 for sha256, _ in inspection.decoded} == {row.sha256 for row in inspection.table.rows()}
 

@@ -3,8 +3,7 @@
 import pytest
 from PIL import Image
 
-from fpt_ray.datasets.bccd import BOXES, TABLE, prepare_bccd
-from fpt_ray.datasets.command import prepare
+from fpt_ray.datasets.published.preparation import prepare
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import read_images
 
@@ -31,10 +30,14 @@ def clone(tmp_path):
     return tmp_path
 
 
-def test_labels_and_boxes_are_those_of_the_annotations(clone, capsys):
-    prepare("bccd", str(clone))
-    assert "2 train, 2 val, 2 test; 3 with a platelet" in capsys.readouterr().out
-    table = read_images(str(clone / TABLE))
+def prepared(clone):
+    return prepare("bccd", str(clone), None, None, 0, True)
+
+
+def test_labels_and_boxes_are_those_of_the_annotations(clone):
+    said = prepared(clone).splitlines()
+    assert said[-1] == "2 train, 2 val, 2 test; 3 no, 3 yes"
+    table = read_images(str(clone / "platelets.csv"))
     assert table.classes == ("no", "yes")
     assert {(row.path[-5], row.label, row.split) for row in table.rows()} == {
         ("a", 1, "train"),
@@ -44,26 +47,18 @@ def test_labels_and_boxes_are_those_of_the_annotations(clone, capsys):
         ("e", 0, "test"),
         ("f", 1, "test"),
     }
-    lines = (clone / BOXES).read_text().splitlines()
+    lines = (clone / "platelets_boxes.csv").read_text().splitlines()
     assert lines[:2] == ["image,x0,y0,x1,y1", "JPEGImages/a.jpg,0.0,1.0,30.0,40.0"]
     assert len(lines) == 5
-
-
-def test_it_is_written_once(clone):
-    assert prepare_bccd(str(clone)) == prepare_bccd(str(clone))
-    (clone / TABLE).write_text("mine")
-    with pytest.raises(ConfigError, match="is there already and is another table"):
-        prepare_bccd(str(clone))
 
 
 def test_what_is_no_clone_is_named(clone):
     (clone / "Annotations/a.xml").write_text("<annotation><object><name>Platelets</name></object></annotation>")
     with pytest.raises(ConfigError, match=r"Annotations/a\.xml is no annotation of BCCD"):
-        prepare_bccd(str(clone))
+        prepared(clone)
     (clone / "Annotations/a.xml").unlink()
-    (clone / "ImageSets/Main/test.txt").write_text("../a\n")
     with pytest.raises(ConfigError, match=r"Annotations/a\.xml cannot be read \(No such file"):
-        prepare_bccd(str(clone))
-    (clone / "ImageSets/Main/train.txt").write_text("b\n")
-    with pytest.raises(ConfigError, match=r"test\.txt names '\.\./a', which is no image of the clone"):
-        prepare_bccd(str(clone))
+        prepared(clone)
+    (clone / "ImageSets/Main/train.txt").write_text("../a\n")
+    with pytest.raises(ConfigError, match=r"train\.txt of BCCD names '\.\./a', which is no image of it"):
+        prepared(clone)

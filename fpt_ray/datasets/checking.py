@@ -1,0 +1,97 @@
+"""A table of images, inspected, divided and checked: what every command does before anything expensive starts."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.config.tasks import Doubt
+from fpt_ray.datasets.checks.pictures import require_windows
+from fpt_ray.datasets.checks.remark import Remark
+from fpt_ray.datasets.checks.table_remarks import remarks_on
+from fpt_ray.datasets.decoded import Decoded
+from fpt_ray.datasets.inspection import inspect
+from fpt_ray.datasets.usable import divided, usable
+from fpt_ray.display.terminal import say
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.table import ImageTable
+
+_SHOWN = 10
+"""Examples that are printed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """Images that may be learnt from."""
+
+    table: ImageTable
+    """With content hashes and a split for every image, without the few that cannot be read."""
+    decoded: Decoded = field(default_factory=dict)
+    """Of the images that were decoded for it, as far as there was room."""
+
+
+def inspected(
+    table: ImageTable,
+    workdir: str,
+    preparations: Sequence[Preparation] = (),
+    *,
+    kept: bool = True,
+    allow: Sequence[Doubt] = (),
+    local: bool = False,
+) -> Inspection:
+    """The table, inspected and checked; and its images as they will be extracted, if they are to be kept until then.
+
+    A table that has the hashes is taken as it is; whoever reads an image then sees whether it still is that one. What
+    is found odd is said; what makes results untrue and is allowed is said in the table's note, wherever they are shown.
+
+    Raises:
+        StorageError: S3 fails.
+        ConfigError: there is what makes results untrue and is not allowed, a split has no image, or images lack the
+            window that is asked for.
+    """
+    if table.hashes_ is None:
+        found = inspect(table.root, table.paths, workdir, preparations if kept else (), local=local)
+        whole, findings, decoded = *usable(table, found.findings), found.decoded
+    else:
+        whole, findings, decoded = divided(table), None, {}
+    if findings is not None:
+        require_windows(whole, findings, preparations)
+    remarks = remarks_on(whole, findings, preparations)
+    _stop_at(remarks, table.root, allow)
+    for remark in remarks:
+        say(f"images: {_in_short(remark)}")
+    return Inspection(table=_noted(whole, remarks), decoded=decoded)
+
+
+# --- what comes of remarks ----------------------------------------------------------------------------------------
+
+
+def listed(remark: Remark, shown: int = _SHOWN) -> str:
+    """A remark with its first examples, a line each."""
+    lines = [remark.text, *(f"  {example}" for example in remark.examples[:shown])]
+    rest = remark.number - len(remark.examples[:shown])
+    return "\n".join([*lines, f"  and {rest} more"] if rest > 0 else lines)
+
+
+def _in_short(remark: Remark) -> str:
+    first = f", for instance {remark.examples[0]}" if remark.examples else ""
+    return f"{'WARNING: ' if remark.doubt else ''}{remark.text}{first}"
+
+
+def _stop_at(remarks: Sequence[Remark], root: str, allow: Sequence[Doubt]) -> None:
+    doubts = [one for one in remarks if one.doubt and one.doubt not in allow]
+    if doubts:
+        names = " ".join(dict.fromkeys(str(one.doubt) for one in doubts))
+        lists = "\n".join(listed(one) for one in doubts)
+        raise ConfigError(
+            f"images: results on {root} would not be true:\n{lists}\nmend this, or allow it by the names {names}, "
+            "which will be said wherever results are shown",
+            fields=("allow",),
+        )
+
+
+def _noted(table: ImageTable, remarks: Sequence[Remark]) -> ImageTable:
+    """The table whose note says what makes results untrue."""
+    said = [f"{one.text.partition(';')[0]} (allowed: {one.doubt})" for one in remarks if one.doubt]
+    note = table.note.strip().rstrip(".")
+    return dataclasses.replace(table, note="; ".join([note] * bool(note) + [text for text in said if text not in note]))

@@ -1,0 +1,1 @@
+"""What is odd or wrong about a table of images, as functions over its columns."""

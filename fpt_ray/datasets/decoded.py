@@ -1,0 +1,44 @@
+"""What inspection has decoded, kept in Ray's object store for extraction, and how much may be kept."""
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import ray
+from jaxtyping import UInt8
+
+from fpt_ray.cluster import computing_hosts, run_on_workers
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.images.picture import Picture, square_of
+
+Decoded = Mapping[tuple[str, Preparation], Any]
+"""{(content hash, how it was prepared): a reference to the square in Ray's object store, which spills it to disk}.
+The driver owns them: they go when it drops this."""
+_LEAST_BYTES = 2**17
+"""Of an object: Ray holds results of less than 100 kB in the driver's own memory, which no spilling relieves."""
+_MEMORY_SHARE, _DISK_SHARE = 0.5, 0.25
+"""Of the hosts' object stores, and of the free disk that they spill to, what decoded images may fill."""
+
+
+def kept_bytes(resolution: int) -> int:
+    """What it takes to keep an image at this resolution."""
+    return max(_LEAST_BYTES, 3 * resolution**2)
+
+
+def keep(picture: Picture, preparation: Preparation) -> UInt8[np.ndarray, " bytes"]:
+    """I_h of an image as a task of inspection returns it, for ``image_at``."""
+    content = square_of(picture, preparation).reshape(-1)
+    return np.pad(content, (0, kept_bytes(preparation.resolution) - content.size))
+
+
+def room_for_decoded() -> int:
+    """Bytes of decoded images that the cluster may keep: a share of its object stores and of the disk behind them."""
+    hosts = computing_hosts()
+    memory = sum(host.get("object_store_memory", 0.0) for host in hosts)
+    ((_, free),) = run_on_workers({"disk": _free_disk_bytes}, {"disk": {"CPU": 0.01}})
+    return int(_MEMORY_SHARE * memory + _DISK_SHARE * len(hosts) * free)
+
+
+def _free_disk_bytes() -> int:
+    return shutil.disk_usage(ray.get_runtime_context().get_temp_dir()).free

@@ -1,0 +1,82 @@
+"""What is found of one image, and of several in this process. No Ray."""
+
+import hashlib
+import io
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8
+from PIL import Image, ImageMode, UnidentifiedImageError
+
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.datasets.checks.alike import perceptual_hash
+from fpt_ray.datasets.findings import Finding, as_columns
+from fpt_ray.images.decoding import FORMATS, MAX_BYTES, read_picture
+from fpt_ray.images.picture import ImageError, Picture, eight_bit
+from fpt_ray.storage.files import read_bytes
+
+
+def inspect_here(root: str, paths: pa.Array) -> pa.Table:
+    """The findings of the images below a root, in order."""
+    return as_columns([inspect_image(root, path)[0] for path in paths.to_pylist()])
+
+
+def inspect_image(root: str, path: str) -> tuple[Finding, Picture | None]:
+    """What is found of an image, and what its file holds where it decodes fully. The file is read once.
+
+    Raises:
+        StorageError: S3 fails, which says nothing of the image.
+    """
+    try:
+        data = read_bytes(f"{root}/{path}", MAX_BYTES + 1)
+    except FileNotFoundError:
+        return Finding(reason="there is no such file"), None
+    except OSError as error:
+        return Finding(reason=f"the file cannot be read ({error.strerror})"), None
+    sha256 = hashlib.sha256(data).digest()
+    try:
+        picture = read_picture(data, path)
+    except ImageError as error:
+        return Finding(reason=error.reason, sha256=sha256), None
+    return _finding(sha256, _mode(data), picture), picture
+
+
+def _mode(data: bytes) -> str:
+    """How the file holds its pixels, by its header; empty where it is none of Pillow's formats."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.mode
+    except UnidentifiedImageError:
+        return ""
+
+
+def _pixels_hash(pixels: UInt8[np.ndarray, "Y X 3"]) -> bytes:
+    found = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    found.update(np.ascontiguousarray(pixels).data)
+    return found.digest()
+
+
+def _finding(sha256: bytes, mode: str, picture: Picture) -> Finding:
+    """Of the whole range of its values, whatever a study makes of them."""
+    pixels, facts = eight_bit(picture, Preparation()), picture.facts()
+    counts = np.array(Image.fromarray(pixels).histogram(), np.float64).reshape(3, 256)
+    values, number = np.arange(256) / 255, pixels.shape[0] * pixels.shape[1]
+    item = np.dtype(ImageMode.getmode(mode).typestr) if mode else None
+    return Finding(
+        sha256=sha256,
+        pixels=_pixels_hash(pixels),
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        mode=mode,
+        bits=None if item is None else 1 if mode == "1" else 8 * item.itemsize,
+        one_colour=facts.one_colour,
+        low=facts.low,
+        high=facts.high,
+        black=facts.black,
+        white=facts.white,
+        window=facts.window,
+        patient=facts.patient,
+        means=tuple(counts @ values / number),
+        squares=tuple(counts @ values**2 / number),
+        perceptual=perceptual_hash(pixels),
+    )

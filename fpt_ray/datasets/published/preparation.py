@@ -1,0 +1,208 @@
+"""A download becomes an image table: what should be there is counted, splits are official or made, written once."""
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fpt_ray.datasets.published.bccd import BCCD
+from fpt_ray.datasets.published.chncxr import CHNCXR
+from fpt_ray.datasets.published.cmmd import CMMD
+from fpt_ray.datasets.published.covid import COVID
+from fpt_ray.datasets.published.ddr import DDR
+from fpt_ray.datasets.published.ddsm import DDSM
+from fpt_ray.datasets.published.isic2016 import ISIC2016
+from fpt_ray.datasets.published.isic2018 import ISIC2018
+from fpt_ray.datasets.published.layout import Download, Entry, Published, open_download
+from fpt_ray.datasets.published.messidor2 import MESSIDOR2
+from fpt_ray.datasets.published.names import Name, Split
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.columns import NOTE_KEY, SPLITS, note_of_csv
+from fpt_ray.images.splits import stratified
+from fpt_ray.images.table import ImageTable
+from fpt_ray.storage.errors import ExistsError
+from fpt_ray.storage.files import absolute, leaving, write_once
+
+PUBLISHED: Mapping[Name, Published] = {
+    "ddr": DDR,
+    "messidor2": MESSIDOR2,
+    "isic2016": ISIC2016,
+    "isic2018": ISIC2018,
+    "ddsm": DDSM,
+    "cmmd": CMMD,
+    "covid": COVID,
+    "chncxr": CHNCXR,
+    "bccd": BCCD,
+}
+_VAL_SHARE = 1 / 8  # of official training images without a validation split: then 70 and 10, where test has 20
+
+
+def prepare(name: Name, source: str, out: str | None, split: Split | None, seed: int, allow_partial: bool) -> str:
+    """Writes the image table of a published data set, and its findings' boxes, where there are any.
+
+    Args:
+        name: the data set.
+        source: the folder with its download.
+        out: the table's file, .csv or .parquet, in that folder or above it. Default: in that folder.
+        split: where the splits come from. Default: the official ones; where there are none, by patient; where
+            patients are not published, at random.
+        seed: of the splits that are made.
+        allow_partial: whether images may be missing.
+
+    Returns what is said of it: where it is, its note, the number of images in each split and class.
+
+    Raises:
+        ConfigError: a file is missing or not as published, the number of images is not the published one, there is no
+            such split, or another table of this name is there.
+        StorageError: S3 fails.
+    """
+    published = PUBLISHED[name]
+    download = open_download(published, source)
+    uri, below = _place(download, out or f"{download.root}/{published.table or f'{name}.parquet'}")
+    entries, said = _checked(download, published.entries(download), allow_partial)
+    divided, how = _divided(published, entries, split, seed)
+    note = f"{said}; {how}"
+    rows = [entry._replace(path=f"{below}{entry.path}") for entry in divided]
+    written = _write(uri, rows, note)
+    sizes, classes = (Counter(values) for values in zip(*((row.split, row.label) for row in rows), strict=True))
+    counts = ", ".join(f"{sizes[one]} {one}" for one in SPLITS)
+    labels = ", ".join(f"{number} {label}" for label, number in sorted(classes.items()))
+    return "\n".join([*written, note, f"{counts}; {labels}"])
+
+
+def _place(download: Download, out: str) -> tuple[str, str]:
+    """The table's absolute URI, and what paths below the download's root are preceded by in it."""
+    uri = absolute(out)
+    folder = uri.rpartition("/")[0]
+    if not uri.endswith((".csv", ".parquet")) or not f"{download.root}/".startswith(f"{folder}/"):
+        raise ConfigError(f"--out is {out}; give a .csv or .parquet file in {download.root} or above it")
+    return uri, f"{download.root}/".removeprefix(f"{folder}/")
+
+
+# --- what is there ----------------------------------------------------------------------------------------------
+
+
+def _checked(download: Download, entries: Sequence[Entry], allow_partial: bool) -> tuple[list[Entry], str]:
+    """The labelled images, and how many these are in words.
+
+    Raises:
+        ConfigError: one that is named is missing or leaves the root, or there are more or fewer than published.
+    """
+    of = download.of
+    missing = [entry.path for entry in entries if entry.path not in download.paths]
+    present = [entry for entry in entries if entry.path in download.paths]
+    labelled = [entry for entry in present if entry.label]
+    if (path := leaving(download.root, pa.array([entry.path for entry in labelled], pa.string()))) is not None:
+        raise ConfigError(f"{download.root}/{path} is a link that leaves the folder; copy the file into it")
+    twice = [path for path, count in Counter(entry.path for entry in present).items() if count > 1]
+    if twice:
+        raise ConfigError(f"{of.title} names {twice[0]} twice; get its files anew")
+    whole = len(present) == of.images and len(labelled) == (of.labelled or len(labelled))
+    if whole:
+        return labelled, f"{of.title}: {len(labelled):,} images"
+    if not labelled or not allow_partial:
+        absent = f"; {len(missing):,} that it names are missing, such as {missing[0]}" if missing else ""
+        here, there = _count(len(present), len(labelled)), _count(of.images, of.labelled)
+        raise ConfigError(
+            f"{download.root} has {here} of {of.title}, where {there} are published{absent}. Get the rest"
+            f" from {of.home}, or give --allow_partial"
+        )
+    return labelled, f"{of.title}: {len(labelled):,} images of a download with {len(present):,} of {of.images:,}"
+
+
+def _count(images: int, labelled: int | None) -> str:
+    return f"{images:,} images" if labelled in (None, images) else f"{images:,} images, {labelled:,} with a label,"
+
+
+# --- how they are divided -----------------------------------------------------------------------------------------
+
+
+def _divided(published: Published, entries: Sequence[Entry], split: Split | None, seed: int) -> tuple[list[Entry], str]:
+    """The images with their splits, without groups that were torn, and in words where the splits come from."""
+    official = {entry.split for entry in entries if entry.split}
+    split = split or ("official" if official else "patient" if published.group else "random")
+    if split == "official" and not official:
+        raise ConfigError(f"--split official: {published.title} has none; give --split random or patient")
+    if split == "patient" and not published.group:
+        raise ConfigError(f"--split patient: {published.title} does not say whose images they are; give --split random")
+    if split == "official" and "val" in official:
+        return list(entries), "official splits"
+    if split == "official":
+        return _held_out(entries, seed), f"official test split, 1/8 of the training images for validation (seed {seed})"
+    if split == "patient":
+        return _stratified(entries, seed), f"split 70/10/20 by {published.group} (seed {seed})"
+    torn = f", images of one {published.group} in several splits" if published.group else ""
+    return _stratified(
+        [one._replace(group="") for one in entries], seed
+    ), f"split 70/10/20 at random (seed {seed}){torn}"
+
+
+def _held_out(entries: Sequence[Entry], seed: int) -> list[Entry]:
+    """An eighth of the training images of each class for validation: those whose names have the lowest hashes."""
+    train: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.split == "train":
+            train.setdefault(entry.label, []).append(entry)
+    chosen: set[str] = set()
+    for members in train.values():
+        members.sort(key=lambda entry: hashlib.sha256(f"{seed}:{entry.path}".encode()).digest())
+        chosen.update(entry.path for entry in members[: round(_VAL_SHARE * len(members))])
+    return [entry._replace(split="val") if entry.path in chosen else entry for entry in entries]
+
+
+def _stratified(entries: Sequence[Entry], seed: int) -> list[Entry]:
+    classes = sorted({entry.label for entry in entries})
+    table = ImageTable(
+        root="",
+        task="multiclass",
+        classes=tuple(classes),
+        paths=pa.array([entry.path for entry in entries], pa.string()),
+        labels=np.array([classes.index(entry.label) for entry in entries]),
+        splits=np.full(len(entries), -1, np.int8),
+        groups=pa.array([entry.group or entry.path for entry in entries], pa.string()).dictionary_encode(),
+    )
+    divided = stratified(table, seed)
+    splits = dict(zip(divided.paths.to_pylist(), divided.splits.tolist(), strict=True))
+    return [entry._replace(split=SPLITS[splits[entry.path]]) for entry in entries]
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def _write(uri: str, rows: Sequence[Entry], note: str) -> list[str]:
+    """Writes the table with its note and, where there are any, the boxes; returns where these are."""
+    columns = ("path", "label", "split", "group")[: 3 + all(row.group for row in rows)]
+    lines = sorted(tuple(getattr(row, name) for name in columns) for row in rows)
+    stem, _, kind = uri.rpartition(".")
+    files = {uri: _parquet(columns, lines, note) if kind == "parquet" else _csv(columns, lines)}
+    if kind == "csv":
+        files[note_of_csv(uri)] = f"{note}\n".encode()
+    if boxes := [(row.path, *box) for row in sorted(rows) for box in row.boxes]:
+        files[f"{stem}_boxes.csv"] = _csv(("image", "x0", "y0", "x1", "y1"), boxes)
+    for place, content in files.items():
+        try:
+            write_once(place, content)
+        except ExistsError:
+            raise ConfigError(f"{place} is there already and is another; remove it, or give another --out") from None
+    return list(files)
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _parquet(header: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> bytes:
+    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({NOTE_KEY: note}), sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,74 @@
+"""Of the images of a table, those that can be used: with their content hashes, and divided. No Ray."""
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fpt_ray.datasets.checks.alike import as_binary
+from fpt_ray.datasets.one_image import inspect_here
+from fpt_ray.display.terminal import say
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.columns import as_hex
+from fpt_ray.images.splits import imbalance, with_hashed_splits
+from fpt_ray.images.table import ImageTable, check_splits
+
+
+def inspected_here(table: ImageTable) -> ImageTable:
+    """The table of the images that can be used, inspected in this process and divided; nothing is checked or said."""
+    return usable(table, inspect_here(table.root, table.paths))[0]
+
+
+def usable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]:
+    """The table of the images that can be used, with content hashes and divided, and their findings.
+
+    Args:
+        table: its rows are those that were inspected.
+        findings: of them, in order.
+
+    Raises:
+        ConfigError: there are none, or a split has none.
+    """
+    reasons = findings["reason"].combine_chunks()
+    if table.hashes_ is not None:
+        said = pc.not_equal(findings["sha256"].combine_chunks(), as_binary(table.hashes_))
+        changed = pc.and_(pc.equal(reasons, ""), pc.fill_null(said, False))
+        reasons = pc.if_else(changed, "it is another image than the table says by its sha256", reasons)
+    there = pc.equal(reasons, "").to_numpy(zero_copy_only=False)
+    bad, rows = np.flatnonzero(~there), np.flatnonzero(there)
+    skipped = zip(table.paths.take(bad).to_pylist(), reasons.take(bad).to_pylist(), strict=True)
+    if not len(rows):
+        raise ConfigError(f"images: none in {table.root} can be read, such as {': '.join(next(skipped))}")
+    hashes = findings["sha256"].combine_chunks().take(rows)
+    whole = dataclasses.replace(
+        table.take(rows),
+        hashes_=np.frombuffer(hashes.buffers()[1], np.uint8).reshape(-1, 32)[hashes.offset :][: len(rows)],
+        skipped=(*table.skipped, *skipped),
+    )
+    whole = divided(_with_patients(whole, findings.take(rows)))
+    return whole, findings.take(pc.index_in(whole.paths, value_set=table.paths))
+
+
+def _with_patients(table: ImageTable, findings: pa.Table) -> ImageTable:
+    """The patients that files name are the groups of a table that has none; an image of nobody is one of its own."""
+    patients = findings["patient"].combine_chunks()
+    named = pc.not_equal(patients, "")
+    if table.groups is not None or not pc.any(named).as_py():
+        return table
+    number = pc.count_distinct(patients.filter(named)).as_py()
+    say(f"images: {number:,} patients, as the DICOM files name them, are the groups")
+    return dataclasses.replace(table, groups=pc.if_else(named, patients, as_hex(table.hashes())).dictionary_encode())
+
+
+def divided(table: ImageTable) -> ImageTable:
+    """With a split for every image."""
+    if table.is_divided:
+        return table
+    found = with_hashed_splits(table)
+    check_splits(found, found.root)
+    say(f"images: split by a hash of {'content' if found.groups is None else 'group'}: {imbalance(found)}")
+    return found

@@ -1,0 +1,23 @@
+"""The file of an inspected image, read once more."""
+
+import hashlib
+
+from fpt_ray.errors import ConfigError
+from fpt_ray.images.table import ImageRow
+from fpt_ray.storage.files import read_bytes
+
+
+def image_bytes(root: str, image: ImageRow) -> bytes:
+    """The bytes of an image whose content hash is known.
+
+    Raises:
+        ConfigError: the file is gone, or is another than when it was inspected.
+    """
+    uri = f"{root}/{image.path}"
+    try:
+        data = read_bytes(uri)
+    except FileNotFoundError:
+        raise ConfigError(f"{uri} is gone; put it back, or take it out of the image table") from None
+    if hashlib.sha256(data).hexdigest() != image.sha256:
+        raise ConfigError(f"{uri} is another image than the table says by its sha256; inspect the images again")
+    return data

@@ -1,0 +1,224 @@
+"""Images are read once: what is found of one, against numbers by hand, and what is remembered of it."""
+
+import hashlib
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.datasets import findings as remembering
+from fpt_ray.datasets import inspection as inspecting
+from fpt_ray.datasets import one_image
+from fpt_ray.datasets.checks.alike import perceptual_hash
+from fpt_ray.datasets.findings import SCHEMA, findings_name, read_findings
+from fpt_ray.datasets.inspection import inspect
+from fpt_ray.datasets.one_image import inspect_here, inspect_image
+from fpt_ray.images.picture import eight_bit
+
+PIXELS = np.random.default_rng(0).integers(0, 200, (40, 60, 3), np.uint8)
+
+
+def put(path, pixels=PIXELS, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def found(path):
+    return inspect_image(str(path.parent), path.name)
+
+
+# --- one image ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_found_of_an_image(tmp_path):
+    path = put(tmp_path / "a.png")
+    finding, picture = found(path)
+    assert np.array_equal(eight_bit(picture, Preparation()), PIXELS)
+    assert finding.reason == ""
+    assert finding.sha256 == hashlib.sha256(path.read_bytes()).digest()
+    assert (finding.width, finding.height, finding.mode, finding.bits) == (60, 40, "RGB", 8)
+    assert (finding.low, finding.high, finding.one_colour) == (PIXELS.min(), PIXELS.max(), False)
+    assert (finding.black, finding.white, finding.window, finding.patient) == (0, 255, True, "")
+    assert finding.means == pytest.approx((PIXELS / 255).mean(axis=(0, 1)))
+    assert finding.squares == pytest.approx(((PIXELS / 255) ** 2).mean(axis=(0, 1)))
+    assert finding.perceptual == perceptual_hash(PIXELS)
+
+
+def test_equal_pixels_are_equal_in_any_file(tmp_path):
+    own = found(put(tmp_path / "a.png"))[0]
+    others = [put(tmp_path / "b.bmp"), put(tmp_path / "c.png", compress_level=0), put(tmp_path / "d.tif")]
+    assert {found(path)[0].pixels for path in others} == {own.pixels}
+    assert len({found(path)[0].sha256 for path in others} | {own.sha256}) == 4
+    turned = PIXELS.reshape(60, 40, 3)  # the same bytes
+    assert found(put(tmp_path / "e.png", turned))[0].pixels != own.pixels
+
+
+@pytest.mark.parametrize(
+    ("mode", "bits"), [("L", 8), ("P", 8), ("RGBA", 8), ("1", 1), ("I;16", 16), ("LA", 8), ("CMYK", 8)]
+)
+def test_how_a_file_holds_its_pixels(tmp_path, mode, bits):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image = (
+        Image.fromarray(PIXELS[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(PIXELS).convert(mode)
+    )
+    image.save(path)
+    finding, _ = found(path)
+    assert (finding.mode, finding.bits) == (mode, bits)
+
+
+def test_the_range_of_twelve_bits_in_sixteen_and_one_colour_are_seen(tmp_path):
+    grey = (np.arange(2400).reshape(40, 60) * 4095 // 2399).astype(np.uint16)
+    finding, _ = found(put(tmp_path / "a.png", grey))
+    assert (finding.low, finding.high, finding.white, finding.window) == (0, 4095, 65535, False)
+    red = np.full((8, 8, 3), (200, 10, 10), np.uint8)
+    assert found(put(tmp_path / "b.png", red))[0].one_colour is True
+    red[0, 0, 2] = 11
+    assert found(put(tmp_path / "c.png", red))[0].one_colour is False
+
+
+def test_what_cannot_be_used_has_a_reason(tmp_path):
+    half = put(tmp_path / "half.png")
+    half.write_bytes(half.read_bytes()[:-2000])
+    finding, pixels = found(half)
+    assert pixels is None
+    assert "cannot be decoded" in finding.reason
+    assert finding.sha256 == hashlib.sha256(half.read_bytes()).digest()
+    assert finding.pixels is None
+    (tmp_path / "empty.png").touch()
+    assert found(tmp_path / "empty.png")[0].reason == "the file is empty (0 bytes)"
+    finding, _ = found(tmp_path / "gone.png")
+    assert (finding.reason, finding.sha256) == ("there is no such file", None)
+
+
+def test_each_reason_names_no_file(tmp_path, monkeypatch):
+    put(tmp_path / "large.png", compress_level=0)
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    monkeypatch.setattr(one_image, "MAX_BYTES", 5000)
+    monkeypatch.setattr("fpt_ray.images.decoding.MAX_BYTES", 5000)
+    reasons = {"large": "more than", "folder": "no such file", "pipe": "no such file", "loop": ""}
+    for name, reason in reasons.items():
+        finding, pixels = found(tmp_path / f"{name}.png")
+        assert pixels is None
+        assert finding.reason
+        assert reason in finding.reason
+        assert ".png" not in finding.reason
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(one_image, "read_bytes", refuse)
+    assert found(tmp_path / "a.png")[0].reason == "the file cannot be read (Permission denied)"
+
+
+def test_findings_are_columns(tmp_path):
+    put(tmp_path / "a.png")
+    columns = inspect_here(str(tmp_path), pa.array(["a.png", "gone.png"]))
+    assert columns.schema == SCHEMA
+    assert columns["width"].to_pylist() == [60, None]
+    assert columns["means"][0].as_py() == pytest.approx((PIXELS / 255).mean(axis=(0, 1)))
+
+
+# --- what is remembered -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number in range(30):
+        put(tmp_path / "images" / f"{number}.png", PIXELS + np.uint8(number))
+    return str(tmp_path / "images")
+
+
+def names(images):
+    return pa.array(sorted(os.listdir(images)), pa.string())
+
+
+def in_this_process(monkeypatch, dies_after=None):
+    """Inspection two images a task; it may be killed after some tasks. Returns the paths that it asks for."""
+    asked = []
+
+    def inspect_all(root, paths, _):
+        for number, first in enumerate(range(0, len(paths), 2)):
+            if number == dies_after:
+                raise KeyboardInterrupt
+            part = paths.slice(first, 2)
+            asked.extend(part.to_pylist())
+            yield first, inspect_here(root, part), {}
+
+    monkeypatch.setattr(inspecting, "_inspect_all", inspect_all)
+    monkeypatch.setattr(inspecting, "ray_session", lambda **_: nullcontext())
+    return asked
+
+
+def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, images, monkeypatch):
+    work, paths = str(tmp_path / "work"), names(images)
+    expected = inspect_here(images, paths)
+    asked = in_this_process(monkeypatch, dies_after=10)
+    monkeypatch.setattr(remembering, "SAVE_EVERY_S", -1)
+    with pytest.raises(KeyboardInterrupt):
+        inspect(images, paths, work)
+    assert len(asked) == 20
+    (first, *_) = parts = sorted(Path(work, "images").iterdir())
+    assert len(parts) == 10
+    (first.parent / f".{first.name}.0.tmp").write_bytes(b"half")  # what a killed writer leaves
+    again = in_this_process(monkeypatch)
+    assert inspect(images, paths, work).findings == expected
+    assert sorted(asked + again) == paths.to_pylist()
+    last = in_this_process(monkeypatch)
+    assert inspect(images, paths, work).findings == expected
+    assert last == []
+    (merged,) = Path(work, "images").glob("*.parquet")
+    assert len(pq.read_table(merged)) == len(paths)
+
+
+def test_few_parts_are_written_where_tasks_are_short(tmp_path, images, monkeypatch):
+    in_this_process(monkeypatch)
+    inspect(images, names(images), str(tmp_path / "work"))
+    assert len(list((tmp_path / "work/images").iterdir())) == 1
+
+
+def test_rows_are_in_the_order_that_is_asked_for(tmp_path, images, monkeypatch):
+    work, paths = str(tmp_path / "work"), names(images)
+    in_this_process(monkeypatch)
+    inspect(images, paths.take(pa.array(range(0, 30, 3))), work)
+    turned = paths.take(pa.array(range(29, -1, -1)))
+    assert inspect(images, turned, work).findings == inspect_here(images, turned)
+
+
+def test_what_has_changed_or_could_not_be_read_is_read_again(tmp_path, images, monkeypatch):
+    work, paths = str(tmp_path / "work"), pa.concat_arrays([names(images), pa.array(["late.png"])])
+    in_this_process(monkeypatch)
+    assert inspect(images, paths, work).findings["reason"][-1].as_py() == "there is no such file"
+    changed = Path(images, "3.png")
+    put(changed, PIXELS[:9])
+    os.utime(changed, ns=(1, 1))
+    Path(images, "7.png").unlink()
+    asked = in_this_process(monkeypatch)
+    findings = inspect(images, paths, work).findings
+    assert sorted(asked) == ["3.png", "7.png", "late.png"]
+    assert findings["height"].to_pylist().count(9) == 1
+    assert findings["reason"].to_pylist().count("there is no such file") == 2
+    put(Path(images, "late.png"))
+    asked = in_this_process(monkeypatch)
+    assert inspect(images, paths, work).findings["reason"][-1].as_py() == ""
+    assert sorted(asked) == ["7.png", "late.png"]
+
+
+def test_findings_of_another_schema_and_older_ones_are_not_read(tmp_path, images, monkeypatch):
+    folder = tmp_path / "work/images"
+    folder.mkdir(parents=True)
+    (folder / "0123456789abcdef.json").write_text("{}")
+    name = findings_name(images)
+    monkeypatch.setattr(remembering, "STAMPED", remembering.STAMPED.append(pa.field("more", pa.string())))
+    assert findings_name(images) != name
+    assert len(read_findings(str(folder), name)) == 0
