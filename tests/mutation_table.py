@@ -450,7 +450,9 @@ MUTATIONS = (
         _PICTURE,
     ),
     Mutation("fpt_ray/images/picture.py", "top + (height - side) // 2, side, side)", "top, side, side)", _PICTURE),
-    Mutation("fpt_ray/images/remarks.py", "facts.high - facts.low < _FAINT", "facts.high < _FAINT", _PICTURE),
+    Mutation(
+        "fpt_ray/datasets/checks/pictures.py", "(high - low < _FAINT * (", "(high < _FAINT * (", "tests/datasets/checks"
+    ),
     Mutation("fpt_ray/images/dicom.py", 'white_is_zero=colours == "MONOCHROME1"', "white_is_zero=False", _DICOM),
     Mutation("fpt_ray/images/dicom.py", "* slope + intercept).astype", "* slope).astype", _DICOM, "rescaled"),
     Mutation("fpt_ray/features/spec.py", ", *self.chosen}", "}", _STORE, "every_way"),
