@@ -13,8 +13,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.report.command import report
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.command import run
-from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.command import Command, run
 
 pytestmark = pytest.mark.usefixtures("cluster")
 SPACE = """
@@ -68,9 +67,7 @@ def test_a_study_of_each_task_ends_with_its_scores_and_a_report(task, tables, wo
     space = tmp_path / f"{task}.yaml"
     space.write_text(SPACE.replace("OBJECTIVES", objectives) + (f"  {fixed}\n" if fixed else ""))
     columns = ("label=x,y",) if task == "multilabel" else ()
-    options = StudyOptions(
-        space=str(space), images=f"{tables}/{task}.parquet", workdir=workdir, columns=columns, task=task
-    )
+    options = Command(space=str(space), images=f"{tables}/{task}.parquet", workdir=workdir, columns=columns, task=task)
     run(options)
     shown = capsys.readouterr()
     assert f"val {TITLES[score]}" in shown.err
@@ -109,9 +106,5 @@ def test_what_is_no_score_of_the_task_is_refused_before_anything_is_trained(
     space.write_text(SPACE.replace("OBJECTIVES", more))
     columns = ("label=x,y",) if task == "multilabel" else ()
     with pytest.raises(ConfigError, match=message):
-        run(
-            StudyOptions(
-                space=str(space), images=f"{tables}/{task}.parquet", workdir=workdir, columns=columns, task=task
-            )
-        )
+        run(Command(space=str(space), images=f"{tables}/{task}.parquet", workdir=workdir, columns=columns, task=task))
     assert not Path(workdir, "studies", "refused", "optuna.log").exists()
