@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
+from fpt_ray.config.tasks import Target, Task
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
 from fpt_ray.features.store import Store, empty_store, read_index
 from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.folds import fold_note
+from fpt_ray.images.labels import Values
 from fpt_ray.images.table import ImageTable
 
 
@@ -25,7 +27,8 @@ class SplitRows:
     """The rows of a split, by number: which image each is, what it is labelled, and where it lies in the store."""
 
     hashes: UInt8[np.ndarray, "rows 32"]
-    labels: Int[np.ndarray, " rows"]
+    labels: Values
+    """Class numbers; rows of 0, 1 and NaN; or numbers."""
     shards: Int[np.ndarray, " rows"]
     """Numbers of the shards."""
     rows: Int[np.ndarray, " rows"]
@@ -52,6 +55,12 @@ class Features:
     skipped: tuple[tuple[str, str], ...]
     fold: str = ""
     """Which fold of training and validation images validates; empty where there are none."""
+    task: Task = "multiclass"
+
+    @property
+    def target(self) -> Target:
+        """What is to be learnt of the images."""
+        return Target(task=self.task, classes=self.classes)
 
     @property
     def is_made(self) -> bool:
@@ -101,6 +110,7 @@ def features_text(features: Features) -> str:
             "uri": features.uri,
             "spec": dataclasses.asdict(features.spec),
             "images": features.table_digest,
+            "task": features.task,
             "classes": features.classes,
             "rows": {split: len(rows) for split, rows in features.splits.items()},
             "skipped": features.skipped,
@@ -157,6 +167,7 @@ def _joined(store: Store, table: ImageTable, shards: np.ndarray, rows: np.ndarra
         data_note=_note(table),
         skipped=table.skipped,
         fold=table.fold,
+        task=table.task,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fpt_ray.config.dotted import flatten
+from fpt_ray.config.identity import identifying
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import SearchSpace, StoreNeed
 from fpt_ray.config.trial import (
@@ -117,7 +118,7 @@ def _differs(same: list[tuple[str, Any, Any]], uri: str) -> str:
 
 def trial_identity(trial: TrialConfig, stores: Stores) -> dict[str, Any]:
     """{field: value} of all that determines a trial's numbers: its configuration, weights, features and image table."""
-    values = {name: value for name, value in flatten(trial).items() if name != "backbone.weights"}
+    values = identifying(flatten(trial))
     values["training.precision"] = _arithmetic(trial, stores)
     store = {f"store.{name}": value for name, value in _determining(store_for(trial, stores)).items()}
     return {**values, **store, "weights": stores.weights[trial.backbone]}
