@@ -6,6 +6,7 @@ What is named here is imported when it is first asked for, so that ``import fpt_
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fpt_ray.config.augmentation import AugmentConfig
     from fpt_ray.config.space import SearchSpace
     from fpt_ray.config.space_yaml import load_space
     from fpt_ray.config.trial import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AugmentConfig",
     "BackboneConfig",
     "ConfigError",
     "Features",
@@ -49,6 +51,7 @@ __all__ = [
     "train_trial",
 ]
 _PLACES = {
+    "AugmentConfig": "config.augmentation",
     "BackboneConfig": "config.trial",
     "ConfigError": "errors",
     "Features": "features.joining",

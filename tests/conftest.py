@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from fpt_ray.config.space_yaml import load_space
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import BackboneConfig, SideConfig, TrainingConfig, TrialConfig
 from fpt_ray.features.rows import Batch
 from fpt_ray.models.backbone import BackboneShape, backbone_shape
 from tests.stores import draw_images
 
+ABC = Target(task="multiclass", classes=("a", "b", "c"))
 SMALL = "vit_tiny_patch16_224"
 SMOKE = Path(__file__).parents[1] / "search_spaces" / "smoke.yaml"
 

@@ -15,8 +15,8 @@ def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
                     repeat=0,
                     epoch=epochs,
                     train_loss=0.0,
-                    val_auc_epoch=val_auc_epoch,
-                    val_auc=metrics.get("val_auc", val_auc_epoch),
+                    val_score_epoch=val_auc_epoch,
+                    val_score=metrics.get("val_auc", val_auc_epoch),
                 ),
             ),
             epoch_seconds=0.1,
@@ -29,7 +29,7 @@ def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
 def of_seeds(epoch, val_aucs, first=0, finished=False):
     """An epoch's report of seeds that train together, with the AUC of each."""
     seeds = tuple(
-        SeedEpoch(repeat=repeat, epoch=epoch, train_loss=0.0, val_auc_epoch=value, val_auc=value)
+        SeedEpoch(repeat=repeat, epoch=epoch, train_loss=0.0, val_score_epoch=value, val_score=value)
         for repeat, value in enumerate(val_aucs, start=first)
     )
     metrics = {"val_auc": statistics.fmean(val_aucs)}

@@ -29,6 +29,8 @@ _PROBE = "tests/models/test_probe.py"
 _PLACES = "tests/reading/test_places.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
+_RESAMPLED = "tests/metrics/test_resampled.py"
+_LOSS, _TASKS = "tests/models/test_loss.py", "tests/train/test_tasks.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
 _CALIBRATION, _CLASSIFIER = "tests/metrics/test_calibration.py", "tests/predict/test_classifier.py"
 _CHECKS, _CHECKING = "tests/datasets/checks", "tests/datasets/test_checking.py"
@@ -46,8 +48,8 @@ MUTATIONS = (
     # --- intervals ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/metrics/intervals.py",
-        "if seed_of_seeds is not None:",
-        "if seed_of_seeds == 0:",
+        "None if seed_of_seeds is None else",
+        "None if seed_of_seeds != 0 else",
         _INTERVALS,
     ),
     # --- one step -------------------------------------------------------------------------------------------------
@@ -66,8 +68,8 @@ MUTATIONS = (
     Mutation("fpt_ray/models/step.py", "torch.optim.AdamW(", "torch.optim.Adam(", _BY_HAND),
     Mutation(
         "fpt_ray/models/step.py",
-        "learner.class_weights.to(logits.dtype)",
-        "learner.class_weights.to(logits.dtype) ** 0",
+        "learner.loss(logits.flatten(0, -2), make_labels(logits))",
+        "learner.loss(logits.flatten(0, -2), make_labels(logits)) * 2",
         _BY_HAND,
     ),
     Mutation(
@@ -88,11 +90,11 @@ MUTATIONS = (
     Mutation("fpt_ray/train/loop.py", "steps * training.epochs, arithmetic", "steps, arithmetic", _BY_HAND),
     Mutation(
         "fpt_ray/train/loop.py",
-        "training.batch_size, (seed, epoch))",
-        "training.batch_size, (seed, 1))",
+        "training.batch_size, (seed, epoch), balanced",
+        "training.batch_size, (seed, 1), balanced",
         _BY_HAND,
     ),
-    Mutation("fpt_ray/train/loop.py", "if drawn and has_dropout(trial):", "if False:", _BY_HAND, "fpt"),
+    Mutation("fpt_ray/train/evaluation.py", "if drawn and has_dropout(trial):", "if False:", _BY_HAND, "fpt"),
     Mutation(
         "fpt_ray/models/side_network.py",
         "masks.transpose(0, 1).div_(1 - side.prompt_dropout)",
@@ -108,9 +110,9 @@ MUTATIONS = (
         "dropout",
     ),
     Mutation("fpt_ray/train/loop.py", "    learner.model.train()\n", "", _LOOP, "mode"),
-    Mutation("fpt_ray/train/loop.py", "    model.eval()\n", "", _LOOP, "mode"),
-    Mutation("fpt_ray/train/snapshots.py", "if val_auc > before.val_auc", "if True", _LOOP, "best"),
-    Mutation("fpt_ray/train/snapshots.py", "> before.val_auc", ">= before.val_auc", _LOOP, "best"),
+    Mutation("fpt_ray/train/evaluation.py", "    model.eval()\n", "", _LOOP, "mode"),
+    Mutation("fpt_ray/train/snapshots.py", "if one.picking > before.val_score", "if True", _LOOP, "best"),
+    Mutation("fpt_ray/train/snapshots.py", "> before.val_score", ">= before.val_score", _LOOP, "best"),
     Mutation("fpt_ray/train/snapshots.py", "model=_copied(state)", "model=state", _LOOP, "best"),
     Mutation(
         "fpt_ray/train/snapshots.py", "    learner.schedule.load_state_dict(found[0].schedule)\n", "", _LOOP, "resumed"
@@ -125,14 +127,17 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/train/loop.py", "    mean = total / len(own)\n", "    mean = total\n", _LOOP, "mean_loss"),
     Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(own) + step,", "step,", _LOOP, "count"),
-    Mutation("fpt_ray/train/loop.py", "if task.num_workers == 1:", "if True:", _LOOP, "two_workers"),
+    Mutation("fpt_ray/train/evaluation.py", "if task.num_workers == 1:", "if True:", _LOOP, "two_workers"),
     Mutation("fpt_ray/train/loop.py", "        if not resume:\n", "        if True:\n", _LOOP, "neighbours"),
     Mutation(
-        "fpt_ray/train/loop.py", "rows.row_ids[start : start + size]", "rows.row_ids[start + 1 : start + size]", _LOOP
+        "fpt_ray/train/evaluation.py",
+        "rows.row_ids[start : start + size]",
+        "rows.row_ids[start + 1 : start + size]",
+        _LOOP,
     ),
     Mutation(
-        "fpt_ray/train/loop.py",
-        "counts.sum() / (len(task.classes) * counts.float())",
+        "fpt_ray/models/loss.py",
+        "counts.sum() / (len(target.classes) * counts.float())",
         "counts.sum() / counts.float()",
         _BY_HAND,
     ),
@@ -146,13 +151,17 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/train/order.py",
-        "[generator.permutation(np.arange(*ends))[:steps]",
-        "[np.arange(*ends)[:steps]",
+        "[generator.permutation(strand)[:steps]",
+        "[strand[:steps]",
         _LOOP,
         "epoch_visits or shuffled",
     ),
     Mutation(
-        "fpt_ray/train/order.py", "np.stack(strands, axis=1)", "np.stack(strands).reshape(steps, -1)", _LOOP, "strands"
+        "fpt_ray/train/order.py",
+        "for strand in strands], axis=1)",
+        "for strand in strands]).reshape(steps, -1)",
+        _LOOP,
+        "strands",
     ),
     # --- the networks ---------------------------------------------------------------------------------------------
     Mutation(
@@ -230,35 +239,70 @@ MUTATIONS = (
         "by_hand",
     ),
     Mutation("fpt_ray/models/importance.py", "(queries * scale).split", "queries.split", _BACKBONE, "by_hand"),
+    # --- tasks ----------------------------------------------------------------------------------------------------
+    Mutation("fpt_ray/models/loss.py", "torch.where(labels.isnan(), 0.0, losses)", "losses.nan_to_num()", _LOSS),
+    Mutation(
+        "fpt_ray/models/loss.py", "F.pad(F.logsigmoid(logits).cumsum(-1), (1, 0))", "F.pad(logits, (1, 0))", _LOSS
+    ),
+    Mutation("fpt_ray/models/loss.py", "return logits * deviation + mean", "return logits", _TASKS, "unit_alone"),
+    Mutation("fpt_ray/models/loss.py", "(-torch.expm1(told))", "torch.exp(told)", _LOSS),
+    Mutation(
+        "fpt_ray/models/methods.py",
+        "learnable = {UNIT, *(name",
+        "learnable = {*(name",
+        _TASKS,
+        "head and regression and linear_probing",
+    ),
+    Mutation(
+        "fpt_ray/models/summary_probes.py",
+        "votes > 0, having / votes",
+        "votes > 0, votes / votes",
+        _TASKS,
+        "neighbours",
+    ),
+    Mutation("fpt_ray/train/order.py", "shares = shares / shares.sum(axis=0)", "pass", _LOOP, "balanced"),
+    Mutation("fpt_ray/config/identity.py", "if value not in _UNSAID.get(name, ())", "", _IDENTITY),
     # --- numbers --------------------------------------------------------------------------------------------------
     Mutation(
-        "fpt_ray/metrics/scores.py",
-        "roc_auc_score(labels == c, probabilities[:, c])",
-        "roc_auc_score(labels == c, -probabilities[:, c])",
+        "fpt_ray/metrics/columns.py",
+        "roc_auc_score(positive, scores)",
+        "roc_auc_score(positive, -scores)",
         _SCORES,
     ),
     Mutation(
+        "fpt_ray/metrics/columns.py",
+        "column.has_both and column.number >= first",
+        "column.number >= first",
+        _SCORES,
+    ),
+    Mutation("fpt_ray/metrics/columns.py", "~np.isnan(labels[:, number])", "np.ones(len(labels), bool)", _SCORES),
+    Mutation("fpt_ray/metrics/columns.py", "right[wrong <= 1 - AT + _ROUNDING]", "right[wrong <= AT]", _SCORES),
+    Mutation(
         "fpt_ray/metrics/scores.py",
-        "positives = [1] if len(classes) == 2",
-        "positives = [0] if len(classes) == 2",
+        "passed = 1 - probabilities.cumsum(axis=1)[:, :-1]",
+        "passed = probabilities.cumsum(axis=1)[:, :-1]",
         _SCORES,
     ),
     Mutation("fpt_ray/metrics/scores.py", "math.log10(memory_ratio + 1)", "math.log(memory_ratio + 1)", _SCORES),
     Mutation("fpt_ray/metrics/scores.py", 'weights="quadratic"', 'weights="linear"', _SCORES),
     Mutation(
         "fpt_ray/metrics/scores.py",
-        "sklearn_metrics.confusion_matrix(labels, predicted",
-        "sklearn_metrics.confusion_matrix(predicted, labels",
+        "sklearn_metrics.confusion_matrix(labels, guesses",
+        "sklearn_metrics.confusion_matrix(guesses, labels",
         _SCORES,
     ),
     Mutation(
-        "fpt_ray/metrics/intervals.py", "np.cumsum(downs, axis=1) - downs / 2", "np.cumsum(downs, axis=1)", _INTERVALS
+        "fpt_ray/metrics/resampled.py", "np.cumsum(downs, axis=1) - downs / 2", "np.cumsum(downs, axis=1)", _INTERVALS
     ),
+    Mutation(
+        "fpt_ray/metrics/resampled.py", "(labels - guesses) ** 2 / size", "abs(labels - guesses) / size", _RESAMPLED
+    ),
+    Mutation("fpt_ray/metrics/resampled.py", "sizes + (sizes + 1) / 2", "sizes + 1", _RESAMPLED),
     Mutation("fpt_ray/metrics/intervals.py", "((1 - LEVEL) / 2, (1 + LEVEL) / 2)", "(1 - LEVEL, LEVEL)", _INTERVALS),
     Mutation(
         "fpt_ray/metrics/intervals.py",
-        "one.mean(axis=0) for one in aucs",
-        "one[0] for one in aucs",
+        "one.mean(axis=0) for one in each",
+        "one[0] for one in each",
         _INTERVALS,
     ),
     Mutation(
@@ -332,6 +376,15 @@ MUTATIONS = (
         "names]",
         "tests/images/test_table.py",
         "json",
+    ),
+    Mutation("fpt_ray/images/splits.py", " & (table.splits < 0).all()", "", "tests/images/test_folds.py", "never"),
+    Mutation("fpt_ray/images/folds.py", "== number - 1", "<= number - 1", "tests/images/test_folds.py", "never"),
+    Mutation(
+        "fpt_ray/features/joining.py",
+        "else table.weights[inside]",
+        "else table.weights[: len(inside)]",
+        "tests/reading/test_places.py",
+        "weight",
     ),
     Mutation("fpt_ray/images/labels.py", "| (found == 1)", "| (found != 0)", "tests/images/test_tasks.py", "not_fit"),
     Mutation(
@@ -407,7 +460,7 @@ MUTATIONS = (
         _PICTURE,
     ),
     Mutation("fpt_ray/images/picture.py", "top + (height - side) // 2, side, side)", "top, side, side)", _PICTURE),
-    Mutation("fpt_ray/images/remarks.py", "facts.high - facts.low < _FAINT", "facts.high < _FAINT", _PICTURE),
+    Mutation("fpt_ray/datasets/checks/pictures.py", "high - low < _FAINT", "high < _FAINT", _CHECKS, "grey_levels"),
     Mutation("fpt_ray/images/dicom.py", 'white_is_zero=colours == "MONOCHROME1"', "white_is_zero=False", _DICOM),
     Mutation("fpt_ray/images/dicom.py", "* slope + intercept).astype", "* slope).astype", _DICOM, "rescaled"),
     Mutation("fpt_ray/features/spec.py", ", *self.chosen}", "}", _STORE, "every_way"),
@@ -457,18 +510,18 @@ MUTATIONS = (
     ),
     # --- the search -----------------------------------------------------------------------------------------------
     Mutation(
-        "fpt_ray/config/space.py",
+        "fpt_ray/config/objectives.py",
         "(value - self.high) / abs(self.high or 1)",
         "(self.high - value) / abs(self.high or 1)",
         _COUNTED,
     ),
     Mutation(
-        "fpt_ray/config/space.py",
+        "fpt_ray/config/objectives.py",
         "(self.low - value) / abs(self.low or 1)",
         "(value - self.low) / abs(self.low or 1)",
         _COUNTED,
     ),
-    Mutation("fpt_ray/config/space.py", "else max(over, under)", "else min(over, under)", _COUNTED),
+    Mutation("fpt_ray/config/objectives.py", "else max(over, under)", "else min(over, under)", _COUNTED),
     Mutation("fpt_ray/config/space.py", "self.low <= value <= self.high", "self.low < value < self.high", _CONFIG),
     Mutation(
         "fpt_ray/config/space.py",
@@ -493,8 +546,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/search/queue.py",
-        "key=lambda trial: (-val_auc(trial), trial.number)",
-        "key=lambda trial: (val_auc(trial), trial.number)",
+        "key=lambda trial: (-val_score(trial, space), trial.number)",
+        "key=lambda trial: (val_score(trial, space), trial.number)",
         _SEARCHER,
         "confirmed or front",
     ),
@@ -556,8 +609,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/train/seeds.py",
-        '"val_auc": statistics.fmean(best),',
-        '"val_auc": best[-1],',
+        'f"val_{picks}": statistics.fmean(found),',
+        'f"val_{picks}": found[-1],',
         "tests/train/test_seeds.py",
     ),
     Mutation("fpt_ray/train/seeds.py", "finished + best, ()", "finished + best, current", "tests/train/test_seeds.py"),
@@ -586,7 +639,7 @@ MUTATIONS = (
         "together",
     ),
     Mutation(
-        "fpt_ray/train/loop.py",
+        "fpt_ray/train/evaluation.py",
         "seed=trial.training.seed + repeat",
         "seed=trial.training.seed",
         "tests/train/test_seeds.py",
@@ -627,7 +680,7 @@ MUTATIONS = (
     Mutation(
         "fpt_ray/config/identity.py", "for name in sorted({*one, *other}):", "for name in sorted(one):", _IDENTITY
     ),
-    Mutation("fpt_ray/config/space.py", "math.inf if math.isnan(value) else max", "max", _COUNTED),
+    Mutation("fpt_ray/config/objectives.py", "math.inf if math.isnan(value) else max", "max", _COUNTED),
     Mutation(
         "fpt_ray/tracking/records.py",
         'return self.status == "FINISHED" and not self.pruned',
@@ -661,23 +714,26 @@ MUTATIONS = (
         'pareto_front(points, ("max",) * len(objectives))',
         _COUNTED,
     ),
-    Mutation("fpt_ray/report/front.py", 'metrics.get("test_auc", metrics["val_auc"])', 'metrics["val_auc"]', _COUNTED),
     Mutation(
-        "fpt_ray/report/what_if.py", "trials = counted(records, constraints)", "trials = counted(records, {})", _COUNTED
+        "fpt_ray/report/front.py",
+        'metrics.get(f"test_{score}", metrics[f"val_{score}"])',
+        'metrics[f"val_{score}"]',
+        _COUNTED,
     ),
+    Mutation("fpt_ray/report/what_if.py", "counted(records, constraints, (", "counted(records, {}, (", _COUNTED),
     Mutation("fpt_ray/report/what_if.py", "math.inf) <= limit]", "math.inf) < limit]", _COUNTED),
     Mutation("fpt_ray/report/what_if.py", "-record.metrics[name])", "record.metrics[name])", _COUNTED),
     Mutation(
         "fpt_ray/search/queue.py",
-        "key=lambda one: (feasible(one, space.constraints), val_auc(one))",
+        "key=lambda one: (feasible(one, space.constraints), val_score(one, space))",
         "key=lambda one: feasible(one, space.constraints)",
         _SEARCHER,
         "grid",
     ),
     Mutation(
         "fpt_ray/search/attributes.py",
-        "trial.state == TrialState.COMPLETE and math.isfinite(val_auc(trial))",
-        "math.isfinite(val_auc(trial))",
+        "trial.state == TrialState.COMPLETE and math.isfinite(val_score(trial, space))",
+        "math.isfinite(val_score(trial, space))",
         _SEARCHER,
         "confirmed or grid or front",
     ),
@@ -698,7 +754,12 @@ MUTATIONS = (
         _LADDER,
     ),
     Mutation("fpt_ray/search/ladder.py", "rung_of(trial) in range(number)", "rung_of(trial) in range(1)", _LADDER),
-    Mutation("fpt_ray/search/ladder.py", "(-val_auc(trial), trial.number)", "(val_auc(trial), trial.number)", _LADDER),
+    Mutation(
+        "fpt_ray/search/ladder.py",
+        "(-val_score(trial, space), trial.number)",
+        "(val_score(trial, space), trial.number)",
+        _LADDER,
+    ),
     Mutation(
         "fpt_ray/search/ladder.py", "if rung_of(trial) == number and", "if rung_of(trial) is not None and", _LADDER
     ),

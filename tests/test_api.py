@@ -62,11 +62,11 @@ def test_a_trial_gives_its_numbers_as_a_value(result, store, workdir):
     assert result.store == store.uri
     assert re.fullmatch(rf"{workdir}/runs/api-[0-9a-f]{{12}}", result.run)
     (again,) = scores_of_best(result.trial, store, "test", load_checkpoint(result.checkpoint))
-    assert again.auc == pytest.approx(result.test.auc, abs=1e-9)
+    assert again["auc"] == pytest.approx(result.test["auc"], abs=1e-9)
     assert result.best_epoch in (1, 2)
     assert 0 < result.param_ratio < 1
     assert result.memory_ratio > 0
-    assert 0 < result.ppe <= result.val.auc
+    assert 0 < result.ppe <= result.val["auc"]
 
 
 @pytest.mark.slow

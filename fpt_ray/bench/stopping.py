@@ -19,7 +19,7 @@ from fpt_ray.tracking.records import TrialRecord
 class Curve:
     """A trial's best validation AUC so far after each epoch, and what it costs."""
 
-    val_auc: tuple[float, ...]
+    val_score: tuple[float, ...]
     costs: Mapping[str, float]
 
 
@@ -43,7 +43,7 @@ def recorded_curves(client: MlflowClient, result: StudyResult) -> list[tuple[Tri
         if record.complete and history:
             scores = [one.value for one in sorted(history, key=lambda one: one.step)]
             curve = tuple(float(score) for score in np.maximum.accumulate(scores))
-            found.append((record, Curve(val_auc=curve, costs=record.metrics)))
+            found.append((record, Curve(val_score=curve, costs=record.metrics)))
     return found
 
 
@@ -51,7 +51,7 @@ def trained_to_the_end(space: SearchSpace, curves: Sequence[Curve]) -> tuple[lis
     """Which of these trials, run one after the other, the space's early stopping lets finish; and epochs spent."""
     scheduler, finished, epochs = FairStopping(space), [], 0
     for index, curve in enumerate(curves):
-        for epoch, score in enumerate(curve.val_auc, start=1):
+        for epoch, score in enumerate(curve.val_score, start=1):
             epochs += 1
             if scheduler.stops(_report(epoch, score, curve.costs)):
                 break
@@ -63,7 +63,7 @@ def trained_to_the_end(space: SearchSpace, curves: Sequence[Curve]) -> tuple[lis
 def _report(epoch: int, score: float, costs: Mapping[str, float]) -> EpochReport:
     return EpochReport(
         epochs=epoch,
-        seeds=(SeedEpoch(repeat=0, epoch=epoch, train_loss=0.0, val_auc_epoch=score, val_auc=score),),
+        seeds=(SeedEpoch(repeat=0, epoch=epoch, train_loss=0.0, val_score_epoch=score, val_score=score),),
         epoch_seconds=0.0,
         finished=False,
         metrics={**costs, "val_auc": score},
@@ -78,7 +78,7 @@ def stop_early(
     stopping = replace(space, early_stopping=kind, objectives=objectives)
     members = front_of([record for record, _ in trials], space.objectives, space.constraints)
     front = {record.run_id for record in members}
-    total = sum(len(curve.val_auc) for _, curve in trials)
+    total = sum(len(curve.val_score) for _, curve in trials)
     signs = [1.0 if mode == "max" else -1.0 for mode in space.objectives.values()]
     gains = np.array([[record.metrics[name] for name in space.objectives] for record, _ in trials]) * signs
     gains -= gains.min(axis=0)  # nothing worse than the worst counts as volume

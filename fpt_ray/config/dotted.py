@@ -4,9 +4,12 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from fpt_ray.errors import ConfigError
+from fpt_ray.errors import ConfigError, nearest_name
+
+_RENAMED = {"training.class_weights": "loss.weights, which is none or balanced"}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -32,6 +35,11 @@ def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + item.name] = hint
     return leaves
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """What to write instead of a dotted name that there is not: what has taken its place, or the nearest."""
+    return f"it is now {_RENAMED[name]}" if name in _RENAMED else nearest_name(name, known)
 
 
 def coerce(name: str, value: Any, hint: Any) -> Any:

@@ -10,6 +10,39 @@ from collections.abc import Mapping
 from typing import Any
 
 Identity = Mapping[str, Any]
+_EARLIER = {"loss.weights": ("training.class_weights", {"none": False, "balanced": True})}
+"""{field: (the name it had, {its value: the value it had})}: what was asked by that name is the same question."""
+_UNSAID = {
+    "loss.focal_gamma": (0.0,),
+    "training.sampling": ("shuffled",),
+    "training.select_by": ("auto", "auc"),
+    "features.intensity": ("full",),
+    "features.window": (None,),
+    "features.percentiles": ((0.5, 99.5),),
+    "features.aspect": ("squash",),
+    "features.crop_black": (None,),
+    "features.srgb": (False,),
+    "augment.min_area": (0.8,),
+    "augment.horizontal_flip": (0.5,),
+    "augment.vertical_flip": (0.0,),
+    "augment.rotation_degrees": (0.0,),
+    "augment.blur_sigma": (0.0,),
+    "augment.jitter": (0.2,),
+}
+"""{field: the values that mean what all trials did before there was the field}; with these it is left out."""
+
+
+def identifying(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's values by their dotted names as they count for its identity.
+
+    Trials of before a field was named or added have the identity that they had. Where weights lie does not count; their
+    digest does.
+    """
+    found = {name: value for name, value in values.items() if value not in _UNSAID.get(name, ())}
+    del found["backbone.weights"]
+    for name, (earlier, meant) in _EARLIER.items():
+        found[earlier] = meant[found.pop(name)]
+    return found
 
 
 def as_text(identity: Identity) -> str:

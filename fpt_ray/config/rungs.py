@@ -14,7 +14,7 @@ class Rung:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     """Rows of the space and the one value that each has in this rung."""
     narrow: tuple[str, ...] = ()
-    """Rows that keep to the values of the best trials of the rungs below, by validation AUC."""
+    """Rows that keep to the values of the best trials of the rungs below, by their validation score."""
     best: int = 2
     """How many of those; each is a first point of this rung."""
 

@@ -2,17 +2,18 @@
 
 ``points`` are named configurations beside the rows, such as the methods of a table. With ``sampler: grid`` every point
 is run with every combination of the rows' values, ``repeats`` times with different seeds; of the rows named by
-``choose`` only the values of the highest validation AUC are repeated, the others run once.
+``choose`` only the values of the highest validation score are repeated, the others run once.
 """
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from fpt_ray.config.dotted import flatten
+from fpt_ray.config.identity import identifying
+from fpt_ray.config.objectives import Limit, Mode
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.rungs import Rung
 from fpt_ray.config.trial import (
@@ -30,19 +31,6 @@ from fpt_ray.config.trial import (
 )
 from fpt_ray.errors import ConfigError
 
-Mode = Literal["max", "min"]
-
-OBJECTIVES: Mapping[str, Mode] = {
-    "val_auc": "max",
-    "ppe": "max",
-    "pme": "max",
-    "param_ratio": "min",
-    "memory_ratio": "min",
-    "peak_memory_bytes": "min",
-    "train_seconds": "min",
-}
-KNOWN_BEFORE = ("param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters", "feature_bytes")
-"""What a proposal costs, known without training it; ``feature_bytes`` are those it reads of an image."""
 SAMPLERS = ("tpe", "nsga2", "gp", "random", "grid")
 EARLY_STOPPING = ("none", "asha", "median")
 POINT = "point"
@@ -85,37 +73,6 @@ class SearchRow:
             raise ConfigError(f"{self.name} is searched continuously; give it {{choices: [...]}} or a step")
         count = int((self.high - self.low) / self.step + 1e-9) + 1
         return tuple(type(self.low)(self.low + i * self.step) for i in range(count))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limit:
-    """What a number of a trial must keep to."""
-
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        ends = (("at least", self.low), ("at most", self.high))
-        return " and ".join(f"{word} {end:.6g}" for word, end in ends if end is not None)
-
-    def excess(self, value: float) -> float:
-        """By how much a value breaks the limit, as a share of it; 0 or less where it keeps to it; infinite for NaN."""
-        over = -math.inf if self.high is None else (value - self.high) / abs(self.high or 1)
-        under = -math.inf if self.low is None else (self.low - value) / abs(self.low or 1)
-        return math.inf if math.isnan(value) else max(over, under)
-
-
-def broken_limits(constraints: Mapping[str, Limit], metrics: Mapping[str, float]) -> dict[str, float]:
-    """{name: the trial's number} of the constraints that a trained trial breaks; NaN where a number is missing.
-
-    What is known before training is judged then, so that a trained trial need not have it among its numbers.
-    """
-    broken = {}
-    for name, limit in constraints.items():
-        value = metrics.get(name, math.nan)
-        if not limit.excess(value) <= 0 and not (math.isnan(value) and name in KNOWN_BEFORE):
-            broken[name] = value
-    return broken
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +163,7 @@ class SearchSpace:
         rows = {f"space.{row.name}": dataclasses.asdict(row) for row in self.rows}
         rungs = {f"rungs.{number}": dataclasses.asdict(rung) for number, rung in enumerate(self.rungs)}
         limits = {f"constraints.{name}": dataclasses.asdict(limit) for name, limit in self.constraints.items()}
-        fixed = {f"fixed.{name}": value for name, value in flatten(self.base()).items() if name != "backbone.weights"}
+        fixed = {f"fixed.{name}": value for name, value in identifying(flatten(self.base())).items()}
         return {**plain, **rows, **rungs, **limits, **fixed, "objectives": list(self.objectives.items())}
 
     def backbones(self) -> tuple[BackboneConfig, ...]:
@@ -218,6 +175,12 @@ class SearchSpace:
             for values in itertools.product(*(self.values_of(row.name) for row in rows))
         ]
         return tuple(dict.fromkeys(trial.backbone for trial in found))
+
+    @property
+    def score(self) -> str:
+        """What picks the best epoch, and the best of trials: ``val_auc``, or what ``training.select_by`` says."""
+        asked = self.fixed.get("training.select_by", "auto")
+        return f"val_{'auc' if asked == 'auto' else asked}"
 
     @property
     def enqueues(self) -> bool:

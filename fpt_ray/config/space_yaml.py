@@ -7,20 +7,12 @@ from typing import Any
 
 import yaml
 
-from fpt_ray.config.dotted import coerce, field_types
+from fpt_ray.config.dotted import coerce, field_types, unknown_name
+from fpt_ray.config.objectives import KNOWN_BEFORE, OBJECTIVES, Limit, Mode, no_costs_of
 from fpt_ray.config.rungs import Rung
-from fpt_ray.config.space import (
-    EARLY_STOPPING,
-    KNOWN_BEFORE,
-    OBJECTIVES,
-    POINT,
-    SAMPLERS,
-    Limit,
-    Mode,
-    SearchRow,
-    SearchSpace,
-)
+from fpt_ray.config.space import EARLY_STOPPING, POINT, SAMPLERS, SearchRow, SearchSpace
 from fpt_ray.config.space_files import find_space, known_spaces
+from fpt_ray.config.tasks import SHARES
 from fpt_ray.config.trial import TrialConfig, Value, override
 from fpt_ray.errors import ConfigError, nearest_name
 
@@ -39,6 +31,7 @@ _SPACE_KEYS = (
     "choose",
     "rungs",
 )
+_PICKING = "training.select_by"
 _RUNG_KEYS = ("num_trials", "fixed", "narrow", "best")
 _ROW_KEYS = ("low", "high", "step", "log", "choices", "when")
 
@@ -147,12 +140,21 @@ def _check(space: SearchSpace) -> None:
     if not space.rows and not space.points:
         raise ConfigError("space is empty; give at least one row, such as side.num_prompts: {choices: [8, 16]}")
     _check_points(space, names)
+    _check_score(space, names)
     for row in space.rows:
         for value in row.choices if row.choices is not None else (row.low, row.high):
             try:
                 override(base, {row.name: value})
             except ConfigError as error:
                 raise ConfigError(f"space.{row.name}: {error}") from None
+
+
+def _check_score(space: SearchSpace, names: Sequence[str]) -> None:
+    if any(_PICKING in one for one in (names, *space.points.values())):
+        raise ConfigError(f"{_PICKING} is the same for all trials, which it compares; give it under fixed")
+    score = space.score.removeprefix("val_")
+    if score not in SHARES and {"ppe", "pme"} & {*space.objectives, *space.constraints}:
+        raise ConfigError(f"{_PICKING}: {no_costs_of(score)}")
 
 
 def _check_points(space: SearchSpace, names: Sequence[str]) -> None:
@@ -243,7 +245,7 @@ def _row(name: str, given: Any) -> SearchRow:
     leaves = field_types(TrialConfig)
     where = f"space.{name}"
     if name not in leaves:
-        raise ConfigError(f"{where}: unknown name; {nearest_name(name, leaves)}")
+        raise ConfigError(f"{where}: unknown name; {unknown_name(name, leaves)}")
     if not isinstance(given, dict) or not _has_values(given):
         forms = "{low: .., high: ..[, step: ..|log: true]} or {choices: [..]}"
         raise ConfigError(f"{where} is {given!r}; give {forms}")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fpt_ray.config.augmentation import AugmentConfig
-from fpt_ray.config.dotted import coerce, field_types, flatten
+from fpt_ray.config.dotted import coerce, field_types, flatten, unknown_name
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.errors import ConfigError, nearest_name
+from fpt_ray.config.training import LossConfig, Precision, TrainingConfig
+from fpt_ray.errors import ConfigError
 
 Method = Literal[
     "fpt+",
@@ -42,7 +43,6 @@ _ONLY_STORED = ("probe", *SUMMARY_METHODS)
 """Those that can do nothing else."""
 Importance = Literal["global", "class_token"]
 StoredDtype = Literal["float16", "bfloat16", "float32"]
-Precision = Literal["auto", "bfloat16", "float32"]
 Read = Literal["auto", "gpu", "memory", "disk", "stream"]
 """Where features are read from. It changes no number, and is no part of a trial."""
 LAST = "last"
@@ -147,30 +147,6 @@ class PetlConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingConfig:
-    """How the side network is trained (section 4.2.1; what the paper leaves open is the authors' code's)."""
-
-    epochs: int = 20
-    """How often every training image is seen."""
-    batch_size: int = 16
-    """The number of images a step, over all workers."""
-    learning_rate: float = 5e-4
-    """The learning rate of AdamW at the start, from which it falls along a cosine."""
-    weight_decay: float = 0.1
-    """The weight decay of AdamW."""
-    clip_norm: float = 1.0
-    """The largest norm that the gradient of all parameters may have; a larger one is scaled down to it."""
-    class_weights: bool = False
-    """The loss is weighted by the inverse frequency of the classes in the training split."""
-    augment: bool = True
-    """The low-resolution input is cropped, flipped, brightened and given contrast at random, as ``augment`` says."""
-    precision: Precision = "auto"
-    """The arithmetic of the side network; auto takes bfloat16 autocast on a GPU that has it, else float32."""
-    seed: int = 0
-    """The seed of every random choice: weights, order of the images, augmentation, dropout."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class TrialConfig:
     """One point of a search space. The default is FPT+ as the paper ran it."""
 
@@ -183,6 +159,7 @@ class TrialConfig:
     knn: KnnConfig = field(default_factory=KnnConfig)
     petl: PetlConfig = field(default_factory=PetlConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -215,7 +192,7 @@ def _check_ranges(trial: TrialConfig) -> None:
         raise ConfigError(f"method is {trial.method}, which reads stored features; features.preloaded must be true")
     if trial.side.num_prompts < 0:
         raise ConfigError(f"side.num_prompts is {trial.side.num_prompts}; it must be 0 or more")
-    for name in ("training.weight_decay", "training.seed"):
+    for name in ("training.weight_decay", "training.seed", "loss.focal_gamma"):
         if values[name] < 0:
             raise ConfigError(f"{name} is {values[name]!r}; it must be 0 or more")
     for name in ("features.std", "side.prompt_width", "petl.rank"):
@@ -265,7 +242,7 @@ def override(trial: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     top: dict[str, Any] = {}
     for name, value in values.items():
         if name not in leaves:
-            raise ConfigError(f"unknown name {name!r}; {nearest_name(name, leaves)}")
+            raise ConfigError(f"unknown name {name!r}; {unknown_name(name, leaves)}")
         group, _, leaf = name.rpartition(".")
         (groups.setdefault(group, {}) if group else top)[leaf] = coerce(name, value, leaves[name])
     changed = {group: dataclasses.replace(getattr(trial, group), **leaf) for group, leaf in groups.items()}

@@ -57,7 +57,7 @@ class Cost:
     measured: MeasuredMemory | None = None
 
 
-def cost_of(trial: TrialConfig, num_classes: int, execution: Execution | None = None) -> Cost:
+def cost_of(trial: TrialConfig, num_outputs: int, execution: Execution | None = None) -> Cost:
     """The predicted cost of a trial, as this project runs it on a GPU unless told otherwise.
 
     Raises:
@@ -65,25 +65,25 @@ def cost_of(trial: TrialConfig, num_classes: int, execution: Execution | None = 
     """
     check_trial(trial)
     execution = execution or our_execution(trial)
-    memory = network_memory(trial, num_classes, execution)
-    reference = network_memory(dataclasses.replace(trial, method="full_fine_tuning"), num_classes, execution)
+    memory = network_memory(trial, num_outputs, execution)
+    reference = network_memory(dataclasses.replace(trial, method="full_fine_tuning"), num_outputs, execution)
     return Cost(
-        learnable_parameters=learnable_parameters(trial, num_classes),
-        param_ratio=param_ratio(trial, num_classes),
+        learnable_parameters=learnable_parameters(trial, num_outputs),
+        param_ratio=param_ratio(trial, num_outputs),
         memory_ratio=memory.process_bytes / reference.process_bytes,
         memory=memory,
         row_bytes=bytes_per_row(store_spec(need_of(trial))),
-        step_flops=step_flops(trial, num_classes),
+        step_flops=step_flops(trial, num_outputs),
         preload_flops=None if reads_images(trial) else preload_flops(need_of(trial)),
     )
 
 
-def measured_cost(trial: TrialConfig, num_classes: int) -> Cost:
+def measured_cost(trial: TrialConfig, num_outputs: int) -> Cost:
     """The same for the GPU that is here, and what two steps really take on it; ConfigError without one."""
     device = require_gpu()
     execution = gpu_execution(trial, device)
-    cost = cost_of(trial, num_classes, execution)
-    return dataclasses.replace(cost, measured=measure(trial, num_classes, execution, device))
+    cost = cost_of(trial, num_outputs, execution)
+    return dataclasses.replace(cost, measured=measure(trial, num_outputs, execution, device))
 
 
 # --- a space --------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable
         return list(tqdm(pool.map(function, items), total=len(items), desc="predict"))
 
 
-def costs_of(trials: Mapping[str, TrialConfig], num_classes: int, *, measured: bool) -> dict[str, Cost]:
+def costs_of(trials: Mapping[str, TrialConfig], num_outputs: int, *, measured: bool) -> dict[str, Cost]:
     """{name: cost} of trials by their names; ``measured`` runs two steps of each on this machine's GPU, too.
 
     Raises:
@@ -223,8 +223,8 @@ def costs_of(trials: Mapping[str, TrialConfig], num_classes: int, *, measured: b
     """
     if measured:
         require_gpu()
-        return {name: measured_cost(trial, num_classes) for name, trial in trials.items()}
-    costs = _each(partial(cost_of, num_classes=num_classes), list(trials.values()))
+        return {name: measured_cost(trial, num_outputs) for name, trial in trials.items()}
+    costs = _each(partial(cost_of, num_outputs=num_outputs), list(trials.values()))
     return dict(zip(trials, costs, strict=True))
 
 

@@ -46,7 +46,7 @@ def gpu_execution(trial: TrialConfig, device: torch.device) -> Execution:
     )
 
 
-def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: torch.device) -> MeasuredMemory:
+def measure(trial: TrialConfig, num_outputs: int, execution: Execution, device: torch.device) -> MeasuredMemory:
     """Runs two steps as the loop takes them and reads CUDA's counters.
 
     What an earlier measurement in this process has cached is given back first.
@@ -54,7 +54,7 @@ def measure(trial: TrialConfig, num_classes: int, execution: Execution, device: 
     trial = replace(trial, backbone=replace(trial.backbone, weights="random"))
     gc.collect()
     torch.cuda.empty_cache()
-    model = make_model(trial, num_classes).to(device).train()
+    model = make_model(trial, num_outputs).to(device).train()
     torch.cuda.reset_peak_memory_stats(device)
     two_steps(model, trial, execution, device)
     torch.cuda.synchronize(device)

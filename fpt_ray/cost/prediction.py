@@ -66,29 +66,29 @@ def published_parameters(name: str) -> int:
         return count_parameters(timm.create_model(name))
 
 
-def learnable_parameters(trial: TrialConfig, num_classes: int) -> int:
+def learnable_parameters(trial: TrialConfig, num_outputs: int) -> int:
     """Parameters that the trial's method trains."""
-    return count_parameters(_model(memory_key(trial), num_classes), learnable=True)
+    return count_parameters(_model(memory_key(trial), num_outputs), learnable=True)
 
 
-def param_ratio(trial: TrialConfig, num_classes: int) -> float:
+def param_ratio(trial: TrialConfig, num_outputs: int) -> float:
     """The ratio r of Eq. 9, in 0..1: learnable over learnable and frozen.
 
     As in Table 1, beside a side network the LPM counts with its published head; a method that changes the LPM counts it
     as it trains it, with a head for its own classes and the positions of its resolution.
     """
     if trial.method in SIDE_METHODS:
-        learnable = learnable_parameters(trial, num_classes)
+        learnable = learnable_parameters(trial, num_outputs)
         return learnable / (learnable + published_parameters(trial.backbone.name))
-    model = _model(memory_key(trial), num_classes)
+    model = _model(memory_key(trial), num_outputs)
     return count_parameters(model, learnable=True) / count_parameters(model)
 
 
 @lru_cache(maxsize=1)
-def _model(trial: TrialConfig, num_classes: int) -> nn.Module:
+def _model(trial: TrialConfig, num_outputs: int) -> nn.Module:
     """The trial's network without weights, to be looked at or copied; several are asked of one trial."""
     with torch.device("meta"), _Uninitialised():
-        return make_model(trial, num_classes, load=False)
+        return make_model(trial, num_outputs, load=False)
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -100,14 +100,14 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def training_memory(trial: TrialConfig, num_classes: int, *, precision: Arithmetic) -> Memory:
+def training_memory(trial: TrialConfig, num_outputs: int, *, precision: Arithmetic) -> Memory:
     """Peak memory of the trial's training, as ``loop.fit`` does it in one worker."""
-    return network_memory(trial, num_classes, Execution(precision=precision))
+    return network_memory(trial, num_outputs, Execution(precision=precision))
 
 
-def fine_tuning_memory(trial: TrialConfig, num_classes: int, *, precision: Arithmetic) -> Memory:
+def fine_tuning_memory(trial: TrialConfig, num_outputs: int, *, precision: Arithmetic) -> Memory:
     """Peak memory of full fine-tuning of the trial's backbone: same high resolution, batch size and precision."""
-    return network_memory(replace(trial, method="full_fine_tuning"), num_classes, Execution(precision=precision))
+    return network_memory(replace(trial, method="full_fine_tuning"), num_outputs, Execution(precision=precision))
 
 
 def our_execution(trial: TrialConfig) -> Execution:
@@ -115,9 +115,9 @@ def our_execution(trial: TrialConfig) -> Execution:
     return Execution(precision="float32" if trial.training.precision == "float32" else "bfloat16")
 
 
-def network_memory(trial: TrialConfig, num_classes: int, execution: Execution) -> Memory:
+def network_memory(trial: TrialConfig, num_outputs: int, execution: Execution) -> Memory:
     """``training_memory`` however it is executed. Trials that take the same memory are predicted once."""
-    return _network_memory(memory_key(trial), num_classes, execution)
+    return _network_memory(memory_key(trial), num_outputs, execution)
 
 
 def memory_key(trial: TrialConfig) -> TrialConfig:
@@ -130,8 +130,8 @@ def memory_key(trial: TrialConfig) -> TrialConfig:
 
 
 @lru_cache(maxsize=256)
-def _network_memory(trial: TrialConfig, num_classes: int, execution: Execution) -> Memory:
-    model = copy.deepcopy(_model(trial, num_classes))
+def _network_memory(trial: TrialConfig, num_outputs: int, execution: Execution) -> Memory:
+    model = copy.deepcopy(_model(trial, num_outputs))
     return trace_training(model, batch_maker(trial, execution), execution)
 
 
@@ -177,7 +177,7 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs
 # --- what is known of a trial before it is trained -----------------------------------------------------------------
 
 
-def trial_costs(trial: TrialConfig, num_classes: int, hardware: Hardware) -> dict[str, float]:
+def trial_costs(trial: TrialConfig, num_outputs: int, hardware: Hardware) -> dict[str, float]:
     """Known before training: learnable parameters, predicted peak memory, and both as ratios (section 4.2.2).
 
     ``hardware`` is of the workers that train, since auto precision follows it. Memory is a GPU's on any.
@@ -187,28 +187,28 @@ def trial_costs(trial: TrialConfig, num_classes: int, hardware: Hardware) -> dic
     which is float16 autocast without fused attention.
     """
     precision = "bfloat16" if uses_bfloat16(trial.training.precision, hardware) else "float32"
-    memory = training_memory(trial, num_classes, precision=precision)
-    reference = fine_tuning_memory(trial, num_classes, precision=precision)
+    memory = training_memory(trial, num_outputs, precision=precision)
+    reference = fine_tuning_memory(trial, num_outputs, precision=precision)
     return {
-        "learnable_parameters": learnable_parameters(trial, num_classes),
-        "param_ratio": param_ratio(trial, num_classes),
+        "learnable_parameters": learnable_parameters(trial, num_outputs),
+        "param_ratio": param_ratio(trial, num_outputs),
         "memory_ratio": memory.process_bytes / reference.process_bytes,
         "peak_memory_bytes": memory.process_bytes,
     }
 
 
-def step_flops(trial: TrialConfig, num_classes: int) -> int:
+def step_flops(trial: TrialConfig, num_outputs: int) -> int:
     """Of one training step on a batch, forward and, where anything learns, backward.
 
     The LPM's share too where it runs in every step.
     """
-    return _step_flops(memory_key(trial), num_classes)
+    return _step_flops(memory_key(trial), num_outputs)
 
 
 @lru_cache(maxsize=256)
-def _step_flops(trial: TrialConfig, num_classes: int) -> int:
+def _step_flops(trial: TrialConfig, num_outputs: int) -> int:
     with torch.device("meta"):
-        model = copy.deepcopy(_model(trial, num_classes)).train()
+        model = copy.deepcopy(_model(trial, num_outputs)).train()
         batch = batch_maker(trial, Execution(precision="float32"))()
         with FlopCounterMode(display=False) as counter:
             logits = model(*batch)

@@ -24,6 +24,8 @@ def write_stratified(images: str, table: str | None, seed: int, options: ImagesO
         StorageError: S3 fails.
     """
     found = read_images(images, options)
+    if found.fold:
+        raise ConfigError("folds: they are not written down; give them where the images are used", fields=("folds",))
     if found.is_divided:
         raise ConfigError(f"images: {images} has splits already; give images without, to have them divided")
     root = found.root

@@ -54,12 +54,18 @@ def usable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]
 
 
 def _with_patients(table: ImageTable, findings: pa.Table) -> ImageTable:
-    """The patients that files name are the groups of a table that has none; an image of nobody is one of its own."""
+    """The patients that files name are the groups of a table that has none; an image of nobody is one of its own.
+
+    A name that all files share was put there by who made them anonymous.
+    """
     patients = findings["patient"].combine_chunks()
     named = pc.not_equal(patients, "")
     if table.groups is not None or not pc.any(named).as_py():
         return table
     number = pc.count_distinct(patients.filter(named)).as_py()
+    if number == 1:
+        say(f"images: all DICOM files name one patient, {patients.filter(named)[0]}, which is taken for nobody")
+        return table
     say(f"images: {number:,} patients, as the DICOM files name them, are the groups")
     return dataclasses.replace(table, groups=pc.if_else(named, patients, as_hex(table.hashes())).dictionary_encode())
 

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
+from fpt_ray.config.tasks import Target, Task
 from fpt_ray.features.shards import ShardEntry
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec, column_widths, columns_of
 from fpt_ray.features.store import Store, empty_store, read_index
 from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.folds import fold_note
+from fpt_ray.images.labels import Values
 from fpt_ray.images.table import ImageTable
 
 
@@ -24,11 +27,14 @@ class SplitRows:
     """The rows of a split, by number: which image each is, what it is labelled, and where it lies in the store."""
 
     hashes: UInt8[np.ndarray, "rows 32"]
-    labels: Int[np.ndarray, " rows"]
+    labels: Values
+    """Class numbers; rows of 0, 1 and NaN; or numbers."""
     shards: Int[np.ndarray, " rows"]
     """Numbers of the shards."""
     rows: Int[np.ndarray, " rows"]
     """Rows within the shards."""
+    weights: Float32[np.ndarray, " rows"] | None = None
+    """How much each image counts in training; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,6 +53,14 @@ class Features:
     table_digest: str
     data_note: str
     skipped: tuple[tuple[str, str], ...]
+    fold: str = ""
+    """Which fold of training and validation images validates; empty where there are none."""
+    task: Task = "multiclass"
+
+    @property
+    def target(self) -> Target:
+        """What is to be learnt of the images."""
+        return Target(task=self.task, classes=self.classes)
 
     @property
     def is_made(self) -> bool:
@@ -96,6 +110,7 @@ def features_text(features: Features) -> str:
             "uri": features.uri,
             "spec": dataclasses.asdict(features.spec),
             "images": features.table_digest,
+            "task": features.task,
             "classes": features.classes,
             "rows": {split: len(rows) for split, rows in features.splits.items()},
             "skipped": features.skipped,
@@ -149,9 +164,19 @@ def _joined(store: Store, table: ImageTable, shards: np.ndarray, rows: np.ndarra
             for number, split in enumerate(SPLITS)
         },
         table_digest=table.digest(),
-        data_note=table.note,
+        data_note=_note(table),
         skipped=table.skipped,
+        fold=table.fold,
+        task=table.task,
     )
+
+
+def _note(table: ImageTable) -> str:
+    """What must be said wherever numbers stand: the images' own note, and by which fold they were validated."""
+    if not table.fold:
+        return table.note
+    own = table.note.strip().rstrip(".")
+    return f"{own}; {fold_note(table.fold)}" if own else fold_note(table.fold)
 
 
 def _split_rows(table: ImageTable, inside: Int[np.ndarray, " _"], shards: np.ndarray, rows: np.ndarray) -> SplitRows:
@@ -160,4 +185,5 @@ def _split_rows(table: ImageTable, inside: Int[np.ndarray, " _"], shards: np.nda
         labels=table.labels[inside],
         shards=shards[inside].astype(np.int64),
         rows=rows[inside].astype(np.int64),
+        weights=None if table.weights is None else table.weights[inside],
     )

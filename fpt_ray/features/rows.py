@@ -45,6 +45,8 @@ class Batch:
     values: Tensor | None
     labels: Tensor
     summaries: Tensor | None = None
+    weights: Tensor | None = None
+    """How much each image counts in training, on the host as labels are; None: all alike."""
 
 
 Memory = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
@@ -119,7 +121,7 @@ class Rows:
         self.place, self.features, self.spec, self.cut = place, features, features.spec, cut
         self.split = features.splits[split]
         self.row_ids = np.arange(len(self.split))
-        self.labels = self.split.labels
+        self.labels, self.weights = self.split.labels, self.split.weights
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -129,6 +131,7 @@ class Rows:
         inside = (self.row_ids >= share.start) & (self.row_ids < share.stop)
         part = copy.copy(self)
         part.row_ids, part.labels = self.row_ids[inside], self.labels[inside]
+        part.weights = None if self.weights is None else self.weights[inside]
         return part
 
     def take(self, row_ids: Sequence[int] | Int[np.ndarray, "B"], memory: Memory = fresh_memory) -> Batch:
@@ -140,11 +143,19 @@ class Rows:
         """
         ids = np.asarray(row_ids, np.int64)
         labels = torch.from_numpy(self.split.labels[ids])
+        weights = None if self.split.weights is None else torch.from_numpy(self.split.weights[ids])
         found = self.place.groups(self.split.shards[ids], self.split.rows[ids])
         self._check_images(ids, found)
         keys, values = (self._layers(kind, found, memory) for kind in ("keys", "values"))
         summaries = self._summaries(found, memory) if self.cut.summaries else None
-        return Batch(low_res=self._images(found, memory), keys=keys, values=values, labels=labels, summaries=summaries)
+        return Batch(
+            low_res=self._images(found, memory),
+            keys=keys,
+            values=values,
+            labels=labels,
+            summaries=summaries,
+            weights=weights,
+        )
 
     def _check_images(self, ids: np.ndarray, found: Sequence[tuple[Group, int]]) -> None:
         for number, (group, row) in zip(ids, found, strict=True):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fpt_ray.config.dotted import flatten
+from fpt_ray.config.identity import identifying
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import SearchSpace, StoreNeed
 from fpt_ray.config.trial import (
@@ -54,7 +55,7 @@ def store_for(trial: TrialConfig, stores: Stores) -> Features:
         raise ConfigError(f"no feature store serves this trial: {lacking[-1] if lacking else 'none was given'}")
     for other in serving[1:]:
         for name, value in _determining(serving[0]).items():
-            if value != (beside := _determining(other)[name]):
+            if value != (beside := _determining(other).get(name)):
                 raise ConfigError(
                     f"two feature stores serve this trial, and {name} is {value!r} in {serving[0].uri}, {beside!r} in "
                     f"{other.uri}; give one of them"
@@ -64,8 +65,9 @@ def store_for(trial: TrialConfig, stores: Stores) -> Features:
 
 def _determining(store: Features) -> dict[str, Any]:
     """What a trial's numbers depend on: the fields of the store, and the table's images, labels and splits."""
-    spec = {name: value for name, value in dataclasses.asdict(store.spec).items() if name not in _WIDTH}
-    return {**spec, "images": store.table_digest}
+    spec = {name: value for name, value in store.spec.identity.items() if name not in _WIDTH}
+    fold = {"fold": store.fold} if store.fold else {}  # named beside the digest, which tells folds apart without it
+    return {**spec, **fold, "images": store.table_digest}
 
 
 def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig, str]) -> str:
@@ -116,7 +118,7 @@ def _differs(same: list[tuple[str, Any, Any]], uri: str) -> str:
 
 def trial_identity(trial: TrialConfig, stores: Stores) -> dict[str, Any]:
     """{field: value} of all that determines a trial's numbers: its configuration, weights, features and image table."""
-    values = {name: value for name, value in flatten(trial).items() if name != "backbone.weights"}
+    values = identifying(flatten(trial))
     values["training.precision"] = _arithmetic(trial, stores)
     store = {f"store.{name}": value for name, value in _determining(store_for(trial, stores)).items()}
     return {**values, **store, "weights": stores.weights[trial.backbone]}

@@ -60,8 +60,13 @@ class StoreSpec(Preparation):
         How pixels are prepared counts where it differs from the default: so a store is found that was made before there
         was a choice, or before there was this one.
         """
+        return digest_of(self.identity)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields that count for the digest."""
         usual = {item.name for item in dataclasses.fields(Preparation)} - {"resolution", *self.chosen}
-        return digest_of({name: value for name, value in dataclasses.asdict(self).items() if name not in usual})
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in usual}
 
     @property
     def name(self) -> str:

@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "sha256", "weight")
 LABEL_PREFIX = "label:"
 """How the column of one of several labels, or of a number, begins in a table that we write."""
-NOTE_KEY, TASK_KEY = "fpt_ray.data_note", "fpt_ray.task"
+NOTE_KEY, TASK_KEY, FOLD_KEY = "fpt_ray.data_note", "fpt_ray.task", "fpt_ray.fold"
 """Of the metadata of a table that we write."""
 _KNOWN: Mapping[bytes, Task] = {task.encode(): task for task in get_args(Task)}
 _NUMBERS = ("label", "group", "weight")
@@ -50,7 +50,8 @@ class Columns:
     task: Task | None = None
     """What is learnt of the labels, where a table that we wrote says it."""
     note: str = ""
-    """See ``ImageTable``; of a table that we wrote."""
+    fold: str = ""
+    """See ``ImageTable``; both of a table that we wrote."""
 
 
 def read_columns(uri: str, options: ImagesOptions, *, labelled: bool = True) -> Columns:
@@ -90,6 +91,7 @@ def read_columns(uri: str, options: ImagesOptions, *, labelled: bool = True) -> 
         weights=weights,
         task=None if "label" in asked else _KNOWN.get(notes.get(TASK_KEY.encode(), b"")),
         note=notes.get(NOTE_KEY.encode(), b"").decode(),
+        fold=notes.get(FOLD_KEY.encode(), b"").decode(),
     )
 
 
@@ -132,7 +134,7 @@ def _places(
                 has = ", ".join(names[:20]) or "none"
                 raise ConfigError(
                     f"images: {uri} lacks the column {name!r}; it has {has}; columns may be called otherwise, such as "
-                    f"{ours}=COLUMN",
+                    f"{ours}=COLUMN, and the first row of a CSV must name them",
                     fields=("columns",),
                 )
     for name in found.values():

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int, Int8
 
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.folds import divided_by
 from fpt_ray.images.labels import CLASS_TASKS
 from fpt_ray.images.table import ImageTable, counts_by_split
 
@@ -20,7 +21,7 @@ def split_of(seed: int, key: str) -> str:
     return SPLITS[_split_at(_fractions(seed, [key]))[0]]
 
 
-def _fractions(seed: int, keys: Iterable[str]) -> Float64[np.ndarray, " _"]:
+def _fractions(seed: int | str, keys: Iterable[str]) -> Float64[np.ndarray, " _"]:
     """A number in [0, 1) for each key, by its hash, uniform over keys."""
     first = (int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6], "big") for key in keys)
     return np.fromiter(first, np.float64) / 2**48
@@ -33,15 +34,25 @@ def _split_at(fractions: Float64[np.ndarray, " keys"]) -> Int8[np.ndarray, " key
 
 
 def with_hashed_splits(table: ImageTable, seed: int = 0) -> ImageTable:
-    """An inspected table whose images without a split have one, by seed and group; by content where there is none."""
+    """An inspected table whose images without a split have one, by seed and group; by content where there is none.
+
+    Of a fold, those that are not in test train or validate by a second hash, which says the same whether test is given
+    or drawn here. Class by class shares would be equal, but an added image would move others.
+    """
     if table.is_divided:
         return table
-    if table.groups is None:
-        drawn = _split_at(_fractions(seed, (digest.hex() for digest in map(bytes, table.hashes()))))
-    else:
-        by_group = _split_at(_fractions(seed, (group.as_py() for group in table.groups.dictionary)))
-        drawn = by_group[table.groups.indices.to_numpy()]
+    drawn = _split_at(_drawn(table, f"{seed}"))
+    if table.fold:
+        stays = (drawn == SPLITS.index("test")) & (table.splits < 0).all()
+        drawn = np.where(stays, drawn, divided_by(table.fold, _drawn(table, f"{seed}:folds")))
     return dataclasses.replace(table, splits=np.where(table.splits < 0, drawn, table.splits)).ordered()
+
+
+def _drawn(table: ImageTable, seed: str) -> Float64[np.ndarray, " rows"]:
+    """A number in [0, 1) for each image, the same for those of a group, or of one content where there are no groups."""
+    if table.groups is None:
+        return _fractions(seed, (digest.hex() for digest in map(bytes, table.hashes())))
+    return _fractions(seed, (group.as_py() for group in table.groups.dictionary))[table.groups.indices.to_numpy()]
 
 
 def stratified(table: ImageTable, seed: int) -> ImageTable:
@@ -99,7 +110,7 @@ def imbalance(table: ImageTable) -> str:
     counts = counts_by_split(table)
     sizes = counts.sum(axis=1, keepdims=True)
     text = ", ".join(f"{size / len(table):.1%} {split}" for size, split in zip(sizes[:, 0], SPLITS, strict=True))
-    text += " (meant are 70/10/20)"
+    text += f" (fold {table.fold})" if table.fold else " (meant are 70/10/20)"
     if table.task not in CLASS_TASKS:
         return text
     shares = counts / sizes

@@ -17,14 +17,16 @@ from jaxtyping import Float32, Int, Int8, UInt8
 
 from fpt_ray.config.tasks import ImagesOptions, Task
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.columns import LABEL_PREFIX, NOTE_KEY, SPLITS, TASK_KEY, as_hex
+from fpt_ray.images.columns import FOLD_KEY, LABEL_PREFIX, NOTE_KEY, SPLITS, TASK_KEY, as_hex
 from fpt_ray.images.digest import digest_of, order_by_hash
+from fpt_ray.images.folds import fold_of, undivided
 from fpt_ray.images.labels import CLASS_TASKS, Values, read_labels
 from fpt_ray.images.sources import IMAGE_SUFFIXES, find_images
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
 
 NOTE_FILE = "DATA_NOTE.txt"
 """Beside the images: its first line is said wherever results on them are shown."""
+_REMEDY = "where splits are not given, `datasets split` divides class by class"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,8 @@ class ImageTable:
     """Files that were passed over: hidden ones, those without an image's suffix, those outside a class folder."""
     note: str = ""
     """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
+    fold: str = ""
+    """Which fold of training and validation images validates, such as ``2 of 5``; empty where there are none."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -184,14 +188,15 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
             split once they are inspected (see ``splits``); or a .csv or .parquet file with the columns path, label
             [, split][, group][, weight], whose paths are relative to the file's folder. Local, or s3://bucket/prefix.
             Labels and groups are text or whole numbers; labels of regression are numbers.
-        options: what the columns are called, and the task. Default: these names, and the task that the labels say.
+        options: what the columns are called, the task, and which fold validates: then training and validation images
+            have no split until they are inspected. Default: these names, the task that the labels say, and no folds.
 
     Raises:
         ConfigError: there are no images, a split or a class in a split is missing, a group stands in several splits,
-            a path leaves the root, or the labels do not fit the task.
+            a path leaves the root, the labels do not fit the task, or there is no such fold.
     """
     options = options or ImagesOptions()
-    found = find_images(source, options)
+    fold, found = fold_of(options), find_images(source, options)
     columns = found.columns
     if not len(columns.paths):
         raise ConfigError(f"images: {source} holds none; give class folders of {', '.join(IMAGE_SUFFIXES)} files")
@@ -211,7 +216,10 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
         weights=columns.weights,
         ignored=found.ignored,
         note=_data_note(found.root) or columns.note,
+        fold=columns.fold,
     ).ordered()
+    if fold:
+        return dataclasses.replace(table, splits=undivided(table.splits, source), fold=fold).ordered()
     if columns.splits is not None:
         check_splits(table, source)
     return table
@@ -261,7 +269,7 @@ def write_table(table: ImageTable, uri: str) -> None:
         values = table.labels.reshape(len(table), -1)
         columns |= {f"{LABEL_PREFIX}{name}": values[:, at] for at, name in enumerate(table.classes)}
     sink = io.BytesIO()
-    notes = {NOTE_KEY: table.note} if table.note else {}
+    notes = {name: text for name, text in ((NOTE_KEY, table.note), (FOLD_KEY, table.fold)) if text}
     written = pa.table(columns).replace_schema_metadata({**notes, TASK_KEY: table.task})
     pq.write_table(written, sink, compression="zstd")
     write(uri, sink.getvalue())

@@ -1,6 +1,7 @@
 """How far probabilities may be believed: temperature scaling, and what is left of the error of calibration."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -50,6 +51,48 @@ def temperature(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray,
 def tempered(probabilities: Float[np.ndarray, "... C"], temperature: float) -> Float[np.ndarray, "... C"]:
     """The probabilities whose logits are divided by a temperature; which class is the most probable stays."""
     return np.exp(_log_softmax(_logarithm(probabilities) / temperature))
+
+
+def temperatures(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -> tuple[float, ...]:
+    """One for classes or grades, one for each of several labels, none for values (tasks of ``config.tasks``)."""
+    if task == "regression":
+        return ()
+    if task != "multilabel":
+        return (temperature(said, labels),)
+    return tuple(temperature(*pair) for pair in _by_label(said, labels))
+
+
+def calibrated(said: Float[np.ndarray, "... C"], by: Sequence[float], task: str) -> Float[np.ndarray, "... C"]:
+    """What a network says, by its ``temperatures``."""
+    if task == "regression":
+        return said
+    if task != "multilabel":
+        return tempered(said, by[0])
+    parts = [tempered(np.stack([1 - one, one], axis=-1), t)[..., 1] for one, t in zip(_columns(said), by, strict=True)]
+    return np.stack(parts, axis=-1)
+
+
+def calibrations(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -> Calibration | None:
+    """Of several labels the means over these; of values there is none."""
+    if task == "regression":
+        return None
+    if task != "multilabel":
+        return calibration(said, labels)
+    found = [asdict(calibration(*pair)) for pair in _by_label(said, labels)]
+    return Calibration(**{name: float(np.mean([one[name] for one in found])) for name in found[0]})
+
+
+def _by_label(
+    said: Float[np.ndarray, "N L"], labels: Float[np.ndarray, "N L"]
+) -> Iterator[tuple[Float[np.ndarray, "M 2"], Int[np.ndarray, " M"]]]:
+    """Each label as two classes, of the images of which it is known."""
+    for one, known in zip(_columns(said), labels.T, strict=True):
+        there = ~np.isnan(known)
+        yield np.stack([1 - one, one], axis=-1)[there], known[there].astype(np.int64)
+
+
+def _columns(said: Float[np.ndarray, "... C"]) -> list[np.ndarray]:
+    return list(np.moveaxis(said, -1, 0))
 
 
 def reliability(

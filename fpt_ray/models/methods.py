@@ -34,9 +34,11 @@ _OF_PLAIN_ATTENTION = {
     "adalora": "changes the projection",
 }
 _RANKS = {"lora": 16, "adalora": 12}
+UNIT = "target_unit"
+"""The buffer of a network that tells values: the mean and the standard deviation that its outputs are in."""
 
 
-def make_model(trial: TrialConfig, num_classes: int, *, load: bool = True) -> nn.Module:
+def make_model(trial: TrialConfig, num_outputs: int, *, load: bool = True) -> nn.Module:
     """The trial's network as its seed initialises it, its LPM (where it needs one) with weights, if they shall load.
 
     Frozen parameters require no gradient. Without ``load`` nothing is read from disk, for ``meta`` devices.
@@ -48,18 +50,18 @@ def make_model(trial: TrialConfig, num_classes: int, *, load: bool = True) -> nn
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(trial.training.seed)
             network = _STORED.get(trial.method, SideNetwork)
-            return network(trial, backbone_shape(trial.backbone.name), num_classes)
+            return network(trial, backbone_shape(trial.backbone.name), num_outputs)
     vit = (load_backbone if load else unloaded_backbone)(trial.backbone, trial.features.resolution)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.training.seed)
         if trial.method in SIDE_METHODS:
-            return OnlineNetwork(trial, vit, num_classes)
-        return adapt(vit, trial, num_classes)
+            return OnlineNetwork(trial, vit, num_outputs)
+        return adapt(vit, trial, num_outputs)
 
 
-def adapt(vit: ViT, trial: TrialConfig, num_classes: int) -> nn.Module:
+def adapt(vit: ViT, trial: TrialConfig, num_outputs: int) -> nn.Module:
     """The ViT with a new head and the method's own parameters; just what the method trains requires a gradient."""
-    vit.reset_classifier(num_classes)
+    vit.reset_classifier(num_outputs)
     initialise(vit.head)
     vit.requires_grad_(trial.method == "full_fine_tuning")
     blocks: list[Any] = list(vit.blocks)
@@ -89,9 +91,10 @@ def adapt(vit: ViT, trial: TrialConfig, num_classes: int) -> nn.Module:
 def learnable_state(model: nn.Module) -> dict[str, Any]:
     """What training changes, by its name in the state dict; all else of the model is as it was loaded.
 
-    Beside what learns, that is the state of modules that keep one of their own (``get_extra_state``).
+    Beside what learns, that is the state of modules that keep one of their own (``get_extra_state``), and the unit of
+    values.
     """
-    learnable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    learnable = {UNIT, *(name for name, parameter in model.named_parameters() if parameter.requires_grad)}
     state = model.state_dict()
     return {name: value for name, value in state.items() if name in learnable or name.endswith("_extra_state")}
 

@@ -17,14 +17,14 @@ class OnlineNetwork(nn.Module):
     Without prompts there is nothing the side network could read, and the LPM is left out.
     """
 
-    def __init__(self, trial: TrialConfig, vit: ViT, num_classes: int) -> None:
+    def __init__(self, trial: TrialConfig, vit: ViT, num_outputs: int) -> None:
         super().__init__()
         shape = backbone_shape(trial.backbone.name)
         self.method, self.resolution = trial.method, trial.side.resolution
         self.blocks = blocks_read(trial.side, shape)
         self.importance = trial.features.importance
         self.num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
-        self.side = SideNetwork(trial, shape, num_classes)
+        self.side = SideNetwork(trial, shape, num_outputs)
         self.score_bytes: int | None = None
         """Of ``extract``. A prediction for another device sets that one's."""
         self.lpm = vit.requires_grad_(False) if self.side.fusion is not None else None

@@ -22,13 +22,13 @@ SCALE = 0.5
 class Probe(nn.Module):
     """Queries for each head of each block; what they find is concatenated, normalised and classified."""
 
-    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> None:
+    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_outputs: int) -> None:
         super().__init__()
         blocks, queries = blocks_read(trial.side, backbone), trial.probe.num_queries
         self.queries = nn.Parameter(torch.empty(len(blocks), backbone.num_heads, backbone.head_width, queries))
         nn.init.normal_(self.queries, std=0.02)
         self.norm = BatchNorm(len(blocks) * queries * backbone.width)
-        self.head = nn.Linear(len(blocks) * queries * backbone.width, num_classes)
+        self.head = nn.Linear(len(blocks) * queries * backbone.width, num_outputs)
         initialise(self.head)
 
     @override

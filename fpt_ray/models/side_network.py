@@ -104,7 +104,7 @@ class SideNetwork(nn.Module):
     it is a plain ViT that never sees the LPM.
     """
 
-    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> None:
+    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_outputs: int) -> None:
         super().__init__()
         side = trial.side
         width = side_width(trial, backbone)
@@ -120,7 +120,7 @@ class SideNetwork(nn.Module):
             for _ in range(side.depth)
         )
         self.norm = nn.LayerNorm(width, eps=_EPS)
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(width, num_outputs)
         reader = TransferModule if trial.method == "mlp_transfer" else FusionModule
         self.fusion = reader(trial, backbone, width) if side.num_prompts else None
         self.apply(initialise)

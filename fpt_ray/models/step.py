@@ -1,26 +1,26 @@
 """One training step. The loop takes it, the measurement and the benchmark repeat it, the trace follows it.
 
-Section 4.2.1: AdamW, cosine to 0 per step, cross-entropy.
+Section 4.2.1: AdamW, cosine to 0 per step, cross-entropy where classes are told apart.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fpt_ray.config.trial import TrainingConfig
 from fpt_ray.models.backbone import uses_bfloat16
 from fpt_ray.models.hardware import hardware_of
+from fpt_ray.models.loss import Loss
 from fpt_ray.models.methods import AdaLora
 from fpt_ray.models.together import Together
 
 Inputs = tuple[Tensor | None, ...]
 """A batch as the network takes it."""
-MakeLabels = Callable[[Tensor], Int[Tensor, "B"]]
-"""The labels of a batch, on the device of its logits, which are given."""
+MakeLabels = Callable[[Tensor], Tensor]
+"""The labels of a batch, on the device of its logits, which are given; as ``Loss`` takes them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Learner:
     arithmetic: torch.dtype
     """Of the forward pass; another type than float32 means autocast."""
     clip_norm: float
-    class_weights: Float[Tensor, "C"] | None = None
+    loss: Loss = field(default_factory=Loss)
     adalora: AdaLora | None = None
     """The network itself, if it is AdaLoRA's: the steps add its regulariser and allocate its ranks."""
 
@@ -44,7 +44,7 @@ def make_learner(
     training: TrainingConfig,
     total_steps: int,
     arithmetic: torch.dtype,
-    class_weights: Float[Tensor, "C"] | None = None,
+    loss: Loss | None = None,
 ) -> Learner:
     """What trains a network over so many steps, before the first of them."""
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -60,7 +60,7 @@ def make_learner(
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps),
         arithmetic=arithmetic,
         clip_norm=training.clip_norm,
-        class_weights=class_weights,
+        loss=loss or Loss(),
         adalora=adalora,
     )
 
@@ -86,27 +86,36 @@ def autocast(device: torch.device, arithmetic: torch.dtype) -> torch.autocast:
 
 
 def take_step(
-    learner: Learner, number: int, make_inputs: Callable[[], Inputs], make_labels: MakeLabels
+    learner: Learner,
+    number: int,
+    make_inputs: Callable[[], Inputs],
+    make_labels: MakeLabels,
+    weights: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, "*G"]:
     """One whole step; returns the loss that it began with, of each network. Steps count from 1."""
-    (loss,) = loss_then_gradients(learner, make_inputs, make_labels)
+    (loss,) = loss_then_gradients(learner, make_inputs, make_labels, weights)
     update(learner, number)
     return loss.detach()
 
 
 def loss_then_gradients(
-    learner: Learner, make_inputs: Callable[[], Inputs], make_labels: MakeLabels
+    learner: Learner,
+    make_inputs: Callable[[], Inputs],
+    make_labels: MakeLabels,
+    weights: Float[Tensor, " N"] | None = None,
 ) -> Iterator[Float[Tensor, "*G"]]:
     """The first half of a step: yields the loss, once, and goes backward when it is asked for more.
 
-    Gradients of the step before live until the backward pass begins.
+    Gradients of the step before live until the backward pass begins. ``weights`` are of the images, and multiply what
+    each of them loses.
     """
     device = next(learner.model.parameters()).device
     with autocast(device, learner.arithmetic):
         logits = learner.model(*make_inputs())  # nothing names the inputs: they end with the forward pass
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    weights = None if learner.class_weights is None else learner.class_weights.to(logits.dtype)
-    losses = F.cross_entropy(logits.flatten(0, -2), make_labels(logits), weights, reduction="none")
+    losses = learner.loss(logits.flatten(0, -2), make_labels(logits))
+    if weights is not None:
+        losses = losses * weights.to(losses)
     # PyTorch's own reduction would divide by the sum of the images' weights.
     loss = losses.view(logits.shape[:-1]).mean(dim=-1)
     yield loss

@@ -4,13 +4,15 @@ They read 37 kB an image (ViT-B) where a side network reads megabytes.
 """
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from fpt_ray.config.tasks import Task
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.models.backbone import BackboneShape
 from fpt_ray.models.batch_norm import BatchNorm
@@ -22,6 +24,8 @@ _EPS = 1e-6
 """Of a ViT's layer norm, as timm has it."""
 _TEMPERATURE = 0.07
 """Of the votes of neighbours: Wu et al. 2018, arXiv 1805.01978, section 3.4."""
+_LEAST_SHARE = 1e-6
+"""Of votes for or against a label, so that log-odds are finite."""
 
 
 def normalised(tokens: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -36,9 +40,9 @@ class StoredLinearProbe(nn.Module):
     Table 1's ``linear_probing`` is the same function of the image, trained on augmented images.
     """
 
-    def __init__(self, _trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> None:
+    def __init__(self, _trial: TrialConfig, backbone: BackboneShape, num_outputs: int) -> None:
         super().__init__()
-        self.head = nn.Linear(backbone.width, num_classes)
+        self.head = nn.Linear(backbone.width, num_outputs)
         initialise(self.head)
 
     @override
@@ -55,14 +59,14 @@ class LayerFusion(nn.Module):
     say: attention alone could not tell one block from another.
     """
 
-    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> None:
+    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_outputs: int) -> None:
         super().__init__()
         heads, queries = backbone.num_heads, trial.probe.num_queries
         self.queries = nn.Parameter(torch.empty(heads, backbone.head_width, queries))
         nn.init.normal_(self.queries, std=0.02)
         self.preferences = nn.Parameter(torch.zeros(heads, 2 * backbone.depth, queries))
         self.norm = BatchNorm(queries * backbone.width)
-        self.head = nn.Linear(queries * backbone.width, num_classes)
+        self.head = nn.Linear(queries * backbone.width, num_outputs)
         initialise(self.head)
 
     @override
@@ -93,36 +97,55 @@ class NearestNeighbours(nn.Module):
     """The training images whose class tokens are the nearest vote for their classes; nothing is learnt.
 
     After Wu et al., arXiv 1805.01978, as DINO is evaluated (Caron et al., arXiv 2104.14294): the k of highest cosine
-    similarity s vote with the weight exp(s / 0.07). Their tokens have passed the LPM's norm with its affine map.
+    similarity s vote with the weight exp(s / 0.07). Their tokens have passed the LPM's norm with its affine map. They
+    vote for each label that they have, of those that are known of them, and of values they give the mean.
     """
 
     tokens: Tensor
     labels: Tensor
 
-    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_classes: int) -> None:
+    def __init__(self, trial: TrialConfig, backbone: BackboneShape, num_outputs: int) -> None:
         super().__init__()
-        self.neighbours, self.num_classes = trial.knn.neighbours, num_classes
+        self.neighbours, self.num_outputs = trial.knn.neighbours, num_outputs
+        self.task: Task = "multiclass"
         self.unit_token = UnitToken()
         self.register_buffer("tokens", torch.empty(0, backbone.width), persistent=False)
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64), persistent=False)
 
-    def remember(self, tokens: Float[Tensor, "N D"], labels: Int[Tensor, " N"]) -> None:
-        """Takes the place of what it knew: unit tokens of the training images, and their classes."""
-        self.tokens, self.labels = tokens.to(self.tokens), labels.to(self.labels)
+    def remember(self, tokens: Float[Tensor, "N D"], labels: Tensor, task: Task = "multiclass") -> None:
+        """Takes the place of what it knew: unit tokens of the training images, and their labels."""
+        kind = self.tokens.dtype if labels.is_floating_point() else torch.int64
+        self.task, self.tokens, self.labels = task, tokens.to(self.tokens), labels.to(self.tokens.device, kind)
 
     @override
-    def forward(self, summaries: Float[Tensor, "B M 2 D"]) -> Float[Tensor, "B C"]:
-        """Logarithms of the shares of the votes, which a softmax gives back."""
+    def forward(self, summaries: Float[Tensor, "B M 2 D"]) -> Float[Tensor, "B F"]:
+        """What ``loss.says`` turns back into shares of the votes or a mean: logarithms, log-odds, values."""
         similarities = _similarities(self.unit_token(summaries), self.tokens)
         nearest, rows = similarities.topk(min(self.neighbours, len(self.tokens)))
-        votes = similarities.new_zeros(len(summaries), self.num_classes)
-        votes.scatter_add_(1, self.labels[rows], (nearest / _TEMPERATURE).exp())
-        return F.normalize(votes, p=1, dim=-1).clamp_min(torch.finfo(votes.dtype).tiny).log()
+        weights, said = (nearest / _TEMPERATURE).exp(), self.labels[rows]
+        if self.task == "regression":
+            return (weights * said).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True)
+        if self.task == "multilabel":
+            known = ~said.isnan()
+            votes = (weights.unsqueeze(-1) * known).sum(dim=1)
+            having = (weights.unsqueeze(-1) * said.nan_to_num()).sum(dim=1)
+            return torch.where(votes > 0, having / votes, 0.5).logit(_LEAST_SHARE)
+        votes = similarities.new_zeros(len(summaries), self.num_outputs + (self.task == "ordinal"))
+        votes.scatter_add_(1, said, weights)
+        shares = F.normalize(votes, p=1, dim=-1)
+        if self.task == "ordinal":
+            above = shares.flip(-1).cumsum(-1).flip(-1)
+            return _logarithm(above[:, 1:]) - _logarithm(shares[:, :-1])
+        return _logarithm(shares)
 
-    def get_extra_state(self) -> dict[str, Tensor]:
+    def get_extra_state(self) -> dict[str, Any]:
         """What it remembers, which a checkpoint keeps."""
-        return {"tokens": self.tokens, "labels": self.labels}
+        return {"tokens": self.tokens, "labels": self.labels, "task": self.task}
 
-    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Remembers it."""
-        self.remember(state["tokens"], state["labels"])
+        self.remember(state["tokens"], state["labels"], state.get("task", "multiclass"))
+
+
+def _logarithm(shares: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    return shares.clamp_min(torch.finfo(shares.dtype).tiny).log()

@@ -13,19 +13,23 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import nn
 
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import SUMMARY_METHODS, reads_features, reads_images, reads_low_resolution
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
 from fpt_ray.images.picture import resize
-from fpt_ray.metrics.calibration import tempered
+from fpt_ray.images.labels import BETWEEN
+from fpt_ray.metrics.calibration import calibrated
+from fpt_ray.metrics.scores import HALF, predicted
 from fpt_ray.models.device import compute_device
-from fpt_ray.models.methods import load_learnable_state, make_model
+from fpt_ray.models.loss import network_for, says
+from fpt_ray.models.methods import load_learnable_state
 from fpt_ray.models.step import arithmetic_type, autocast
 from fpt_ray.models.weights import known_weights, load_backbone, weights_digest
 from fpt_ray.predict.inputs import ImageLike, square_of_input
 from fpt_ray.preload.batches import extract_batches
 from fpt_ray.train.bundle import Bundle, read_bundle, with_backbone_at
-from fpt_ray.train.loop import Task, network_inputs
+from fpt_ray.train.evaluation import Task, network_inputs
 
 _AT_ONCE = 16
 """Images that the network sees at once; the LPM decides for itself."""
@@ -35,16 +39,23 @@ _AT_ONCE = 16
 class Answers:
     """What a bundle says of N images."""
 
-    classes: tuple[str, ...]
+    target: Target
     probabilities: Float[np.ndarray, "N C"]
-    """Calibrated, the mean over the seeds."""
+    """Calibrated, of classes, grades or labels, the mean over the seeds; of regression the value, as one column."""
     spread: Float[np.ndarray, " N"]
-    """Standard deviation, over the seeds, of the probability of the predicted class; 0 of a single seed."""
+    """Standard deviation over the seeds: of the predicted class's probability, the largest of several labels', or of
+    the value; 0 of a single seed."""
 
     @property
     def labels(self) -> list[str]:
-        """The most probable class of every image."""
-        return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
+        """The class of every image; of several labels those from one half on, with a bar between; of values, ""."""
+        task, names = self.target.task, self.target.classes
+        if task == "regression":
+            return [""] * len(self.probabilities)
+        if task == "multilabel":
+            rows = (np.flatnonzero(row >= HALF) for row in self.probabilities)
+            return [BETWEEN.join(names[at] for at in row) for row in rows]
+        return [names[at] for at in predicted(self.probabilities, task)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,7 +73,7 @@ class Classifier:
     def task(self) -> Task:
         """What is learnt, as the loop takes it."""
         bundle, spec = self.bundle, self.bundle.spec
-        return Task(classes=bundle.classes, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
+        return Task(target=bundle.target, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
 
     def predict(self, images: Sequence[ImageLike]) -> Answers:
         """What the bundle says of images: paths (or s3://...), encoded bytes, arrays or Pillow's images.
@@ -78,17 +89,19 @@ class Classifier:
 
     def answers(self, images: UInt8[np.ndarray, "N R R 3"]) -> Answers:
         """What the bundle says of squared images at the LPM's resolution."""
-        of_seeds = self.probabilities(images)
-        calibrated = np.stack([tempered(one, by) for one, by in zip(of_seeds, self.bundle.temperatures, strict=True)])
-        mean = calibrated.mean(axis=0)
-        top = mean.argmax(axis=1)
-        spread = calibrated[:, np.arange(len(top)), top].std(axis=0, ddof=1 if len(calibrated) > 1 else 0)
-        return Answers(classes=self.bundle.classes, probabilities=mean, spread=spread)
+        task = self.bundle.target.task
+        each = zip(self.probabilities(images), self.bundle.temperatures, strict=True)
+        of_seeds = np.stack([calibrated(one, by, task) for one, by in each])
+        mean = of_seeds.mean(axis=0)
+        spread = of_seeds.std(axis=0, ddof=1) if len(of_seeds) > 1 else np.zeros_like(mean)
+        if task not in ("multilabel", "regression"):
+            spread = np.take_along_axis(spread, predicted(mean, task)[:, None], axis=1)
+        return Answers(target=self.bundle.target, probabilities=mean, spread=spread.max(axis=1, initial=0.0))
 
     def probabilities(self, images: UInt8[np.ndarray, "N R R 3"]) -> Float[np.ndarray, "S N C"]:
         """What the network of each seed says, not calibrated: the numbers of the study itself."""
         if not len(images):
-            return np.zeros((len(self.bundle.states), 0, len(self.bundle.classes)), np.float32)
+            return np.zeros((len(self.bundle.states), 0, len(self.bundle.target.classes)), np.float32)
         batches = [_batch(self, images[first : first + _AT_ONCE]) for first in range(0, len(images), _AT_ONCE)]
         found = []
         for state in self.bundle.states:
@@ -134,7 +147,7 @@ def classifier_of(bundle: Bundle) -> Classifier:
             f"{bundle.weights_digest[:12]}...; give the file it was trained with",
             fields=("backbone",),
         )
-    model = make_model(trial, len(bundle.classes)).to(device).eval()
+    model = network_for(trial, bundle.target).to(device).eval()
     load_learnable_state(model, bundle.states[0])
     return Classifier(bundle=bundle, model=model, lpm=lpm, device=device)
 
@@ -152,7 +165,7 @@ def _outputs(classifier: Classifier, batches: Sequence[Batch]) -> Float[np.ndarr
     for batch in batches:
         with autocast(task.device, arithmetic_type(trial.training, task.device)):
             logits = classifier.model(*network_inputs(batch, None, 0, trial, task))
-        found.append(logits.float().softmax(-1).cpu().numpy())
+        found.append(says(task.target.task, logits.float(), classifier.model).cpu().numpy())
     return np.concatenate(found)
 
 

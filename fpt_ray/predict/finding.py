@@ -3,12 +3,12 @@
 import json
 import re
 
+from fpt_ray.config.tasks import Target
+from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import absolute, exists, list_files, read_bytes
 from fpt_ray.train.bundle import BUNDLE_FILE
-
-SCORE = "val_auc"
-"""By which the best is meant."""
+from fpt_ray.train.evaluation import picked_by
 
 
 def bundle_named(model: str, workdir: str) -> str:
@@ -44,4 +44,7 @@ def bundle_named(model: str, workdir: str) -> str:
 
 
 def _score(folder: str) -> float:
-    return json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))["metrics"][SCORE]
+    """On the validation split, by the score that the trial itself was picked by."""
+    document = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
+    target = Target(task=document["task"], classes=tuple(document["classes"]))
+    return document["metrics"][f"val_{picked_by(trial_from(document['trial']), target)}"]

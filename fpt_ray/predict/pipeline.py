@@ -204,24 +204,25 @@ class _Actor:
 def answer_rows(
     bundle: Bundle, answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]
 ) -> pa.Table:
-    """A row an image: path, sha256, class, a probability for each class, spread, decisions, error.
+    """A row an image: path, sha256, class, a probability for each class (or the value), spread, decisions, error.
 
-    ``answers`` are of the images without an error. Others have nulls. ``spread`` is the standard deviation over the
-    seeds of the probability of the class; a column for each threshold of the bundle says whether it is reached.
+    ``answers`` are of the images without an error. Others have nulls. A column for each threshold of the bundle says
+    whether it is reached.
     """
     at = np.cumsum([not error for error in errors]) - 1
 
     def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return pa.array([None if error else values[i] for i, error in zip(at, errors, strict=True)], kind)
 
-    shares = answers.probabilities.T.tolist()
-    names = dict(zip(bundle.classes, shares, strict=True))
+    shares, target = answers.probabilities.T.tolist(), bundle.target
+    names = [name if target.task == "regression" else f"probability_{name}" for name in target.classes]
+    classes = {} if target.task == "regression" else {"class": column(answers.labels, pa.string())}
     return pa.table(
         {
             "path": pa.array(paths, pa.string()),
             "sha256": pa.array(hashes, pa.string()),
-            "class": column(answers.labels, pa.string()),
-            **{f"probability_{name}": column(values, pa.float64()) for name, values in names.items()},
+            **classes,
+            **{name: column(values, pa.float64()) for name, values in zip(names, shares, strict=True)},
             "spread": column(answers.spread.tolist(), pa.float64()),
             **{
                 name: column([value >= least for value in shares[1]], pa.bool_())

@@ -11,11 +11,10 @@ import torch
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed, need_of
-from fpt_ray.config.tasks import ImagesOptions, LearnOptions
+from fpt_ray.config.tasks import LearnOptions
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.datasets.checking import Inspection, inspected
 from fpt_ray.display.terminal import say
-from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, join, missing
 from fpt_ray.features.shards import adopted
 from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
@@ -59,21 +58,6 @@ def plan_shards(images: ImageTable, store: Store) -> list[ShardPlan]:
 # --- doing it -------------------------------------------------------------------------------------------------
 
 
-def learnable_images(images: str, options: ImagesOptions | None) -> ImageTable:
-    """``read_images``, of tasks that networks can learn: this is the one place that refuses the others.
-
-    Raises:
-        ConfigError: they cannot; or as ``read_images``.
-    """
-    table = read_images(images, options)
-    if table.task not in ("binary", "multiclass"):
-        raise ConfigError(
-            f"images: the task of {images} is {table.task}, which cannot be learnt yet; give binary or multiclass",
-            fields=("task", "columns"),
-        )
-    return table
-
-
 def preload(
     images: str,
     need: TrialConfig | StoreNeed,
@@ -107,7 +91,7 @@ def preload_all(
     hardware: Hardware | None = None,
 ) -> tuple[Features, ...]:
     """``preload`` for several needs, for which every image is decoded once."""
-    workdir, table = absolute(workdir), learnable_images(images, options)
+    workdir, table = absolute(workdir), read_images(images, options)
     models = [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
         inspection = inspected(table, workdir, preparations(needs), allow=options.allow if options else ())

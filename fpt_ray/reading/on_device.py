@@ -15,7 +15,7 @@ class RowsOnDevice:
     """A split, or a worker's share of it, as one trial reads it, whole on its device."""
 
     def __init__(self, rows: Rows, device: torch.device) -> None:
-        self.row_ids, self.labels = rows.row_ids, rows.labels
+        self.row_ids, self.labels, self.weights = rows.row_ids, rows.labels, rows.weights
         self._kinds: dict[str, Tensor | None] = {}
         for first in range(0, len(rows), _AT_ONCE):
             self._fill(rows, first, device)
@@ -44,11 +44,12 @@ class RowsOnDevice:
         del memory  # the host's
         at = torch.from_numpy(np.searchsorted(self.row_ids, np.asarray(row_ids, np.int64)))
         labels = torch.from_numpy(self.labels)[at]
+        weights = None if self.weights is None else torch.from_numpy(self.weights)[at]
         found = {
             name: None if whole is None else whole.index_select(_AXES[name], at.to(whole.device))
             for name, whole in self._kinds.items()
         }
-        return Batch(**found, labels=labels)
+        return Batch(**found, labels=labels, weights=weights)
 
 
 _AXES = {"low_res": 0, "keys": 1, "values": 1, "summaries": 0}

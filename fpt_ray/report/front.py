@@ -1,10 +1,11 @@
 """The front of a study: the trials that no other dominates, and the table of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fpt_ray.config.space import Limit, Mode
+from fpt_ray.config.objectives import Limit, Mode
+from fpt_ray.config.tasks import SHARES
 from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.tracking.records import TrialRecord, counted
@@ -22,22 +23,25 @@ def front_of(
     return [record for record, is_on in zip(finished, on_front, strict=True) if is_on]
 
 
-def front_table(front: Sequence[TrialRecord], searched: Sequence[str]) -> list[dict[str, object]]:
-    """One row a member of the front, by predicted memory; PPE and PME are of the test AUC where there is one."""
+def front_table(
+    front: Sequence[TrialRecord], searched: Sequence[str], score: str = "auc", objectives: Iterable[str] = ()
+) -> list[dict[str, object]]:
+    """One row a member of the front, by predicted memory; PPE and PME are of the test score where there is one."""
     rows = []
     measured = any("measured_peak_memory_bytes" in record.metrics for record in front)
     for record in sorted(front, key=lambda record: (record.metrics["peak_memory_bytes"], record.number)):
         metrics = record.metrics
-        score = metrics.get("test_auc", metrics["val_auc"])
+        reached = metrics.get(f"test_{score}", metrics[f"val_{score}"])
         row: dict[str, object] = {
             "trial": record.number,
             **{name: record.params[name] for name in searched},
-            "val_auc": metrics["val_auc"],
-            "test_auc": metrics.get("test_auc"),
+            f"val_{score}": metrics[f"val_{score}"],
+            f"test_{score}": metrics.get(f"test_{score}"),
+            **{name: metrics[name] for name in objectives if name.startswith("val_") and name != f"val_{score}"},
             "param_ratio": metrics["param_ratio"],
             "memory_ratio": metrics["memory_ratio"],
-            "ppe": ppe(score, metrics["param_ratio"]),
-            "pme": pme(score, metrics["memory_ratio"]),
+            "ppe": ppe(reached, metrics["param_ratio"]) if score in SHARES else None,
+            "pme": pme(reached, metrics["memory_ratio"]) if score in SHARES else None,
             "peak_memory_bytes": metrics["peak_memory_bytes"],
         }
         if measured:

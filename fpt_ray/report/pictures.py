@@ -1,4 +1,4 @@
-"""The trade-off of a study as pictures: AUC against peak memory and against learnable parameters."""
+"""The trade-off of a study as pictures: its score against peak memory and against learnable parameters."""
 
 import math
 import textwrap
@@ -29,7 +29,6 @@ from fpt_ray.paper.numbers import table1
 _AXES = (("peak memory of training [MiB]", "memory_mib"), ("learnable parameters [% of all]", "param_percent"))
 _WIDTH = 165
 """Characters of a caption's line."""
-_AUC = "validation AUC x 100"
 _FIRST = "nearest to the paper's settings (trial 0)"
 _PAPER = "the paper's Table 1 (other images)"
 
@@ -40,8 +39,8 @@ class Point:
 
     name: str
     """"trial 3" or a method of the paper's."""
-    auc: float
-    """Validation AUC in 0..1."""
+    score: float
+    """On the validation split; 1 is best."""
     memory_mib: float
     param_percent: float
     """Learnable parameters, percent of all."""
@@ -60,6 +59,8 @@ class Picture:
     caption: str
     trials: Sequence[Point]
     paper: Sequence[Point] = ()
+    score: str = "AUC"
+    """What people call it."""
 
     def groups(self) -> Iterable[tuple[str, list[Point]]]:
         """(group, its points), from back to front."""
@@ -92,7 +93,7 @@ def paper_points(settings: Iterable[Mapping[str, str]]) -> tuple[tuple[Point, ..
     points = tuple(
         Point(
             name=row["method"],
-            auc=row["average_auc"] / 100,
+            score=row["average_auc"] / 100,
             memory_mib=float(row["memory_mb"]),
             param_percent=row["params_percent"],
         )
@@ -104,16 +105,16 @@ def paper_points(settings: Iterable[Mapping[str, str]]) -> tuple[tuple[Point, ..
 
 
 def staircase(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[list[float], list[float]]:
-    """The best AUC that can be had up to each cost, as the corners of a line."""
+    """The best score that can be had up to each cost, as the corners of a line."""
     xs: list[float] = []
     ys: list[float] = []
-    for point in sorted(points, key=lambda point: (cost(point), -point.auc)):
-        if not ys or point.auc > ys[-1]:
+    for point in sorted(points, key=lambda point: (cost(point), -point.score)):
+        if not ys or point.score > ys[-1]:
             if ys:
                 xs.append(cost(point))
                 ys.append(ys[-1])
             xs.append(cost(point))
-            ys.append(point.auc)
+            ys.append(point.score)
     return xs, ys
 
 
@@ -153,7 +154,7 @@ def draw_png(picture: Picture, path: Path) -> None:
         title, cost = axis(picture, label, field)
         _draw_panel(panel, picture, cost)
         panel.set_xlabel(title, fontsize=11)
-    panels[0].set_ylabel(_AUC, fontsize=11)
+    panels[0].set_ylabel(f"validation {picture.score} x 100", fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=5, fontsize=10, frameon=False, bbox_to_anchor=(0.5, 0.945))
     figure.suptitle(picture.title, fontsize=13, parse_math=False)
@@ -166,7 +167,7 @@ def _draw_panel(panel: Axes, picture: Picture, cost: Callable[[Point], float]) -
     panel.plot(xs, [100 * y for y in ys], color=VERMILION, linewidth=1.3, alpha=0.6, zorder=1)
     for group, points in picture.groups():
         if points:
-            panel.scatter([cost(p) for p in points], [100 * p.auc for p in points], **_PNG_MARKS[group])  # type: ignore[arg-type]
+            panel.scatter([cost(p) for p in points], [100 * p.score for p in points], **_PNG_MARKS[group])  # type: ignore[arg-type]
     panel.set_xscale("log")
     costs = [cost(point) for _, points in picture.groups() for point in points]
     _write_names(panel, picture, cost, min(costs) ** 0.2 * max(costs) ** 0.8)
@@ -187,7 +188,7 @@ def _write_names(panel: Axes, picture: Picture, cost: Callable[[Point], float], 
         left = cost(point) > edge
         panel.annotate(
             point.name.removeprefix("trial "),
-            (cost(point), 100 * point.auc),
+            (cost(point), 100 * point.score),
             xytext=(-6 if left else 6, 6),
             textcoords="offset points",
             ha="right" if left else "left",
@@ -215,7 +216,7 @@ def draw_html(picture: Picture, path: Path) -> None:
         for trace in _traces(picture, cost, column == 1):
             figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text=title, type="log", exponentformat="none", row=1, col=column)
-    figure.update_yaxes(title_text=_AUC, row=1, col=1)
+    figure.update_yaxes(title_text=f"validation {picture.score} x 100", row=1, col=1)
     frame_page(figure, title=picture.title, caption=picture.caption, width=_WIDTH, under=60)
     figure.update_layout(height=640, legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})
     save_page(figure, path, "front")
@@ -230,20 +231,20 @@ def _traces(picture: Picture, cost: Callable[[Point], float], in_legend: bool) -
         if points:
             yield go.Scatter(
                 x=[cost(point) for point in points],
-                y=[100 * point.auc for point in points],
+                y=[100 * point.score for point in points],
                 mode="markers",
                 name=name,
                 legendgroup=name,
                 showlegend=in_legend,
                 marker=mark,
-                text=[_hover(point) for point in points],
+                text=[_hover(point, picture.score) for point in points],
                 hoverinfo="skip" if group == "first" else "text",
             )
 
 
-def _hover(point: Point) -> str:
+def _hover(point: Point, score: str) -> str:
     numbers = (
-        f"AUC x 100: {100 * point.auc:.2f}",
+        f"{score} x 100: {100 * point.score:.2f}",
         f"memory {point.memory_mib:,.0f} MiB",
         f"learnable {point.param_percent:.3g} %",
     )

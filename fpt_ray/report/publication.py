@@ -7,12 +7,13 @@ from fpt_ray.report.ledger import ledger_table
 from fpt_ray.report.pictures import draw_html, draw_png
 from fpt_ray.report.result import StudyResult
 from fpt_ray.report.summary import rendered, summarise
+from fpt_ray.report.tested import best_tested, draw_confusion, score_tables
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import open_tracking, page_address, ui_command
 
 
 def publish(result: StudyResult) -> None:
-    """Writes the front's table and, if a trial finished, its pictures, and attaches them to the study's run.
+    """Writes the front's table and, if a trial finished, its pictures and the best one's confusion matrix, for its run.
 
     What a report left there before is replaced.
     """
@@ -26,8 +27,12 @@ def publish(result: StudyResult) -> None:
     if found.picture.trials:
         draw_png(found.picture, png)
         draw_html(found.picture, page)
+    confusion = result.places.folder / "confusion.png"
+    confusion.unlink(missing_ok=True)
     client = open_tracking(result.places.tracking_uri)
-    for file in (table, png, page):
+    if (best := best_tested(client, result.trials, result.score)) is not None and best[1].confusion:
+        draw_confusion(*best, confusion)
+    for file in (table, png, page, confusion):
         if file.exists():
             tracking.attach(client, result.places.run_id, file)
 
@@ -39,11 +44,14 @@ def _files(result: StudyResult) -> tuple[Path, Path, Path]:
 
 
 def report_text(result: StudyResult, form: Form = "text") -> str:
-    """The front's table; as text also what the study cost."""
+    """The front's table; as text also what the test split says of the best trial, and what the study cost."""
     table = rendered(summarise(result), form)
-    if form != "text" or not result.ledger:
+    if form != "text":
         return table
-    return f"{table}\n\n{typeset(ledger_table(result.ledger), form)}"
+    best = best_tested(open_tracking(result.places.tracking_uri), result.trials, result.score)
+    more = score_tables(*best) if best is not None else []
+    more += [ledger_table(result.ledger)] if result.ledger else []
+    return "\n\n".join([table, *(typeset(one, form) for one in more)])
 
 
 def places_text(result: StudyResult) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 
-from fpt_ray.config.space import Limit, Mode
+from fpt_ray.config.objectives import Limit, Mode
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
 from fpt_ray.storage.files import own_folder
@@ -48,6 +48,8 @@ class StudyResult:
     """Whether trial 0 is the point of its space that is nearest to the paper's settings."""
     data_note: str
     """What must be said about the images wherever their numbers stand."""
+    score: str
+    """The name of the score that picks its best trials."""
     trials: tuple[TrialRecord, ...]
     """By number; one that was run again stands as often as it was run."""
     ledger: Mapping[str, float]
@@ -66,8 +68,8 @@ class StudyResult:
 
     @property
     def confirmed(self) -> tuple[TrialRecord, ...]:
-        """The finished trials that confirm others with new seeds, best validation AUC first."""
-        return tuple(confirming(self.trials))
+        """The finished trials that confirm others with new seeds, best validation score first."""
+        return tuple(confirming(self.trials, self.score))
 
     def to_pandas(self) -> "pd.DataFrame":
         """One row a trial: its number, status, stage, whether it is on the front, searched values and metrics.
@@ -103,6 +105,7 @@ def study_result(
         searched=study.searched,
         starts_at_paper=study.starts_at_paper,
         data_note=study.data_note,
+        score=study.score,
         trials=tuple(trials),
         ledger=ledger,
         places=StudyPlaces(

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fpt_ray.config.space import Limit, broken_limits
+from fpt_ray.config.objectives import Limit, broken_limits
+from fpt_ray.config.tasks import SHARES, TITLES
 from fpt_ray.display.typesetting import Cell, Column, Form, Table, text_column, typeset
 from fpt_ray.display.units import MIB
 from fpt_ray.report.compared import compared_rows
@@ -15,7 +16,7 @@ from fpt_ray.report.result import StudyResult
 from fpt_ray.report.what_if import what_if
 from fpt_ray.tracking.records import TrialRecord
 
-_DRAWN = ("val_auc", "param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
+_DRAWN = ("param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
 _LISTED = 20
 
 
@@ -27,7 +28,7 @@ class Summary:
     rows: tuple[Mapping[str, object], ...]
     """One a member of the front, by predicted memory."""
     confirmed: tuple[Mapping[str, object], ...]
-    """One a trial that was confirmed with new seeds, best validation AUC first."""
+    """One a trial that was confirmed with new seeds, best validation score first."""
     num_seeds: int
     """New seeds of a confirmed trial, the most."""
     compared: tuple[Mapping[str, object], ...]
@@ -46,10 +47,13 @@ class Summary:
 def summarise(result: StudyResult) -> Summary:
     """All that a report of a study says."""
     records, searched, note, front = result.trials, result.searched, result.data_note, result.front
-    rows = front_table(front, searched)
+    score = result.score
+    rows = front_table(front, searched, score, result.objectives)
     apart = {record.run_id for record in result.infeasible}
-    drawn = [record for record in records if record.complete and _drawable(record) and record.run_id not in apart]
-    paper, why = paper_points([record.params for record in drawn]) if drawn else ((), "")
+    drawn = [
+        record for record in records if record.complete and _drawable(record, score) and record.run_id not in apart
+    ]
+    paper, why = paper_points([record.params for record in drawn]) if drawn and score == "auc" else ((), "")
     aims = ", ".join(f"{name} ({mode})" for name, mode in result.objectives.items())
     trials = len({record.number for record in records if record.stage != "confirm"})
     title = f"Study {result.name}: {len(front)} of {trials} trials on the front of {aims}"
@@ -57,12 +61,12 @@ def summarise(result: StudyResult) -> Summary:
     predicted = "Memory is the peak of the training process, predicted, and relative to full fine-tuning of the same"
     predicted += " backbone, predicted likewise"
     return Summary(
-        heading=(title, *([f"Images: {note}"] if note else []), _legend(rows, predicted)),
+        heading=(title, *([f"Images: {note}"] if note else []), _legend(rows, predicted, score)),
         rows=tuple(rows),
-        confirmed=tuple(confirmed_table(records, searched)),
-        num_seeds=most_seeds(records),
-        compared=tuple(compared_rows(records, searched, result.constraints)),
-        what_if=tuple(what_if(records, searched, result.constraints)) if rows else (),
+        confirmed=tuple(confirmed_table(records, searched, score)),
+        num_seeds=most_seeds(records, score),
+        compared=tuple(compared_rows(records, searched, result.constraints, score)),
+        what_if=tuple(what_if(records, searched, result.constraints, score)) if rows else (),
         infeasible=tuple(_breach(record, searched, result.constraints) for record in result.infeasible),
         failed=tuple(_failure(record) for record in records if record.reason),
         picture=Picture(
@@ -72,26 +76,31 @@ def summarise(result: StudyResult) -> Summary:
                 _point(
                     record,
                     searched,
+                    score,
                     on_front=record.run_id in on_front,
                     is_first=record.number == 0 and result.starts_at_paper,
                 )
                 for record in drawn
             ],
             paper=paper,
+            score=TITLES[score],
         ),
         data_note=note,
     )
 
 
-def _legend(rows: Sequence[Mapping[str, object]], memory: str) -> str:
-    untested = [str(row["trial"]) for row in rows if row["test_auc"] is None]
-    of = "test AUC" if len(untested) < len(rows) else "validation AUC"
-    but = f" (of the validation AUC for trial {', '.join(untested)})" if 0 < len(untested) < len(rows) else ""
-    return f"AUC, PPE and PME are x 100; PPE and PME are of the {of}{but}. {memory}."
+def _legend(rows: Sequence[Mapping[str, object]], memory: str, score: str) -> str:
+    title = TITLES[score]
+    untested = [str(row["trial"]) for row in rows if row[f"test_{score}"] is None]
+    of = f"test {title}" if len(untested) < len(rows) else f"validation {title}"
+    but = f" (of the validation {title} for trial {', '.join(untested)})" if 0 < len(untested) < len(rows) else ""
+    if score not in SHARES:
+        return f"{title} is x 100; there are no PPE and PME of scores that may be negative. {memory}."
+    return f"{title}, PPE and PME are x 100; PPE and PME are of the {of}{but}. {memory}."
 
 
-def _drawable(record: TrialRecord) -> bool:
-    numbers = all(math.isfinite(record.metrics.get(name, math.nan)) for name in _DRAWN)
+def _drawable(record: TrialRecord, score: str) -> bool:
+    numbers = all(math.isfinite(record.metrics.get(name, math.nan)) for name in (f"val_{score}", *_DRAWN))
     return numbers and record.stage != "confirm"
 
 
@@ -109,12 +118,12 @@ def _failure(record: TrialRecord) -> str:
     return f"trial {record.number} " + (reason if reason.startswith(ending) else f"{ending}: {reason}")
 
 
-def _point(record: TrialRecord, searched: Sequence[str], *, on_front: bool, is_first: bool) -> Point:
-    metrics = record.metrics
-    test = [f"test AUC x 100: {100 * metrics['test_auc']:.2f}"] if "test_auc" in metrics else []
+def _point(record: TrialRecord, searched: Sequence[str], score: str, *, on_front: bool, is_first: bool) -> Point:
+    metrics, name = record.metrics, f"test_{score}"
+    test = [f"test {TITLES[score]} x 100: {100 * metrics[name]:.2f}"] if name in metrics else []
     return Point(
         name=f"trial {record.number}",
-        auc=metrics["val_auc"],
+        score=metrics[f"val_{score}"],
         memory_mib=metrics["peak_memory_bytes"] / MIB,
         param_percent=100 * metrics["param_ratio"],
         details=(
@@ -131,12 +140,12 @@ def _point(record: TrialRecord, searched: Sequence[str], *, on_front: bool, is_f
 # --- its tables -----------------------------------------------------------------------------------------------
 
 _TITLES = {
-    "val_auc": "val AUC",
-    "val_auc_std": "val std",
-    "test_auc": "test AUC",
-    "test_auc_std": "std",
-    "test_auc_low": "95 % from",
-    "test_auc_high": "to",
+    **{f"val_{name}": f"val {title}" for name, title in TITLES.items()},
+    **{f"val_{name}_std": "val std" for name in TITLES},
+    **{f"test_{name}": f"test {title}" for name, title in TITLES.items()},
+    **{f"test_{name}_std": "std" for name in TITLES},
+    **{f"test_{name}_low": "95 % from" for name in TITLES},
+    **{f"test_{name}_high": "to" for name in TITLES},
     "difference_low": "difference from",
     "difference_high": "difference to",
     "param_ratio": "params %",
@@ -149,14 +158,14 @@ _TITLES = {
 
 
 def value_text(name: str, value: object) -> str:
-    """A value as people read it: AUC, PPE and PME times 100 like the paper's, ratios in percent, memory in MiB."""
+    """A value as people read it: scores, PPE and PME times 100 like the paper's, ratios in percent, memory in MiB."""
     if value is None:
         return "-"
     if name in ("peak_memory_bytes", "measured_peak_memory_bytes"):
         return f"{float(str(value)) / MIB:.0f}"
     if name == "seconds_per_seed":
         return f"{float(str(value)):.2f}"
-    if name in _TITLES:
+    if name in _TITLES and not name.endswith("_mae"):
         return f"{100 * float(str(value)):.2f}"
     try:
         return f"{float(str(value)):g}"
@@ -191,16 +200,16 @@ def rendered(summary: Summary, form: Form) -> str:
 def _further(summary: Summary) -> list[Table]:
     """The tables below the front's."""
     confirmed = (
-        f"Confirmed with {summary.num_seeds} new seeds. AUC x 100 is the mean over them, std their spread; the "
+        f"Confirmed with {summary.num_seeds} new seeds. The score x 100 is the mean over them, std their spread; the "
         "interval is of that mean over resampled test images, and does not tell how other seeds would have come "
         "out. Differences are paired: of both trials on the same resamples."
     )
     compared = (
         "Rows with several seeds, the learning rate and the like chosen on the validation split where the space says "
-        "so. AUC x 100 is the mean over the seeds; intervals (95 %) are over resampled test images and seeds, of the "
-        "mean and of its difference from the first row on the same images."
+        "so. The score x 100 is the mean over the seeds; intervals (95 %) are over resampled test images and seeds, of "
+        "the mean and of its difference from the first row on the same images."
     )
-    within = "With a smaller budget: the best validation AUC of a finished trial within it."
+    within = "With a smaller budget: the best validation score of a finished trial within it."
     apart = "Infeasible: trained to the end, but a constraint of the space is broken; on no front, within no budget."
     titled = (
         (compared, summary.compared),

@@ -8,7 +8,8 @@ from typing import Any, cast
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from fpt_ray.config.space import Limit, SearchSpace, broken_limits
+from fpt_ray.config.objectives import Limit, broken_limits
+from fpt_ray.config.space import SearchSpace
 from fpt_ray.search.messages import Proposal, Stage
 
 _STAGE, _REPEATS, _CONFIRMS, _RUNG, _TURN = "stage", "repeats", "of", "rung", "turn"
@@ -133,18 +134,18 @@ def feasible(trial: FrozenTrial, constraints: Mapping[str, Limit]) -> bool:
     return stored and not broken_limits(constraints, result_of(trial))
 
 
-def counts(trial: FrozenTrial, constraints: Mapping[str, Limit]) -> bool:
+def counts(trial: FrozenTrial, space: SearchSpace) -> bool:
     """Whether a trial counts as a result of its study, as ``tracking.records.counted`` has it.
 
     It was trained to its end, keeps to the constraints, and does not only serve others.
     """
-    ended = trial.state == TrialState.COMPLETE and math.isfinite(val_auc(trial))
-    return ended and stage_of(trial) == "final" and feasible(trial, constraints)
+    ended = trial.state == TrialState.COMPLETE and math.isfinite(val_score(trial, space))
+    return ended and stage_of(trial) == "final" and feasible(trial, space.constraints)
 
 
-def val_auc(trial: FrozenTrial) -> float:
-    """The validation AUC of a trial's last result; minus infinity where it has none."""
-    return result_of(trial).get("val_auc", -math.inf)
+def val_score(trial: FrozenTrial, space: SearchSpace) -> float:
+    """What picks the best of trials (``SearchSpace.score``) in a trial's last result; minus infinity without one."""
+    return result_of(trial).get(space.score, -math.inf)
 
 
 # --- counted ------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Stopping trials early without pushing a search of several objectives towards large models.
 
-ASHA and the median rule compare trials by one score. On validation AUC alone they stop small networks, which learn
-less and would have stood on the front for being small. Here a trial is compared only with trials that cost no more
-than it does, in every cost that is an objective: a small one competes with small ones, a large one with all below it.
-Without cost objectives these are the usual rules. Ray's schedulers know one metric, so that the rules stand here.
+ASHA and the median rule compare trials by one score. By it alone they stop small networks, which learn less and would
+have stood on the front for being small. Here a trial is compared only with trials that cost no more than it does, in
+every cost that is an objective: a small one competes with small ones, a large one with all below it. Without cost
+objectives these are the usual rules. Ray's schedulers know one metric, so that the rules stand here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,8 @@ import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from typing_extensions import override
 
-from fpt_ray.config.space import SearchSpace, broken_limits
+from fpt_ray.config.objectives import OBJECTIVES, broken_limits
+from fpt_ray.config.space import SearchSpace
 from fpt_ray.search.messages import EpochReport, unpack_message, unpack_proposal
 
 REDUCTION = 3
@@ -50,9 +51,10 @@ class FairStopping(FIFOScheduler):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.kind, self.grace_epochs = space.early_stopping, space.grace_epochs
-        self.cost_names = [name for name, mode in space.objectives.items() if mode == "min" and name != "train_seconds"]
+        costs = [name for name, mode in space.objectives.items() if mode == "min"]
+        self.cost_names = [name for name in costs if name != "train_seconds" and not name.startswith("val_")]
         # What a broken limit of it says at an epoch, it says at the end: scores still rise, costs do not fall.
-        scores = ("val_auc", "ppe", "pme")
+        scores = ("ppe", "pme", *(name for name in OBJECTIVES if name.startswith("val_")))
         self.constraints = {name: limit for name, limit in space.constraints.items() if name not in scores}
         self.epochs = space.widest("training.epochs")
         self.seen: dict[int, list[tuple[float, list[float]]]] = {
@@ -77,7 +79,7 @@ class FairStopping(FIFOScheduler):
         others = None if first.repeat or report.finished else self.seen.get(first.epoch)
         if others is None or broken_limits(self.constraints, report.metrics):
             return False
-        score, costs = float(first.val_auc), [float(report.metrics[name]) for name in self.cost_names]
+        score, costs = float(first.val_score), [float(report.metrics[name]) for name in self.cost_names]
         stop = falls_behind(self.kind, score, costs, others)
         others.append((score, costs))
         return stop

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 from fpt_ray.config.rungs import Rung
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import say
-from fpt_ray.search.attributes import counts, is_infeasible, purpose, rung_of, val_auc
+from fpt_ray.search.attributes import counts, is_infeasible, purpose, rung_of, val_score
 from fpt_ray.search.optuna_study import directions, make_sampler, propose
 from fpt_ray.search.queue import paper_point
 
@@ -58,12 +58,10 @@ def best_below(space: SearchSpace, study: optuna.Study, number: int) -> Mapping[
     below = [
         trial
         for trial in study.get_trials(deepcopy=False)
-        if rung_of(trial) in range(number)
-        and counts(trial, space.constraints)
-        and set(rung.narrow) <= set(trial.params)
+        if rung_of(trial) in range(number) and counts(trial, space) and set(rung.narrow) <= set(trial.params)
     ]
     found: dict[int, dict[str, Any]] = {}
-    for trial in sorted(below, key=lambda trial: (-val_auc(trial), trial.number)):
+    for trial in sorted(below, key=lambda trial: (-val_score(trial, space), trial.number)):
         values = {name: trial.params[name] for name in rung.narrow}
         if rung.narrow and values not in found.values() and len(found) < rung.best:
             found[trial.number] = values

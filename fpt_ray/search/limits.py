@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import optuna
 
-from fpt_ray.config.space import KNOWN_BEFORE, SearchSpace
+from fpt_ray.config.objectives import KNOWN_BEFORE
+from fpt_ray.config.space import SearchSpace
 from fpt_ray.search.messages import RESTARTS, Message, TrialFailure, is_finite, metric
 
 

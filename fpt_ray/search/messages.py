@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
 
+from fpt_ray.config.objectives import OBJECTIVES
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, with_seed
 
@@ -29,8 +30,8 @@ TAKEN_FOR_DEAD = "its driver was taken for dead; the trial was run again"
 STOPPED = "stopped before its last epoch"
 """Why a trial has no result that the scheduler stopped."""
 _FINAL_METRICS = (
-    "val_auc",
-    "val_auc_std",
+    *(name for name in OBJECTIVES if name.startswith("val_")),
+    *(f"{name}_std" for name in OBJECTIVES if name.startswith("val_")),
     "best_epoch",
     "epochs",
     "ppe",
@@ -96,8 +97,9 @@ class SeedEpoch:
     """From 1."""
     train_loss: float | None
     """None where nothing is learnt."""
-    val_auc_epoch: float
-    val_auc: float
+    val_score_epoch: float
+    """By the score that picks the best epoch."""
+    val_score: float
     """Of this seed's best epoch so far."""
 
 
@@ -112,6 +114,8 @@ class EpochReport:
     epoch_seconds: float
     finished: bool
     """Training has ended as planned: the metrics are final."""
+    picked_by: str = "auc"
+    """The score on the validation split that picks the best epoch."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The trial's numbers so far, by the names that objectives, constraints and MLflow have for them."""
 

@@ -19,9 +19,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.terminal import say
 from fpt_ray.metrics.hypervolume import EXACT_OBJECTIVES, volume_history
-from fpt_ray.search.attributes import stage_of, val_auc
+from fpt_ray.search.attributes import stage_of, val_score
 
 _FEWEST = 5
 """Completed trials from which the importance of parameters is estimated."""
@@ -36,7 +37,7 @@ def draw_study_pictures(study: optuna.Study, space: SearchSpace, folder: Path) -
     """Draws what can be drawn into the folder, a page each; says in a line what cannot be and why."""
     folder.mkdir(parents=True, exist_ok=True)
     searched = _searched(study)
-    for name, drawn in (("history", history(searched, space)), ("importances", importances(searched))):
+    for name, drawn in (("history", history(searched, space)), ("importances", importances(searched, space))):
         if isinstance(drawn, str):
             say(f"no picture of {name}: {drawn}")
             continue
@@ -89,26 +90,27 @@ def _gains(study: optuna.Study, reference: Sequence[float]) -> Float[np.ndarray,
     return np.where(np.array(kept)[:, None], gains, 0.0)
 
 
-def importances(study: optuna.Study) -> Any:
-    """How much each parameter matters for the validation AUC; or why it cannot be told.
+def importances(study: optuna.Study, space: SearchSpace) -> Any:
+    """How much each parameter matters for the validation score; or why it cannot be told.
 
     Of few trials it is what the parameter explains of the variance (fANOVA, fixed seed; parameters that not every trial
     has are left out). Of many it is how the parameter's values differ between the best tenth, 100 trials at most, and
     all (PED-ANOVA); with several objectives there is a second bar, for which the best are those nearest to the front.
     """
-    known = [trial for trial in study.get_trials(deepcopy=False) if math.isfinite(val_auc(trial))]
+    known = [trial for trial in study.get_trials(deepcopy=False) if math.isfinite(val_score(trial, space))]
+    score = f"validation {TITLES[space.score.removeprefix('val_')]}"
     if len(known) < _FEWEST or len(known) < len(study.get_trials(deepcopy=False)):
-        return f"{len(known)} trials have a validation AUC, {_FEWEST} are needed"
-    if len({val_auc(trial) for trial in known}) == 1:
-        return "the validation AUC is the same in all trials"
+        return f"{len(known)} trials have a {score}, {_FEWEST} are needed"
+    if len({val_score(trial, space) for trial in known}) == 1:
+        return f"the {score} is the same in all trials"
     if not any(_varied(known)):
         return "no parameter differs between the trials"
     if len(known) < _ENOUGH:
-        found = {"val_auc": _shares(study, FanovaImportanceEvaluator(seed=0), val_auc)}
-        return _bars(found, "What each parameter explains of the variance of the validation AUC (fANOVA)")
+        found = {space.score: _shares(study, FanovaImportanceEvaluator(seed=0), lambda trial: val_score(trial, space))}
+        return _bars(found, f"What each parameter explains of the variance of the {score} (fANOVA)")
     best = min(len(known) // 10, _BEST)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(known))
-    found = {"val_auc": _shares(study, evaluator, lambda trial: -val_auc(trial))}
+    found = {space.score: _shares(study, evaluator, lambda trial: -val_score(trial, space))}
     if len(study.directions) > 1:
         found["the front"] = _shares(study, evaluator, None)
     return _bars(found, f"What each parameter does for being among the best {best} trials (PED-ANOVA)")

@@ -12,7 +12,7 @@ from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.metrics.pareto import pareto_front
-from fpt_ray.search.attributes import asked_values, confirms, counts, feasible, purpose, stage_of, val_auc
+from fpt_ray.search.attributes import asked_values, confirms, counts, feasible, purpose, stage_of, val_score
 
 
 def enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
@@ -55,7 +55,7 @@ def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
         if stage_of(trial) == "choose":
             key = json.dumps({name: value for name, value in trial.params.items() if name not in space.choose})
             best[key] = max(
-                best.get(key, trial), trial, key=lambda one: (feasible(one, space.constraints), val_auc(one))
+                best.get(key, trial), trial, key=lambda one: (feasible(one, space.constraints), val_score(one, space))
             )
     known = {_key(asked_values(trial)) for trial in _final(study)}
     for trial in best.values():
@@ -70,17 +70,17 @@ def _final(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeats: int) -> list[int]:
-    """Enqueues the best trials by validation AUC to be trained again with new seeds; returns the numbers of the new.
+    """Enqueues the best trials by validation score to be trained again with new seeds; returns the new ones' numbers.
 
     With several objectives they are of the front, with one they are the best of all finished ones. Those that were
     confirmed before, or are enqueued for it, are left as they are.
     """
-    trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial, space.constraints)]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial, space)]
     if len(space.objectives) > 1 and trials:
         points = np.array([trial.values for trial in trials], np.float64)
         on_front = pareto_front(points, tuple(space.objectives.values()))
         trials = [trial for trial, is_on in zip(trials, on_front, strict=True) if is_on]
-    trials.sort(key=lambda trial: (-val_auc(trial), trial.number))
+    trials.sort(key=lambda trial: (-val_score(trial, space), trial.number))
     best: dict[str, optuna.trial.FrozenTrial] = {}
     for trial in trials:
         best.setdefault(json.dumps(trial.params, sort_keys=True), trial)

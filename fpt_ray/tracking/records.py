@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, cast
 
-from fpt_ray.config.space import Limit, Mode, broken_limits
+from fpt_ray.config.objectives import Limit, Mode, broken_limits
 
 DATA_NOTE = "data_note"
 """Tag of a study: what must be said about its images wherever its numbers stand."""
@@ -21,7 +21,7 @@ LEDGER = "ledger."
 STUDY_ID = "fpt_ray.study_id"
 """Tag of a study: the id that its storage and its folder bear, too."""
 _OBJECTIVES, _CONSTRAINTS, _SEARCHED, _STORES = "objectives", "constraints", "searched", "stores"
-_STARTS_AT_PAPER = "starts_at_paper"
+_STARTS_AT_PAPER, _SCORE = "starts_at_paper", "score"
 _PROPOSAL, _LABEL, _STAGE, _CONFIRMS, _SEEDS = "proposal", "label", "stage", "of", "seeds"
 
 
@@ -54,6 +54,11 @@ class StudyRun:
     def starts_at_paper(self) -> bool:
         """Whether its trial 0 is the point of its space that is nearest to the paper's settings."""
         return json.loads(self.tags.get(_STARTS_AT_PAPER, "true"))
+
+    @property
+    def score(self) -> str:
+        """The score that picks its best trials, by its name: "auc" unless it has said another."""
+        return self.tags.get(_SCORE, "auc")
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -173,6 +178,7 @@ def study_tags(
     study_id: str,
     constraints: Mapping[str, Limit],
     starts_at_paper: bool = True,
+    score: str = "auc",
 ) -> dict[str, str]:
     """What ``StudyRun`` reads of a study."""
     return {
@@ -182,6 +188,7 @@ def study_tags(
         _SEARCHED: json.dumps(list(searched)),
         DATA_NOTE: data_note,
         _STARTS_AT_PAPER: json.dumps(starts_at_paper),
+        _SCORE: score,
     }
 
 

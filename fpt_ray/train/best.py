@@ -1,7 +1,7 @@
 """What the best epochs of a trial say of a split, by their weights in its checkpoint."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.features.joining import Features
@@ -10,24 +10,25 @@ from fpt_ray.features.rows import Rows
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.device import compute_device
-from fpt_ray.models.methods import load_learnable_state, make_model
+from fpt_ray.models.loss import network_for
+from fpt_ray.models.methods import load_learnable_state
 from fpt_ray.train.checkpoint import Checkpoint
-from fpt_ray.train.loop import predict
+from fpt_ray.train.evaluation import predict
 from fpt_ray.train.seeds import trial_task
 
 
 def scores_of_best(trial: TrialConfig, store: Features, split: str, checkpoint: Checkpoint) -> list[Scores]:
     """Scores of the best epoch's weights of every seed on a split, read from the store's files."""
     found, labels = predictions_of_best(trial, store, split, checkpoint)
-    return [scores(probabilities, labels, store.classes) for probabilities in found]
+    return [scores(one, labels, store.classes, store.task) for one in found]
 
 
 def predictions_of_best(
     trial: TrialConfig, store: Features, split: str, checkpoint: Checkpoint
-) -> tuple[list[Float[np.ndarray, "N C"]], Int[np.ndarray, " N"]]:
-    """Class probabilities by the best epoch's weights of every seed on a split, and its labels; read from files."""
+) -> tuple[list[Float[np.ndarray, "N C"]], np.ndarray]:
+    """What is said by the best epoch's weights of every seed on a split, and its labels; read from files."""
     device = compute_device()
-    model = make_model(trial, len(store.classes)).to(device)
+    model = network_for(trial, store.target).to(device)
     cut = trial_slice(trial, store.spec)
     rows = Rows(ShardFiles(store, cut), store, split, cut)
     found = []

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fpt_ray.config.dotted import flatten
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import BackboneConfig, TrialConfig, trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import StoreSpec, spec_from
@@ -34,15 +35,16 @@ class Bundle:
     """What is needed to apply a trained trial to new images."""
 
     trial: TrialConfig
-    classes: tuple[str, ...]
+    target: Target
     spec: StoreSpec
     """How the LPM's features of an image are computed: no wider than this trial reads them."""
     weights_digest: str
     """Of the LPM."""
     states: tuple[State, ...]
     """What was learnt, with each seed."""
-    temperatures: tuple[float, ...]
-    """By which the logits of each seed's network are divided, chosen on the validation split."""
+    temperatures: tuple[tuple[float, ...], ...]
+    """By which the logits of each seed's network are divided, of each label where there are several; chosen on the
+    validation split. Values have none."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """{name: the probability of the second class from which on an image is called that}, of two classes; chosen on the
     validation split."""
@@ -72,7 +74,8 @@ def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Ten
     document = {
         "schema_version": SCHEMA_VERSION,
         "trial": trial,
-        "classes": bundle.classes,
+        "task": bundle.target.task,
+        "classes": bundle.target.classes,
         "features": dataclasses.asdict(bundle.spec),
         "backbone": {"weights": bundle.trial.backbone.weights, "weights_digest": bundle.weights_digest},
         "seeds": len(bundle.states),
@@ -107,11 +110,11 @@ def read_bundle(uri: str) -> Bundle:
         trial = trial_from({**document["trial"], "backbone.weights": _weights(folder, backbone)})
         return Bundle(
             trial=trial,
-            classes=tuple(document["classes"]),
+            target=Target(task=document["task"], classes=tuple(document["classes"])),
             spec=spec_from(document["features"]),
             weights_digest=backbone["weights_digest"],
             states=_put_together(tensors, document["state"], document["seeds"]),
-            temperatures=tuple(document["temperatures"]),
+            temperatures=tuple(map(tuple, document["temperatures"])),
             thresholds=document["thresholds"],
             metrics=document["metrics"],
             data=document["data"],

@@ -18,9 +18,9 @@ def model_card(bundle: Bundle, uri: str) -> str:
             f"# {trial.method} on {trial.backbone.name}",
             "",
             *note,
-            f"Classes: {', '.join(bundle.classes)}. Images: {sizes} (image table {data['images_digest'][:12]}).",
+            f"Task: {bundle.target.task} ({', '.join(bundle.target.classes)}). Images: {sizes} (image table {data['images_digest'][:12]}).",
             f"Input: {bundle.spec.resolution} px, squared by resizing. Networks: {len(bundle.states)}, one a seed, "
-            "whose calibrated probabilities are averaged.",
+            "whose calibrated answers are averaged.",
             "",
             "## How good it is",
             "",
@@ -79,7 +79,7 @@ def _shown(value: float | None) -> str:
 def _operating_points(bundle: Bundle) -> list[str]:
     if not bundle.thresholds:
         return []
-    positive = bundle.classes[1]
+    positive = bundle.target.classes[1]
     return [
         f"An image is called {positive!r} where its probability is at least:",
         "",

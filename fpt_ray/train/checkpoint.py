@@ -7,6 +7,7 @@ import dataclasses
 import io
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ State = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Best:
-    """The epoch of highest validation AUC so far; number 0, before the first, is worse than any."""
+    """The epoch of the highest score on the validation split so far; number 0, before the first, is worse than any."""
 
     epoch: int = 0
-    val_auc: float = -math.inf
+    val_score: float = -math.inf
+    """By the score that picks the best epoch (``training.select_by``)."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """On the validation split by their names: that one, and those that were asked for beside it."""
     model: State = field(default_factory=dict)
     """What is learnt, off the device."""
 
@@ -122,10 +126,17 @@ def unpacked(plain: dict[str, Any]) -> Checkpoint:
     return Checkpoint(
         identity=plain["identity"],
         seconds=Seconds(**plain["seconds"]),
-        finished=tuple(Best(**best) for best in plain["finished"]),
-        current=tuple(Snapshot(**{**one, "best": Best(**one["best"])}) for one in current),
+        finished=tuple(map(_unpacked_best, plain["finished"])),
+        current=tuple(Snapshot(**{**one, "best": _unpacked_best(one["best"])}) for one in current),
     )
 
 
 def _packed_best(best: Best) -> dict[str, Any]:
-    return {"epoch": best.epoch, "val_auc": best.val_auc, "model": best.model}
+    return {"epoch": best.epoch, "val_score": best.val_score, "scores": dict(best.scores), "model": best.model}
+
+
+def _unpacked_best(plain: dict[str, Any]) -> Best:
+    """The only score was once the AUC."""
+    if "val_auc" in plain:
+        return Best(epoch=plain["epoch"], val_score=plain["val_auc"], model=plain["model"])
+    return Best(**plain)

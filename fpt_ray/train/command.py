@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fpt_ray.config.tasks import LearnOptions
+from fpt_ray.config.tasks import TITLES, LearnOptions
 from fpt_ray.config.trial import Read, TrialConfig, num_epochs
 from fpt_ray.display.units import MIB
 
@@ -51,8 +51,9 @@ def run(command: Command) -> None:
     from fpt_ray.datasets.checking import inspected
     from fpt_ray.features.joining import join
     from fpt_ray.features.store import open_store
+    from fpt_ray.images.table import read_images
     from fpt_ray.models.methods import check_trial
-    from fpt_ray.preload.pipeline import learnable_images, preload
+    from fpt_ray.preload.pipeline import preload
     from fpt_ray.storage.files import absolute
     from fpt_ray.train.trial import train_trial
 
@@ -60,7 +61,7 @@ def run(command: Command) -> None:
     check_trial(trial)
     with ray_session(local=command.local):
         if command.features:
-            table = learnable_images(command.images, command)
+            table = read_images(command.images, command)
             inspection = inspected(table, absolute(workdir), allow=command.allow)
             features = join(open_store(command.features), inspection.table)
         else:
@@ -77,15 +78,13 @@ def result_text(result: "TrialResult") -> str:
     """The numbers of a trial's best epoch, for people."""
     lines = [f"{result.trial.method} on {result.store}"]
     for split, found in (("val", result.val), ("test", result.test)):
-        lines.append(
-            f"{split:>5}  AUC {found.auc:.4f}  accuracy {found.accuracy:.4f}  F1 {found.macro_f1:.4f}  "
-            f"kappa {found.kappa:.4f}"
-        )
+        lines.append(f"{split:>5}  " + "  ".join(f"{TITLES[name]} {value:.4f}" for name, value in found.values.items()))
+    efficiency = "" if result.ppe is None else f", PPE {result.ppe:.4f}, PME {result.pme:.4f} on the validation score"
     lines += [
         f"best epoch {result.best_epoch} of {num_epochs(result.trial)}",
         f"learnable parameters {result.learnable_parameters:,} ({result.param_ratio:.2%}), peak memory "
-        f"{result.peak_memory_bytes / MIB:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning), PPE "
-        f"{result.ppe:.4f}, PME {result.pme:.4f} on validation AUC",
+        f"{result.peak_memory_bytes / MIB:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning)"
+        f"{efficiency}",
         f"to use it: fpt-ray predict --model {result.bundle} --images DIR --out predictions.parquet",
     ]
     return "\n".join(lines)

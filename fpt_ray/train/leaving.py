@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from fpt_ray.config.tasks import Task
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import StoreSpec
-from fpt_ray.metrics.calibration import calibration, temperature, tempered
+from fpt_ray.metrics.calibration import calibrated, calibrations, temperatures
 from fpt_ray.metrics.operating_points import operating_points, rates
-from fpt_ray.metrics.scores import Scores, auc, scores
+from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
 from fpt_ray.train.card import model_card
@@ -56,21 +57,27 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         StoreError: the store cannot be read.
     """
     found = {split: predictions_of_best(trial, store, split, saved) for split in SPLITS}
-    temperatures = [temperature(one, found["val"][1]) for one in found["val"][0]]
-    ensembles = {split: ensemble(probabilities, temperatures) for split, (probabilities, _) in found.items()}
-    thresholds = _thresholds(ensembles["val"], found["val"][1])
+    target, of_val, val_labels = store.target, *found["val"]
+    by = tuple(temperatures(one, val_labels, target.task) for one in of_val)
+    means = {split: ensemble(said, by, target.task) for split, (said, _) in found.items()}
+    thresholds = operating_points(means["val"][:, 1], val_labels == 1) if target.task == "binary" else {}
+    scored = {
+        split: [scores(one, labels, target.classes, target.task) for one in said]
+        for split, (said, labels) in found.items()
+    }
     metrics = dict(leaving.metrics)
-    for split, (probabilities, labels) in found.items():
-        metrics.setdefault(f"{split}_auc", statistics.fmean(auc(one, labels, store.classes) for one in probabilities))
-        metrics |= _calibration_metrics(split, np.mean(probabilities, axis=0), ensembles[split], labels)
-        metrics |= _rate_metrics(split, ensembles[split], labels, thresholds)
+    for split, (said, labels) in found.items():
+        for name in target.scores:
+            metrics.setdefault(f"{split}_{name}", statistics.fmean(one[name] for one in scored[split]))
+        metrics |= _calibration_metrics(split, (np.mean(said, axis=0), means[split]), labels, target.task)
+        metrics |= _rate_metrics(split, means[split], labels, thresholds)
     bundle = Bundle(
         trial=trial,
-        classes=store.classes,
+        target=target,
         spec=narrowed(store.spec, trial),
         weights_digest=leaving.weights_digest,
         states=tuple(best.model for best in saved.best),
-        temperatures=tuple(temperatures),
+        temperatures=by,
         thresholds=thresholds,
         metrics=metrics,
         data=_data(store),
@@ -78,18 +85,14 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         versions=leaving.versions,
     )
     write_bundle(bundle, leaving.uri, model_card(bundle, leaving.uri))
-    return {
-        split: [scores(one, labels, store.classes) for one in probabilities]
-        for split, (probabilities, labels) in found.items()
-    }
+    return scored
 
 
 def ensemble(
-    probabilities: Sequence[Float[np.ndarray, "N C"]], temperatures: Sequence[float]
+    said: Sequence[Float[np.ndarray, "N C"]], by: Sequence[Sequence[float]], task: Task
 ) -> Float[np.ndarray, "N C"]:
     """The mean of what the networks of all seeds say, each calibrated."""
-    calibrated = [tempered(one, by) for one, by in zip(probabilities, temperatures, strict=True)]
-    return np.mean(calibrated, axis=0)
+    return np.mean([calibrated(one, of_seed, task) for one, of_seed in zip(said, by, strict=True)], axis=0)
 
 
 def narrowed(spec: StoreSpec, trial: TrialConfig) -> StoreSpec:
@@ -112,26 +115,19 @@ def _data(store: Features) -> dict[str, object]:
     }
 
 
-def _thresholds(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> Mapping[str, float]:
-    return operating_points(probabilities[:, 1], labels == 1) if probabilities.shape[1] == 2 else {}
-
-
 def _calibration_metrics(
-    split: str,
-    raw: Float[np.ndarray, "N C"],
-    calibrated: Float[np.ndarray, "N C"],
-    labels: Int[np.ndarray, " N"],
+    split: str, before_and_after: tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C"]], labels: np.ndarray, task: Task
 ) -> dict[str, float]:
-    """{name: value} of the error of calibration before and after."""
+    """{name: value} of the error of calibration before and after; of values there is none."""
     metrics = {}
-    for when, probabilities in (("uncalibrated", raw), ("calibrated", calibrated)):
-        of_these = dataclasses.asdict(calibration(probabilities, labels))
-        metrics |= {f"{split}_{name}_{when}": value for name, value in of_these.items()}
+    for when, said in zip(("uncalibrated", "calibrated"), before_and_after, strict=True):
+        if (of_these := calibrations(said, labels, task)) is not None:
+            metrics |= {f"{split}_{name}_{when}": value for name, value in dataclasses.asdict(of_these).items()}
     return metrics
 
 
 def _rate_metrics(
-    split: str, probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], thresholds: Mapping[str, float]
+    split: str, probabilities: Float[np.ndarray, "N C"], labels: np.ndarray, thresholds: Mapping[str, float]
 ) -> dict[str, float]:
     metrics = {}
     for name, threshold in thresholds.items():

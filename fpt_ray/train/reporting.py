@@ -2,12 +2,13 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
+from fpt_ray.config.tasks import TITLES
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
@@ -59,6 +60,8 @@ class TrainWork:
     seeds: int = 1
     together: bool = False
     """Its seeds train as one model."""
+    also: tuple[str, ...] = ()
+    """Scores of the validation split beside the one that picks the best epoch."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
 
@@ -71,7 +74,8 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
         FullError: there is no room for a checkpoint.
         StorageError: S3 fails.
     """
-    trial, task = work.trial, trial_task(work.store, session.device, session.rank, session.num_workers)
+    trial = work.trial
+    task = replace(trial_task(work.store, session.device, session.rank, session.num_workers), also=work.also)
     steps = fit_seeds(
         trial,
         work.seeds,
@@ -91,6 +95,6 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
                     save_checkpoint(progress.checkpoint, folder)
                 for epoch in progress.epochs if session.says_epochs else ():
                     loss = "" if epoch.train_loss is None else f"loss {epoch.train_loss:.4f}, "
-                    say(f"epoch {epoch.number}: {loss}val AUC {epoch.val_auc:.4f}")
+                    say(f"epoch {epoch.number}: {loss}val {TITLES[report.picked_by]} {epoch.val_score:.4f}")
             with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
                 session.report(report, folder if session.rank == 0 else None)

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fpt_ray.config.tasks import SHARES
 from fpt_ray.config.trial import TrialConfig, num_epochs, reads_images, reads_low_resolution, with_seed
 from fpt_ray.features.joining import Features
 from fpt_ray.metrics.scores import pme, ppe
-from fpt_ray.models.methods import make_model
+from fpt_ray.models.loss import network_for
 from fpt_ray.models.together import Together
 from fpt_ray.search.messages import EpochReport, SeedEpoch
 from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
-from fpt_ray.train.loop import Epoch, Task, fit_together
+from fpt_ray.train.evaluation import Task, picked_by
+from fpt_ray.train.loop import Epoch, fit_together
 
 
 def trial_task(store: Features, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
     """What is learnt from this store, by one of several workers."""
     return Task(
-        classes=store.classes,
+        target=store.target,
         mean=store.spec.mean,
         std=store.spec.std,
         num_train=store.num_rows("train"),
@@ -52,6 +54,8 @@ class Progress:
     """So far, those of earlier workers of this trial included."""
     identity: str
     """Digest of all that determines the trial's numbers."""
+    picked_by: str
+    """The score on the validation split that picks the best epochs."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -85,7 +89,7 @@ def fit_seeds(
     before = resume.seconds if resume else Seconds()
     finished = resume.finished if resume else ()
     current = resume.current if resume else ()
-    spent, waited = 0.0, 0.0
+    spent, waited, picks = 0.0, 0.0, picked_by(trial, task.target)
     while len(finished) < seeds:
         first, left = len(finished), seeds - len(finished)
         model = prepare(_model(trial, first, len(current) or (left if together else 1), task))
@@ -97,32 +101,35 @@ def fit_seeds(
             seconds = Seconds(
                 train=before.train + time.perf_counter() - started, fit=before.fit + spent, data=before.data + waited
             )
-            yield Progress(epochs=epochs, finished=finished, seconds=seconds, identity=identity)
+            yield Progress(epochs=epochs, finished=finished, seconds=seconds, identity=identity, picked_by=picks)
         finished, current = finished + best, ()
 
 
 def _model(trial: TrialConfig, first: int, count: int, task: Task) -> nn.Module:
     """The network of a seed, or those of several from it on as one, as the seeds initialise them."""
-    made = [make_model(with_seed(trial, first + at), len(task.classes)).to(task.device) for at in range(count)]
+    made = [network_for(with_seed(trial, first + at), task.target).to(task.device) for at in range(count)]
     return Together(made) if count > 1 else made[0]
 
 
 def epoch_report(progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float]) -> EpochReport:
     """What is said of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds."""
-    epochs, finished = progress.epochs, len(progress.finished)
-    best = [one.val_auc for one in progress.checkpoint.best]
+    epochs, finished, picks = progress.epochs, len(progress.finished), progress.picked_by
+    bests = progress.checkpoint.best
+    found = [one.val_score for one in bests]
     metrics = {
-        "val_auc": statistics.fmean(best),
+        **{f"val_{name}": statistics.fmean(one.scores[name] for one in bests) for name in bests[-1].scores},
+        f"val_{picks}": statistics.fmean(found),
         "best_epoch": epochs[-1].best_epoch,
-        "ppe": ppe(statistics.fmean(best), costs["param_ratio"]),
-        "pme": pme(statistics.fmean(best), costs["memory_ratio"]),
         "train_seconds": progress.seconds.train,
         "fit_seconds": progress.seconds.fit,
         "data_seconds": progress.seconds.data,
         **costs,
     }
-    if len(best) > 1:
-        metrics["val_auc_std"] = statistics.stdev(best)
+    if picks in SHARES:
+        metrics["ppe"] = ppe(statistics.fmean(found), costs["param_ratio"])
+        metrics["pme"] = pme(statistics.fmean(found), costs["memory_ratio"])
+    if len(found) > 1:
+        metrics[f"val_{picks}_std"] = statistics.stdev(found)
     if epochs[-1].measured_peak_bytes is not None:
         metrics["measured_peak_memory_bytes"] = epochs[-1].measured_peak_bytes
     return EpochReport(
@@ -132,12 +139,13 @@ def epoch_report(progress: Progress, trial: TrialConfig, seeds: int, costs: Mapp
                 repeat=repeat,
                 epoch=epoch.number,
                 train_loss=epoch.train_loss,
-                val_auc_epoch=epoch.val_auc,
-                val_auc=epoch.best_val_auc,
+                val_score_epoch=epoch.val_score,
+                val_score=epoch.best_val_score,
             )
             for repeat, epoch in enumerate(epochs, start=finished)
         ),
         epoch_seconds=sum(epoch.seconds for epoch in epochs),
         finished=finished + len(epochs) == seeds and epochs[-1].number == num_epochs(trial),
+        picked_by=picks,
         metrics=metrics,
     )

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from fpt_ray.models.step import Learner, unwrapped
 from fpt_ray.models.together import learnable_states, load_learnable_states
 from fpt_ray.train.checkpoint import Best, Snapshot, State
+from fpt_ray.train.evaluation import Found
 
 
-def better(best: Sequence[Best], found: Sequence[float], epoch: int, model: nn.Module) -> list[Best]:
-    """The best epochs of a model's networks after another one, by their validation AUC; of equal ones, the first."""
+def better(best: Sequence[Best], found: Sequence[Found], epoch: int, model: nn.Module) -> list[Best]:
+    """The best epochs of a model's networks after another one, by the score that picks; of equal ones, the first."""
     return [
-        Best(epoch=epoch, val_auc=val_auc, model=_copied(state)) if val_auc > before.val_auc else before
-        for before, val_auc, state in zip(best, found, learnable_states(model), strict=True)
+        Best(epoch=epoch, val_score=one.picking, scores=one.scores, model=_copied(state))
+        if one.picking > before.val_score
+        else before
+        for before, one, state in zip(best, found, learnable_states(model), strict=True)
     ]
 
 

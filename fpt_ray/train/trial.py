@@ -7,6 +7,7 @@ from pathlib import Path
 import ray.train
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers, whole_worker
+from fpt_ray.config.fitting import fitted
 from fpt_ray.config.identity import as_text, digest_of
 from fpt_ray.config.trial import Read, TrialConfig
 from fpt_ray.cost.prediction import trial_costs
@@ -42,7 +43,7 @@ class TrialResult:
     test: Scores
     """Of the same weights on the test split."""
     best_epoch: int
-    """From 1; the one with the highest validation AUC."""
+    """From 1; the one with the highest validation score, by ``training.select_by``."""
     learnable_parameters: int
     param_ratio: float
     """Learnable parameters, as a share of all (Eq. 9)."""
@@ -50,10 +51,10 @@ class TrialResult:
     """Of a training process on a GPU, predicted."""
     memory_ratio: float
     """Of full fine-tuning's peak memory, predicted alike."""
-    ppe: float
-    """Performance-parameter efficiency on the validation AUC (section 4.2.3)."""
-    pme: float
-    """Performance-memory efficiency on the validation AUC (section 4.2.3)."""
+    ppe: float | None
+    """Performance-parameter efficiency on the validation score (section 4.2.3); None of one that may be negative."""
+    pme: float | None
+    """Performance-memory efficiency, likewise."""
     run: str
     """The folder of the run."""
     checkpoint: str
@@ -82,7 +83,7 @@ def train_trial(
     Raises:
         ConfigError: the trial cannot be built, the store does not serve it, or the cluster or the disk is too small.
     """
-    trial = replace(trial, backbone=anchored(trial.backbone, str(Path.cwd())))
+    trial = fitted(replace(trial, backbone=anchored(trial.backbone, str(Path.cwd()))), store.target)
     check_trial(trial)
     with ray_session(local=local):
         weights = known_weights([trial.backbone], str(Path.cwd()))
@@ -94,7 +95,7 @@ def train_trial(
             say(f"train: {run} has ended before, with all that determines its numbers the same; they are not made anew")
         cuts, disk = {store.uri: trial_slice(trial, store.spec)}, host_disk(None, digest[:12])
         reading = prepare_reading({store.uri: store}, cuts, read, disk, hardware)
-        costs = trial_costs(trial, len(store.classes), hardware)
+        costs = trial_costs(trial, store.target.num_outputs, hardware)
         result = train(
             TrainWork(trial=trial, store=store, reading=reading, costs=costs, identity=digest),
             _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
@@ -141,8 +142,8 @@ def _result(trial: TrialConfig, store: Features, report: EpochReport, checkpoint
         param_ratio=numbers["param_ratio"],
         peak_memory_bytes=numbers["peak_memory_bytes"],
         memory_ratio=numbers["memory_ratio"],
-        ppe=numbers["ppe"],
-        pme=numbers["pme"],
+        ppe=numbers.get("ppe"),
+        pme=numbers.get("pme"),
         run=leaving.uri.rpartition("/")[0],
         checkpoint=checkpoint,
         bundle=leaving.uri,

@@ -42,7 +42,7 @@ def _spent(trial: TrialConfig, stores: Stores, metrics: Mapping[str, float]) -> 
         fit_seconds=metrics["fit_seconds"],
         data_seconds=metrics["data_seconds"],
         startup_seconds=metrics.get("startup_seconds", 0.0),
-        flops=step_flops(trial, len(store.classes)) * steps * epochs,
+        flops=step_flops(trial, store.target.num_outputs) * steps * epochs,
         bytes_read=feature_bytes(trial, store) * (num_train + store.num_rows("val")) * epochs,
         preload=key,
         preload_seconds=store.preload_seconds,

@@ -11,8 +11,10 @@ from typing_extensions import override
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import POINT, SearchSpace
+from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
+from fpt_ray.report.tested import FILE as TESTED
 from fpt_ray.search.messages import (
     EpochReport,
     Proposal,
@@ -126,12 +128,12 @@ class StudyLog(tune.Callback):
             waited = time.monotonic() - began - report.epoch_seconds
             self.client.log_metric(run_id, "startup_seconds", waited)
         for seed in report.seeds:
-            metrics = {"val_auc_epoch": seed.val_auc_epoch}
+            metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch}
             if seed.train_loss is not None:
                 metrics["train_loss"] = seed.train_loss
             if proposal.seeds > 1:
                 run_id = self._seed_run(trial.trial_id, proposal, seed.repeat)
-                metrics["val_auc"] = seed.val_auc
+                metrics[f"val_{report.picked_by}"] = seed.val_score
             if seed.epoch > self.epochs.get(run_id, 0):  # else a worker died before its checkpoint was known: run again
                 tracking.log_epoch(self.client, run_id, seed.epoch, metrics)
                 self.epochs[run_id] = seed.epoch
@@ -185,8 +187,10 @@ class StudyLog(tune.Callback):
         seconds = (time.monotonic() - self.started) / max(1, self.ended - self.ended_before)
         left = max(0, self.num_trials - self.ended) * seconds
         values = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in proposal.values.items())
-        spread = f" ± {metrics['val_auc_std']:.3f}" if "val_auc_std" in metrics else ""
-        score = f"val AUC {metrics['val_auc']:.3f}{spread}" if reason is None else reason
+        name = self.space.score
+        spread = f" ± {metrics[f'{name}_std']:.3f}" if f"{name}_std" in metrics else ""
+        title = TITLES[name.removeprefix("val_")]
+        score = f"val {title} {metrics[name]:.3f}{spread}" if reason is None else reason
         if proposal.confirms is not None:
             say(f"trial {proposal.confirms} with {proposal.seeds} new seeds: {score}  {values}")
             return
@@ -202,10 +206,12 @@ class StudyLog(tune.Callback):
                 continue
             for name, value in one.metrics.items():
                 self.client.log_metric(record.run_id, name, value)
-            if len(one.seed_aucs) > 1:
+            if one.details:
+                tracking.attach_text(self.client, record.run_id, one.details, TESTED)
+            if len(one.seed_scores) > 1:
                 runs = tracking.seed_runs(self.client, self.study, record)
-                for run_id, score in zip(runs, one.seed_aucs, strict=True):
-                    self.client.log_metric(run_id, "test_auc", score)
+                for run_id, score in zip(runs, one.seed_scores, strict=True):
+                    self.client.log_metric(run_id, self.space.score.replace("val_", "test_"), score)
         return [with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records]
 
     def end(self, status: Status, ledger: Mapping[str, float] | None = None) -> None:

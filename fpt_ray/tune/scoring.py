@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from fpt_ray.cluster import run_on_workers
 from fpt_ray.config.identity import digest_of
@@ -18,14 +18,16 @@ from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import store_for, trial_identity
-from fpt_ray.metrics.intervals import bootstrap_aucs, interval
+from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
+from fpt_ray.report.tested import as_json, of_seeds
 from fpt_ray.tracking.records import TrialRecord, counted
-from fpt_ray.train.best import predictions_of_best, scores_of_best
+from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
+from fpt_ray.train.evaluation import picked_by
 from fpt_ray.tune.worker import Shared
 
 Found = TypeVar("Found")
@@ -38,14 +40,16 @@ class TrialScores:
     run_id: str
     metrics: Mapping[str, float]
     """Of the trial: means over its seeds and their standard deviations, intervals."""
-    seed_aucs: tuple[float, ...]
-    """One a seed, in order."""
+    seed_scores: tuple[float, ...]
+    """One a seed, in order: of the score that picks the best trials."""
+    details: str = ""
+    """All that is said of the test split, as ``report.tested`` stores it."""
 
 
 def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
     """The trials whose test score a search shows: of the front's members, or of all rows of a grid."""
     if space.sampler == "grid":
-        return counted(records, space.constraints)
+        return counted(records, space.constraints, (space.score,))
     return front_of(records, space.objectives, space.constraints)
 
 
@@ -57,8 +61,8 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    shown = shown_trials(records, shared.space)
-    missing = [record for record in shown if not _is_scored(record)]
+    shown, score = shown_trials(records, shared.space), shared.space.score.removeprefix("val_")
+    missing = [record for record in shown if not _is_scored(record, shared)]
     if shared.space.sampler != "grid" or shared.space.repeats == 1 or not missing:
         for _, found in on_workers(_scores, missing, shared):
             yield found
@@ -67,7 +71,7 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
     read = list({record.run_id: record for record in (first, *missing)}.values())
     resampled = dict(on_workers(partial(_resampled, over_seeds=True), read, shared))
     for record in missing:
-        yield _with_difference(resampled[record.run_id], resampled[first.run_id])
+        yield _with_difference(resampled[record.run_id], resampled[first.run_id], score)
 
 
 def on_workers(
@@ -98,67 +102,79 @@ def _of_saved(
     return function(trial, store, saved, record.run_id)
 
 
-def _is_scored(record: TrialRecord) -> bool:
-    return "test_auc" in record.metrics
+def _is_scored(record: TrialRecord, shared: Shared) -> bool:
+    return shared.space.score.replace("val_", "test_") in record.metrics
 
 
 def _scores(trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str) -> TrialScores:
-    return _over_seeds(scores_of_best(trial, store, "test", saved), run_id)
+    return _resampled(trial, store, saved, run_id).scores
 
 
-def _over_seeds(found: Sequence[Scores], run_id: str) -> TrialScores:
+def _over_seeds(found: Sequence[Scores], run_id: str, picks: str) -> TrialScores:
     """Means over a trial's seeds, and their standard deviations."""
     metrics = {}
-    for name in ("auc", "accuracy", "kappa"):
-        values = [getattr(scores, name) for scores in found]
+    for name in found[0].values:
+        values = [scores[name] for scores in found]
         metrics[f"test_{name}"] = statistics.fmean(values)
         if len(values) > 1:
             metrics[f"test_{name}_std"] = statistics.stdev(values)
-    return TrialScores(run_id=run_id, metrics=metrics, seed_aucs=tuple(scores.auc for scores in found))
+    return TrialScores(run_id=run_id, metrics=metrics, seed_scores=tuple(scores[picks] for scores in found))
 
 
 def score_confirmed(records: Sequence[TrialRecord], shared: Shared) -> list[TrialScores]:
     """Test scores of the trials that confirm others: mean over the new seeds, and 95 % intervals.
 
-    The intervals are of that mean, and of its difference from the best of them by validation AUC. Where nothing new was
-    confirmed, nothing is read.
+    The intervals are of that mean, and of its difference from the best of them by validation score. Where nothing new
+    was confirmed, nothing is read.
 
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    confirmed = confirming(records)
-    if all(_is_scored(record) for record in confirmed):
+    score = shared.space.score.removeprefix("val_")
+    confirmed = confirming(records, score)
+    if all(_is_scored(record, shared) for record in confirmed):
         return []
-    best = reference(confirmed)
+    best = reference(confirmed, score)
     resampled = dict(on_workers(_resampled, confirmed, shared))
-    return [_with_difference(resampled[record.run_id], resampled[best.run_id]) for record in confirmed]
+    return [_with_difference(resampled[record.run_id], resampled[best.run_id], score) for record in confirmed]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Resampled:
-    """A trial's test scores, the bootstrap samples of its AUC, and the labels these rest on."""
+    """A trial's test scores, the bootstrap samples of its score, and the labels these rest on."""
 
     scores: TrialScores
     samples: Float[np.ndarray, " R"]
-    labels: Int[np.ndarray, " N"]
+    labels: np.ndarray
 
 
 def _resampled(
     trial: TrialConfig, store: Features, saved: Checkpoint, run_id: str, over_seeds: bool = False
 ) -> _Resampled:
-    probabilities, labels = predictions_of_best(trial, store, "test", saved)
-    found = _over_seeds([scores(one, labels, store.classes) for one in probabilities], run_id)
+    said, labels = predictions_of_best(trial, store, "test", saved)
+    target, picks = store.target, picked_by(trial, store.target)
+    each = [scores(one, labels, target.classes, target.task) for one in said]
     own_seed = int(saved.identity[:8], 16) if over_seeds else None
-    samples = bootstrap_aucs([probabilities], labels, seed_of_seeds=own_seed)[0]
-    low, high = interval(samples)
-    metrics = {**found.metrics, "test_auc_low": low, "test_auc_high": high}
-    return _Resampled(scores=replace(found, metrics=metrics), samples=samples, labels=labels)
+    drawn = bootstrap([said], labels, target.scores, target.task, seed_of_seeds=own_seed)
+    samples = {name: one[0] for name, one in drawn.items()}
+    found = replace(_over_seeds(each, run_id, picks), details=as_json(of_seeds(each, samples, target.classes)))
+    return _Resampled(scores=found, samples=samples[picks], labels=labels)
 
 
-def _with_difference(own: _Resampled, best: _Resampled) -> TrialScores:
-    """Scores with the interval of their difference from the best's; without it where the stores hold other images."""
-    if own.scores.run_id == best.scores.run_id or not np.array_equal(own.labels, best.labels):
-        return own.scores
+def _with_interval(own: _Resampled, picks: str) -> TrialScores:
+    low, high = interval(own.samples)
+    return replace(own.scores, metrics={**own.scores.metrics, f"test_{picks}_low": low, f"test_{picks}_high": high})
+
+
+def _with_difference(own: _Resampled, best: _Resampled, picks: str) -> TrialScores:
+    """Scores with their interval, and that of their difference from the best's; not where stores hold other images."""
+    found = _with_interval(own, picks)
+    if own.scores.run_id == best.scores.run_id or not _same_images(own, best):
+        return found
     low, high = interval(own.samples - best.samples)
-    metrics = {**own.scores.metrics, "difference_low": low, "difference_high": high}
-    return TrialScores(run_id=own.scores.run_id, metrics=metrics, seed_aucs=own.scores.seed_aucs)
+    return replace(found, metrics={**found.metrics, "difference_low": low, "difference_high": high})
+
+
+def _same_images(own: _Resampled, best: _Resampled) -> bool:
+    floats = own.labels.dtype.kind == "f"
+    return np.array_equal(own.labels, best.labels, equal_nan=floats)

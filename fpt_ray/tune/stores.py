@@ -13,14 +13,13 @@ from fpt_ray.features.joining import Features, join, missing, planned
 from fpt_ray.features.serving import Stores, store_for
 from fpt_ray.features.spec import StoreSpec, bytes_per_row
 from fpt_ray.features.store import latest_generation, open_store
-from fpt_ray.images.table import ImageTable
+from fpt_ray.images.table import ImageTable, read_images
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import known_weights
 from fpt_ray.preload.pipeline import (
     asked_spec,
     frozen_lpm,
-    learnable_images,
     preload_table,
     preparations,
     report_table,
@@ -61,7 +60,7 @@ def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardwar
     weights, needs = known_weights(space.backbones(), str(Path.cwd())), space.stores()
     alone = len(needs) == 1 and not options.features
     # Kept until a trial asks for another store, decoded images would fill the memory that its features are read from.
-    images = learnable_images(options.images, options)
+    images = read_images(options.images, options)
     inspection = inspected(images, workdir, preparations(needs), kept=alone, allow=options.allow)
     report_table(table := inspection.table)
     stores = Stores(stores=(), weights=weights, hardware=hardware)

@@ -53,6 +53,7 @@ def start_or_find(
             study_id=study_id(proposed),
             constraints=space.constraints,
             starts_at_paper=not space.enqueues,
+            score=space.score.removeprefix("val_"),
         ),
     )
     tracking.attach_text(client, study.run_id, space.text, "space.yaml")

@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
+from fpt_ray.config.fitting import also_scored
 from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig
@@ -48,7 +49,7 @@ class Shared:
     def costs(self, trial: TrialConfig) -> dict[str, float]:
         """What a trial costs, known before it is trained."""
         store = store_for(trial, self.stores)
-        costs = trial_costs(trial, len(store.classes), self.packing.hardware)
+        costs = trial_costs(trial, store.target.num_outputs, self.packing.hardware)
         return {**costs, "feature_bytes": float(feature_bytes(trial, store))}
 
     def is_ready(self, trial: TrialConfig) -> bool:
@@ -101,6 +102,7 @@ class Shared:
             identity=digest_of(trial_identity(trial, self.stores)),
             seeds=proposal.seeds,
             together=self.together(proposal),
+            also=also_scored(self.space),
             run=self.study_uri,
         )
 

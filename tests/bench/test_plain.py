@@ -123,7 +123,7 @@ def test_their_epochs_take_the_losses_of_ours_on_the_same_rows(images, tmp_path,
     assert [loss for epoch in theirs for loss in epoch.losses] == pytest.approx([float(one) for one in steps], abs=1e-5)
     assert len(steps) == 4
     assert steps[0] != pytest.approx(float(steps[3]), abs=1e-3), "the updates must move the weights"
-    assert [epoch.val.auc for epoch in theirs] == [epoch.val_auc for epoch in ours]
+    assert [epoch.val["auc"] for epoch in theirs] == [epoch.val_score for epoch in ours]
     assert all(0 < epoch.data_seconds < epoch.seconds for epoch in theirs)
 
 

@@ -4,9 +4,12 @@ import dataclasses
 
 import pytest
 
-from fpt_ray.config.identity import difference, digest_of
-from fpt_ray.config.space import SearchSpace, broken_limits
+from fpt_ray.config.dotted import flatten
+from fpt_ray.config.identity import difference, digest_of, identifying
+from fpt_ray.config.objectives import broken_limits
+from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.config.trial import TrialConfig, override
 
 TEXT = """
 space: {side.num_prompts: {choices: [2, 4]}, side.depth: {low: 1, high: 4}}
@@ -71,3 +74,25 @@ def test_a_broken_limit_is_named_and_a_missing_number_keeps_to_none():
     known_before = parse_space(TEXT.replace("{val_auc: {min: 0.8}}", "{feature_bytes: {max: 9}}")).constraints
     assert broken_limits(known_before, {"val_auc": 0.1}) == {}
     assert broken_limits(known_before, {"feature_bytes": 10.0}) == {"feature_bytes": 10.0}
+
+
+def test_trials_of_before_a_field_was_have_the_identity_that_they_had():
+    """Digests that commit 3e93267 made: of this space, and of the default trial's values."""
+    assert digest_of(SPACE.identity()) == "380e21935bc877836ee3810da09d94aaea646d4b10a4c2e57eb68aa4417058f8"
+    values = identifying(flatten(TrialConfig())) | {"backbone.weights": None}
+    assert digest_of(values) == "0399d2cd4f677577bd2f54b4bdf0e313de8339f24f2ada9ffddb19735a02ee1f"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loss.weights", "balanced"),
+        ("loss.focal_gamma", 2.0),
+        ("training.sampling", "balanced"),
+        ("training.select_by", "kappa"),
+    ],
+)
+def test_what_was_added_counts_where_it_is_not_as_before(name, value):
+    plain, other = identifying(flatten(TrialConfig())), identifying(flatten(override(TrialConfig(), {name: value})))
+    assert digest_of(plain) != digest_of(other)
+    assert identifying(flatten(override(TrialConfig(), {"loss.weights": "balanced"})))["training.class_weights"] is True

@@ -19,6 +19,7 @@ from fpt_ray.datasets.usable import usable
 from fpt_ray.display.door import open_door
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import read_images, write_table
+from tests.images.test_dicom import grey_file
 
 
 @pytest.fixture(autouse=True)
@@ -257,3 +258,17 @@ def test_the_command_prints_a_survey_and_says_by_its_status_what_is_wrong(tmp_pa
         open_door(command, "datasets", words[:4])
     assert ended.value.code == 1
     assert "train/no/0.png (train) = test/no/again.png (test)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("patient", "groups"), [("P{}", 6), ("ANONYMOUS", None)])
+def test_patients_of_dicom_files_are_groups_unless_all_have_one_name(tmp_path, capsys, patient, groups):
+    for number in range(18):
+        label, split = "ab"[number % 2], ("train", "val", "test")[number % 3]
+        path = tmp_path / f"images/{split}/{label}/{number}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+        path.write_bytes(grey_file(pixels, PatientID=patient.format(number % 6)))
+    found = inspected(read_images(str(tmp_path / "images")), str(tmp_path)).table
+    assert (None if found.groups is None else len(set(found.groups.to_pylist()))) == groups
+    said = capsys.readouterr().err
+    assert ("all DICOM files name one patient, ANONYMOUS, which is taken for nobody" in said) == (groups is None)

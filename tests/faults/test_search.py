@@ -273,4 +273,4 @@ def test_rays_object_store_full(cluster, tmp_path):
     cut = trial_slice(trial, ample.spec)
     rows = {split: rows_from_files(ample, split, cut) for split in ("train", "val")}
     *_, last = fit_seeds(trial, 1, rows, task, identity="", started=0.0)
-    assert record.metrics["val_auc"] == pytest.approx(last.epochs[0].best_val_auc, abs=1e-6)
+    assert record.metrics["val_auc"] == pytest.approx(last.epochs[0].best_val_score, abs=1e-6)

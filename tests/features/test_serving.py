@@ -28,7 +28,7 @@ WEIGHTS = {dataclasses.replace(TRIAL.backbone, weights=f"{name}.safetensors"): n
 
 
 def store_of(trial=TRIAL, uri="s", **spec):
-    images = spec.pop("images", "i")
+    images, fold = spec.pop("images", "i"), spec.pop("fold", "")
     found = dataclasses.replace(store_spec(need_of(trial), weights_digest="a", precision="float32"), **spec)
     return Features(
         uri=uri,
@@ -39,6 +39,7 @@ def store_of(trial=TRIAL, uri="s", **spec):
         table_digest=images,
         data_note="",
         skipped=(),
+        fold=fold,
     )
 
 
@@ -154,6 +155,14 @@ def test_a_studys_identity_has_every_store_and_weight():
     assert study_identity(space, Stores(stores=other, weights=WEIGHTS, hardware=CPU)) != found
     with pytest.raises(ConfigError, match="no feature store serves"):
         study_identity(space, Stores(stores=stores, weights=others, hardware=CPU))
+    of_folds = [
+        study_identity(space, Stores(stores=tuple(store_of(**spec) for spec in specs), weights=WEIGHTS, hardware=CPU))
+        for specs in (
+            [{"fold": fold, "images": fold}, {"fold": fold, "images": fold, "weights_digest": "b", "uri": "t"}]
+            for fold in ("1 of 5", "2 of 5")
+        )
+    ]
+    assert difference(*of_folds) == 'store.fold (0) is "1 of 5" there, "2 of 5" is asked'
 
 
 def test_known_weights_are_found_by_relative_and_absolute_paths(tmp_path):

@@ -21,7 +21,9 @@ from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import arithmetic_type, make_learner, take_step
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.preload import batches
-from fpt_ray.train.loop import Task, fit, network_inputs, predict
+from fpt_ray.train.evaluation import Task, network_inputs, predict
+from fpt_ray.train.loop import fit
+from tests.conftest import ABC
 
 pytestmark = pytest.mark.gpu
 METHODS = typing.get_args(Method)
@@ -73,7 +75,7 @@ class Rows:
 
 
 def task(device, num_train=12):
-    return Task(classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, device=device)
+    return Task(target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, device=device)
 
 
 def distance(found, expected):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import tracemalloc
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import tyro
 
-from fpt_ray.config.tasks import ImagesOptions, Task
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
 from fpt_ray.features import command as features_command
 from fpt_ray.images.splits import imbalance, with_hashed_splits
 from fpt_ray.images.table import read_images, write_table
 from fpt_ray.preload import command as preload_command
-from fpt_ray.preload.pipeline import learnable_images
 from fpt_ray.train import command as train_command
 from fpt_ray.tune import command as tune_command
 
@@ -198,19 +196,6 @@ def test_what_is_not_known_is_not_known_after_writing_and_counts_in_the_digest(t
     filled = dataclasses.replace(table, labels=np.nan_to_num(table.labels))
     assert filled.digest() != table.digest()
     assert filled != table
-
-
-@pytest.mark.parametrize("task", get_args(Task))
-def test_networks_learn_classes_alone_yet(tmp_path, task):
-    labels = {"binary": [0, 1], "regression": [0.5, 1.5], "multilabel": ["a|b", "a"]}.get(task, [0, 1, 2])
-    table = read(tmp_path, {"label": labels}, task=task)
-    assert table.task == task
-    options = ImagesOptions(task=task)
-    if task in ("binary", "multiclass"):
-        assert learnable_images(f"{tmp_path}/set.parquet", options) == table
-    else:
-        with pytest.raises(ConfigError, match=f"is {task}, which cannot be learnt yet"):
-            learnable_images(f"{tmp_path}/set.parquet", options)
 
 
 def test_tables_without_classes_are_divided_by_hash_and_not_class_by_class(tmp_path):

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
+from typing import get_args
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from fpt_ray.config.tasks import SCORES, Score
 from fpt_ray.metrics.pareto import pareto_front
-from fpt_ray.metrics.scores import MetricError, auc, pme, ppe, scores
+from fpt_ray.metrics.scores import MetricError, auc, names_of, pme, ppe, predicted, score, scores
 
 # Table 1: weights | method | learnable %, memory in MB | AUC of the eight datasets | their average, PPE, PME
 TABLE_1 = """
@@ -158,34 +160,115 @@ def test_scores_equal_their_definitions(num_classes: int) -> None:
     for true, guess in zip(labels, predicted, strict=True):
         confusion[true, guess] += 1
     hits = np.diag(confusion)
+    assert found.confusion is not None
     assert np.array_equal(found.confusion, confusion)
-    assert found.auc == auc(probabilities, labels, classes)
-    assert math.isclose(found.accuracy, hits.sum() / 60)
+    assert found["auc"] == auc(probabilities, labels, classes)
+    assert math.isclose(found["accuracy"], hits.sum() / 60)
     f1 = [2 * hits[c] / (confusion[c].sum() + confusion[:, c].sum()) for c in range(num_classes)]
-    assert math.isclose(found.macro_f1, float(np.mean(f1)))
-    assert math.isclose(found.kappa, kappa_by_hand(confusion))
+    assert math.isclose(found["f1"], float(np.mean(f1)))
+    assert math.isclose(found["kappa"], kappa_by_hand(confusion))
 
 
 def test_a_class_that_is_never_predicted_counts_zero() -> None:
     labels = np.array([0, 1, 2, 0])
     probabilities = np.array([[0.8, 0.2, 0.0], [0.1, 0.8, 0.1], [0.6, 0.0, 0.4], [0.5, 0.5, 0.0]])
     found = scores(probabilities, labels, ("a", "b", "c"))
-    assert math.isclose(found.macro_f1, (2 * 2 / 5 + 1 + 0) / 3)
+    assert math.isclose(found["f1"], (2 * 2 / 5 + 1 + 0) / 3)
+    assert found.confusion is not None
     assert found.confusion.tolist() == [[2, 0, 0], [0, 1, 0], [1, 0, 0]]
 
 
 def test_predicting_one_class_throughout_has_no_kappa_above_chance() -> None:
     probabilities = np.tile([0.6, 0.3, 0.1], (6, 1))
     found = scores(probabilities, np.array([0, 1, 2, 0, 1, 2]), ("a", "b", "c"))
-    assert (found.auc, found.kappa) == (0.5, 0.0)
+    assert (found["auc"], found["kappa"]) == (0.5, 0.0)
 
 
-@pytest.mark.parametrize("score", [auc, scores])
-def test_absent_classes_are_named(score) -> None:
+def test_a_class_without_images_is_left_out_of_the_means() -> None:
+    """Of four classes two are there: the mean over these, each against the rest."""
     probabilities, labels, classes = predictions(40, 4)
     keep = (labels != 1) & (labels != 3)
-    with pytest.raises(MetricError, match="no image of class 'grade 1', 'grade 3' among 20"):
-        score(probabilities[keep], labels[keep], classes)
+    probabilities, labels = probabilities[keep], labels[keep]
+    found = scores(probabilities, labels, classes)
+    areas = [area_by_counting(probabilities[:, c], labels == c) for c in (0, 2)]
+    assert math.isclose(found["auc"], np.mean(areas))
+    guesses = probabilities.argmax(axis=1)
+    recalls = [(guesses[labels == c] == c).mean() for c in (0, 2)]
+    assert math.isclose(found["balanced_accuracy"], np.mean(recalls))
+    f1 = [2 * ((guesses == c) & (labels == c)).sum() / ((guesses == c).sum() + (labels == c).sum()) for c in (0, 2)]
+    assert math.isclose(found["f1"], np.mean(f1))
+    assert found.per_class["grade 1"]["images"] == 0
+    assert "auc" not in found.per_class["grade 1"]
+    with pytest.raises(MetricError, match="no class or label has both images that are of it and images that are not"):
+        scores(probabilities[labels == 0], labels[labels == 0], classes)
+
+
+# --- of each kind of task -----------------------------------------------------------------------------------------
+
+
+def test_average_precision_and_both_at_90_by_hand() -> None:
+    """Ten images of each kind, with ties; thresholds are gone through one by one."""
+    random = np.random.default_rng(2)
+    labels = np.arange(20) % 2
+    second = (0.5 * labels + 0.7 * random.random(20)).round(1)
+    said = np.stack([1 - second, second], axis=1)
+    thresholds = [*np.unique(second), np.inf]
+    right = [((second >= t) & (labels == 1)).sum() / 10 for t in thresholds]
+    specific = [((second < t) & (labels == 0)).sum() / 10 for t in thresholds]
+    found = scores(said, labels, ("no", "yes"))
+    assert found["sensitivity_at_90"] == max(r for r, s in zip(right, specific, strict=True) if s > 0.899)
+    assert found["specificity_at_90"] == max(s for r, s in zip(right, specific, strict=True) if r > 0.899)
+    falling = [t for t in reversed(thresholds) if t < np.inf]
+    precisions = [labels[second >= t].mean() for t in falling]
+    recalls = np.array([0.0, *(labels[second >= t].sum() / 10 for t in falling)])
+    assert math.isclose(found["average_precision"], float(np.dot(np.diff(recalls), precisions)))
+    rows = found.per_class["yes"]
+    guess = second > said[:, 0]
+    assert rows["images"] == 10
+    assert math.isclose(rows["recall"], guess[labels == 1].mean())
+    assert math.isclose(rows["precision"], labels[guess].mean())
+    assert rows["auc"] == found["auc"]
+    assert math.isclose(found["auc"], area_by_counting(second, labels == 1))
+
+
+def test_grades_are_the_median_and_their_error_counts_grades() -> None:
+    said = np.array([[0.4, 0.3, 0.3], [0.1, 0.2, 0.7], [0.6, 0.2, 0.2]])
+    labels = np.array([0, 2, 1])
+    assert predicted(said, "ordinal").tolist() == [1, 2, 0]
+    assert predicted(said, "multiclass").tolist() == [0, 2, 0]
+    found = scores(said, labels, ("0", "1", "2"), "ordinal")
+    assert math.isclose(found["mae"], (1 + 0 + 1) / 3)
+    assert math.isclose(found["kappa"], kappa_by_hand(np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])))
+
+
+def test_a_missing_label_says_nothing_and_a_label_without_both_kinds_is_left_out() -> None:
+    nan = np.nan
+    labels = np.array([[1, 0, 1], [0, 0, nan], [1, 0, 0], [nan, 0, 1]], np.float32)
+    said = np.array([[0.9, 0.4, 0.2], [0.8, 0.1, 0.9], [0.3, 0.2, 0.6], [0.99, 0.7, 0.8]])
+    found = scores(said, labels, ("a", "b", "c"), "multilabel")
+    assert math.isclose(found["auc"], (0.5 + 0.5) / 2)  # of a: 0.9 and 0.3 against 0.8; of c: 0.2 and 0.8 against 0.6
+    assert math.isclose(found["f1"], (2 * 1 / (2 + 2) + 2 * 1 / (2 + 2)) / 2)
+    assert found.confusion is None
+    assert found.per_class["b"] == {"images": 0, "precision": 0}
+    assert found.per_class["a"]["images"] == 2
+
+
+def test_values_by_hand() -> None:
+    labels = np.array([1.0, 2.0, 3.0, 6.0])
+    said = np.array([[1.0], [3.0], [2.0], [10.0]])
+    found = scores(said, labels, ("age",), "regression")
+    assert math.isclose(found["mae"], 6 / 4)
+    assert math.isclose(found["r2"], 1 - (1 + 1 + 16) / (4 + 1 + 0 + 9))
+    assert math.isclose(found["spearman"], 1 - 6 * 2 / (4 * 15))
+    assert score("spearman", np.ones((4, 1)), labels, ("age",), "regression") == 0
+    with pytest.raises(MetricError, match="'age' has one value in all 4 images"):
+        scores(said, np.ones(4), ("age",), "regression")
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "ordinal", "multilabel", "regression"])
+def test_a_task_has_the_scores_that_configurations_name(task) -> None:
+    assert set(names_of(task)) == set(SCORES[task])
+    assert all(name in get_args(Score) for name in SCORES[task])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +277,7 @@ def test_absent_classes_are_named(score) -> None:
         (lambda p, y: (np.where(p > 0.9 * p.max(), np.nan, p), y), "not finite; the model diverged"),
         (lambda p, y: (p[:, :2], y), r"shape \(12, 2\); expected \(12, 3\)"),
         (lambda p, y: (p, y + 1), r"labels are 1\.\.3; they must be 0\.\.2"),
-        (lambda p, y: (p[:0], y[:0]), "no image of class 'grade 0', 'grade 1', 'grade 2' among 0"),
+        (lambda p, y: (p[:0], y[:0]), "among 0 images and 'grade 0', 'grade 1', 'grade 2'"),
     ],
 )
 def test_bad_predictions_are_refused(change, message: str) -> None:

@@ -13,8 +13,9 @@ from fpt_ray.features.rows import Batch
 from fpt_ray.models.methods import AdaLora, learnable_state, load_learnable_state, make_model
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import Task, fit
-from tests.conftest import SMALL
+from fpt_ray.train.evaluation import Task
+from fpt_ray.train.loop import fit
+from tests.conftest import ABC, SMALL
 
 CLASSES = ("a", "b", "c")
 IMAGE_METHODS = (
@@ -79,7 +80,7 @@ def small(method, **training):
 
 def task():
     options = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    return Task(device=torch.device("cpu"), classes=CLASSES, num_train=12, **options)
+    return Task(device=torch.device("cpu"), target=ABC, num_train=12, **options)
 
 
 def trained(trial, stop_after=None, resume=None):

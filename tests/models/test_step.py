@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fpt_ray.config.trial import TrainingConfig
+from fpt_ray.models.loss import Loss
 from fpt_ray.models.step import loss_then_gradients, make_learner, take_step
 
 TRAINING = TrainingConfig(learning_rate=0.3, weight_decay=0.2, clip_norm=0.01, precision="float32")
@@ -29,7 +30,7 @@ def batches():
 def test_steps_equal_those_by_hand(weights):
     ours = network()
     theirs = copy.deepcopy(ours)
-    learner = make_learner(ours, TRAINING, STEPS, torch.float32, weights)
+    learner = make_learner(ours, TRAINING, STEPS, torch.float32, Loss(weights=weights))
     optimizer = torch.optim.AdamW([theirs.weight], 0.3, weight_decay=0.2)
     for step, (images, labels) in enumerate(batches()):
         loss = take_step(learner, step + 1, lambda images=images: (images,), lambda _, labels=labels: labels)

@@ -112,7 +112,7 @@ def losses(features, read):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "take_step", lambda *given: steps.append(take_step(*given)) or steps[-1])
         epochs = list(fit(model, rows["train"], rows["val"], TRIAL, trial_task(features, torch.device("cpu"))))
-    return [float(loss) for loss in steps], epochs[-1].val_auc
+    return [float(loss) for loss in steps], epochs[-1].val_score
 
 
 def test_the_same_seed_gives_the_same_losses_from_every_place_and_however_the_store_grew(tmp_path, monkeypatch):

@@ -9,14 +9,25 @@ import pytest
 import torch
 
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.joining import join
 from fpt_ray.features.places import GroupsAtHand
 from fpt_ray.features.spec import StoreError
+from fpt_ray.features.store import open_store
 from fpt_ray.reading import host_disk, places
 from fpt_ray.reading.host_disk import HostDisk, mapped_groups
 from fpt_ray.reading.on_device import RowsOnDevice
 from fpt_ray.reading.places import Reading, Room, choose_places
 from fpt_ray.storage.errors import FullError
-from tests.stores import cut_of, make_spec, make_store, rows_from_files, rows_on_device, rows_on_disk
+from tests.stores import (
+    cut_of,
+    make_spec,
+    make_store,
+    make_table,
+    rows_from_files,
+    rows_in_memory,
+    rows_on_device,
+    rows_on_disk,
+)
 
 CUT = cut_of((3, 5), 7)
 GIGABYTE = 10**9
@@ -133,3 +144,22 @@ def test_a_store_that_is_made_later_joins_the_others_where_they_are(tmp_path, mo
     assert before.with_store(features).shared == {"other": {0: "rows"}, features.uri: {0: (features.uri, CUT)}}
     on_disk = replace(before, shared={}, in_memory=False)
     assert on_disk.with_store(features) is on_disk
+
+
+def test_the_weight_of_an_image_is_read_with_it_from_every_place(tmp_path):
+    """By its content hash, in a worker's share too; without weights there are none."""
+    features, _ = make_store(tmp_path / "store", make_spec(), rows=7)
+    cut, table = cut_of([2], 3), make_table(7)
+    assert rows_from_files(features, "val", cut).take([0]).weights is None
+    weights = np.arange(1, len(table) + 1, dtype=np.float32) / 8
+    features = join(open_store(features.uri), replace(table, weights=weights))
+    known = {table.row(at).sha256: float(weight) for at, weight in enumerate(weights)}
+    wanted = [known[digest.hex()] for digest in map(bytes, features.splits["val"].hashes)]
+    readers = [read(features, "val", cut) for read in (rows_from_files, rows_in_memory, rows_on_device)]
+    for rows in (*readers, rows_on_disk(features, "val", cut, tmp_path / "disk")):
+        found = rows.take(np.array([5, 2, 6])).weights
+        assert found is not None
+        assert found.tolist() == [wanted[at] for at in (5, 2, 6)]
+    share = readers[0].within(range(3, 7))
+    held = RowsOnDevice(share, torch.device("cpu"))
+    assert share.take(np.array([4])).weights.tolist() == held.take(np.array([4])).weights.tolist() == [wanted[4]]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fpt_ray.config.space import Limit, broken_limits
+from fpt_ray.config.objectives import Limit, broken_limits
 from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.what_if import what_if
 from fpt_ray.tracking.records import PRUNED, TrialRecord, counted, infeasible

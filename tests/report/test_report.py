@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fpt_ray.config.dotted import flatten
-from fpt_ray.config.space import Limit
+from fpt_ray.config.objectives import Limit
 from fpt_ray.config.trial import TrialConfig, trial_from
 from fpt_ray.display.door import open_door
 from fpt_ray.errors import ConfigError
@@ -217,7 +217,7 @@ def test_of_many_failures_the_first_are_listed():
 
 
 def point(auc, memory=1.0, name="trial 1", **rest):
-    return Point(name=name, auc=auc, memory_mib=memory, param_percent=1.0, **rest)
+    return Point(name=name, score=auc, memory_mib=memory, param_percent=1.0, **rest)
 
 
 def test_the_line_is_the_best_up_to_each_cost():
@@ -228,13 +228,13 @@ def test_the_line_is_the_best_up_to_each_cost():
 def test_the_papers_points_are_those_of_its_table_where_backbone_resolution_and_batch_are_its_own():
     params = {name: str(value) for name, value in flatten(TrialConfig()).items()}
     points, why = paper_points([params, params])
-    found = {point.name: (point.param_percent, point.memory_mib, point.auc) for point in points}
+    found = {point.name: (point.param_percent, point.memory_mib, point.score) for point in points}
     assert len(found) == 10
     assert found["FPT+"] == (1.03, 736, pytest.approx(0.8712))
     assert found["Full fine-tuning"] == (100, 23128, pytest.approx(0.8882))
     assert "other images" in why
     dino, _ = paper_points([params | {"backbone.name": "vit_base_patch16_224.dino"}])
-    assert {point.name: point.auc for point in dino}["FPT+"] == pytest.approx(0.8726)
+    assert {point.name: point.score for point in dino}["FPT+"] == pytest.approx(0.8726)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_parameters_that_never_differ_explain_nothing():
     study = optuna.create_study(directions=["maximize"])
     for number in range(5):
         study.add_trial(optuna.trial.create_trial(value=number / 10, user_attrs={"result": {"val_auc": number / 10}}))
-    assert importances(study) == "no parameter differs between the trials"
+    assert importances(study, parse_space(ROWS)) == "no parameter differs between the trials"
 
 
 def searched(number):
@@ -99,7 +99,7 @@ def searched(number):
 
 
 def test_from_a_hundred_trials_on_the_best_tenth_tells_what_matters():
-    few, many = importances(searched(99)), importances(searched(400))
+    few, many = importances(searched(99), parse_space(ROWS)), importances(searched(400), parse_space(ROWS))
     assert "fANOVA" in few.layout.title.text
     assert [bar.name for bar in few.data] == ["val_auc"]
     assert "best 40 trials (PED-ANOVA)" in many.layout.title.text
@@ -112,7 +112,7 @@ def test_from_a_hundred_trials_on_the_best_tenth_tells_what_matters():
 
 
 def test_the_best_tenth_is_a_hundred_trials_at_most():
-    assert "best 100 trials" in importances(searched(1200)).layout.title.text
+    assert "best 100 trials" in importances(searched(1200), parse_space(ROWS)).layout.title.text
 
 
 def test_a_trial_that_breaks_a_constraint_adds_no_volume():

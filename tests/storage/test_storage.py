@@ -204,4 +204,4 @@ def numbers_of(trial, store):
     """Loss and best AUC of every epoch of training on rows as they are streamed from the store."""
     rows = {split: rows_from_files(store, split, trial_slice(trial, store.spec)) for split in ("train", "val")}
     progress = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
-    return [(epoch.train_loss, epoch.best_val_auc) for one in progress for epoch in one.epochs]
+    return [(epoch.train_loss, epoch.best_val_score) for one in progress for epoch in one.epochs]

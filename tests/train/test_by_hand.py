@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fpt_ray.config.training import LossConfig
 from fpt_ray.config.trial import BackboneConfig, FeaturesConfig, SideConfig, TrainingConfig, TrialConfig
 from fpt_ray.features.rows import Batch
 from fpt_ray.models.methods import AdaLora, make_model
-from fpt_ray.train.loop import Task, dropout_masks, fit
+from fpt_ray.models.side_network import dropout_masks
+from fpt_ray.train.evaluation import Task
+from fpt_ray.train.loop import fit
 from fpt_ray.train.order import epoch_order
-from tests.conftest import SMALL
+from tests.conftest import ABC, SMALL
 
 EPOCHS, BATCH, LABELS = 2, 6, np.repeat([0, 1, 2], [16, 4, 4])
 CLASS_WEIGHTS = (0.5, 2.0, 2.0)  # 24 images / (3 classes * images of the class)
@@ -56,11 +59,11 @@ def trial_of(method, clip_norm=None):
             learning_rate=0.02,
             weight_decay=0.3,
             clip_norm=clip_norm or CLIP_NORM[method],
-            class_weights=True,
             augment=False,
             precision="float32",
             seed=3,
         ),
+        loss=LossConfig(weights="balanced"),
     )
 
 
@@ -128,7 +131,7 @@ def by_hand(trial, model, rows):
 def by_the_loop(trial, model, rows):
     """Weights after each step of ``fit``."""
     after = []
-    task = Task(device=torch.device("cpu"), classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.5,) * 3, num_train=24)
+    task = Task(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=24)
     hook = register_optimizer_step_post_hook(
         lambda *_: after.append({name: value.detach().clone() for name, value in learnt(model).items()})
     )

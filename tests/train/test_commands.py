@@ -234,10 +234,10 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
     *_, last = fit_seeds(trial, 1, rows, trial_task(store, torch.device("cpu")), identity="", started=0.0)
     (epoch,) = last.epochs
     assert found.epoch == epoch.number == 3
-    assert found.best.val_auc == pytest.approx(epoch.best_val_auc, abs=1e-6)
+    assert found.best.val_score == pytest.approx(epoch.best_val_score, abs=1e-6)
     for name, tensor in epoch.snapshot.model.items():
         torch.testing.assert_close(found.model[name], tensor, atol=1e-5, rtol=1e-4)
-    assert re.search(rf"val  AUC {epoch.best_val_auc:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
+    assert re.search(rf"val  AUC {epoch.best_val_score:.4f}.*\n +test  AUC 0\.\d+", capsys.readouterr().out)
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, wor
         return train_trial(override(trial, changes), of, workdir=workdir, name="again")
 
     def said(result):
-        return result.run, result.checkpoint, result.best_epoch, result.val.auc, result.test.auc
+        return result.run, result.checkpoint, result.best_epoch, result.val["auc"], result.test["auc"]
 
     first = trained({})
     assert "has ended before" not in capsys.readouterr().err
@@ -259,7 +259,7 @@ def test_a_second_run_of_a_name_is_another_unless_it_is_equal(store, images, wor
     assert "has ended before, with all that determines its numbers the same" in capsys.readouterr().err
     assert os.stat(f"{first.checkpoint}/checkpoint.pt").st_mtime_ns == stamp
     faster, longer = trained({"training.learning_rate": 0.05}), trained({"training.epochs": 2})
-    assert faster.val.auc != first.val.auc
+    assert faster.val["auc"] != first.val["auc"]
     assert longer.best_epoch in (1, 2)
     assert load_checkpoint(longer.checkpoint).current[0].epoch == 2
     shutil.copytree(images, tmp_path / "images")

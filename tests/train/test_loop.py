@@ -14,32 +14,31 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from fpt_ray.config.trial import TrainingConfig
+from fpt_ray.config.training import LossConfig, TrainingConfig
+from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
 from fpt_ray.models.methods import make_model
+from fpt_ray.models.side_network import dropout_masks
 from fpt_ray.models.step import learns, take_step, unwrapped
 from fpt_ray.train.buffers import Buffers, taken_ahead
 from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
-from fpt_ray.train.loop import NonFiniteLossError, Task, class_weights, dropout_masks, evaluate, fit
+from fpt_ray.train.evaluation import Found, Task, evaluate
+from fpt_ray.train.loop import NonFiniteLossError, fit
 from fpt_ray.train.order import epoch_order, worker_rows
 from fpt_ray.train.seeds import epoch_report, fit_seeds
-from tests.conftest import FakeRows
-
-CLASSES = ("a", "b", "c")
+from tests.conftest import ABC, FakeRows
 
 
 def task(num_train=18, **options):
-    return Task(
-        device=torch.device("cpu"), classes=CLASSES, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, **options
-    )
+    return Task(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, **options)
 
 
 def run(trial, shape, resume=None, stop_after=None):
     model = make_model(trial, 3)
     epochs = []
     for epoch in fit(model, FakeRows(18, trial, shape), FakeRows(9, trial, shape, split="val"), trial, task(), resume):
-        epochs.append((epoch.number, epoch.train_loss, epoch.val_auc, epoch.best_epoch))
+        epochs.append((epoch.number, epoch.train_loss, epoch.val_score, epoch.best_epoch))
         if epoch.number == stop_after:
             return epochs, stored(epoch.snapshot)
     return epochs, {name: tensor.clone() for name, tensor in arrays(model).items()}
@@ -109,7 +108,8 @@ def worker(rank, port, trial, shape):
     model = make_model(trial, 3)
     model = torch.nn.parallel.DistributedDataParallel(model) if learns(model) else model
     numbers = [
-        (epoch.train_loss or 0, epoch.val_auc) for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
+        (epoch.train_loss or 0, epoch.val_score)
+        for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
     ]
     dist.destroy_process_group()
     return numbers, arrays(unwrapped(model))
@@ -119,13 +119,13 @@ def arrays(model):
     """All of a network's state by its names, what it remembers too."""
     state = model.state_dict()
     remembered = state.pop("_extra_state", {})
-    return {**state, **remembered}
+    return {**state, **{name: value for name, value in remembered.items() if name != "task"}}
 
 
 @pytest.mark.parametrize("method", ["fpt+", "probe", "layer_fusion", "stored_linear_probe", "knn"])
 def test_two_workers_equal_one(small_trial, small_shape, method):
-    training = dataclasses.replace(small_trial.training, class_weights=True, batch_size=6)
-    trial = dataclasses.replace(small_trial, method=method, training=training)
+    training = dataclasses.replace(small_trial.training, batch_size=6)
+    trial = dataclasses.replace(small_trial, method=method, training=training, loss=LossConfig(weights="balanced"))
     alone, weights = run(trial, small_shape)
     port = 20000 + os.getpid() % 20000
     other = mp.get_context("spawn").Process(target=worker, args=(1, port, trial, small_shape))
@@ -147,15 +147,15 @@ def test_neighbours_are_remembered_once_whatever_is_set_for_training(small_trial
     for progress in (first, second):
         (epoch,) = progress.epochs
         assert (epoch.number, epoch.train_loss, epoch.best_epoch) == (1, None, 1)
-    assert first.epochs[0].val_auc == second.epochs[0].val_auc
+    assert first.epochs[0].val_score == second.epochs[0].val_score
     said = [epoch_report(one, trial, 2, {"param_ratio": 0.0, "memory_ratio": 0.1}) for one in (first, second)]
     assert [(one.epochs, one.finished) for one in said] == [(1, False), (2, True)]
-    assert said[1].metrics["ppe"] == said[1].metrics["val_auc"] == first.epochs[0].val_auc > 0.9
+    assert said[1].metrics["ppe"] == said[1].metrics["val_auc"] == first.epochs[0].val_score > 0.9
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(first.checkpoint, folder)
         saved = load_checkpoint(folder)
     resumed = list(fit_seeds(trial, 2, splits, task(), identity="own", started=0.0, resume=saved))
-    assert [(len(one.finished), one.epochs[0].val_auc) for one in resumed] == [(1, second.epochs[0].val_auc)]
+    assert [(len(one.finished), one.epochs[0].val_score) for one in resumed] == [(1, second.epochs[0].val_score)]
     remembered = saved.current[0].best.model["_extra_state"]
     tokens = rows.summaries[:, -1, 0].half().double()
     tokens = tokens - tokens.mean(dim=1, keepdim=True)
@@ -184,24 +184,24 @@ def test_best_epoch_is_kept(small_trial, small_shape):
     last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, task()))[-1]
     best = last.snapshot.best
     model.load_state_dict(best.model)
-    assert evaluate(model, val, trial, task()) == [best.val_auc] == [last.best_val_auc]
+    assert [one.picking for one in evaluate(model, val, trial, task())] == [best.val_score] == [last.best_val_score]
 
 
 def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(tmp_path):
-    finished = Best(epoch=3, val_auc=0.75, model={"head": torch.ones(2)})
+    finished = Best(epoch=3, val_score=0.75, model={"head": torch.ones(2)})
     snapshot = Snapshot(
         epoch=2, model={"head": torch.zeros(2)}, optimizer={"state": {0: 1}}, schedule={"t": 4}, best=Best()
     )
     save_checkpoint(Checkpoint(finished=(finished,), current=(snapshot,)), tmp_path)
     plain = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert list(plain) == ["identity", "seconds", "finished", "current"]
-    assert [list(part) for part in plain["finished"]] == [["epoch", "val_auc", "model"]]
+    assert [list(part) for part in plain["finished"]] == [["epoch", "val_score", "scores", "model"]]
     (current,) = plain["current"]
     assert list(current) == ["epoch", "model", "optimizer", "schedule", "best"]
-    assert current["best"] == {"epoch": 0, "val_auc": -math.inf, "model": {}}
+    assert current["best"] == {"epoch": 0, "val_score": -math.inf, "scores": {}, "model": {}}
     found = load_checkpoint(tmp_path)
     assert dataclasses.replace(found.current[0], model={}) == dataclasses.replace(snapshot, model={})
-    assert [(best.epoch, best.val_auc) for best in found.best] == [(3, 0.75), (0, -math.inf)]
+    assert [(best.epoch, best.val_score) for best in found.best] == [(3, 0.75), (0, -math.inf)]
     assert torch.equal(found.finished[0].model["head"], torch.ones(2))
     assert torch.equal(found.current[0].model["head"], torch.zeros(2))
 
@@ -229,14 +229,6 @@ def test_workers_hold_the_rows_of_their_strands():
     assert [len(rows) for rows in worker_rows(23, 4, 4)] == [5, 6, 6, 6]
 
 
-def test_class_weights_are_inverse_frequencies(small_trial, small_shape):
-    rows = FakeRows(18, small_trial, small_shape)
-    rows.labels = np.array([0] * 12 + [1] * 4 + [2] * 2)
-    weights = class_weights(rows, task(), TrainingConfig(class_weights=True))
-    torch.testing.assert_close(weights, torch.tensor([18 / 36, 18 / 12, 18 / 6]))
-    assert torch.isclose(weights[torch.as_tensor(rows.labels)].mean(), torch.tensor(1.0))
-
-
 # --- what the loop hands on ---------------------------------------------------------------------------------------
 
 
@@ -261,7 +253,7 @@ def test_the_mode_is_trainings_in_steps_and_evaluations_in_between(small_trial, 
 def scripted(monkeypatch, aucs):
     """Validation that finds these AUCs, one after the other."""
     left = list(aucs)
-    monkeypatch.setattr("fpt_ray.train.loop.evaluate", lambda *_: [left.pop(0)])
+    monkeypatch.setattr("fpt_ray.train.loop.evaluate", lambda *_: [Found(picking=left.pop(0), scores={})])
 
 
 def test_the_best_epoch_is_the_first_of_the_highest_and_its_weights_stay_as_they_were(
@@ -274,7 +266,7 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_its_weights_stay_as_they
     for epoch in fit(model, rows, rows, trial, task(8)):
         weights.append({name: value.clone() for name, value in model.state_dict().items()})
         snapshots.append(stored(epoch.snapshot))
-        best.append((epoch.best_epoch, epoch.best_val_auc))
+        best.append((epoch.best_epoch, epoch.best_val_score))
         kept = epoch.snapshot.best.model
     assert best == [(1, 0.6), (2, 0.9), (2, 0.9), (2, 0.9), (2, 0.9)]
     assert all(torch.equal(value, weights[1][name]) for name, value in kept.items())
@@ -335,3 +327,41 @@ def test_the_next_batch_is_read_while_one_is_worked_on():
     with pytest.raises(ValueError, match="row 3 cannot be read"):
         list(taken_ahead(rows, [[0], [3]], Buffers()))
     assert list(taken_ahead(rows, [], Buffers())) == []
+
+
+# --- balanced classes ---------------------------------------------------------------------------------------------
+
+
+def test_balanced_sampling_gives_classes_equal_shares_and_workers_their_own_rows():
+    """A fiftieth, a tenth and the rest of 2,000 images: a third each, and of the common ones no image twice."""
+    classes = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [1760, 200, 40]))
+    order = epoch_order(2000, 16, (0, 1), classes)
+    assert order.shape == (125, 16)
+    assert np.bincount(classes[order.ravel()]) / order.size == pytest.approx(1 / 3, abs=0.03)
+    common = order[classes[order] == 0]
+    assert len(set(common)) == len(common)
+    for rank, rows in enumerate(worker_rows(2000, 16, 2)):
+        assert set(order[:, rank * 8 : rank * 8 + 8].ravel()) <= set(rows)
+    assert np.array_equal(order, epoch_order(2000, 16, (0, 1), classes))
+    assert not np.array_equal(order, epoch_order(2000, 16, (0, 2), classes))
+    assert not np.array_equal(order, epoch_order(2000, 16, (1, 1), classes))
+
+
+def test_a_class_of_one_image_comes_as_often_as_its_strand_can_give_it():
+    classes = np.array([5] + [0] * 31)
+    order = epoch_order(32, 4, (0, 1), classes)
+    assert (order[:, 0] == 0).mean() > 0.9  # its strand gives nothing else
+    assert not (order[:, 1:] == 0).any()
+
+
+@pytest.mark.parametrize("option", [{"loss.weights": "balanced"}, {"loss.focal_gamma": 2.0}])
+@pytest.mark.parametrize("sampling", ["shuffled", "balanced"])
+def test_what_heeds_rare_classes_changes_what_is_learnt(small_trial, small_shape, option, sampling):
+    rows = FakeRows(18, small_trial, small_shape)
+    rows.all_labels = rows.labels = np.array([0] * 12 + [1] * 4 + [2] * 2)
+    losses = []
+    for values in ({}, option, {"training.sampling": sampling}, {**option, "training.sampling": sampling}):
+        trial = override(small_trial, {"training.epochs": 1, **values})
+        (epoch,) = fit(make_model(trial, 3), rows, FakeRows(9, trial, small_shape, split="val"), trial, task())
+        losses.append(epoch.train_loss)
+    assert len(set(losses)) == (4 if sampling == "balanced" else 2)

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from fpt_ray.config.training import LossConfig
 from fpt_ray.config.trial import with_seed
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
 from fpt_ray.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, packed, save_checkpoint, unpacked
-from fpt_ray.train.loop import NonFiniteLossError, Task, fit, predict
+from fpt_ray.train.evaluation import Task, predict
+from fpt_ray.train.loop import NonFiniteLossError, fit
 from fpt_ray.train.seeds import epoch_report, fit_seeds, gains_together
-from tests.conftest import FakeRows
+from tests.conftest import ABC, FakeRows
 
-TASK = Task(device=torch.device("cpu"), classes=("a", "b", "c"), mean=(0.5,) * 3, std=(0.5,) * 3, num_train=12)
+TASK = Task(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=12)
 ASKED = {"identity": "one", "started": 0.0}
 COSTS = {"param_ratio": 0.02, "memory_ratio": 0.3, "peak_memory_bytes": 5.0}
 METHODS = ["probe", "layer_fusion", "stored_linear_probe", "fpt+"]
@@ -48,7 +50,7 @@ def rows(trial, small_shape):
 def numbers(progress):
     """(seed, epoch, loss, AUC) of every epoch that training says, in its order."""
     return [
-        (repeat, epoch.number, epoch.train_loss, epoch.val_auc)
+        (repeat, epoch.number, epoch.train_loss, epoch.val_score)
         for repeat, epoch in enumerate(progress.epochs, start=len(progress.finished))
     ]
 
@@ -63,7 +65,7 @@ def alone(trial, rows, seeds=3):
     for repeat in range(seeds):
         one = with_seed(trial, repeat)
         for epoch in fit(make_model(one, 3), rows["train"], rows["val"], one, TASK):
-            found.append((repeat, epoch.number, epoch.train_loss, epoch.val_auc))
+            found.append((repeat, epoch.number, epoch.train_loss, epoch.val_score))
         best.append(epoch.snapshot.best)
     return found, best
 
@@ -105,8 +107,8 @@ def test_another_trials_checkpoint_is_refused_and_seconds_go_on(trial, rows):
 def uneven(trial, rows, method):
     """With weighted classes, gradients that are cut to a norm, and images that are augmented where there are any."""
     rows["train"].all_labels = rows["train"].labels = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0, 0, 2])
-    training = dataclasses.replace(trial.training, epochs=3, class_weights=True, clip_norm=0.05)
-    return dataclasses.replace(trial, method=method, training=training)
+    training = dataclasses.replace(trial.training, epochs=3, clip_norm=0.05)
+    return dataclasses.replace(trial, method=method, training=training, loss=LossConfig(weights="balanced"))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -173,13 +175,13 @@ def test_a_checkpoint_of_seeds_together_is_as_large_as_theirs(trial, rows):
 def test_a_loss_that_is_no_number_is_told_with_its_seed(trial, rows, together, monkeypatch):
     trial = dataclasses.replace(trial, method="probe")
 
-    def spoilt(of, classes):
-        model = make_model(of, classes)
+    def spoilt(of, target):
+        model = make_model(of, target.num_outputs)
         if of.training.seed == 6:
             model.head.weight.data.fill_(torch.inf)
         return model
 
-    monkeypatch.setattr("fpt_ray.train.seeds.make_model", spoilt)
+    monkeypatch.setattr("fpt_ray.train.seeds.network_for", spoilt)
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan in epoch 1 by step 3 .*training\.seed 6\)"):
         list(fit_seeds(trial, 3, rows, TASK, **ASKED, together=together))
 
@@ -208,7 +210,7 @@ def test_a_report_is_of_the_best_epochs_of_all_seeds(trial, rows):
     *_, before, last = fit_seeds(trial, 3, rows, TASK, **ASKED)
     found = epoch_report(last, trial, 3, COSTS)
     (epoch,), (seed,) = last.epochs, found.seeds
-    best = [*(one.val_auc for one in last.finished), epoch.best_val_auc]
+    best = [*(one.val_score for one in last.finished), epoch.best_val_score]
     assert len(best) == 3
     mean = statistics.fmean(best)
     assert (found.epochs, seed.repeat, seed.epoch, found.finished) == (6, 2, 2, True)
@@ -216,7 +218,7 @@ def test_a_report_is_of_the_best_epochs_of_all_seeds(trial, rows):
     expected = {"val_auc": mean, "val_auc_std": statistics.stdev(best), "ppe": ppe(mean, 0.02), "pme": pme(mean, 0.3)}
     assert {name: found.metrics[name] for name in expected} == pytest.approx(expected)
     assert COSTS.items() <= found.metrics.items()
-    assert (seed.val_auc_epoch, seed.val_auc) == (epoch.val_auc, epoch.best_val_auc)
+    assert (seed.val_score_epoch, seed.val_score) == (epoch.val_score, epoch.best_val_score)
     assert len(set(best)) > 1
 
 
@@ -229,5 +231,5 @@ def test_together_a_report_has_an_epoch_of_every_seed(trial, rows):
         (r, e) for e in (1, 2) for r in range(3)
     ]
     assert (first.epochs, last.epochs, first.finished, last.finished) == (3, 6, False, True)
-    assert last.metrics["val_auc"] == pytest.approx(statistics.fmean(one.val_auc for one in last.seeds))
+    assert last.metrics["val_auc"] == pytest.approx(statistics.fmean(one.val_score for one in last.seeds))
     assert last.metrics["fit_seconds"] == pytest.approx(first.epoch_seconds + last.epoch_seconds)

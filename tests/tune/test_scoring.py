@@ -11,7 +11,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import Stores
 from fpt_ray.features.spec import store_spec
-from fpt_ray.metrics.intervals import bootstrap_aucs, interval
+from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.reading.places import Reading
 from fpt_ray.tracking import records as tracking
@@ -69,7 +69,7 @@ def test_rows_of_a_grid_have_intervals_over_images_and_seeds_and_differ_from_the
     monkeypatch.setattr(scoring, "run_on_workers", run_on_workers)
     first, second = score_shown([record(0), record(1)], share("bccd_methods"))
     assert (first.run_id, second.run_id) == ("r0", "r1")
-    of_images = interval(bootstrap_aucs([seeds], labels)[0])
+    of_images = interval(bootstrap([seeds], labels)["auc"][0])
     for row in (first, second):
         width = row.metrics["test_auc_high"] - row.metrics["test_auc_low"]
         assert width > 2 * (of_images.high - of_images.low)
@@ -85,7 +85,7 @@ def test_trials_without_a_test_score_are_scored_on_workers_at_once(share, monkey
         handed.update(shares)
         assert {call.args[0] for call in calls.values()} == {scoring._scores}
         assert {call.args[2].training.seed for call in calls.values()} == {5}  # the trial's, whatever the space has
-        return iter([(name, TrialScores(run_id=name, metrics={}, seed_aucs=())) for name in reversed(calls)])
+        return iter([(name, TrialScores(run_id=name, metrics={}, seed_scores=())) for name in reversed(calls)])
 
     monkeypatch.setattr(scoring, "run_on_workers", run_on_workers)
     found = score_shown([record(0), record(1, test_auc=0.9), record(2)], share(SMOKE))

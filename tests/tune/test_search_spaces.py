@@ -28,7 +28,7 @@ from fpt_ray.preload.batches import extract_batches
 from fpt_ray.preload.decoded import read_image, smaller
 from fpt_ray.preload.extraction import lpm_precision
 from fpt_ray.preload.pipeline import plan_shards
-from fpt_ray.train.loop import evaluate
+from fpt_ray.train.evaluation import evaluate
 from fpt_ray.train.seeds import fit_seeds, trial_task
 from tests.stores import rows_from_files
 
@@ -124,7 +124,7 @@ def trial_ends_with_two_seeds(trial, store):
     assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
     for model, best in zip(models, last.checkpoint.best, strict=True):
         load_learnable_state(model, best.model)
-        assert evaluate(model, rows["val"], trial, task) == [best.val_auc]
+        assert evaluate(model, rows["val"], trial, task) == [best.val_score]
 
 
 def test_the_grids_are_the_papers():

@@ -139,7 +139,7 @@ def _report(values: Mapping[str, Any]) -> EpochReport:
     }
     return EpochReport(
         epochs=1,
-        seeds=(SeedEpoch(repeat=0, epoch=1, train_loss=0.1, val_auc_epoch=score, val_auc=score),),
+        seeds=(SeedEpoch(repeat=0, epoch=1, train_loss=0.1, val_score_epoch=score, val_score=score),),
         epoch_seconds=9.0,
         finished=True,
         metrics=metrics,

@@ -24,7 +24,7 @@ Collated = tuple[Tensor, Tensor, Tensor, Tensor]
 """Low-resolution images (bytes, or numbers in 0..1 with channels first), keys and values image by image, labels."""
 
 
-def plain_network(trial: TrialConfig, num_classes: int) -> SideNetwork:
+def plain_network(trial: TrialConfig, num_outputs: int) -> SideNetwork:
     """The trial's network with the same weights, run as the authors run theirs.
 
     Raises:
@@ -33,7 +33,7 @@ def plain_network(trial: TrialConfig, num_classes: int) -> SideNetwork:
     side = trial.side
     if trial.method != "fpt+" or not (side.shared_norm and side.shared_projector and side.num_prompts):
         raise ConfigError("the authors' way is compared for --method fpt+ alone, with prompts and shared modules")
-    network = make_model(trial, num_classes)
+    network = make_model(trial, num_outputs)
     assert isinstance(network, SideNetwork)
     unfuse_attention(network, scores_stay=True)
     run_whole_blocks(network)

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from torch.multiprocessing.spawn import spawn
 
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.features.rows import Batch, Memory, fresh_memory
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.methods import make_model
-from fpt_ray.train.loop import Task, fit
+from fpt_ray.train.evaluation import Task
+from fpt_ray.train.loop import fit
 
 _CLASSES = ("0", "1")
 _PATIENCE_S = 600
@@ -90,7 +92,8 @@ def _train(_rank: int, trial: TrialConfig, rows: int, device_name: str, together
     """A process: trains, and says how long it took from the start that all share, and what it held at most."""
     device, shape = torch.device(device_name), backbone_shape(trial.backbone.name)
     held = ResidentRows(trial, rows, device)
-    task = Task(classes=_CLASSES, mean=shape.mean, std=shape.std, num_train=rows, device=device)
+    target = Target(task="multiclass", classes=_CLASSES)
+    task = Task(target=target, mean=shape.mean, std=shape.std, num_train=rows, device=device)
     epochs = fit(make_model(trial, len(_CLASSES)).to(device), held, held, trial, task)
     next(epochs)
     together.wait(_PATIENCE_S)

@@ -14,13 +14,14 @@ from torch import Tensor
 from fpt_ray.bench.plain.step import Collated, plain_network, plain_step
 from fpt_ray.bench.stages.limits import moved_bytes_per_s, product_flops_per_s, seconds_of
 from fpt_ray.bench.stages.turns import machine_load, rows_text, seconds_text, share_of_limit, speedup_of
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.cost.prediction import step_flops
 from fpt_ray.features.rows import Batch
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import arithmetic_type, make_learner, take_step
-from fpt_ray.train.loop import Task, network_inputs
+from fpt_ray.train.evaluation import Task, network_inputs
 
 _CLASSES = 5
 _WARM_UP = 2
@@ -167,7 +168,8 @@ def our_step(
     keys, values = (kind.transpose(0, 1).to(stored).contiguous().to(device) for kind in (keys, values))
     batch = Batch(low_res=low_res.to(device), keys=keys, values=values, labels=labels.to(device))
     classes = tuple(map(str, range(_CLASSES)))
-    task = Task(classes=classes, mean=shape.mean, std=shape.std, num_train=len(images), device=device)
+    target = Target(task="multiclass", classes=classes)
+    task = Task(target=target, mean=shape.mean, std=shape.std, num_train=len(images), device=device)
     inputs = partial(network_inputs, batch, range(len(images)), 1, trial, task)
 
     def step() -> float:

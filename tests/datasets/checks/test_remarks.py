@@ -201,6 +201,8 @@ def test_few_grey_levels_are_told_where_the_whole_range_is_taken():
     assert not remarks(table, findings, preparations=[Preparation(resolution=48, intensity="percentile")])
     span = made_findings(table, low=[20000.0] * 12, high=[61000.0] * 12, white=[65535.0] * 12)
     assert not remarks(table, span)
+    narrow = made_findings(table, low=[50000.0] * 12, high=[60000.0] * 12, white=[65535.0] * 12)
+    assert "12 images of less than 25%" in only(remarks(table, narrow)).text
 
 
 def test_missing_windows_are_an_error_for_all_files_at_once():

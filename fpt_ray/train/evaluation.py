@@ -1,0 +1,139 @@
+"""What a model says of a split, and how well: the inputs it is given, its outputs over all workers, their scores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fpt_ray.config.tasks import Target
+from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, TrialConfig, reads_images
+from fpt_ray.features.rows import Batch
+from fpt_ray.images.augmentation import augment
+from fpt_ray.images.pixels import normalise
+from fpt_ray.metrics.scores import score
+from fpt_ray.models.loss import says
+from fpt_ray.models.side_network import dropout_masks, has_dropout
+from fpt_ray.models.step import Inputs, arithmetic_type, autocast, unwrapped
+from fpt_ray.models.together import networks_in
+from fpt_ray.train.buffers import Buffers, RowReader, taken_ahead
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is learnt, beside the configuration: target, preprocessing, and this worker's part of the work."""
+
+    target: Target
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_train: int
+    """Rows of the training split over all workers."""
+    device: torch.device
+    also: tuple[str, ...] = ()
+    """Scores of the validation split beside the one that picks the best epoch."""
+    rank: int = 0
+    num_workers: int = 1
+    buffers: Buffers = field(default_factory=Buffers, compare=False, repr=False)
+    """What this worker's rows are read and converted into."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """How well a network does on a split."""
+
+    picking: float
+    """By the score that picks the best epoch."""
+    scores: Mapping[str, float]
+    """By their names: that one, and those that are asked for beside it."""
+
+
+def picked_by(trial: TrialConfig, target: Target) -> str:
+    """The name of the score that picks a trial's best epoch."""
+    asked = trial.training.select_by
+    return target.scores[0] if asked == "auto" else asked
+
+
+def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> list[Found]:
+    """The scores of a model's networks on a split, gathered over all workers; each worker holds a share of its rows."""
+    said, _ = predict(model, rows, trial, task)
+    said, labels = of_all_workers(rows, said, task)
+    target, picks = task.target, picked_by(trial, task.target)
+    found = []
+    for one in said.reshape(-1, *said.shape[-2:]):
+        values = {name: score(name, one, labels, target.classes, target.task) for name in {picks, *task.also}}
+        found.append(Found(picking=values[picks], scores=values))
+    return found
+
+
+def labels_of_all_workers(rows: RowReader, task: Task) -> np.ndarray:
+    """The labels of a split, whichever worker holds them, in the order of the row ids."""
+    return of_all_workers(rows, np.zeros((len(rows), 0)), task)[1]
+
+
+def of_all_workers(rows: RowReader, found: Float[np.ndarray, "*G M F"], task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """What each worker found of its rows, and their labels, in the order of the row ids."""
+    if task.num_workers == 1:
+        return found, rows.labels
+    gathered: list[Any] = [None] * task.num_workers
+    dist.all_gather_object(gathered, (rows.row_ids, found, rows.labels))
+    row_ids, parts, labels = zip(*gathered, strict=True)
+    order = np.argsort(np.concatenate(row_ids))
+    return np.concatenate(parts, axis=-2)[..., order, :], np.concatenate(labels)[order]
+
+
+def predict(
+    model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task
+) -> tuple[Float[np.ndarray, "*G N C"], np.ndarray]:
+    """What each of a model's networks says (``loss.says``), and labels, of all rows in the order of their ids."""
+    if not len(rows):
+        return np.zeros((0, len(task.target.classes)), np.float32), rows.labels
+    logits, _ = outputs(model, rows, trial, task)
+    return says(task.target.task, logits, unwrapped(model)).cpu().numpy(), rows.labels
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> tuple[Float[Tensor, "*G N F"], float]:
+    """What a model's networks say of all rows, in the order of their ids, and the seconds spent on reading."""
+    model.eval()
+    found, waited, size = [], 0.0, trial.training.batch_size * networks_in(model)  # as many as in a step
+    batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
+    for _, batch, seconds in taken_ahead(rows, batches, task.buffers):
+        waited += seconds
+        with autocast(task.device, arithmetic_type(trial.training, task.device)):
+            found.append(model(*network_inputs(batch, None, 0, trial, task)).float().cpu())
+    return torch.cat(found, dim=-2), waited
+
+
+def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
+    """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6).
+
+    Of several seeds together, each has a row of row ids, and the batch has what they name one after the other.
+    """
+    images, masks, device = batch.low_res, None, task.device
+    drawn = () if row_ids is None else tuple(enumerate(np.atleast_2d(row_ids)))
+    if images is not None:
+        images = images.to(device, non_blocking=True)
+        if drawn and trial.training.augment:
+            images = torch.cat(
+                [
+                    augment(part, trial.augment, seed=trial.training.seed + repeat, epoch=epoch, rows=ids.tolist())
+                    for part, (repeat, ids) in zip(images.chunk(len(drawn)), drawn, strict=True)
+                ]
+            )
+        images = normalise(images, task.mean, task.std)
+    if drawn and has_dropout(trial):
+        masks = torch.cat([dropout_masks(trial, ids, epoch, repeat) for repeat, ids in drawn], dim=1).to(device)
+    if trial.method not in SIDE_METHODS:
+        return (images,)
+    if reads_images(trial):
+        return images, masks
+    arithmetic = arithmetic_type(trial.training, device)
+    keys, values, summaries = (
+        None if kind is None else task.buffers.converted(name, kind, device, arithmetic)
+        for name, kind in (("keys", batch.keys), ("values", batch.values), ("summaries", batch.summaries))
+    )
+    return (summaries,) if trial.method in SUMMARY_METHODS else (images, keys, values, masks)

@@ -1,0 +1,81 @@
+"""What of a configuration is not of a task is refused by name, value and remedy; what is asked of both is taken."""
+
+import pytest
+
+from fpt_ray.config.fitting import also_scored, fitted, fitted_space
+from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.config.tasks import SCORES, Target
+from fpt_ray.config.trial import trial_from
+from fpt_ray.errors import ConfigError
+
+ROWS = "space: {side.num_prompts: {choices: [2, 4]}}\n"
+
+
+def target(task):
+    return Target(task=task, classes=("a", "b", "c")[: {"binary": 2, "regression": 1}.get(task, 3)])
+
+
+@pytest.mark.parametrize("task", SCORES)
+def test_the_first_score_of_a_task_picks_unless_another_is_asked_for(task):
+    assert fitted(trial_from({}), target(task)).training.select_by == SCORES[task][0]
+    last = SCORES[task][1]
+    assert fitted(trial_from({"training.select_by": last}), target(task)).training.select_by == last
+    space = fitted_space(parse_space(ROWS), target(task))
+    assert space.objectives == {f"val_{SCORES[task][0]}": "max"}
+    assert space.score == f"val_{SCORES[task][0]}"
+    assert (space.identity() == parse_space(ROWS).identity()) == (task != "regression")
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "message"),
+    [
+        (
+            "regression",
+            {"training.select_by": "auc"},
+            "'auc', no score of the task regression; take one of r2",
+        ),
+        ("multilabel", {"training.select_by": "kappa"}, "'kappa', no score of the task multilabel"),
+        ("regression", {"loss.weights": "balanced"}, "loss.weights is 'balanced', which the task regression has not"),
+        ("regression", {"loss.focal_gamma": 2.0}, "loss.focal_gamma is 2.0"),
+        ("multilabel", {"training.sampling": "balanced"}, "training.sampling is 'balanced'.*take 'shuffled'"),
+    ],
+)
+def test_what_a_task_has_not_is_refused(task, values, message):
+    with pytest.raises(ConfigError, match=message):
+        fitted(trial_from(values), target(task))
+    rows = "space: {side.num_prompts: {choices: [2, 4]}}\npoints: {p: {method: fpt+}}\nfixed: {"
+    text = rows + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"
+    with pytest.raises(ConfigError, match=message):
+        fitted_space(parse_space(text), target(task))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            "objectives: {val_auc: max, ppe: max}\nfixed: {training.select_by: kappa}",
+            "no ppe and pme of kappa, which",
+        ),
+        ("constraints: {pme: {min: 0.1}}\nfixed: {training.select_by: r2}", "there are no ppe and pme of r2"),
+        ("points: {p: {training.select_by: f1}}", "training.select_by is the same for all trials"),
+        ("fixed: {training.class_weights: true}", "it is now loss.weights, which is none or balanced"),
+        ("objectives: {val_acc: max}", "did you mean 'val_"),
+    ],
+)
+def test_spaces_that_no_task_has_are_refused_as_they_are_read(more, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_space(ROWS + more)
+
+
+def test_rows_of_what_a_task_has_not_are_refused():
+    space = parse_space("space: {loss.focal_gamma: {low: 0.0, high: 3.0}, loss.weights: {choices: [none, balanced]}}")
+    assert fitted_space(space, target("ordinal")).rows == space.rows
+    with pytest.raises(ConfigError, match=r"space\.loss\.focal_gamma: the task regression has it not"):
+        fitted_space(space, target("regression"))
+
+
+def test_scores_that_objectives_and_constraints_name_are_kept_beside_the_one_that_picks():
+    text = (
+        "objectives: {val_kappa: max, val_mae: min, ppe: max}\nconstraints: {val_auc: {min: 0.5}, val_f1: {min: 0.1}}"
+    )
+    assert also_scored(parse_space(ROWS + text)) == ("kappa", "mae", "f1")

@@ -1,0 +1,70 @@
+"""Scores in resamples against ``scores`` of the very rows that a resample has, one after the other; and how long 2,000
+resamples of 1,000 images take."""
+
+import time
+
+import numpy as np
+import pytest
+
+from fpt_ray.config.tasks import SCORES
+from fpt_ray.metrics.intervals import bootstrap, interval, resamples
+from fpt_ray.metrics.scores import MetricError, score
+
+TASKS = ("binary", "multiclass", "ordinal", "multilabel", "regression")
+
+
+def material(task, rows=60, seed=0):
+    """Predictions with ties that are right more often than not, and labels; of several labels some are missing."""
+    generator = np.random.default_rng(seed)
+    if task == "regression":
+        values = generator.integers(0, 9, rows) / 2
+        return (values + generator.normal(size=rows)).round(1)[:, None], values, ("age",)
+    size = 2 if task == "binary" else 4
+    classes = tuple("abcd"[:size])
+    if task == "multilabel":
+        labels = (generator.random((rows, size)) < 0.3).astype(np.float32)
+        said = (0.6 * generator.random((rows, size)) + 0.4 * labels).round(2)
+        labels[generator.random((rows, size)) < 0.2] = np.nan
+        return said, labels, classes
+    labels = generator.permutation(np.arange(rows) % size)
+    logits = generator.normal(size=(rows, size)) + np.eye(size)[labels]
+    said = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return said.round(2), labels, classes
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_resample_has_the_scores_of_its_rows(task):
+    said, labels, classes = material(task)
+    found = bootstrap([[said]], labels, SCORES[task], task, draws=20, seed=3)
+    assert found.keys() == set(SCORES[task])
+    (counts,) = resamples(labels, 20, 3)
+    for number, count in enumerate(counts):
+        rows = np.repeat(np.arange(len(labels)), count)
+        for name in SCORES[task]:
+            plain = score(name, said[rows], labels[rows], classes, task)
+            assert found[name][0, number] == pytest.approx(plain, abs=1e-9), name
+    assert all(np.ptp(one) > 0 for one in found.values())
+
+
+def test_a_label_that_a_resample_lacks_is_left_out_of_its_mean():
+    """One image alone has the label: a third of the resamples lack it, and none of them has a score of it."""
+    said, labels, classes = material("multilabel", rows=30)
+    labels[:, 1:] = np.nan
+    labels[:, 0] = np.arange(30) == 4
+    found = bootstrap([[said]], labels, ("auc", "f1", "average_precision"), "multilabel", draws=300)
+    lacks = np.concatenate([counts[:, 4] == 0 for counts in resamples(labels, 300, 0)])
+    assert 0.25 < lacks.mean() < 0.5
+    for samples in found.values():
+        assert (np.isnan(samples[0]) == lacks).all()
+    low, high = interval(found["auc"][0])
+    assert low <= score("auc", said, labels, classes, "multilabel") <= high
+    with pytest.raises(MetricError, match="no class or label has both"):
+        score("auc", said[labels[:, 0] == 0], labels[labels[:, 0] == 0], classes, "multilabel")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_intervals_of_a_thousand_images_take_seconds(task):
+    said, labels, _ = material(task, rows=1000)
+    started = time.perf_counter()
+    bootstrap([[said]], labels, SCORES[task], task)
+    assert time.perf_counter() - started < 20
