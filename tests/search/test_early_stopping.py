@@ -63,7 +63,7 @@ def curve(size, epoch):
 def run(objectives, kind, sizes):
     """Sizes that were allowed to finish."""
     curves = [
-        Curve(val_auc=tuple(curve(size, epoch) for epoch in range(1, 21)), costs={"param_ratio": size})
+        Curve(val_score=tuple(curve(size, epoch) for epoch in range(1, 21)), costs={"param_ratio": size})
         for size in sizes
     ]
     return [sizes[i] for i in trained_to_the_end(parse_space(SPACE.format(objectives, kind)), curves)[0]]
