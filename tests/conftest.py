@@ -73,6 +73,7 @@ class FakeRows:
         self.row_ids = np.arange(num_rows)[part.start : part.stop] if part else np.arange(num_rows)
         self.all_labels = labels.numpy()
         self.labels = self.all_labels[self.row_ids]
+        self.weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -83,7 +84,11 @@ class FakeRows:
         features = self.features[at].transpose(0, 1).contiguous().half()
         labels = torch.as_tensor(self.all_labels[np.asarray(row_ids)])
         summaries = self.summaries[at].half()
-        return Batch(low_res=self.low_res[at], keys=features, values=-features, labels=labels, summaries=summaries)
+        weights = None if self.weights is None else torch.as_tensor(self.weights[np.asarray(row_ids)])
+        images = self.low_res[at]
+        return Batch(
+            low_res=images, keys=features, values=-features, labels=labels, weights=weights, summaries=summaries
+        )
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import SUMMARY_METHODS, reads_features, reads_images, reads_low_resolution
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
-from fpt_ray.images.picture import resize
 from fpt_ray.images.labels import BETWEEN
+from fpt_ray.images.picture import resize
 from fpt_ray.metrics.calibration import calibrated
 from fpt_ray.metrics.scores import HALF, predicted
 from fpt_ray.models.device import compute_device

@@ -48,7 +48,7 @@ def run(command: Command) -> int:
     uri, out = bundle_named(command.model, command.workdir), absolute(command.out)
     check_output(out)
     bundle = with_backbone_at(read_bundle(uri), command.backbone)
-    listing = listed(command.images, command.columns, bundle.classes)
+    listing = listed(command.images, command.columns, bundle.target)
     say(f"predict: {len(listing.paths)} images by {uri}")
     if note := bundle.data["note"]:
         say(f"predict: it was trained on: {note}")

@@ -18,7 +18,8 @@ def model_card(bundle: Bundle, uri: str) -> str:
             f"# {trial.method} on {trial.backbone.name}",
             "",
             *note,
-            f"Task: {bundle.target.task} ({', '.join(bundle.target.classes)}). Images: {sizes} (image table {data['images_digest'][:12]}).",
+            f"Task: {bundle.target.task} ({', '.join(bundle.target.classes)}). Images: {sizes} (image table "
+            f"{data['images_digest'][:12]}).",
             f"Input: {bundle.spec.resolution} px, squared by resizing. Networks: {len(bundle.states)}, one a seed, "
             "whose calibrated answers are averaged.",
             "",

@@ -116,7 +116,10 @@ def _data(store: Features) -> dict[str, object]:
 
 
 def _calibration_metrics(
-    split: str, before_and_after: tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C"]], labels: np.ndarray, task: Task
+    split: str,
+    before_and_after: tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C"]],
+    labels: np.ndarray,
+    task: Task,
 ) -> dict[str, float]:
     """{name: value} of the error of calibration before and after; of values there is none."""
     metrics = {}

@@ -178,6 +178,7 @@ def _train_epoch(
             (epoch - 1) * len(own) + step,
             partial(network_inputs, batch, row_ids, epoch, trial, task),
             lambda logits, labels=batch.labels: labels.to(logits.device),
+            batch.weights,
         )
         if step % 16 == 0 or step == len(own):
             _require_finite(total.tolist(), epoch, step, training)

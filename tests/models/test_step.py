@@ -26,17 +26,19 @@ def batches():
     return [(torch.randn(6, 5, generator=generator), torch.arange(6) * (1 + step) % 3) for step in range(STEPS)]
 
 
+@pytest.mark.parametrize("of_images", [None, torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0, 1.0])])
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.2, 1.0, 1.8])])
-def test_steps_equal_those_by_hand(weights):
+def test_steps_equal_those_by_hand(weights, of_images):
     ours = network()
     theirs = copy.deepcopy(ours)
     learner = make_learner(ours, TRAINING, STEPS, torch.float32, Loss(weights=weights))
     optimizer = torch.optim.AdamW([theirs.weight], 0.3, weight_decay=0.2)
     for step, (images, labels) in enumerate(batches()):
-        loss = take_step(learner, step + 1, lambda images=images: (images,), lambda _, labels=labels: labels)
+        loss = take_step(learner, step + 1, lambda images=images: (images,), lambda _, labels=labels: labels, of_images)
         optimizer.param_groups[0]["lr"] = 0.15 * (1 + torch.cos(torch.tensor(torch.pi * step / STEPS)).item())
         chances = theirs(images).softmax(dim=-1)[torch.arange(6), labels]
-        expected = -((1 if weights is None else weights[labels]) * chances.log()).sum() / 6
+        losses = -(1 if weights is None else weights[labels]) * chances.log()
+        expected = (losses if of_images is None else of_images * losses).sum() / 6
         theirs.weight.grad = None
         expected.backward()
         theirs.weight.grad *= min(1.0, 0.01 / theirs.weight.grad.norm().item())

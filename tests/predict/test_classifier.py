@@ -1,5 +1,6 @@
 """A bundle's classifier against the study's own numbers, for every method: on images, with the store moved away."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from fpt_ray.config.trial import Method, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import ImageError
 from fpt_ray.metrics.calibration import temperature
+from fpt_ray.metrics.scores import scores
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import BUNDLE_FILE, MODEL_FILE, read_bundle
@@ -45,13 +47,55 @@ def test_a_bundle_says_of_the_images_what_the_study_said_of_their_features(metho
     uri = left(trial, store, tmp_path)
     expected, _ = predictions_of_best(trial, store, "test", load_checkpoint(tmp_path))
     of_val, val_labels = predictions_of_best(trial, store, "val", load_checkpoint(tmp_path))
-    assert read_bundle(uri).temperatures == tuple(temperature(one, val_labels) for one in of_val)
+    assert read_bundle(uri).temperatures == tuple((temperature(one, val_labels),) for one in of_val)
     Path(tmp_path, "store").rename(tmp_path / "moved")
     rows = of_split(store, table, "test")
     found = load(uri).probabilities(np.stack([squared(table, row, 64) for row in rows]))
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
     again = load(uri).predict([Path(table.root, row.path) for row in rows])
-    np.testing.assert_allclose(again.probabilities, ensemble(expected, read_bundle(uri).temperatures), atol=1e-5)
+    np.testing.assert_allclose(
+        again.probabilities, ensemble(expected, read_bundle(uri).temperatures, "multiclass"), atol=1e-5
+    )
+
+
+LABELS = {
+    "binary": (("no", "yes"), lambda kinds: (kinds > 0).astype(np.int64)),
+    "ordinal": (("0", "1", "2"), lambda kinds: kinds),
+    "multilabel": (("x", "y"), lambda kinds: np.stack([kinds > 0, kinds == 2], axis=1).astype(np.float32)),
+    "regression": (("mm",), lambda kinds: 40.0 + 10.5 * kinds),
+}
+
+
+@pytest.mark.parametrize("task", LABELS)
+@pytest.mark.parametrize("method", ["knn", "fpt+"])
+def test_a_bundle_of_every_task_says_what_the_study_said(task, method, table, tmp_path):
+    classes, labels_of = LABELS[task]
+    labels = labels_of(table.labels)
+    if task == "multilabel":
+        labels[::5, 0] = np.nan
+    own = dataclasses.replace(table, task=task, classes=classes, labels=labels)
+    trial = override(TRIAL, {"method": method})
+    store = stored(trial, own, tmp_path / "store")
+    uri = left(trial, store, tmp_path, seeds=1 if method == "knn" else 2)
+    expected, truth = predictions_of_best(trial, store, "test", load_checkpoint(tmp_path))
+    paths = [Path(own.root, row.path) for row in of_split(store, own, "test")]
+    classifier, bundle = load(uri), read_bundle(uri)
+    answers = classifier.predict(paths)
+    np.testing.assert_allclose(answers.probabilities, ensemble(expected, bundle.temperatures, task), atol=1e-4)
+    first = store.target.scores[0]
+    assert bundle.metrics[f"test_{first}"] == pytest.approx(
+        np.mean([scores(one, truth, classes, task)[first] for one in expected])
+    )
+    assert ("test_brier_calibrated" in bundle.metrics) == (task != "regression")
+    assert bool(bundle.thresholds) == (task == "binary")
+    assert [len(by) for by in bundle.temperatures] == [{"multilabel": 2, "regression": 0}.get(task, 1)] * len(expected)
+    if task == "multilabel":
+        names = [[name for name, share in zip("xy", row, strict=True) if share >= 0.5] for row in answers.probabilities]
+        assert answers.labels == ["|".join(one) for one in names]
+    if task == "regression":
+        assert 30 < answers.probabilities.mean() < 70, "values are in the target's unit"
+        spread = np.std([one[:, 0] for one in expected], axis=0, ddof=len(expected) - 1)
+        np.testing.assert_allclose(answers.spread, spread, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +114,11 @@ def test_seeds_are_averaged_and_their_spread_is_told(two_seeds, table):
     one, other = classifier.probabilities(images)
     assert np.abs(one - other).max() > 1e-3
     answers = classifier.answers(images)
-    np.testing.assert_allclose(answers.probabilities, ensemble([one, other], classifier.bundle.temperatures), atol=1e-6)
+    np.testing.assert_allclose(
+        answers.probabilities, ensemble([one, other], classifier.bundle.temperatures, "multiclass"), atol=1e-6
+    )
     np.testing.assert_allclose(answers.probabilities.sum(axis=1), 1, atol=1e-6)
-    assert answers.labels == [answers.classes[at] for at in answers.probabilities.argmax(axis=1)]
+    assert answers.labels == [answers.target.classes[at] for at in answers.probabilities.argmax(axis=1)]
     assert (answers.spread > 0).any()
     assert classifier.answers(images[:0]).probabilities.shape == (0, 3)
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.predict import pipeline
@@ -21,6 +22,8 @@ from fpt_ray.predict.summary import summary_text
 from fpt_ray.train.bundle import BUNDLE_FILE, bundle_digest, read_bundle
 from tests.predict.bundles import TRIAL, left, stored, table_of_images
 from tests.stores import draw_images
+
+TARGET = Target(task="multiclass", classes=("c0", "c1", "c2"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
     assert (broken["path"], broken["class"], broken["probability_c0"]) == ("broken.png", None, None)
     assert broken["error"].startswith("no readable image of a known format")
     expected = load(bundle).predict([folder / row["path"] for row in good])
-    found = np.array([[row[f"probability_{name}"] for name in expected.classes] for row in good])
+    found = np.array([[row[f"probability_{name}"] for name in expected.target.classes] for row in good])
     np.testing.assert_allclose(found, expected.probabilities, atol=1e-6)
     np.testing.assert_allclose([row["spread"] for row in good], expected.spread, atol=1e-6)
     assert [row["class"] for row in good] == expected.labels
@@ -60,7 +63,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
 
 
 def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images, tmp_path, monkeypatch):
-    listing, out = listed(images, (), ()), str(tmp_path / "out.csv")
+    listing, out = listed(images, (), TARGET), str(tmp_path / "out.csv")
     monkeypatch.setattr(pipeline, "PART_IMAGES", 16)
     monkeypatch.setattr(pipeline, "_LEAST_IMAGES", 16)
     whole, calls = pipeline.write, []
@@ -95,56 +98,67 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
 
 def test_what_cannot_be_listed_or_written_is_refused(images, tmp_path):
     image = next(Path(images).rglob("*.png"))
-    assert (listed(str(image), (), ()).root, listed(str(image), (), ()).paths) == (str(image.parent), (image.name,))
+    assert (listed(str(image), (), TARGET).root, listed(str(image), (), TARGET).paths) == (
+        str(image.parent),
+        (image.name,),
+    )
     with pytest.raises(ConfigError, match=r"nowhere is neither a folder nor a .csv"):
-        listed(str(tmp_path / "nowhere"), (), ())
+        listed(str(tmp_path / "nowhere"), (), TARGET)
     with pytest.raises(ConfigError, match=r"holds none; give a folder with \.jpg"):
-        listed(str(tmp_path), (), ())
+        listed(str(tmp_path), (), TARGET)
     (tmp_path / "out.png").symlink_to(image)
     with pytest.raises(ConfigError, match=r"'out.png' is a link that leaves .*; copy the file into it"):
-        listed(str(tmp_path), (), ())
+        listed(str(tmp_path), (), TARGET)
     with pytest.raises(ConfigError, match=r"out is out.xlsx; give a .parquet or .csv file"):
         pipeline.check_output("out.xlsx")
 
 
 def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):
-    classes = ("c0", "c1", "c2")
-    found = listed(images, (), classes)
-    assert found.labels == [path.split("/")[1] for path in found.paths]
-    assert listed(images, (), ("c0", "c1")).labels is None
+    found = listed(images, (), TARGET)
+    assert [TARGET.classes[at] for at in found.labels] == [path.split("/")[1] for path in found.paths]
+    assert listed(images, (), Target(task="binary", classes=("c0", "c1"))).labels is None
     table = tmp_path / "t.csv"
-    table.write_text("file,kind\na.png,c1\nb.png,c0\n")
-    named = listed(str(table), ("path=file", "label=kind"), classes)
-    assert (list(named.paths), named.labels) == (["a.png", "b.png"], ["c1", "c0"])
-    assert listed(str(table), ("path=file",), classes).labels is None
-    with pytest.raises(ConfigError, match=r"has the label 'c1', which is none of the bundle's classes \(c0\)"):
-        listed(str(table), ("path=file", "label=kind"), ("c0",))
+    table.write_text("file,kind\na.png,c1\nb.png,c1\n")
+    two = Target(task="binary", classes=("c0", "c1"))
+    named = listed(str(table), ("path=file", "label=kind"), two)
+    assert (list(named.paths), named.labels.tolist()) == (["a.png", "b.png"], [1, 1])
+    assert listed(str(table), ("path=file",), two).labels is None
+    with pytest.raises(ConfigError, match=r"has the label 'c1', which is none of the bundle's \(c0, c2\)"):
+        listed(str(table), ("path=file", "label=kind"), Target(task="binary", classes=("c0", "c2")))
+
+
+def test_several_labels_and_values_come_from_their_columns(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("path,y,x,size\na.png,1,,2.5\nb.png,0,1,3\n")
+    several = listed(str(table), ("label=y,x",), Target(task="multilabel", classes=("w", "x", "y")))
+    np.testing.assert_array_equal(several.labels, [[np.nan, np.nan, 1], [np.nan, 1, 0]])
+    values = listed(str(table), ("label=size",), Target(task="regression", classes=("mm",)))
+    assert values.labels.tolist() == [2.5, 3.0]
 
 
 def test_where_labels_are_known_the_answers_are_scored(bundle, images):
     """By the library's own AUC of what is in the table; of a class without an image nothing is said."""
-    read, listing = read_bundle(bundle), listed(images, (), ("c0", "c1", "c2"))
+    read, listing = read_bundle(bundle), listed(images, (), TARGET)
     answers = load(bundle).predict([Path(images, path) for path in listing.paths])
     blank = [""] * len(listing.paths)
     table = pipeline.answer_rows(read, answers, listing.paths, blank, blank)
     text = summary_text(table, read, listing.labels, "out.csv")
-    numbers = [read.classes.index(label) for label in listing.labels]
-    area = roc_auc_score(numbers, answers.probabilities, multi_class="ovr", labels=[0, 1, 2])
+    area = roc_auc_score(listing.labels, answers.probabilities, multi_class="ovr", labels=[0, 1, 2])
     assert f"AUC {area:.4f} (" in text
-    right = np.mean(np.array(answers.labels) == np.array(listing.labels))
-    assert f"accuracy {right:.4f}" in text
-    few = [number for number, label in enumerate(listing.labels) if label != "c2"]
-    part = summary_text(table.take(few), read, [listing.labels[number] for number in few], "out.csv")
-    assert "no AUC, since no image is labelled c2" in part
+    right = np.mean(answers.probabilities.argmax(axis=1) == listing.labels)
+    assert f"accuracy {right:.4f} (" in text
+    alone = np.flatnonzero(listing.labels == 2)
+    assert "no scores: " in summary_text(table.take(alone), read, listing.labels[alone], "out.csv")
     broken = pipeline.answer_rows(read, load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
-    assert "1 image could not be read:\n  a: why\n" in summary_text(broken, read, ["c0"], "out.csv")
+    assert "1 image could not be read:\n  a: why\n" in summary_text(broken, read, np.zeros(1, np.int64), "out.csv")
 
 
 def test_a_study_stands_for_its_best_bundle(tmp_path):
     for number, score in ((3, 0.8), (12, 0.9), (20, 0.85)):
         folder = tmp_path / f"studies/s/bundles/trial-{number:04d}"
         folder.mkdir(parents=True)
-        (folder / BUNDLE_FILE).write_text(json.dumps({"metrics": {"val_auc": score}}))
+        document = {"task": "binary", "classes": ["a", "b"], "trial": {}, "metrics": {"val_auc": score}}
+        (folder / BUNDLE_FILE).write_text(json.dumps(document))
     bundles = f"{tmp_path}/studies/s/bundles"
     assert bundle_named("s", str(tmp_path)) == f"{bundles}/trial-0012"
     assert bundle_named("s:3", str(tmp_path)) == f"{bundles}/trial-0003"

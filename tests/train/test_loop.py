@@ -44,6 +44,28 @@ def run(trial, shape, resume=None, stop_after=None):
     return epochs, {name: tensor.clone() for name, tensor in arrays(model).items()}
 
 
+def test_what_an_image_loses_counts_by_its_weight(small_trial, small_shape):
+    """At a learning rate of nothing: three images weigh 4, the others 1."""
+    still = dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, learning_rate=1e-30))
+
+    def loss_of(weights):
+        train = FakeRows(18, still, small_shape)
+        train.weights = weights
+        val = FakeRows(9, still, small_shape, split="val")
+        return next(fit(make_model(still, 3), train, val, still, task())).train_loss
+
+    plain, ones = loss_of(None), np.ones(18, np.float32)
+    assert loss_of(ones) == plain
+    each = []
+    for number in range(3):
+        heavy = ones.copy()
+        heavy[number] = 4
+        each.append(loss_of(heavy) - plain)
+    together = np.where(np.arange(18) < 3, 4, 1).astype(np.float32)
+    assert min(each) > 0
+    assert loss_of(together) - plain == pytest.approx(sum(each), rel=1e-4)
+
+
 def stored(snapshot):
     """What comes back from a checkpoint's file."""
     with tempfile.TemporaryDirectory() as folder:
