@@ -868,6 +868,8 @@ MUTATIONS = (
     Mutation("fpt_ray/datasets/published/messidor2.py", "group=patient[image.lower()]", "group=image", _LAYOUTS),
     Mutation("fpt_ray/tune/data_sets.py", "resume=options.resume and ", "resume=", "tests/tune/test_data_sets.py"),
     Mutation("fpt_ray/images/decoding.py", "_SIDEWAYS = (5, 6, 7, 8)", "_SIDEWAYS = ()", _IMPORTANCE, "size"),
+    Mutation("fpt_ray/models/step.py", "losses * weights.to(losses)", "losses", "tests/models/test_step.py"),
+    Mutation("fpt_ray/train/loop.py", "            batch.weights,\n", "", _LOOP, "by_its_weight"),
     # --- what a trial leaves --------------------------------------------------------------------------------------
     Mutation("fpt_ray/metrics/calibration.py", "logits / np.exp(log)", "logits * np.exp(log)", _CALIBRATION),
     Mutation("fpt_ray/metrics/calibration.py", "abs(right - sure)", "abs(sure)", _CALIBRATION),
