@@ -889,5 +889,5 @@ MUTATIONS = (
         "probe",
     ),
     Mutation("fpt_ray/train/bundle.py", "!= digests[name]", "== None", _CLASSIFIER, "changed"),
-    Mutation("fpt_ray/train/leaving.py", 'found["val"][1]) for one', 'found["test"][1]) for one', _CLASSIFIER),
+    Mutation("fpt_ray/train/leaving.py", '*found["val"]', '*found["test"]', _CLASSIFIER, "probe"),
 )

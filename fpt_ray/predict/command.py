@@ -12,8 +12,8 @@ class Command:
     """The options of ``predict``."""
 
     model: str
-    """The folder of a bundle or of a run of train; or a study of workdir, whose best trial by its validation score is taken;
-    or one of its trials, as STUDY:NUMBER."""
+    """The folder of a bundle or of a run of train; or a study of workdir, whose best trial by its validation score is
+    taken; or one of its trials, as STUDY:NUMBER."""
     images: str
     """An image; a folder of images, all below which are taken; or a table (CSV, Parquet) of path[, label]. Local, or on
     S3. Where labels are known, what the answers are worth is said too."""
