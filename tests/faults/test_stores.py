@@ -31,12 +31,12 @@ from fpt_ray.storage.errors import ExistsError
 from tests.messages import report
 from tests.stores import (
     cut_of,
+    image_table,
     low_res,
     make_features,
     make_rows,
     make_spec,
     make_store,
-    make_table,
     rows_from_files,
     rows_in_memory,
     shard_uris,
@@ -219,14 +219,14 @@ def test_two_preloads_of_one_store(tmp_path):
     from fpt_ray.preload.extraction import write_or_adopt
 
     spec, images = make_spec(), make_rows("train", 2)
-    plan = ShardPlan(uri=f"{tmp_path}/shards/00001-{'0' * 16}.parquet", path="", images=images)
+    plan = ShardPlan(uri=f"{tmp_path}/shards/00001-{'0' * 16}.parquet", path="", images=image_table(images))
     tables = [shard_table(images, low_res(spec, 2), make_features(spec, 2, seed), spec) for seed in (0, 1)]
     first = write_or_adopt(plan, tables[0], spec)
     assert write_or_adopt(plan, tables[1], spec) == first
     with pytest.raises(ExistsError, match="exists already with another content"):
-        write_or_adopt(dataclasses.replace(plan, images=make_rows("val", 2)), tables[1], spec)
+        write_or_adopt(dataclasses.replace(plan, images=image_table(make_rows("val", 2))), tables[1], spec)
     store = add_shards(empty_store(str(tmp_path), spec), [(first, content_hashes(images))])
-    features = join(store, dataclasses.replace(make_table(), rows=images))
+    features = join(store, image_table(images))
     found = rows_from_files(features, "train", CUT).take([0, 1]).keys
     assert torch.equal(found, make_features(spec, 2, 0).keys)
 

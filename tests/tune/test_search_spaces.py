@@ -124,7 +124,7 @@ def trial_ends_with_two_seeds(trial, store):
     assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
     for model, best in zip(models, last.checkpoint.best, strict=True):
         load_learnable_state(model, best.model)
-        assert evaluate(model, rows["val"], trial, task) == [best.val_score]
+        assert [found.picking for found in evaluate(model, rows["val"], trial, task)] == [best.val_score]
 
 
 def test_the_grids_are_the_papers():
