@@ -3,10 +3,12 @@
 It is stored with the trial when the test split is read; a report shows that of the study's best trial.
 """
 
+import io
 import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -81,7 +83,7 @@ def best_tested(client: MlflowClient, records: Sequence[TrialRecord], score: str
     best = max(scored, key=lambda one: (one.confirms is not None, one.metrics[f"val_{score}"], -one.number))
     if FILE not in {file.path for file in client.list_artifacts(best.run_id)}:
         return None  # scored by an earlier version
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):  # MLflow draws a bar for the one file
         content = json.loads(Path(client.download_artifacts(best.run_id, FILE, folder)).read_text(encoding="utf-8"))
     rows = tuple(map(tuple, content["confusion"]))
     scores = {name: tuple(value) for name, value in content["scores"].items()}
