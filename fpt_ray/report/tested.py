@@ -7,6 +7,7 @@ import io
 import json
 import statistics
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
@@ -143,7 +144,9 @@ def draw_confusion(record: TrialRecord, found: Tested, path: Path) -> None:
     title = f"What trial {number} takes for what on the test split"
     caption = "Rows are true classes, columns predicted ones. Shades are shares of a row, numbers are images"
     caption += f", of {found.seeds} seeds together." if found.seeds > 1 else "."
-    foot, side = caption_inches([caption]), max(4.5, 0.45 * len(counts) + 2)
+    side = max(4.5, 0.45 * len(counts) + 2)
+    lines = textwrap.wrap(caption, int(14 * (side + 1)))
+    foot = caption_inches(lines)
     figure = Figure(figsize=(side + 1, side + foot), dpi=150)
     panel = figure.subplots()
     image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -157,4 +160,4 @@ def draw_confusion(record: TrialRecord, found: Tested, path: Path) -> None:
         panel.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=9)
     panel.set_title(title, fontsize=12, parse_math=False)
     figure.tight_layout(rect=(0, foot / figure.get_figheight(), 1, 1))
-    save_picture(figure, path, title=title, caption=caption, lines=[caption])
+    save_picture(figure, path, title=title, caption=caption, lines=lines)
