@@ -11,9 +11,9 @@ from PIL import Image, ImageMode, UnidentifiedImageError
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets.checks.alike import perceptual_hash
 from fpt_ray.datasets.findings import Finding, as_columns
-from fpt_ray.images.decoding import FORMATS, MAX_BYTES, read_picture
+from fpt_ray.images.decoding import FORMATS, read_picture
+from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError, Picture, eight_bit
-from fpt_ray.storage.files import read_bytes
 
 
 def inspect_here(root: str, paths: pa.Array) -> pa.Table:
@@ -27,12 +27,9 @@ def inspect_image(root: str, path: str) -> tuple[Finding, Picture | None]:
     Raises:
         StorageError: S3 fails, which says nothing of the image.
     """
-    try:
-        data = read_bytes(f"{root}/{path}", MAX_BYTES + 1)
-    except FileNotFoundError:
-        return Finding(reason="there is no such file"), None
-    except OSError as error:
-        return Finding(reason=f"the file cannot be read ({error.strerror})"), None
+    data, reason = bytes_or_reason(f"{root}/{path}")
+    if reason:
+        return Finding(reason=reason), None
     sha256 = hashlib.sha256(data).digest()
     try:
         picture = read_picture(data, path)

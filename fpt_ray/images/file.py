@@ -3,8 +3,23 @@
 import hashlib
 
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.decoding import MAX_BYTES
 from fpt_ray.images.table import ImageRow
 from fpt_ray.storage.files import read_bytes
+
+
+def bytes_or_reason(uri: str) -> tuple[bytes, str]:
+    """The bytes of an image's file, which may be too many for an image; or why it cannot be read.
+
+    Raises:
+        StorageError: S3 fails, which says nothing of the image.
+    """
+    try:
+        return read_bytes(uri, MAX_BYTES + 1), ""
+    except FileNotFoundError:
+        return b"", "there is no such file"
+    except OSError as error:
+        return b"", f"the file cannot be read ({error.strerror})"
 
 
 def image_bytes(root: str, image: ImageRow) -> bytes:

@@ -1,7 +1,7 @@
 """An image as its file holds it, and what becomes of it: 8 bits, and a square. Pure; ``decoding`` reads files."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -191,6 +191,11 @@ def resize(image: UInt8[np.ndarray, "Y X 3"], resolution: int) -> UInt8[np.ndarr
     Pillow's bicubic filter, whose support grows with the reduction (antialiased).
     """
     return np.array(Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC))
+
+
+def smaller(high: UInt8[np.ndarray, "R R 3"], sides: Sequence[int]) -> list[np.ndarray]:
+    """Each I_l, S S 3, down-sampled from I_h (section 3.3)."""
+    return [high if side == len(high) else resize(high, side) for side in sides]
 
 
 def content_of(pixels: UInt8[np.ndarray, "Y X 3"], preparation: Preparation) -> Frame:

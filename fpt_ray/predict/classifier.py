@@ -18,7 +18,7 @@ from fpt_ray.config.trial import SUMMARY_METHODS, reads_features, reads_images, 
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.rows import Batch
 from fpt_ray.images.labels import BETWEEN
-from fpt_ray.images.picture import resize
+from fpt_ray.images.picture import smaller
 from fpt_ray.metrics.calibration import calibrated
 from fpt_ray.metrics.scores import HALF, predicted
 from fpt_ray.models.device import compute_device
@@ -60,7 +60,7 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Classifier:
-    """The networks of a bundle, ready to be classifier."""
+    """The networks of a bundle, ready to be applied."""
 
     bundle: Bundle
     model: nn.Module
@@ -82,10 +82,10 @@ class Classifier:
             ImageError: one cannot be decoded; it is named.
         """
         how = self.bundle.spec.preparation
-        squares = [square_of_input(image, f"image {number}", how) for number, image in enumerate(images)]
-        return self.answers(
-            np.stack(squares) if squares else np.zeros((0, how.resolution, how.resolution, 3), np.uint8)
-        )
+        squares = np.zeros((len(images), how.resolution, how.resolution, 3), np.uint8)
+        for number, image in enumerate(images):
+            squares[number] = square_of_input(image, f"image {number}", how)
+        return self.answers(squares)
 
     def answers(self, images: UInt8[np.ndarray, "N R R 3"]) -> Answers:
         """What the bundle says of squared images at the LPM's resolution."""
@@ -124,14 +124,13 @@ def load(bundle: str, backbone: str | None = None) -> Classifier:
     return classifier_of(with_backbone_at(read_bundle(bundle), backbone))
 
 
-def classifier_of(bundle: Bundle) -> Classifier:
-    """A bundle's networks on this process's device.
+def classifier_of(bundle: Bundle, device: torch.device | None = None) -> Classifier:
+    """A bundle's networks on a device. Default: this process's.
 
     Raises:
         ConfigError: the LPM's weights cannot be had, or are others than the trial had.
     """
-    trial, device = bundle.trial, compute_device()
-    lpm = None
+    trial, device, lpm = bundle.trial, device or compute_device(), None
     if reads_images(trial):
         digest = known_weights([trial.backbone], ".")[trial.backbone]
     elif needs_lpm(bundle):
@@ -177,8 +176,7 @@ def _batch(classifier: Classifier, images: UInt8[np.ndarray, "B R R 3"]) -> Batc
         return Batch(low_res=torch.from_numpy(images), keys=None, values=None, labels=labels)
     low_res = None
     if reads_low_resolution(trial):
-        (side,) = spec.low_resolutions
-        low_res = torch.from_numpy(np.stack([one if side == len(one) else resize(one, side) for one in images]))
+        low_res = torch.from_numpy(np.concatenate([smaller(one, spec.low_resolutions) for one in images]))
     if not needs_lpm(classifier.bundle):
         return Batch(low_res=low_res, keys=None, values=None, labels=labels)
     found = extract_batches(classifier.lpm, images, spec)

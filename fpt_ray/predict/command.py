@@ -35,6 +35,8 @@ def run(command: Command) -> int:
     Raises:
         ConfigError: there is no such bundle, its LPM is another one, there are no images, or the output is there.
     """
+    import torch
+
     from fpt_ray.cluster import ray_session
     from fpt_ray.display.terminal import say
     from fpt_ray.predict.classifier import classifier_of
@@ -52,8 +54,9 @@ def run(command: Command) -> int:
     say(f"predict: {len(listing.paths)} images by {uri}")
     if note := bundle.data["note"]:
         say(f"predict: it was trained on: {note}")
-    classifier = classifier_of(bundle)
+    classifier = classifier_of(bundle, torch.device("cpu"))  # actors bring it to theirs
     with ray_session(local=command.local):
         found = predict_all(classifier, bundle_digest(uri), listing, out)
-    print(summary_text(found.table, bundle, listing.labels, out))
-    return 1 if found.unread > 0.01 * len(found.table) else 0
+    print(summary_text(found, bundle, listing.labels, out))
+    unread = len(found) - found["error"].to_pylist().count("")
+    return 1 if unread > 0.01 * len(found) else 0

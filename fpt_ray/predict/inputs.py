@@ -8,9 +8,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.images.decoding import MAX_BYTES, read_square
+from fpt_ray.images.decoding import read_square
+from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError
-from fpt_ray.storage.files import read_bytes
 
 ImageLike = str | Path | bytes | np.ndarray | Image.Image
 
@@ -35,10 +35,10 @@ def square_of_input(image: ImageLike, name: str, preparation: Preparation) -> UI
 
 
 def _read(path: str) -> bytes:
-    try:
-        return read_bytes(path, MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise ImageError(path, "there is no such file") from None
+    data, reason = bytes_or_reason(path)
+    if reason:
+        raise ImageError(path, reason)
+    return data
 
 
 def _image_of(array: np.ndarray, name: str) -> Image.Image:

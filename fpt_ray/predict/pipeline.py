@@ -8,7 +8,6 @@ import copy
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,9 +23,11 @@ from tqdm.auto import tqdm
 
 from fpt_ray.cluster import computing_hosts, working_hosts
 from fpt_ray.config.preparation import Preparation
+from fpt_ray.config.tasks import Target
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.decoding import MAX_BYTES, read_square
+from fpt_ray.images.decoding import read_square
+from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.mapped import put_together, take_apart
@@ -35,30 +36,17 @@ from fpt_ray.predict.listing import Listing
 from fpt_ray.preload.extraction import RAYS_WORRY, READING_CPUS
 from fpt_ray.preload.pace import lpm_layouts
 from fpt_ray.storage.errors import disk_full_as_error
-from fpt_ray.storage.files import exists, list_files, read_bytes, remove, stamps, write
+from fpt_ray.storage.files import exists, list_files, read_bytes, remove, stamps, write, write_once
 from fpt_ray.train.bundle import Bundle
 
-PART_IMAGES = 64
-"""Most images of a part."""
-_LEAST_IMAGES = 8
-"""Of a part, as far as there are so many: what an actor is worth being called for."""
+_PART_IMAGES = (8, 64)
+"""Fewest and most images of a part: what an actor is worth being called for, and what may be lost."""
+_PARTS = 32
+"""Of fewer images than would make so many of the largest: as many as keep some cores busy to the end."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Predictions:
-    """What came of it."""
-
-    table: pa.Table
-    """A row an image, in their order; see ``row_columns``."""
-
-    @property
-    def unread(self) -> int:
-        """Images that could not be read."""
-        return len(self.table) - self.table["error"].to_pylist().count("")
-
-
-def predict_all(classifier: Classifier, bundle_digest: str, listing: Listing, out: str) -> Predictions:
-    """What a bundle says of all images, written to a .parquet or .csv file; Ray runs.
+def predict_all(classifier: Classifier, bundle_digest: str, listing: Listing, out: str) -> pa.Table:
+    """What a bundle says of all images (``answer_rows``), in their order, written to a .parquet or .csv file; Ray runs.
 
     Raises:
         ConfigError: the output is there already, or is no file of these kinds.
@@ -75,9 +63,9 @@ def predict_all(classifier: Classifier, bundle_digest: str, listing: Listing, ou
             _write_parts(classifier, listing, {number: parts[number] for number in todo}, folder)
         tables = [pq.read_table(pa.BufferReader(read_bytes(f"{folder}/{_part_file(n)}"))) for n in range(len(parts))]
         whole = pa.concat_tables(tables)
-        write(out, _encoded(whole, out))
+        write_once(out, _encoded(whole, out))
     remove(folder, [_part_file(number) for number in range(len(parts))])
-    return Predictions(table=whole)
+    return whole
 
 
 def check_output(out: str) -> None:
@@ -89,9 +77,9 @@ def check_output(out: str) -> None:
 
 
 def _parts(images: int) -> list[range]:
-    """The images of each part: as many parts as keep all cores busy to the end."""
-    cores = sum(int(host.get("CPU", 0)) for host in computing_hosts())
-    size = min(PART_IMAGES, max(_LEAST_IMAGES, images // (4 * max(1, cores))))
+    """The images of each part; the cluster has no say in it, so that another goes on with what this one finished."""
+    fewest, most = _PART_IMAGES
+    size = min(most, max(fewest, images // _PARTS))
     return [range(first, min(first + size, images)) for first in range(0, images, size)]
 
 
@@ -146,19 +134,14 @@ def _read_part(root: str, preparation: Preparation, batch: pa.Table) -> pa.Table
     """The squared images of a part that can be read, and for each its hash, or why it cannot."""
     hashes, errors, pixels = [], [], []
     for path in batch["paths"][0].as_py():
-        sha256, error, image = "", "", None
-        try:
-            data = read_bytes(f"{root}/{path}", MAX_BYTES + 1)
-            sha256 = hashlib.sha256(data).hexdigest()
-            image = read_square(data, path, preparation)
-        except FileNotFoundError:
-            error = "there is no such file"
-        except ImageError as failed:
-            error = failed.reason
-        hashes.append(sha256)
+        data, error = bytes_or_reason(f"{root}/{path}")
+        hashes.append("" if error else hashlib.sha256(data).hexdigest())
+        if not error:
+            try:
+                pixels.append(read_square(data, path, preparation))
+            except ImageError as failed:
+                error = failed.reason
         errors.append(error)
-        if image is not None:
-            pixels.append(image)
     whole = np.stack(pixels).tobytes() if pixels else b""
     columns = {
         "hashes": pa.array([hashes]),
@@ -201,6 +184,11 @@ class _Actor:
         return pa.table({"part": batch["part"], "answers": pa.array([_encoded(table, ".parquet")], pa.large_binary())})
 
 
+def probability_columns(target: Target) -> list[str]:
+    """What the columns of the probabilities are called, or that of the value."""
+    return ["value"] if target.task == "regression" else [f"probability_{name}" for name in target.classes]
+
+
 def answer_rows(
     bundle: Bundle, answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]
 ) -> pa.Table:
@@ -215,7 +203,7 @@ def answer_rows(
         return pa.array([None if error else values[i] for i, error in zip(at, errors, strict=True)], kind)
 
     shares, target = answers.probabilities.T.tolist(), bundle.target
-    names = [name if target.task == "regression" else f"probability_{name}" for name in target.classes]
+    names = probability_columns(target)
     classes = {} if target.task == "regression" else {"class": column(answers.labels, pa.string())}
     return pa.table(
         {

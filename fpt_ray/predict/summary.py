@@ -11,6 +11,7 @@ from fpt_ray.display.typesetting import Table, text_column, typeset
 from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.metrics.operating_points import rates
 from fpt_ray.metrics.scores import MetricError, scores
+from fpt_ray.predict.pipeline import probability_columns
 from fpt_ray.train.bundle import Bundle
 
 _SHOWN = 5
@@ -35,8 +36,7 @@ def summary_text(table: pa.Table, bundle: Bundle, labels: np.ndarray | None, out
 
 def said_in(table: pa.Table, bundle: Bundle) -> Float[np.ndarray, "N C"]:
     """The probabilities, or the value, of rows that were written."""
-    before = "" if bundle.target.task == "regression" else "probability_"
-    return np.stack([table[f"{before}{name}"].to_numpy() for name in bundle.target.classes], axis=1)
+    return np.stack([table[name].to_numpy() for name in probability_columns(bundle.target)], axis=1)
 
 
 def _how_rightly(said: Float[np.ndarray, "N C"], labels: np.ndarray, bundle: Bundle) -> list[str]:

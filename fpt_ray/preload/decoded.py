@@ -22,7 +22,7 @@ from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
 from fpt_ray.images.file import image_bytes
-from fpt_ray.images.picture import resize
+from fpt_ray.images.picture import smaller
 from fpt_ray.images.table import ImageRow, ImageTable
 
 
@@ -69,11 +69,6 @@ def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarra
             side = source.preparation.resolution
             return pixels[: 3 * side**2].reshape(side, side, 3)
     return read_image(source.root, image, source.preparation)
-
-
-def smaller(high: UInt8[np.ndarray, "R R 3"], sides: Sequence[int]) -> list[np.ndarray]:
-    """Each I_l, S S 3, down-sampled from I_h (section 3.3)."""
-    return [high if side == len(high) else resize(high, side) for side in sides]
 
 
 # --- a shard's images, as a row of Ray Data -----------------------------------------------------------------------

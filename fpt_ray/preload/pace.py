@@ -17,11 +17,12 @@ from jaxtyping import UInt8
 from fpt_ray.cluster import computing_hosts, require_resources, run_on_workers, working_hosts
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import StoreSpec
+from fpt_ray.images.picture import smaller
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import Extracted
 from fpt_ray.preload.batches import batch_images, extract_batches
-from fpt_ray.preload.decoded import ImageSource, image_at, smaller
+from fpt_ray.preload.decoded import ImageSource, image_at
 from fpt_ray.preload.extraction import READING_CPUS, SHARDS_AT_ONCE, Holder, Layout, Work, mapped_model
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import remove

@@ -14,7 +14,6 @@ from PIL import Image
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets import findings as remembering
 from fpt_ray.datasets import inspection as inspecting
-from fpt_ray.datasets import one_image
 from fpt_ray.datasets.checks.alike import perceptual_hash
 from fpt_ray.datasets.findings import SCHEMA, findings_name, read_findings
 from fpt_ray.datasets.inspection import inspect
@@ -102,7 +101,7 @@ def test_each_reason_names_no_file(tmp_path, monkeypatch):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    monkeypatch.setattr(one_image, "MAX_BYTES", 5000)
+    monkeypatch.setattr("fpt_ray.images.file.MAX_BYTES", 5000)
     monkeypatch.setattr("fpt_ray.images.decoding.MAX_BYTES", 5000)
     reasons = {"large": "more than", "folder": "no such file", "pipe": "no such file", "loop": ""}
     for name, reason in reasons.items():
@@ -117,7 +116,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch)
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(one_image, "read_bytes", refuse)
+    monkeypatch.setattr("fpt_ray.images.file.read_bytes", refuse)
     assert found(tmp_path / "a.png")[0].reason == "the file cannot be read (Permission denied)"
 
 

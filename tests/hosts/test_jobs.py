@@ -27,9 +27,10 @@ from fpt_ray.config.space_yaml import load_space
 from fpt_ray.datasets.checking import Inspection
 from fpt_ray.datasets.usable import inspected_here
 from fpt_ray.features.shards import shard_table, write_shard
+from fpt_ray.images.picture import smaller
 from fpt_ray.preload import pipeline as preloading
 from fpt_ray.preload.batches import extract_batches
-from fpt_ray.preload.decoded import read_image, smaller
+from fpt_ray.preload.decoded import read_image
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.records import StudyRun, TrialRecord
 from tests.conftest import table_of

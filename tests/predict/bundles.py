@@ -13,7 +13,7 @@ from fpt_ray.features.joining import join
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import store_spec
 from fpt_ray.images.decoding import read_square
-from fpt_ray.images.picture import resize
+from fpt_ray.images.picture import smaller
 from fpt_ray.images.table import read_images
 from fpt_ray.models.weights import known_weights, load_backbone
 from fpt_ray.preload.batches import extract_batches
@@ -49,7 +49,7 @@ def stored(trial, table, folder):
     spec = store_spec(need_of(trial), weights_digest=digest, precision="float32")
     rows = table.rows_at(table.by_hash())
     high = np.stack([squared(table, row, spec.resolution) for row in rows])
-    low = [np.stack([one if side == len(one) else resize(one, side) for one in high]) for side in spec.low_resolutions]
+    low = [np.stack(one) for one in zip(*(smaller(one, spec.low_resolutions) for one in high), strict=True)]
     features = extract_batches(load_backbone(trial.backbone, spec.resolution), high, spec) if spec.blocks else None
     return join(add_rows(folder, spec, rows, features, low, per_shard=len(rows)), table)
 

@@ -1,6 +1,7 @@
 """Predictions of many images by Ray Data, against the classifier in this process; what is interrupted goes on."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.predict import pipeline
-from fpt_ray.predict.classifier import load
+from fpt_ray.predict.classifier import Answers, load
 from fpt_ray.predict.command import Command, run
 from fpt_ray.predict.finding import bundle_named
 from fpt_ray.predict.listing import listed
@@ -64,8 +65,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
 
 def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images, tmp_path, monkeypatch):
     listing, out = listed(images, (), TARGET), str(tmp_path / "out.csv")
-    monkeypatch.setattr(pipeline, "PART_IMAGES", 16)
-    monkeypatch.setattr(pipeline, "_LEAST_IMAGES", 16)
+    monkeypatch.setattr(pipeline, "_PART_IMAGES", (16, 16))
     whole, calls = pipeline.write, []
 
     def write(uri, content):
@@ -86,7 +86,7 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
     assert len(asked) == 2, "of four parts, two were there"
     with Path(out).open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == list(listing.paths) == found.table["path"].to_pylist()
+    assert [row["path"] for row in rows] == list(listing.paths) == found["path"].to_pylist()
     expected = load(bundle).predict([Path(images, path) for path in listing.paths])
     np.testing.assert_allclose([float(row["probability_c1"]) for row in rows], expected.probabilities[:, 1], atol=1e-6)
     with pytest.raises(ConfigError, match=r"out: .*out.csv is there already; remove it, or give another name"):
@@ -111,6 +111,26 @@ def test_what_cannot_be_listed_or_written_is_refused(images, tmp_path):
         listed(str(tmp_path), (), TARGET)
     with pytest.raises(ConfigError, match=r"out is out.xlsx; give a .parquet or .csv file"):
         pipeline.check_output("out.xlsx")
+
+
+@pytest.mark.parametrize("images", [0, 1, 8, 9, 300, 5000, 100_000])
+def test_parts_are_of_all_images_in_their_order_and_of_bounded_size(images):
+    parts = pipeline._parts(images)
+    assert [at for part in parts for at in part] == list(range(images))
+    assert all(len(part) <= 64 for part in parts)
+    assert all(len(part) >= 8 for part in parts[:-1])
+
+
+def test_values_have_a_column_of_their_own_whatever_they_are_called(bundle):
+    target = Target(task="regression", classes=("path",))
+    read = dataclasses.replace(read_bundle(bundle), target=target)
+    answers = Answers(target=target, probabilities=np.array([[2.5]]), spread=np.array([0.5]))
+    table = pipeline.answer_rows(read, answers, ["a.png", "b.png"], ["", ""], ["", "why"])
+    assert table.select(["path", "value", "spread"]).to_pylist() == [
+        {"path": "a.png", "value": 2.5, "spread": 0.5},
+        {"path": "b.png", "value": None, "spread": None},
+    ]
+    assert "class" not in table.column_names
 
 
 def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):

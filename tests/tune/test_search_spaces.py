@@ -19,13 +19,14 @@ from fpt_ray.features.serving import Stores, store_for, trial_slice
 from fpt_ray.features.shards import shard_table, write_shard
 from fpt_ray.features.spec import store_spec
 from fpt_ray.features.store import add_shards, empty_store
+from fpt_ray.images.picture import smaller
 from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial, load_learnable_state
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.paper.numbers import METHOD_NAMES, numbers
 from fpt_ray.preload.batches import extract_batches
-from fpt_ray.preload.decoded import read_image, smaller
+from fpt_ray.preload.decoded import read_image
 from fpt_ray.preload.extraction import lpm_precision
 from fpt_ray.preload.pipeline import plan_shards
 from fpt_ray.train.evaluation import evaluate
