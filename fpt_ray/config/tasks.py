@@ -86,7 +86,8 @@ class ImagesOptions:
     """Divide the training and validation images into so many folds, of which one validates and the others train. Test
     images stay. Default: the split that is given, or made by hash."""
     fold: int | None = None
-    """With folds: which of them validates, from 1 to folds."""
+    """With folds: which of them validates, from 1 to folds. Default of tune: each in turn, in a study of its own, of a
+    grid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Shows what came of a study: its front as a table and pictures, or one of the paper's tables or figures.
 
-With --as, several studies stand in one table, each of one data set.
+With --as, several studies stand in one table, each of one data set; with --folds, each of one fold.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ class Command:
     """The options of ``report``."""
 
     study: tuple[str, ...]
-    """The name of the study; with --as, of several studies, each of one data set."""
+    """The name of the study; with --as or --folds, of several studies, each of one data set or fold."""
     as_: Annotated[As | None, tyro.conf.arg(name="as")] = None
     """The paper's table or figure to print or draw. Default: the front of the study."""
+    folds: bool = False
+    """Of the studies of a data set's folds (tune --folds): each configuration's mean and deviation over them."""
     paper: bool = False
     """With --as, the paper's numbers stand beside ours."""
     workdir: str = "."
@@ -48,9 +50,11 @@ def run(command: Command) -> None:
     if command.as_ is not None:
         places = {"tracking_uri": uri, "workdir": command.workdir}
         report_as(command.as_, command.study, **places, paper=command.paper, form=form)
+    elif command.folds:
+        report_folds(command.study, tracking_uri=uri, workdir=command.workdir, form=form)
     elif len(command.study) > 1 or command.paper or form == "latex":
         given = "--paper" if command.paper else "--format latex" if form == "latex" else "several studies"
-        raise ConfigError(f"{given}: only with --as, such as --as table1; the front is of one study")
+        raise ConfigError(f"{given}: only with --as, such as --as table1, or --folds; the front is of one study")
     else:
         report(name, tracking_uri=uri, workdir=command.workdir, form=form)
 
@@ -70,3 +74,18 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -
     publish(result)
     if form == "text":
         print(places_text(result))
+
+
+def report_folds(names: tuple[str, ...], *, tracking_uri: str, workdir: str, form: Form = "text") -> None:
+    """Prints the table of the studies of a data set's folds.
+
+    Raises:
+        ConfigError: there is no such study, or they are not of the folds of one space.
+    """
+    from fpt_ray.display.typesetting import typeset
+    from fpt_ray.report.folds import over_folds
+    from fpt_ray.report.result import read_result
+    from fpt_ray.tracking.server import open_tracking
+
+    client = open_tracking(tracking_uri)
+    print(typeset(over_folds([read_result(client, name, tracking_uri, workdir) for name in names]), form))

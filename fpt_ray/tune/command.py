@@ -5,6 +5,7 @@ Either --images or --features says what is learnt; the images' features are prel
 
 from dataclasses import dataclass
 
+from fpt_ray.errors import ConfigError
 from fpt_ray.tune.options import StudyOptions
 
 
@@ -31,14 +32,33 @@ ACTIONS = {"--list_spaces": list_spaces, "--list-spaces": list_spaces}
 
 
 def run(command: Command) -> None:
-    """Runs the study, or one for each data set, and prints the report of each."""
+    """Runs the study, or one for each data set or fold, and prints the report of each, and what the folds come to."""
+    from fpt_ray.display.typesetting import typeset
+    from fpt_ray.report.folds import over_folds
     from fpt_ray.report.publication import (  # with torch, Ray and MLflow, which --help needs not
         places_text,
         report_text,
     )
-    from fpt_ray.tune.data_sets import studies_of
     from fpt_ray.tune.study import run_study
 
-    for options in studies_of(command, command.data_sets) if command.data_sets else [command]:
-        result = run_study(options)
-        print(f"{report_text(result)}\n{places_text(result)}")
+    results = []
+    for options in _studies(command):
+        results.append(run_study(options))
+        print(f"{report_text(results[-1])}\n{places_text(results[-1])}")
+    if _every_fold(command):
+        print(f"\n{typeset(over_folds(results), 'text')}")
+
+
+def _studies(command: Command) -> list[StudyOptions]:
+    from fpt_ray.tune.data_sets import studies_of
+    from fpt_ray.tune.folds import studies_of_folds
+
+    if _every_fold(command):
+        if command.data_sets:
+            raise ConfigError("folds: give --fold with --data_sets, or one data set", fields=("fold",))
+        return studies_of_folds(command)
+    return studies_of(command, command.data_sets) if command.data_sets else [command]
+
+
+def _every_fold(command: Command) -> bool:
+    return command.folds is not None and command.fold is None
