@@ -7,7 +7,7 @@ import yaml
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.objectives import no_costs_of
-from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.space import POINT, SearchSpace
 from fpt_ray.config.tasks import SCORES, SHARES, Target
 from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.errors import ConfigError
@@ -51,7 +51,7 @@ def fitted_space(space: SearchSpace, target: Target) -> SearchSpace:
     """
     found = fitted(space.base(), target)
     for point in space.points:
-        fitted(space.trial({"point": point}), target)
+        fitted(space.trial({POINT: point}), target)
     for row in space.rows:
         without, tasks = _OPTIONS.get(row.name, (None, (target.task,)))
         values = row.choices if row.choices is not None else (row.low, row.high)

@@ -257,7 +257,10 @@ def _row(name: str, given: Any) -> SearchRow:
         choices = given["choices"]
         if not isinstance(choices, list) or not choices:
             raise ConfigError(f"{where}.choices is {choices!r}; the range is empty, give at least one value")
-        return SearchRow(name=name, choices=tuple(coerce(where, item, leaves[name]) for item in choices), when=when)
+        found = tuple(coerce(where, item, leaves[name]) for item in choices)
+        if any(isinstance(one, tuple) for one in found):  # which Optuna's storages give back as a list, or as text
+            raise ConfigError(f"{where}: {name} is several numbers, which no row chooses among; give points with each")
+        return SearchRow(name=name, choices=found, when=when)
     return _range(name, given, leaves[name], when)
 
 

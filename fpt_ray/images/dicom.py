@@ -56,12 +56,6 @@ def dicom_size(data: bytes, source: str) -> tuple[int, int]:
         return int(header.Columns), int(header.Rows)
 
 
-def patient_id(data: bytes, source: str) -> str:
-    """Who a DICOM file is of; empty where it does not say."""
-    with _faults_told(source):
-        return str(_read(data, source, ["PatientID"]).get("PatientID") or "").strip()
-
-
 def read_dicom(data: bytes, source: str, max_pixels: int) -> Picture:
     """A DICOM file of one frame, as it holds its values: rescaled, without its window.
 

@@ -26,7 +26,6 @@ from fpt_ray.storage.files import absolute, exists, read_bytes, write
 
 NOTE_FILE = "DATA_NOTE.txt"
 """Beside the images: its first line is said wherever results on them are shown."""
-_REMEDY = "where splits are not given, `datasets split` divides class by class"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -109,19 +109,20 @@ def _entries(root: Path, below: str) -> Iterator[Entry]:
 def leaving(root: str, paths: pa.StringArray) -> str | None:
     """The first of these paths below a root, itself without links (see ``absolute``), that links lead out of it."""
     folders = pc.replace_substring_regex(paths, r"[^/]*$", "").dictionary_encode()
-    links: list[str] = []
+    links: list[bytes] = []  # one that is not UTF-8 is none of the paths
     suspect: list[int] = []
     for number, folder in enumerate(folders.dictionary.to_pylist()):
         try:
             with os.scandir(local_path(root) / folder) as found:
-                links += [folder + entry.name for entry in found if entry.is_symlink()]
+                links += [os.fsencode(folder + entry.name) for entry in found if entry.is_symlink()]
             sure = True
         except OSError as error:  # its files may be read where it may not be listed
             sure = isinstance(error, FileNotFoundError)
         if not (sure and _is_within(root, folder)):
             suspect.append(number)
     asked = pc.or_(
-        pc.is_in(paths, pa.array(links, pa.string())), pc.is_in(folders.indices, pa.array(suspect, pa.int32()))
+        pc.is_in(paths.cast(pa.binary()), pa.array(links, pa.binary())),
+        pc.is_in(folders.indices, pa.array(suspect, pa.int32())),
     )
     return next((path for path in paths.filter(asked).to_pylist() if not _is_within(root, path)), None)
 

@@ -62,7 +62,8 @@ def run(command: Command) -> None:
     with ray_session(local=command.local):
         if command.features:
             table = read_images(command.images, command)
-            inspection = inspected(table, absolute(workdir), allow=command.allow)
+            prepared = (trial.features.preparation,)
+            inspection = inspected(table, absolute(workdir), prepared, kept=False, allow=command.allow)
             features = join(open_store(command.features), inspection.table)
         else:
             features = preload(command.images, trial, workdir, options=command)

@@ -230,6 +230,7 @@ BAD_ROWS = {
     "side.depth: {low: 1, high: 4, step: 1, log: true}": r"space\.side\.depth: step is 1; .* without log",
     "side.num_prompts: {low: 0, high: 4, log: true}": r"space\.side\.num_prompts: low is 0; a logarithmic range",
     "side.num_prompts: {choices: [4, few]}": r"space\.side\.num_prompts is 'few'",
+    "features.window: {choices: [[40, 400], [50, 350]]}": r"space\.features\.window: .* several numbers, .*give points",
     "method: {low: 0, high: 1}": r"space\.method: method is no number; give \{choices",
     "method: {choices: [fpt, lorra]}": r"space\.method is 'lorra'; choose one of",
 }

@@ -67,6 +67,22 @@ def test_spaces_that_no_task_has_are_refused_as_they_are_read(more, message):
         parse_space(ROWS + more)
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("objectives: {val_auc: max}", "objectives: val_auc is no score of the task regression; take one of val_r2"),
+        ("constraints: {val_f1: {min: 0.1}}", "constraints: val_f1 is no score of the task regression"),
+        ("objectives: {val_r2: max, ppe: max}", "^ppe: there are no ppe and pme of r2"),
+        ("objectives: {val_r2: max}\nconstraints: {pme: {min: 0.1}}", "^pme: there are no ppe and pme of r2"),
+        ("points: {p: {loss.weights: balanced}}", "loss.weights is 'balanced', which the task regression has not"),
+    ],
+)
+def test_spaces_that_a_task_has_not_are_refused_once_it_is_known(more, message):
+    space = parse_space(ROWS + more)
+    with pytest.raises(ConfigError, match=message):
+        fitted_space(space, target("regression"))
+
+
 def test_rows_of_what_a_task_has_not_are_refused():
     space = parse_space("space: {loss.focal_gamma: {low: 0.0, high: 3.0}, loss.weights: {choices: [none, balanced]}}")
     assert fitted_space(space, target("ordinal")).rows == space.rows

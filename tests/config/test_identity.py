@@ -90,6 +90,18 @@ def test_trials_of_before_a_field_was_have_the_identity_that_they_had():
         ("loss.focal_gamma", 2.0),
         ("training.sampling", "balanced"),
         ("training.select_by", "kappa"),
+        ("features.intensity", "percentile"),
+        ("features.window", (40.0, 400.0)),
+        ("features.percentiles", (1.0, 99.0)),
+        ("features.aspect", "pad"),
+        ("features.crop_black", 0),
+        ("features.srgb", True),
+        ("augment.min_area", 1.0),
+        ("augment.horizontal_flip", 0.0),
+        ("augment.vertical_flip", 0.5),
+        ("augment.rotation_degrees", 10.0),
+        ("augment.blur_sigma", 1.0),
+        ("augment.jitter", 0.0),
     ],
 )
 def test_what_was_added_counts_where_it_is_not_as_before(name, value):

@@ -22,7 +22,6 @@ from fpt_ray.config.preparation import Preparation
 from fpt_ray.errors import ConfigError
 from fpt_ray.images import dicom
 from fpt_ray.images.decoding import decode, image_size, read_picture
-from fpt_ray.images.dicom import patient_id
 from fpt_ray.images.picture import ImageError, eight_bit
 from fpt_ray.images.table import read_images
 from tests.images.test_table import put
@@ -293,11 +292,11 @@ def test_an_enhanced_image_has_them_in_its_functional_groups():
     assert prepared(data, intensity="window") == prepared(flat, intensity="window")
 
 
-def test_size_and_patient_are_read_without_the_pixels():
+def test_the_size_is_read_without_the_pixels_and_the_patient_with_them():
     data = grey_file(np.zeros((3, 5), np.uint8), PatientID=" P 7 ")
     assert image_size(data, "a") == (5, 3)
-    assert patient_id(data, "a") == read_picture(data, "a").facts().patient == "P 7"
-    assert patient_id(grey_file(np.zeros((3, 5), np.uint8)), "a") == ""
+    assert read_picture(data, "a").facts().patient == "P 7"
+    assert read_picture(grey_file(np.zeros((3, 5), np.uint8)), "a").facts().patient == ""
 
 
 # --- what is refused --------------------------------------------------------------------------------------------

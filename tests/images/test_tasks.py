@@ -2,6 +2,7 @@
 
 import dataclasses
 import tracemalloc
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import tyro
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.config.trial import trial_from
 from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
 from fpt_ray.features import command as features_command
@@ -160,6 +163,23 @@ def test_every_command_reads_images_with_the_same_options(command):
     assert isinstance(options, ImagesOptions)
     assert (options.columns, options.task) == (("label=a,b", "group=c"), "ordinal")
     assert issubclass(features_command.Importance, ImagesOptions)
+
+
+def test_images_of_a_given_store_are_checked_as_the_trial_takes_them(monkeypatch):
+    taken = []
+
+    def stop(table, _workdir, preparations, *, kept, allow):
+        taken.append((table, preparations, kept, allow))
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("fpt_ray.cluster.ray_session", lambda **_: nullcontext())
+    monkeypatch.setattr("fpt_ray.images.table.read_images", lambda *given: given)
+    monkeypatch.setattr("fpt_ray.datasets.checking.inspected", stop)
+    trial = trial_from({"features.intensity": "percentile", "features.resolution": 384})
+    command = train_command.Command(images="i", features="store", allow=("labels",), folds=3, fold=1, trial=trial)
+    with pytest.raises(ConfigError, match="far enough"):
+        train_command.run(command)
+    assert taken == [(("i", command), (Preparation(intensity="percentile", resolution=384),), False, ("labels",))]
 
 
 # --- written and read again -----------------------------------------------------------------------------------

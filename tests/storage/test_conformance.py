@@ -340,6 +340,7 @@ def test_the_first_link_that_leaves_is_named(tmp_path):
     (tmp_path / "root/up").symlink_to(tmp_path)
     (tmp_path / "root/a/out").symlink_to(tmp_path / "x")
     (tmp_path / "root/a/in").symlink_to(tmp_path / "root/y")
+    os.symlink(tmp_path, os.fsencode(tmp_path) + b"/root/a/\xff")  # a name that is not UTF-8 is none of a path's
     for paths, first in {
         ("a/in", "a/y"): None,
         ("a/in", "a/out"): "a/out",

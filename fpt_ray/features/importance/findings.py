@@ -44,8 +44,10 @@ def read_findings(
     sizes: dict[str, tuple[tuple[int, int], Frame]] = {}
     found: dict[bytes, list[np.ndarray]] = {}
     side = preparation.resolution // shape.patch_size
-    for number, (path, *box) in enumerate(_boxes(uri), start=1):
-        if path not in rows and not pc.is_in(pa.scalar(path), table.paths).as_py():
+    boxes = _boxes(uri)
+    known = pc.is_in(pa.array([path for path, *_ in boxes], pa.string()), table.paths).to_pylist()
+    for number, (path, *box) in enumerate(boxes, start=1):
+        if not known[number - 1]:
             raise ConfigError(
                 f"boxes: {uri}: row {number} has the image {path!r}, which the image table has not; give paths as it "
                 f"has them, such as {table.row(0).path}"
