@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.tasks import Doubt
-from fpt_ray.datasets.checks.pictures import require_windows
+from fpt_ray.datasets.checks.pictures import require_intensity
 from fpt_ray.datasets.checks.remark import Remark
 from fpt_ray.datasets.checks.table_remarks import remarks_on
 from fpt_ray.datasets.decoded import Decoded
@@ -46,8 +46,8 @@ def inspected(
 
     Raises:
         StorageError: S3 fails.
-        ConfigError: there is what makes results untrue and is not allowed, a split has no image, or images lack the
-            window that is asked for.
+        ConfigError: there is what makes results untrue and is not allowed, a split has no image, images lack the
+            window that is asked for, or a window or percentiles are given that no intensity uses.
     """
     if table.hashes_ is None:
         found = inspect(table.root, table.paths, workdir, preparations if kept else (), local=local)
@@ -55,7 +55,7 @@ def inspected(
     else:
         whole, findings, decoded = divided(table), None, {}
     if findings is not None:
-        require_windows(whole, findings, preparations)
+        require_intensity(whole, findings, preparations)
     remarks = remarks_on(whole, findings, preparations)
     _stop_at(remarks, table.root, allow)
     for remark in remarks:

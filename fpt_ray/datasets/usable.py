@@ -13,7 +13,7 @@ from fpt_ray.datasets.checks.alike import as_binary
 from fpt_ray.datasets.one_image import inspect_here
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.columns import as_hex
+from fpt_ray.images.columns import SPLITS, as_hex
 from fpt_ray.images.splits import imbalance, with_hashed_splits
 from fpt_ray.images.table import ImageTable, check_splits
 
@@ -49,8 +49,21 @@ def usable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]
         hashes_=np.frombuffer(hashes.buffers()[1], np.uint8).reshape(-1, 32)[hashes.offset :][: len(rows)],
         skipped=(*table.skipped, *skipped),
     )
+    _require_given_test(table, whole)
     whole = divided(_with_patients(whole, findings.take(rows)))
     return whole, findings.take(pc.index_in(whole.paths, value_set=table.paths))
+
+
+def _require_given_test(table: ImageTable, whole: ImageTable) -> None:
+    """ConfigError where a test split was given and none of it can be used: another would be drawn from the others."""
+    test = SPLITS.index("test")
+    given = int((table.splits == test).sum())
+    if given and not (whole.splits == test).any():
+        first = table.paths[int(np.argmax(table.splits == test))].as_py()
+        raise ConfigError(
+            f"images: none of the {given} images of test in {table.root} can be used, such as {first}: "
+            f"{dict(whole.skipped)[first]}; mend them, or give other images the split test"
+        )
 
 
 def _with_patients(table: ImageTable, findings: pa.Table) -> ImageTable:

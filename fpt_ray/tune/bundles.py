@@ -29,7 +29,8 @@ def leave_bundles(records: Sequence[TrialRecord], shared: Shared) -> Iterator[st
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    shown = [record for record in shown_trials(records, shared.space) if "test_auc" in record.metrics]
+    tested = f"test_{shared.space.score.removeprefix('val_')}"
+    shown = [record for record in shown_trials(records, shared.space) if tested in record.metrics]
     numbered = {record.number: record for record in (*shown, *confirming(records))}
     missing = [
         record

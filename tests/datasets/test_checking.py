@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.datasets import checking, command
 from fpt_ray.datasets import survey as surveying
 from fpt_ray.datasets.checking import inspected
@@ -272,3 +273,12 @@ def test_patients_of_dicom_files_are_groups_unless_all_have_one_name(tmp_path, c
     assert (None if found.groups is None else len(set(found.groups.to_pylist()))) == groups
     said = capsys.readouterr().err
     assert ("all DICOM files name one patient, ANONYMOUS, which is taken for nobody" in said) == (groups is None)
+
+
+def test_a_given_test_split_of_which_nothing_can_be_read_is_not_drawn_anew(tmp_path):
+    root = folder(tmp_path / "images")
+    for image in (root / "test").rglob("*.png"):
+        image.write_bytes(b"half")
+    table = read_images(str(root), ImagesOptions(folds=3, fold=1))
+    with pytest.raises(ConfigError, match=r"none of the 6 images of test in .* such as test/no/0\.png: .*; mend"):
+        usable(table, inspect_here(table.root, table.paths))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fpt_ray.config.tasks import SCORES, TITLES
 from fpt_ray.errors import ConfigError
+from fpt_ray.predict.finding import bundle_named
 from fpt_ray.report.command import report
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
@@ -89,6 +90,7 @@ def test_a_study_of_each_task_ends_with_its_scores_and_a_report(task, tables, wo
     (report(task, tracking_uri=default_uri(workdir), workdir=workdir))
     assert TITLES[score] in capsys.readouterr().out
     assert Path(workdir, "studies", task, "front.png").exists()
+    assert Path(bundle_named(task, workdir), "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

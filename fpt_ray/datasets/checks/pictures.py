@@ -55,8 +55,16 @@ def _faint(findings: pa.Table) -> Bool[np.ndarray, " rows"]:
     return (white - black > 255) & (high - low < _FAINT * (white - black))
 
 
-def require_windows(table: ImageTable, findings: pa.Table, preparations: Sequence[Preparation]) -> None:
-    """ConfigError where the window of the files is asked for, and some have none."""
+def require_intensity(table: ImageTable, findings: pa.Table, preparations: Sequence[Preparation]) -> None:
+    """ConfigError where the window of the files is asked for and some have none, or a window is given for nothing."""
+    for name, intensity in (("window", "window"), ("percentiles", "percentile")):
+        chosen = [one for one in preparations if name in one.chosen]
+        if chosen and all(one.intensity != intensity for one in preparations):
+            raise ConfigError(
+                f"features.{name} is {getattr(chosen[0], name)} and has no say while features.intensity is "
+                f"{chosen[0].intensity}; set that to {intensity}, or leave {name} out",
+                fields=(f"features.{name}", "features.intensity"),
+            )
     lacking = ~_column(findings["window"])
     if any(one.intensity == "window" and one.window is None for one in preparations) and lacking.any():
         raise ConfigError(

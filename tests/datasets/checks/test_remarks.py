@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.datasets.checks.pictures import require_windows
+from fpt_ray.datasets.checks.pictures import require_intensity
 from fpt_ray.datasets.checks.table_remarks import remarks_on
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS
@@ -210,9 +210,22 @@ def test_missing_windows_are_an_error_for_all_files_at_once():
     findings = made_findings(table, window=[True, False, False] + [True] * 9)
     asked = Preparation(resolution=48, intensity="window")
     with pytest.raises(ConfigError, match=r"features\.intensity is window, and 2 images have none .* as train/01\.png"):
-        require_windows(table, findings, [asked])
-    require_windows(table, findings, [Preparation(resolution=48, intensity="window", window=(2, 4)), Preparation()])
-    require_windows(table, made_findings(table), [asked])
+        require_intensity(table, findings, [asked])
+    require_intensity(table, findings, [Preparation(resolution=48, intensity="window", window=(2, 4)), Preparation()])
+    require_intensity(table, made_findings(table), [asked])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "intensity"), [("window", (40, 400), "window"), ("percentiles", (1, 99), "percentile")]
+)
+def test_what_no_intensity_uses_is_refused(name, value, intensity):
+    table = made_table(SOUND)
+    unused, used = (Preparation(resolution=48, intensity=one, **{name: value}) for one in ("full", intensity))
+    with pytest.raises(
+        ConfigError, match=rf"features\.{name} is .* no say while features\.intensity is full; .*{intensity}"
+    ):
+        require_intensity(table, made_findings(table), [unused])
+    require_intensity(table, made_findings(table), [unused, used])
 
 
 def test_pictures_that_look_alike_are_told():
