@@ -192,7 +192,7 @@ def probability_columns(target: Target) -> list[str]:
 def answer_rows(
     bundle: Bundle, answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]
 ) -> pa.Table:
-    """A row an image: path, sha256, class, a probability for each class (or the value), spread, decisions, error.
+    """A row an image: path, hash, class, a probability for each class (or the value), spread, familiarity, error, ...
 
     ``answers`` are of the images without an error. Others have nulls. A column for each threshold of the bundle says
     whether it is reached.
@@ -204,6 +204,7 @@ def answer_rows(
 
     shares, target = answers.probabilities.T.tolist(), bundle.target
     names = probability_columns(target)
+    known = {} if answers.familiarity is None else {"familiarity": column(answers.familiarity.tolist(), pa.float64())}
     classes = {} if target.task == "regression" else {"class": column(answers.labels, pa.string())}
     return pa.table(
         {
@@ -212,6 +213,7 @@ def answer_rows(
             **classes,
             **{name: column(values, pa.float64()) for name, values in zip(names, shares, strict=True)},
             "spread": column(answers.spread.tolist(), pa.float64()),
+            **known,
             **{
                 name: column([value >= least for value in shares[1]], pa.bool_())
                 for name, least in bundle.thresholds.items()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.typesetting import Table, text_column, typeset
+from fpt_ray.metrics.familiarity import UNLIKE
 from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.metrics.operating_points import rates
 from fpt_ray.metrics.scores import MetricError, scores
@@ -30,6 +31,7 @@ def summary_text(table: pa.Table, bundle: Bundle, labels: np.ndarray | None, out
     read = np.array([not error for error in errors])
     if labels is not None and read.any():
         lines += _how_rightly(said_in(table.filter(pa.array(read)), bundle), labels[read], bundle)
+    lines += _unlike(table, bundle)
     lines += _unread([(path, error) for path, error in zip(table["path"].to_pylist(), errors, strict=True) if error])
     return "\n".join([*lines, f"written to {out}"])
 
@@ -55,6 +57,20 @@ def _how_rightly(said: Float[np.ndarray, "N C"], labels: np.ndarray, bundle: Bun
         at = rates(said[:, 1], labels == 1, threshold)
         lines.append(f"{name} ({threshold:.4f}): sensitivity {at.sensitivity:.4f}, specificity {at.specificity:.4f}")
     return lines
+
+
+def _unlike(table: pa.Table, bundle: Bundle) -> list[str]:
+    """How many images are unlike the training images, and how many of those that are like them would be called so."""
+    if bundle.familiarity is None:
+        return []
+    found = table["familiarity"].drop_null().to_numpy()
+    unlike = int((found < UNLIKE).sum())
+    if not unlike:
+        return []
+    return [
+        f"warning: {unlike} of {len(found)} images are unlike the training images (familiarity below {UNLIKE}; of "
+        f"images like them, {bundle.familiarity.by_chance:.1%} are to be expected): their answers mean little"
+    ]
 
 
 def _unread(failed: Sequence[tuple[str, str]]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -20,11 +21,13 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import BackboneConfig, TrialConfig, trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import StoreSpec, spec_from
+from fpt_ray.metrics.familiarity import Familiarity
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
 from fpt_ray.train.checkpoint import State
 
 SCHEMA_VERSION = 1
 BUNDLE_FILE, MODEL_FILE, CARD_FILE = "bundle.json", "model.safetensors", "README.md"
+FAMILIARITY_FILE = "familiarity.safetensors"
 BACKBONE_FILE = "backbone.safetensors"
 _WITHIN = "/"
 """Between the names of nested states, as AdaLoRA and the nearest neighbours keep them."""
@@ -55,6 +58,9 @@ class Bundle:
     identity: str
     """Digest of all that determines the trial's numbers."""
     versions: Mapping[str, str]
+    familiarity: Familiarity | None = None
+    """What tells images like the training images from others; None where no LPM looks at a new image, or of a bundle
+    that is older than this."""
 
 
 def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Tensor] | None = None) -> None:
@@ -70,6 +76,10 @@ def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Ten
     files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode()}
     if backbone is not None:
         files[BACKBONE_FILE] = save({name: tensor.contiguous() for name, tensor in backbone.items()})
+    if (known := bundle.familiarity) is not None:
+        files[FAMILIARITY_FILE] = save(
+            {item.name: torch.from_numpy(getattr(known, item.name)) for item in dataclasses.fields(known)}
+        )
     trial = {name: value for name, value in flatten(bundle.trial).items() if name != "backbone.weights"}
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -120,6 +130,7 @@ def read_bundle(uri: str) -> Bundle:
             data=document["data"],
             identity=document["identity"],
             versions=document["versions"],
+            familiarity=_familiarity(folder, document["sha256"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
@@ -133,6 +144,12 @@ def _weights(folder: str, backbone: Mapping[str, Any]) -> str | None:
     if backbone["own"]:
         return f"{folder}/{BACKBONE_FILE}"
     return backbone["weights"]
+
+
+def _familiarity(folder: str, digests: Mapping[str, str]) -> Familiarity | None:
+    if FAMILIARITY_FILE not in digests:
+        return None
+    return Familiarity(**{name: one.numpy() for name, one in load(_checked(folder, FAMILIARITY_FILE, digests)).items()})
 
 
 def _checked(folder: str, name: str, digests: Mapping[str, str]) -> bytes:

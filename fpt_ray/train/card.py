@@ -5,6 +5,7 @@ After Mitchell et al., "Model Cards for Model Reporting" (arXiv 1810.03993).
 
 from collections.abc import Sequence
 
+from fpt_ray.metrics.familiarity import UNLIKE
 from fpt_ray.train.bundle import Bundle
 
 
@@ -36,6 +37,7 @@ def model_card(bundle: Bundle, uri: str) -> str:
             "- Diagnosis, or any decision about a person: it has seen the images above and no others, and no authority",
             "  has approved it.",
             "- Images of another kind (other devices, populations, magnifications) before it was measured on them.",
+            *_unfamiliar(bundle),
             *_remembers(bundle),
             "",
             "## How to use it",
@@ -86,6 +88,20 @@ def _operating_points(bundle: Bundle) -> list[str]:
         "",
         *(f"- `{name}`: {threshold:.4f}" for name, threshold in bundle.thresholds.items()),
         "",
+    ]
+
+
+def _unfamiliar(bundle: Bundle) -> list[str]:
+    if bundle.familiarity is None:
+        return [
+            "- Images that nobody else looks at: the frozen ViT does not see them, so that nothing warns of images of",
+            "  another kind.",
+        ]
+    return [
+        f"- Images whose `familiarity` is below {UNLIKE}: they are farther from the training images than "
+        f"{1 - UNLIKE:.0%}",
+        "  of the validation images are, by the class token of the ViT's last block. It tells other images, not other",
+        "  patients: an image may be familiar and its answer wrong.",
     ]
 
 

@@ -20,6 +20,7 @@ from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
 from fpt_ray.train.card import model_card
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
+from fpt_ray.train.tokens import familiarity_of
 
 SPLITS = ("val", "test")
 
@@ -83,6 +84,7 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         data=_data(store),
         identity=leaving.identity,
         versions=leaving.versions,
+        familiarity=familiarity_of(trial, store),
     )
     write_bundle(bundle, leaving.uri, model_card(bundle, leaving.uri))
     return scored

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,20 @@ import pytest
 from PIL import Image
 
 import fpt_ray
-from fpt_ray.config.trial import Method, override
+from fpt_ray.config.trial import SUMMARY_METHODS, Method, override
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import Slice
 from fpt_ray.images.decoding import ImageError
 from fpt_ray.metrics.calibration import temperature
+from fpt_ray.metrics.familiarity import fitted_familiarity
 from fpt_ray.metrics.scores import scores
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
-from fpt_ray.train.bundle import BUNDLE_FILE, MODEL_FILE, read_bundle
+from fpt_ray.train.bundle import BUNDLE_FILE, FAMILIARITY_FILE, MODEL_FILE, read_bundle
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.leaving import ensemble
 from tests.predict.bundles import TRIAL, left, squared, stored, table_of_images
-from tests.stores import draw_images
+from tests.stores import draw_images, rows_from_files
 
 METHODS = Method.__args__
 
@@ -56,6 +59,7 @@ def test_a_bundle_says_of_the_images_what_the_study_said_of_their_features(metho
     np.testing.assert_allclose(
         again.probabilities, ensemble(expected, read_bundle(uri).temperatures, "multiclass"), atol=1e-5
     )
+    assert (again.familiarity is not None) == (method in (*SUMMARY_METHODS, "fpt+", "fpt", "probe"))
 
 
 LABELS = {
@@ -121,6 +125,29 @@ def test_seeds_are_averaged_and_their_spread_is_told(two_seeds, table):
     assert answers.labels == [answers.target.classes[at] for at in answers.probabilities.argmax(axis=1)]
     assert (answers.spread > 0).any()
     assert classifier.answers(images[:0]).probabilities.shape == (0, 3)
+
+
+def test_familiarity_is_measured_on_the_validation_images_from_the_last_class_token(two_seeds, table):
+    """Of each of the twelve: how many of them are as far from the training images, by what the store holds of them."""
+    uri, store = two_seeds
+    cut = Slice(blocks=(), num_kept=0, low_resolutions=(), summaries=True)
+    train, val = (
+        rows_from_files(store, split, cut).take(range(store.num_rows(split))).summaries[:, -1, 0].float().numpy()
+        for split in ("train", "val")
+    )
+    far = fitted_familiarity(train, val).distances(val)
+    found = load(uri).predict([Path(table.root, row.path) for row in of_split(store, table, "val")])
+    np.testing.assert_allclose(found.familiarity, [(far >= one).mean() for one in far], atol=1e-6)
+    assert sorted(found.familiarity) == pytest.approx(np.arange(1, 13) / 12)
+    black = load(uri).predict([np.zeros((64, 64, 3), np.uint8)])
+    assert black.familiarity == [0.0]
+
+
+def test_a_bundle_without_familiarity_says_nothing_of_it(two_seeds, table, tmp_path):
+    shutil.copytree(two_seeds[0], tmp_path / "bundle")
+    digests = json.loads((tmp_path / "bundle" / BUNDLE_FILE).read_text())["sha256"]
+    edit(tmp_path / "bundle", sha256={name: one for name, one in digests.items() if name != FAMILIARITY_FILE})
+    assert load(str(tmp_path / "bundle")).predict([Path(table.root, table.row(0).path)]).familiarity is None
 
 
 def test_files_bytes_arrays_and_pillows_images_are_the_same_image(two_seeds, table):

@@ -56,6 +56,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
     found = np.array([[row[f"probability_{name}"] for name in expected.target.classes] for row in good])
     np.testing.assert_allclose(found, expected.probabilities, atol=1e-6)
     np.testing.assert_allclose([row["spread"] for row in good], expected.spread, atol=1e-6)
+    np.testing.assert_allclose([row["familiarity"] for row in good], expected.familiarity, atol=1e-6)
     assert [row["class"] for row in good] == expected.labels
     assert not list(tmp_path.glob("out.parquet.parts-*/*"))
     said = capsys.readouterr()
@@ -124,13 +125,13 @@ def test_parts_are_of_all_images_in_their_order_and_of_bounded_size(images):
 def test_values_have_a_column_of_their_own_whatever_they_are_called(bundle):
     target = Target(task="regression", classes=("path",))
     read = dataclasses.replace(read_bundle(bundle), target=target)
-    answers = Answers(target=target, probabilities=np.array([[2.5]]), spread=np.array([0.5]))
+    answers = Answers(target=target, probabilities=np.array([[2.5]]), spread=np.array([0.5]), familiarity=None)
     table = pipeline.answer_rows(read, answers, ["a.png", "b.png"], ["", ""], ["", "why"])
     assert table.select(["path", "value", "spread"]).to_pylist() == [
         {"path": "a.png", "value": 2.5, "spread": 0.5},
         {"path": "b.png", "value": None, "spread": None},
     ]
-    assert "class" not in table.column_names
+    assert not {"class", "familiarity"} & set(table.column_names)
 
 
 def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):
@@ -167,6 +168,13 @@ def test_where_labels_are_known_the_answers_are_scored(bundle, images):
     assert f"AUC {area:.4f} (" in text
     right = np.mean(answers.probabilities.argmax(axis=1) == listing.labels)
     assert f"accuracy {right:.4f} (" in text
+    assert "unlike the training images" not in text
+    strange = answers.familiarity.copy()
+    strange[:7] = 0.0
+    unlike = pipeline.answer_rows(read, dataclasses.replace(answers, familiarity=strange), listing.paths, blank, blank)
+    said = summary_text(unlike, read, listing.labels, "out.csv")
+    assert "warning: 7 of 60 images are unlike the training images (familiarity below 0.01; of images like" in said
+    assert "them, 7.7% are to be expected)" in said
     alone = np.flatnonzero(listing.labels == 2)
     assert "no scores: " in summary_text(table.take(alone), read, listing.labels[alone], "out.csv")
     broken = pipeline.answer_rows(read, load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
