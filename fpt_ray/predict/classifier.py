@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import nn
 
 from fpt_ray.config.tasks import Target
@@ -18,6 +18,7 @@ from fpt_ray.config.trial import needs_lpm, reads_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.labels import BETWEEN
 from fpt_ray.metrics.calibration import calibrated
+from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.metrics.scores import HALF, predicted
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.loss import network_for, says
@@ -38,11 +39,15 @@ class Answers:
     probabilities: Float[np.ndarray, "N C"]
     """Calibrated, of classes, grades or labels, the mean over the seeds; of regression the value, as one column."""
     spread: Float[np.ndarray, " N"]
-    """Standard deviation over the seeds: of the predicted class's probability, the largest of several labels', or of
-    the value; 0 of a single seed."""
+    """Standard deviation over the seeds, or over several bundles: of the predicted class's probability, the largest of
+    several labels', or of the value; 0 of a single one."""
     familiarity: Float[np.ndarray, " N"] | None
     """How like the training images each is: the share of validation images that are at least as far from these, by the
     class token of the frozen LPM; None where no LPM looks at the images, or the bundle is older than this."""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    """Of two classes, or of labels."""
+    of_best: Float[np.ndarray, "N C"] | None = None
+    """Where several bundles answer as one: what the one with the best validation score says alone."""
 
     @property
     def labels(self) -> list[str]:
@@ -54,6 +59,14 @@ class Answers:
             rows = (np.flatnonzero(row >= HALF) for row in self.probabilities)
             return [BETWEEN.join(names[at] for at in row) for row in rows]
         return [names[at] for at in predicted(self.probabilities, task)]
+
+    @property
+    def decisions(self) -> dict[str, Bool[np.ndarray, " N"]]:
+        """{name of an operating point: whether an image's probability reaches its threshold}."""
+        return {
+            point.name: self.probabilities[:, self.target.classes.index(point.of)] >= point.threshold
+            for point in self.operating_points
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -94,16 +107,14 @@ class Classifier:
         task, gaussian = self.bundle.target.task, self.bundle.familiarity
         each = zip(self.said(seen), self.bundle.temperatures, strict=True)
         of_seeds = np.stack([calibrated(one, by, task) for one, by in each])
-        mean = of_seeds.mean(axis=0)
-        spread = of_seeds.std(axis=0, ddof=1) if len(of_seeds) > 1 else np.zeros_like(mean)
-        if task not in ("multilabel", "regression"):
-            spread = np.take_along_axis(spread, predicted(mean, task)[:, None], axis=1)
+        mean, spread = averaged(of_seeds, task)
         known = [] if gaussian is None else [gaussian.of(part.class_tokens) for part in seen]
         return Answers(
             target=self.bundle.target,
             probabilities=mean,
-            spread=spread.max(axis=1, initial=0.0),
+            spread=spread,
             familiarity=None if gaussian is None else np.concatenate([np.zeros(0), *known]),
+            operating_points=self.bundle.operating_points,
         )
 
     def probabilities(self, images: UInt8[np.ndarray, "N R R 3"]) -> Float[np.ndarray, "S N C"]:
@@ -122,6 +133,15 @@ class Classifier:
         return np.stack(found)
 
 
+def averaged(said: Float[np.ndarray, "S N C"], task: str) -> tuple[Float[np.ndarray, "N C"], Float[np.ndarray, " N"]]:
+    """The mean of what several networks say, and how far they are apart; see ``Answers``."""
+    mean = said.mean(axis=0)
+    spread = said.std(axis=0, ddof=1) if len(said) > 1 else np.zeros_like(mean)
+    if task not in ("multilabel", "regression"):
+        spread = np.take_along_axis(spread, predicted(mean, task)[:, None], axis=1)
+    return mean, spread.max(axis=1, initial=0.0)
+
+
 def load(bundle: str, backbone: str | None = None) -> Classifier:
     """The classifier of a bundle's folder (local, or s3://...), on a GPU where there is one.
 
@@ -135,16 +155,18 @@ def load(bundle: str, backbone: str | None = None) -> Classifier:
     return classifier_of(with_backbone_at(read_bundle(bundle), backbone))
 
 
-def classifier_of(bundle: Bundle, device: torch.device | None = None) -> Classifier:
+def classifier_of(bundle: Bundle, device: torch.device | None = None, lpm: Any = None) -> Classifier:
     """A bundle's networks on a device. Default: this process's.
+
+    ``lpm`` is the bundle's frozen LPM, if it is there on that device already. Default: it is loaded, and checked.
 
     Raises:
         ConfigError: the LPM's weights cannot be had, or are others than the trial had.
     """
-    trial, device, lpm = bundle.trial, device or compute_device(), None
+    trial, device = bundle.trial, device or compute_device()
     if reads_images(trial):
         digest = known_weights([trial.backbone], ".")[trial.backbone]
-    elif needs_lpm(trial):
+    elif needs_lpm(trial) and lpm is None:
         lpm = load_backbone(trial.backbone, bundle.spec.resolution)
         digest = weights_digest(lpm)
         lpm = lpm.to(device, getattr(torch, bundle.spec.precision))

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,12 +22,16 @@ from fpt_ray.config.trial import BackboneConfig, TrialConfig, trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import StoreSpec, spec_from
 from fpt_ray.metrics.familiarity import Familiarity
+from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
 from fpt_ray.train.checkpoint import State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: thresholds of two classes alone, and no familiarity; it is read, too. 2: operating points of labels as well."""
 BUNDLE_FILE, MODEL_FILE, CARD_FILE = "bundle.json", "model.safetensors", "README.md"
 FAMILIARITY_FILE = "familiarity.safetensors"
+FRONT_FILE = "front.json"
+"""Beside the bundles of a study: the names of those whose trials are on its front."""
 BACKBONE_FILE = "backbone.safetensors"
 _WITHIN = "/"
 """Between the names of nested states, as AdaLoRA and the nearest neighbours keep them."""
@@ -48,9 +52,8 @@ class Bundle:
     temperatures: tuple[tuple[float, ...], ...]
     """By which the logits of each seed's network are divided, of each label where there are several; chosen on the
     validation split. Values have none."""
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    """{name: the probability of the second class from which on an image is called that}, of two classes; chosen on the
-    validation split."""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    """Of two classes, or of labels; chosen on the validation split."""
     metrics: Mapping[str, float]
     """{name with its split: value}."""
     data: Mapping[str, Any]
@@ -63,7 +66,13 @@ class Bundle:
     that is older than this."""
 
 
-def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Tensor] | None = None) -> None:
+def write_bundle(
+    bundle: Bundle,
+    uri: str,
+    card: str,
+    backbone: Mapping[str, Tensor] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> None:
     """Writes a bundle's folder, locally or on S3; what makes it a bundle comes last, so that none is ever half one.
 
     Args:
@@ -71,9 +80,10 @@ def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Ten
         uri: its folder.
         card: the text of its README.md.
         backbone: the LPM's weights, for a bundle that needs no network.
+        pictures: {file: content} of what the card shows.
     """
     tensors, plain = _taken_apart(bundle.states)
-    files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode()}
+    files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode(), **(pictures or {})}
     if backbone is not None:
         files[BACKBONE_FILE] = save({name: tensor.contiguous() for name, tensor in backbone.items()})
     if (known := bundle.familiarity) is not None:
@@ -91,7 +101,7 @@ def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Ten
         "seeds": len(bundle.states),
         "state": plain,
         **{name: getattr(bundle, name) for name in ("temperatures", "metrics", "data", "identity", "versions")},
-        "thresholds": dict(bundle.thresholds),
+        "operating_points": [dataclasses.asdict(point) for point in bundle.operating_points],
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     for name, content in files.items():
@@ -111,9 +121,9 @@ def read_bundle(uri: str) -> Bundle:
     try:
         document = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
         version = document["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise ConfigError(
-                f"{uri}: schema_version is {version}, not {SCHEMA_VERSION}; use the fpt_ray that wrote it"
+                f"{uri}: schema_version is {version}, this program reads 1 and {SCHEMA_VERSION}; update fpt_ray"
             )
         tensors = load(_checked(folder, MODEL_FILE, document["sha256"]))
         backbone = {**document["backbone"], "own": BACKBONE_FILE in document["sha256"]}
@@ -125,7 +135,7 @@ def read_bundle(uri: str) -> Bundle:
             weights_digest=backbone["weights_digest"],
             states=_put_together(tensors, document["state"], document["seeds"]),
             temperatures=tuple(map(tuple, document["temperatures"])),
-            thresholds=document["thresholds"],
+            operating_points=_operating_points(document),
             metrics=document["metrics"],
             data=document["data"],
             identity=document["identity"],
@@ -137,6 +147,13 @@ def read_bundle(uri: str) -> Bundle:
             raise
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{uri}/{BUNDLE_FILE} cannot be used ({why}); copy it again") from None
+
+
+def _operating_points(document: Mapping[str, Any]) -> tuple[OperatingPoint, ...]:
+    if document["schema_version"] == 1:
+        found = document["thresholds"].items()
+        return tuple(OperatingPoint(name=name, of=document["classes"][1], threshold=least) for name, least in found)
+    return tuple(OperatingPoint(**point) for point in document["operating_points"])
 
 
 def _weights(folder: str, backbone: Mapping[str, Any]) -> str | None:

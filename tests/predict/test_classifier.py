@@ -15,8 +15,9 @@ from fpt_ray.config.trial import SUMMARY_METHODS, Method, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import Slice
 from fpt_ray.images.decoding import ImageError
-from fpt_ray.metrics.calibration import temperature
+from fpt_ray.metrics.calibration import fitted_temperatures
 from fpt_ray.metrics.familiarity import fitted_familiarity
+from fpt_ray.metrics.operating_points import rates_at
 from fpt_ray.metrics.scores import scores
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
@@ -50,7 +51,7 @@ def test_a_bundle_says_of_the_images_what_the_study_said_of_their_features(metho
     uri = left(trial, store, tmp_path)
     expected, _ = predictions_of_best(trial, store, "test", load_checkpoint(tmp_path))
     of_val, val_labels = predictions_of_best(trial, store, "val", load_checkpoint(tmp_path))
-    assert read_bundle(uri).temperatures == tuple((temperature(one, val_labels),) for one in of_val)
+    assert read_bundle(uri).temperatures == tuple(fitted_temperatures(one, val_labels, "multiclass") for one in of_val)
     Path(tmp_path, "store").rename(tmp_path / "moved")
     rows = of_split(store, table, "test")
     found = load(uri).probabilities(np.stack([squared(table, row, 64) for row in rows]))
@@ -91,7 +92,18 @@ def test_a_bundle_of_every_task_says_what_the_study_said(task, method, table, tm
         np.mean([scores(one, truth, classes, task)[first] for one in expected])
     )
     assert ("test_brier_calibrated" in bundle.metrics) == (task != "regression")
-    assert bool(bundle.thresholds) == (task == "binary")
+    points = {"binary": ["yes"] * 3, "multilabel": ["x"] * 3 + ["y"] * 3}.get(task, [])
+    assert [point.of for point in bundle.operating_points] == points
+    for point in bundle.operating_points:
+        at = rates_at(point, answers.probabilities, truth, classes)
+        for name, share in (("sensitivity", at.sensitivity), ("specificity", at.specificity)):
+            found = [bundle.metrics.get(f"test_{name}_at_{point.name}{end}") for end in ("", "_low", "_high")]
+            assert found == pytest.approx(share, abs=1e-4)
+        assert (
+            answers.decisions[point.name] == (answers.probabilities[:, classes.index(point.of)] >= point.threshold)
+        ).all()
+    card = Path(uri, "README.md").read_text()
+    assert Path(uri, "reliability.png").exists() == ("](reliability.png)" in card) == (task != "regression")
     assert [len(by) for by in bundle.temperatures] == [{"multilabel": 2, "regression": 0}.get(task, 1)] * len(expected)
     if task == "multilabel":
         names = [[name for name, share in zip("xy", row, strict=True) if share >= 0.5] for row in answers.probabilities]
@@ -143,11 +155,15 @@ def test_familiarity_is_measured_on_the_validation_images_from_the_last_class_to
     assert black.familiarity == [0.0]
 
 
-def test_a_bundle_without_familiarity_says_nothing_of_it(two_seeds, table, tmp_path):
+def test_a_bundle_of_the_first_version_is_read_as_it_was_meant(two_seeds, table, tmp_path):
+    """Thresholds were of the second class alone, and nothing was said of familiarity."""
     shutil.copytree(two_seeds[0], tmp_path / "bundle")
     digests = json.loads((tmp_path / "bundle" / BUNDLE_FILE).read_text())["sha256"]
-    edit(tmp_path / "bundle", sha256={name: one for name, one in digests.items() if name != FAMILIARITY_FILE})
-    assert load(str(tmp_path / "bundle")).predict([Path(table.root, table.row(0).path)]).familiarity is None
+    digests = {name: one for name, one in digests.items() if name != FAMILIARITY_FILE}
+    edit(tmp_path / "bundle", schema_version=1, sha256=digests, thresholds={"youden": 0.25})
+    found = load(str(tmp_path / "bundle")).predict([Path(table.root, table.row(0).path)])
+    assert found.familiarity is None
+    assert found.decisions["youden"].tolist() == [found.probabilities[0, 1] >= 0.25]
 
 
 def test_files_bytes_arrays_and_pillows_images_are_the_same_image(two_seeds, table):
@@ -171,6 +187,15 @@ def test_the_model_card_and_the_json_say_what_it_is(two_seeds):
     test_auc = bundle.metrics["test_auc"]
     assert f"| auc | 0.7500 | {test_auc:.4f} |" in card, "what is known is kept, what is not is computed"
     assert f"fpt-ray predict --model {uri}" in card
+    low, value, high = (bundle.metrics[f"test_log_loss_calibrated{end}"] for end in ("_low", "", "_high"))
+    assert low < value < high
+    assert f" {value:.4f} ({low:.4f} to {high:.4f}) |" in card
+    assert "| log_loss_calibrated_low |" not in card
+    with Image.open(Path(uri, "reliability.png")) as diagram:
+        assert diagram.info["Title"] == "Reliability diagram"
+    assert (
+        document["sha256"]["reliability.png"] == hashlib.sha256(Path(uri, "reliability.png").read_bytes()).hexdigest()
+    )
     assert not [path.name for path in Path(uri).iterdir() if path.suffix in (".pt", ".pkl")]
 
 
@@ -181,7 +206,7 @@ def test_the_model_card_and_the_json_say_what_it_is(two_seeds):
         (lambda folder: (folder / MODEL_FILE).unlink(), "model.safetensors is missing; copy the bundle again"),
         (lambda folder: (folder / BUNDLE_FILE).unlink(), "is no bundle: it has no bundle.json"),
         (lambda folder: (folder / BUNDLE_FILE).write_text("{}"), "KeyError: 'schema_version'"),
-        (lambda folder: edit(folder, schema_version=2), "schema_version is 2, not 1; use the fpt_ray"),
+        (lambda folder: edit(folder, schema_version=3), "schema_version is 3, this program reads 1 and 2; update"),
         (
             lambda folder: edit(folder, backbone={"weights": "random", "weights_digest": "0" * 64}),
             r"backbone.weights \(SHA-256\) is .* of random, the bundle's trial had 000000000000",
