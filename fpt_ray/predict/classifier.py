@@ -28,7 +28,7 @@ from fpt_ray.models.weights import known_weights, load_backbone, weights_digest
 from fpt_ray.predict.inputs import ImageLike, square_of_input
 from fpt_ray.predict.seen import Seen, seen_by
 from fpt_ray.train.bundle import Bundle, read_bundle, with_backbone_at
-from fpt_ray.train.evaluation import Task, network_inputs
+from fpt_ray.train.evaluation import Assignment, network_inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -81,10 +81,10 @@ class Classifier:
     device: torch.device
 
     @property
-    def task(self) -> Task:
+    def assignment(self) -> Assignment:
         """What is learnt, as the loop takes it."""
         bundle, spec = self.bundle, self.bundle.spec
-        return Task(target=bundle.target, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
+        return Assignment(target=bundle.target, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
 
     def predict(self, images: Sequence[ImageLike]) -> Answers:
         """What the bundle says of images: paths (or s3://...), encoded bytes, arrays or Pillow's images.
@@ -186,10 +186,10 @@ def classifier_of(bundle: Bundle, device: torch.device | None = None, lpm: Any =
 
 @torch.no_grad()
 def _outputs(classifier: Classifier, seen: Sequence[Seen]) -> Float[np.ndarray, "N C"]:
-    trial, task, found = classifier.bundle.trial, classifier.task, []
+    trial, assignment, found = classifier.bundle.trial, classifier.assignment, []
     classifier.model.eval()
     for batch in (part.batch(trial, classifier.bundle.spec) for part in seen):
-        with autocast(task.device, arithmetic_type(trial.training, task.device)):
-            logits = classifier.model(*network_inputs(batch, None, 0, trial, task))
-        found.append(says(task.target.task, logits.float(), classifier.model).cpu().numpy())
+        with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):
+            logits = classifier.model(*network_inputs(batch, None, 0, trial, assignment))
+        found.append(says(assignment.target.task, logits.float(), classifier.model).cpu().numpy())
     return np.concatenate(found)
