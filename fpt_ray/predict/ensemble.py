@@ -76,7 +76,7 @@ def ensemble_of(bundles: Mapping[str, Bundle], device: torch.device | None = Non
     for bundle in bundles.values():
         spec = bundle.spec
         key = (spec.backbone, bundle.weights_digest, spec.resolution, spec.precision)
-        members.append(classifier_of(bundle, device, lpms.get(key)))
+        members.append(classifier_of(bundle, device, lpms.get(key) if needs_lpm(bundle.trial) else None))
         if members[-1].lpm is not None:
             lpms[key] = members[-1].lpm
     return Ensemble(members=tuple(members))

@@ -60,7 +60,7 @@ def bundles_of_front(study: str, workdir: str) -> list[str]:
     if not exists(f"{bundles}/{FRONT_FILE}"):
         raise ConfigError(
             f"ensemble is front, but {study} is no study in {workdir} that has said which trials are on its front; "
-            "give one, or run its tune again, which trains nothing that has ended"
+            "give one, or run its tune again with --resume, which trains nothing that has ended"
         )
     folders = [f"{bundles}/{name}" for name in json.loads(read_bytes(f"{bundles}/{FRONT_FILE}"))]
     return sorted(folders, key=_score, reverse=True)

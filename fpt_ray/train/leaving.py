@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fpt_ray.config.tasks import Task
+from fpt_ray.config.tasks import Target, Task
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import StoreSpec
 from fpt_ray.metrics.calibration import Bin, calibrated, estimated_errors, fitted_temperatures, reliability
-from fpt_ray.metrics.intervals import Estimate
+from fpt_ray.metrics.intervals import Estimate, bootstrap, interval
 from fpt_ray.metrics.operating_points import OperatingPoint, operating_points, rates_at
 from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.train.best import predictions_of_best
@@ -68,10 +68,9 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         split: [scores(one, labels, target.classes, target.task) for one in said]
         for split, (said, labels) in found.items()
     }
-    metrics = dict(leaving.metrics)
+    metrics: dict[str, float] = {}
     for split, (said, labels) in found.items():
-        for name in target.scores:
-            metrics.setdefault(f"{split}_{name}", statistics.fmean(one[name] for one in scored[split]))
+        metrics |= _score_metrics(split, said, labels, scored[split], target)
         metrics |= _calibration_metrics(split, (np.mean(said, axis=0), means[split]), labels, target.task)
         metrics |= _rate_metrics(split, points, means[split], labels, target.classes)
     bundle = Bundle(
@@ -82,7 +81,7 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         states=tuple(best.model for best in saved.best),
         temperatures=by,
         operating_points=points,
-        metrics=metrics,
+        metrics={**metrics, **leaving.metrics},
         data=_data(store),
         identity=leaving.identity,
         versions=leaving.versions,
@@ -119,6 +118,23 @@ def _data(store: Features) -> dict[str, object]:
         "note": store.data_note,
         "store": store.spec.name,
     }
+
+
+def _score_metrics(
+    split: str,
+    said: Sequence[Float[np.ndarray, "N C"]],
+    labels: np.ndarray,
+    scored: Sequence[Scores],
+    target: Target,
+) -> dict[str, float]:
+    """Means over the seeds with their intervals, where resamples have such a score."""
+    metrics: dict[str, float] = {}
+    drawn = bootstrap([said], labels, target.scores, target.task)
+    for name in target.scores:
+        metrics[f"{split}_{name}"] = value = statistics.fmean(one[name] for one in scored)
+        if np.isfinite(drawn[name]).any():
+            metrics |= _with_ends(f"{split}_{name}", Estimate(value, *interval(drawn[name][0])))
+    return metrics
 
 
 def _calibration_metrics(

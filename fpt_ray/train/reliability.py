@@ -25,11 +25,12 @@ def reliability_diagram(by_title: Mapping[str, Sequence[Bin]], counted: str) -> 
     axes = figure.subplots(
         2, len(by_title), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": (3, 1)}
     )
+    most = max(one.images for bins in by_title.values() for one in bins)
     for column, (title, bins) in enumerate(by_title.items()):
         above, below = axes[:, column]
         above.set_title(title, fontsize=11)
         _draw_shares(above, bins)
-        _draw_counts(below, bins)
+        _draw_counts(below, bins, most)
     axes[0, 0].set_ylabel("share that is right")
     axes[1, 0].set_ylabel(counted)
     axes[0, 0].legend(loc="upper left", fontsize=9, frameon=False)
@@ -54,9 +55,8 @@ def _draw_shares(axes: Axes, bins: Sequence[Bin]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_counts(axes: Axes, bins: Sequence[Bin]) -> None:
-    most = max(one.images for one in bins)
+def _draw_counts(axes: Axes, bins: Sequence[Bin], most: int) -> None:
     axes.bar([one.confidence for one in bins], [one.images for one in bins], width=0.045, color=BLUE, alpha=0.6)
     for one in bins:
         axes.text(one.confidence, one.images + 0.04 * most, str(one.images), ha="center", fontsize=7)
-    axes.set_ylim(0, 1.25 * most)
+    axes.set_ylim(0, 1.3 * most)

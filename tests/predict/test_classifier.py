@@ -185,7 +185,9 @@ def test_the_model_card_and_the_json_say_what_it_is(two_seeds):
     assert bundle.data["images"] == {split: store.num_rows(split) for split in ("train", "val", "test")}
     assert document["backbone"]["weights_digest"] == store.spec.weights_digest
     test_auc = bundle.metrics["test_auc"]
-    assert f"| auc | 0.7500 | {test_auc:.4f} |" in card, "what is known is kept, what is not is computed"
+    ends = [f"{bundle.metrics[f'test_auc{end}']:.4f}" for end in ("_low", "_high")]
+    assert f"| {test_auc:.4f} ({' to '.join(ends)}) |" in card, "what is not known is computed"
+    assert "| auc | 0.7500 (" in card, "what is known is kept"
     assert f"fpt-ray predict --model {uri}" in card
     low, value, high = (bundle.metrics[f"test_log_loss_calibrated{end}"] for end in ("_low", "", "_high"))
     assert low < value < high

@@ -67,7 +67,8 @@ def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images,
         (found,) = classifier.probabilities(np.stack([squared(path, 96) for path in paths]))
         assert auc(found, labels, store.classes) == pytest.approx(record.metrics["test_auc"], abs=1e-6)
         assert classifier.predict(paths[:2]).labels == [store.classes[at] for at in found[:2].argmax(axis=1)]
-        assert f"| auc | {record.metrics['val_auc']:.4f} | {record.metrics['test_auc']:.4f} |" in card_of(folder)
+        assert f"| auc | {record.metrics['val_auc']:.4f} (" in card_of(folder)
+        assert f" | {record.metrics['test_auc']:.4f} (" in card_of(folder)
     best = max(shown, key=lambda folder: shown[folder].metrics["val_auc"])
     assert bundle_named("s", workdir) == best
 
