@@ -12,7 +12,8 @@ from scipy.optimize import minimize_scalar
 
 from fpt_ray.metrics.intervals import DRAWS, Estimate, interval, resamples
 
-_BINS = 15
+BINS = 15
+"""Of equal width, over the probability of the predicted class."""
 _LARGEST = 20.0
 """Of a temperature and of its inverse: a model that is always right asks for 0, one that knows nothing for infinity."""
 _LEAST = 1e-12
@@ -128,7 +129,7 @@ def reliability(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -
     confidence, right, bins = (np.concatenate(parts) for parts in zip(*each, strict=True))
     return [
         Bin(int(inside.sum()), float(confidence[inside].mean()), int(right[inside].sum()))
-        for inside in (bins == number for number in range(_BINS))
+        for inside in (bins == number for number in range(BINS))
         if inside.any()
     ]
 
@@ -136,7 +137,7 @@ def reliability(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -
 def _errors(part: _Classes, counts: Int[np.ndarray, "R M"]) -> dict[str, Float[np.ndarray, " R"]]:
     truth, size = np.eye(part.probabilities.shape[1])[part.labels], counts.sum(axis=1)
     confidence, right, bins = _confidence(part)
-    gaps = np.eye(_BINS)[bins] * (right - confidence)[:, None]
+    gaps = np.eye(BINS)[bins] * (right - confidence)[:, None]
     with np.errstate(invalid="ignore"):  # a label may be known of no image of a resample
         return {
             "log_loss": counts @ _log_losses(_logarithm(part.probabilities), part.labels) / size,
@@ -148,7 +149,7 @@ def _errors(part: _Classes, counts: Int[np.ndarray, "R M"]) -> dict[str, Float[n
 def _confidence(part: _Classes) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"], Int[np.ndarray, " M"]]:
     """The probability of each image's predicted class, whether it is right, and the number of its bin."""
     confidence = part.probabilities.max(axis=1)
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return confidence, part.probabilities.argmax(axis=1) == part.labels, bins
 
 

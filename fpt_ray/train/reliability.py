@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from fpt_ray.display.charts import BLUE, GREY
-from fpt_ray.metrics.calibration import Bin
+from fpt_ray.metrics.calibration import BINS, Bin
 from fpt_ray.metrics.intervals import LEVEL
 
 
@@ -49,14 +49,22 @@ def _draw_shares(axes: Axes, bins: Sequence[Bin]) -> None:
     ]
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as sure as right")
     axes.errorbar(
-        [one.confidence for one in bins], shares, yerr=lengths, color=BLUE, marker="o", capsize=2, label="this model"
+        [one.confidence for one in bins],
+        shares,
+        yerr=lengths,
+        color=BLUE,
+        marker="o",
+        linewidth=1,
+        capsize=2,
+        label="this model, with 95 % intervals",
     )
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
 
 
 def _draw_counts(axes: Axes, bins: Sequence[Bin], most: int) -> None:
-    axes.bar([one.confidence for one in bins], [one.images for one in bins], width=0.045, color=BLUE, alpha=0.6)
-    for one in bins:
-        axes.text(one.confidence, one.images + 0.04 * most, str(one.images), ha="center", fontsize=7)
+    middles = [(min(int(one.confidence * BINS), BINS - 1) + 0.5) / BINS for one in bins]
+    axes.bar(middles, [one.images for one in bins], width=0.9 / BINS, color=BLUE, alpha=0.6)
+    for middle, one in zip(middles, bins, strict=True):
+        axes.text(middle, one.images + 0.04 * most, str(one.images), ha="center", fontsize=7)
     axes.set_ylim(0, 1.3 * most)
