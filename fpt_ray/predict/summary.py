@@ -48,7 +48,7 @@ def summary_text(
             lines += gain_lines(said, np.array(there[OF_BEST].to_pylist()), labels[read], bundle)
     if others:
         lines.append(cost_text((bundle, *others)))
-    lines += _unlike(table, bundle)
+    lines += _unlike(table, (bundle, *others))
     lines += _unread([(path, error) for path, error in zip(table["path"].to_pylist(), errors, strict=True) if error])
     return "\n".join([*lines, f"written to {out}"])
 
@@ -81,9 +81,10 @@ def _shown(estimate: Estimate | None) -> str:
     return "unknown" if estimate is None else f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
 
 
-def _unlike(table: pa.Table, bundle: Bundle) -> list[str]:
+def _unlike(table: pa.Table, bundles: Sequence[Bundle]) -> list[str]:
     """How many images are unlike the training images, and how many of those that are like them would be called so."""
-    if bundle.familiarity is None:
+    known = next((bundle.familiarity for bundle in bundles if bundle.familiarity is not None), None)
+    if known is None:
         return []
     found = table["familiarity"].drop_null().to_numpy()
     unlike = int((found < UNLIKE).sum())
@@ -91,7 +92,7 @@ def _unlike(table: pa.Table, bundle: Bundle) -> list[str]:
         return []
     return [
         f"warning: {unlike} of {len(found)} images are unlike the training images (familiarity below {UNLIKE}; of "
-        f"images like them, {bundle.familiarity.by_chance:.1%} are to be expected): their answers mean little"
+        f"images like them, {known.by_chance:.1%} are to be expected): their answers mean little"
     ]
 
 
