@@ -11,17 +11,19 @@ import pytest
 from PIL import Image
 
 import fpt_ray
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import SUMMARY_METHODS, Method, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import Slice
 from fpt_ray.images.decoding import ImageError
 from fpt_ray.metrics.calibration import fitted_temperatures
 from fpt_ray.metrics.familiarity import fitted_familiarity
-from fpt_ray.metrics.operating_points import rates_at
+from fpt_ray.metrics.operating_points import OperatingPoint, rates_at
 from fpt_ray.metrics.scores import scores
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import BUNDLE_FILE, FAMILIARITY_FILE, MODEL_FILE, read_bundle
+from fpt_ray.train.card import model_card
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.leaving import ensemble
 from tests.predict.bundles import TRIAL, left, squared, stored, table_of_images
@@ -199,6 +201,16 @@ def test_the_model_card_and_the_json_say_what_it_is(two_seeds):
         document["sha256"]["reliability.png"] == hashlib.sha256(Path(uri, "reliability.png").read_bytes()).hexdigest()
     )
     assert not [path.name for path in Path(uri).iterdir() if path.suffix in (".pt", ".pkl")]
+
+
+def test_the_card_says_which_labels_have_no_operating_points(two_seeds):
+    target = Target(task="multilabel", classes=("x", "y", "z"))
+    points = (OperatingPoint(name="youden_y", of="y", threshold=0.25),)
+    bundle = dataclasses.replace(read_bundle(two_seeds[0]), target=target, operating_points=points)
+    card = model_card(bundle, "URI")
+    assert "An image is called 'y' where its probability is at least:\n\n- `youden_y`: 0.2500\n" in card
+    assert "Of x, z there are no operating points: the validation split lacks one kind of images." in card
+    assert "nothing warns of images of" in model_card(dataclasses.replace(bundle, familiarity=None), "URI")
 
 
 @pytest.mark.parametrize(
