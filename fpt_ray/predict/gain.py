@@ -43,7 +43,7 @@ def gain_lines(
     for name in target.scores:
         low, high = interval(drawn[name][0] - drawn[name][1])
         lines.append(
-            f"{TITLES[name]} of the best member alone {best[name]:.4f}, "
-            f"of all more by {ours[name] - best[name]:+.4f} ({low:+.4f} to {high:+.4f})"
+            f"{TITLES[name]} of the best member alone {best[name]:.4f}, difference of all from it "
+            f"{ours[name] - best[name]:+.4f} ({low:+.4f} to {high:+.4f})"
         )
     return lines

@@ -18,7 +18,7 @@ from fpt_ray.features.spec import Slice
 from fpt_ray.images.decoding import ImageError
 from fpt_ray.metrics.calibration import fitted_temperatures
 from fpt_ray.metrics.familiarity import fitted_familiarity
-from fpt_ray.metrics.operating_points import OperatingPoint, rates_at
+from fpt_ray.metrics.operating_points import OperatingPoint, operating_points, rates_at
 from fpt_ray.metrics.scores import scores
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
@@ -96,6 +96,9 @@ def test_a_bundle_of_every_task_says_what_the_study_said(task, method, table, tm
     assert ("test_brier_calibrated" in bundle.metrics) == (task != "regression")
     points = {"binary": ["yes"] * 3, "multilabel": ["x"] * 3 + ["y"] * 3}.get(task, [])
     assert [point.of for point in bundle.operating_points] == points
+    of_val, val_truth = predictions_of_best(trial, store, "val", load_checkpoint(tmp_path))
+    chosen = operating_points(ensemble(of_val, bundle.temperatures, task), val_truth, classes, task)
+    assert [point.threshold for point in bundle.operating_points] == pytest.approx([p.threshold for p in chosen])
     for point in bundle.operating_points:
         at = rates_at(point, answers.probabilities, truth, classes)
         for name, share in (("sensitivity", at.sensitivity), ("specificity", at.specificity)):

@@ -103,7 +103,7 @@ def test_it_goes_through_ray_data_and_says_what_it_gains_and_costs(cluster, bund
     text = summary_text(rows, best, listing.labels, out, others)
     drawn = bootstrap([[expected.probabilities], [expected.of_best]], labels, ("accuracy",), "multiclass")["accuracy"]
     of_all, alone = (float((one.argmax(axis=1) == labels).mean()) for one in (expected.probabilities, expected.of_best))
-    assert f"accuracy of the best member alone {alone:.4f}, of all more by {of_all - alone:+.4f} (" in text
+    assert f"accuracy of the best member alone {alone:.4f}, difference of all from it {of_all - alone:+.4f} (" in text
     assert interval(drawn[0] - drawn[1]).low <= of_all - alone
     assert (
         "cost: 3 bundles with 3 networks; learnt parameters 8,000 in sum (1,000 of the best alone); "
