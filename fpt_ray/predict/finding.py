@@ -7,7 +7,7 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import absolute, exists, list_files, read_bytes
-from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE
 from fpt_ray.train.evaluation import picked_by
 
 
@@ -48,3 +48,19 @@ def _score(folder: str) -> float:
     document = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
     target = Target(task=document["task"], classes=tuple(document["classes"]))
     return document["metrics"][f"val_{picked_by(trial_from(document['trial']), target)}"]
+
+
+def bundles_of_front(study: str, workdir: str) -> list[str]:
+    """The folders of the bundles that a study's front has, the best by its validation score first.
+
+    Raises:
+        ConfigError: there is no such study, or it has not said which of its trials are on its front.
+    """
+    bundles = f"{absolute(workdir)}/studies/{study}/bundles"
+    if not exists(f"{bundles}/{FRONT_FILE}"):
+        raise ConfigError(
+            f"ensemble is front, but {study} is no study in {workdir} that has said which trials are on its front; "
+            "give one, or run its tune again with --resume, which trains nothing that has ended"
+        )
+    folders = [f"{bundles}/{name}" for name in json.loads(read_bytes(f"{bundles}/{FRONT_FILE}"))]
+    return sorted(folders, key=_score, reverse=True)

@@ -1,15 +1,17 @@
 """What a study leaves to be used: the bundle of every trial whose test scores it shows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from fpt_ray.config.trial import BackboneConfig, TrialConfig
 from fpt_ray.features.joining import Features
 from fpt_ray.report.confirmation import confirming
-from fpt_ray.storage.files import exists
+from fpt_ray.report.front import front_of
+from fpt_ray.storage.files import exists, write
 from fpt_ray.tracking.provenance import provenance
 from fpt_ray.tracking.records import TrialRecord
-from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE
 from fpt_ray.train.checkpoint import Checkpoint
 from fpt_ray.train.leaving import Leaving, leave_bundle
 from fpt_ray.tune.scoring import on_workers, shown_trials
@@ -24,14 +26,14 @@ def bundle_folder(study_uri: str, number: int) -> str:
 def leave_bundles(records: Sequence[TrialRecord], shared: Shared) -> Iterator[str]:
     """The folders of bundles as they are written: of the front's members, a grid's rows, and what was confirmed.
 
-    Those that have theirs are left alone. The records have their test scores.
+    Those that have theirs are left alone; beside them stands which are the front's. The records have their test scores.
 
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    tested = f"test_{shared.space.score.removeprefix('val_')}"
-    shown = [record for record in shown_trials(records, shared.space) if tested in record.metrics]
-    numbered = {record.number: record for record in (*shown, *confirming(records))}
+    score = shared.space.score.removeprefix("val_")
+    shown = [record for record in shown_trials(records, shared.space) if f"test_{score}" in record.metrics]
+    numbered = {record.number: record for record in (*shown, *confirming(records, score))}
     missing = [
         record
         for number, record in numbered.items()
@@ -41,6 +43,15 @@ def leave_bundles(records: Sequence[TrialRecord], shared: Shared) -> Iterator[st
     leave = partial(_leave, shared.study_uri, shared.stores.weights, by_run, provenance())
     for run_id, _ in on_workers(leave, missing, shared):
         yield bundle_folder(shared.study_uri, by_run[run_id].number)
+    _name_front(numbered, front_of(records, shared.space.objectives, shared.space.constraints), shared.study_uri)
+
+
+def _name_front(left: Collection[int], front: Sequence[TrialRecord], study_uri: str) -> None:
+    """Writes which bundles are the front's; a study that goes on has another front when it ends again."""
+    folders = [bundle_folder(study_uri, record.number) for record in front if record.number in left]
+    names = [folder.rpartition("/")[2] for folder in folders]
+    if names:
+        write(f"{study_uri}/bundles/{FRONT_FILE}", json.dumps(names).encode())
 
 
 def _leave(
