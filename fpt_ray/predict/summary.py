@@ -92,7 +92,7 @@ def _unlike(table: pa.Table, bundles: Sequence[Bundle]) -> list[str]:
         return []
     return [
         f"warning: {unlike} of {len(found)} images are unlike the training images (familiarity below {UNLIKE}; of "
-        f"images like them, {known.by_chance:.1%} are to be expected): their answers mean little"
+        f"images like them, about {known.by_chance:.1%} are to be expected): look at them before trusting the answers"
     ]
 
 

@@ -195,7 +195,7 @@ def test_where_labels_are_known_the_answers_are_scored(bundle, images):
     unlike = pipeline.answer_rows(dataclasses.replace(answers, familiarity=strange), listing.paths, blank, blank)
     said = summary_text(unlike, read, listing.labels, "out.csv")
     assert "warning: 7 of 60 images are unlike the training images (familiarity below 0.01; of images like" in said
-    assert "them, 7.7% are to be expected)" in said
+    assert "them, about 7.7% are to be expected)" in said
     alone = np.flatnonzero(listing.labels == 2)
     assert "no scores: " in summary_text(table.take(alone), read, listing.labels[alone], "out.csv")
     broken = pipeline.answer_rows(load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
