@@ -126,7 +126,7 @@ class StudyLog(tune.Callback):
         run_id, proposal = self.runs[trial.trial_id], unpack_proposal(trial.config)
         if (began := self.began.pop(trial.trial_id, None)) is not None:
             waited = time.monotonic() - began - report.epoch_seconds
-            self.client.log_metric(run_id, "startup_seconds", waited)
+            tracking.log_numbers(self.client, run_id, {"startup_seconds": waited})
         for seed in report.seeds:
             metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch}
             if seed.train_loss is not None:
@@ -204,14 +204,14 @@ class StudyLog(tune.Callback):
         for record in records:
             if (one := by_run.get(record.run_id)) is None:
                 continue
-            for name, value in one.metrics.items():
-                self.client.log_metric(record.run_id, name, value)
+            tracking.log_numbers(self.client, record.run_id, one.metrics, score=self.study.score)
             if one.details:
                 tracking.attach_text(self.client, record.run_id, one.details, TESTED)
             if len(one.seed_scores) > 1:
                 runs = tracking.seed_runs(self.client, self.study, record)
+                name = f"test_{self.study.score}"
                 for run_id, score in zip(runs, one.seed_scores, strict=True):
-                    self.client.log_metric(run_id, self.space.score.replace("val_", "test_"), score)
+                    tracking.log_numbers(self.client, run_id, {name: score}, score=self.study.score)
         return [with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records]
 
     def end(self, status: Status, ledger: Mapping[str, float] | None = None) -> None:

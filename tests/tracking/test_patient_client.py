@@ -104,7 +104,7 @@ def seen(client, study):
     found = {}
     for record in tracking.read_trials(client, study):
         (seed,) = (client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record))
-        epochs = [(one.step, one.value) for one in client.get_metric_history(seed.info.run_id, "val_auc_epoch")]
+        epochs = [(one.step, one.value) for one in client.get_metric_history(seed.info.run_id, "training/val_auc_epoch")]
         checkpoint = record.tags["checkpoint"].replace(str(record.number), "N")
         found[record.number] = (record.status, record.params, record.metrics, checkpoint, seed.info.status, epochs)
     return found

@@ -61,11 +61,11 @@ def test_a_trial_is_a_child_with_every_parameter_by_its_dotted_name(tracked, mlf
     assert (run.data.tags["study"], run.data.tags["number"]) == ("first", "0")
     assert run.data.params == {name: str(value) for name, value in flatten(TrialConfig()).items()}
     assert run.data.params["method"] == "fpt+"
-    assert (run.info.status, run.data.metrics["val_auc"]) == ("FINISHED", 0.8)
+    assert (run.info.status, run.data.metrics["aim/val_auc"]) == ("FINISHED", 0.8)
 
 
 def test_epochs_are_steps(tracked, mlflows_own):
-    history = mlflows_own.get_metric_history(tracked[2], "val_auc_epoch")
+    history = mlflows_own.get_metric_history(tracked[2], "training/val_auc_epoch")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.8), (3, 0.7)]
 
 

@@ -17,6 +17,7 @@ from fpt_ray.search.messages import DIED, STOPPED, Proposal, pack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.log import StudyLog
@@ -124,7 +125,7 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
     trial = SimpleNamespace(trial_id="c", config=pack_proposal(Proposal(number=2, values={})))
     for epoch in (1, 2, 2, 3):
         log.on_trial_result(0, [], trial, report(epochs=epoch, val_auc_epoch=epoch / 10, finished=False))
-    points = client.get_metric_history(running, "val_auc_epoch")
+    points = client.get_metric_history(running, metric_key("val_auc_epoch"))
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
@@ -138,7 +139,7 @@ def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
     seeds = tracking.seed_runs(client, run, tracking.read_trials(client, run)[3])
     assert [client.get_run(seed).data.params for seed in seeds] == [{"training.seed": "4"}, {"training.seed": "5"}]
     for name in ("val_auc_epoch", "val_auc"):
-        curves = [[(one.step, one.value) for one in client.get_metric_history(seed, name)] for seed in seeds]
+        curves = [[(one.step, one.value) for one in client.get_metric_history(seed, metric_key(name))] for seed in seeds]
         assert curves == [[(1, 0.1), (2, 0.2)], [(1, 0.05), (2, 0.1)]]
 
 
