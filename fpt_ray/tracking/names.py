@@ -11,6 +11,8 @@ from fpt_ray.config.tasks import TITLES
 LEDGER = "ledger/"
 """What the keys of a study's numbers begin with that say what it cost."""
 _AIM, _COST, _SCORES, _TIME, _TRAINING = "aim/", "cost/", "scores/", "time/", "training/"  # shown in this order
+_SYSTEM = "system/"
+"""MLflow's own: it shows these apart."""
 _GROUPS = {
     **{f"val_{score}": _AIM for score in TITLES},
     "ppe": _AIM,
@@ -24,6 +26,8 @@ _GROUPS = {
     "train_loss": _TRAINING,
     "epochs": _TRAINING,
     "best_epoch": _TRAINING,
+    "process_cpu_percentage": _SYSTEM,
+    "process_memory_megabytes": _SYSTEM,
 }
 _ENDINGS = {"_seconds": _TIME, "_epoch": _TRAINING}
 _WORDS = {
@@ -53,6 +57,11 @@ def metric_key(name: str, score: str = "auc") -> str:
 def plain_name(key: str) -> str:
     """A number's plain name, by its key."""
     return key.rpartition("/")[2]
+
+
+def is_weighed(name: str, score: str = "auc") -> bool:
+    """Whether a number is one of those that a study weighs against each other: the score, its gains, its costs."""
+    return metric_key(name, score).startswith((_AIM, _COST))
 
 
 def trial_title(number: int, values: Mapping[str, object], label: str = "", confirms: str | None = None) -> str:

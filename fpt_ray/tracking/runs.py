@@ -18,7 +18,7 @@ from mlflow.entities import Run as MlflowRun
 
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.tracking.names import LEDGER, metric_key, plain_name
+from fpt_ray.tracking.names import LEDGER, is_weighed, metric_key, plain_name
 from fpt_ray.tracking.provenance import SOURCE, provenance, source_tags
 from fpt_ray.tracking.records import (
     CHECKPOINT,
@@ -37,10 +37,10 @@ from fpt_ray.tracking.server import database_path
 
 EXPERIMENT = "fpt_ray"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-_PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
+_PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 _KIND, _NUMBER, _REASON = "fpt_ray.kind", "number", "reason"
-_LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
-_LONGEST_DIGEST = 36  # it refuses what is longer
+LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
+_DIGITS = 12  # of a table's digest, as in the names of its files
 
 
 # --- studies --------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
     experiment_id = _experiment(client)
     every = _safe_tags({**provenance(), **source_tags(), **tags, _KIND: "study", "study": name})
     if note := every.get(DATA_NOTE):
-        every[_NOTE] = note
+        every[NOTE] = note
     run = client.create_run(experiment_id, run_name=name, tags=every)
     _log_params(client, run.info.run_id, params)
     run_id = client.get_run(run.info.run_id).info.run_id  # a patient client has had an id of its own for it
@@ -147,10 +147,20 @@ def name_images(client: MlflowClient, study: StudyRun, images: ImagesNote) -> St
 
 
 def end_study(
-    client: MlflowClient, study: StudyRun, status: Status, trials: int, ledger: Mapping[str, float] | None = None
+    client: MlflowClient,
+    study: StudyRun,
+    status: Status,
+    trials: int,
+    ledger: Mapping[str, float] | None = None,
+    best: Mapping[str, float] | None = None,
 ) -> None:
-    """Closes a study's run. The last of several ends counts, even if the clock was set back between them."""
-    metrics = {"trials": trials, **{f"{LEDGER}{name}": value for name, value in (ledger or {}).items()}}
+    """Closes a study's run, which bears what its best trial weighs, by whose numbers people compare studies.
+
+    The last of several ends counts, even if the clock was set back between them.
+    """
+    weighed = {name: value for name, value in (best or {}).items() if is_weighed(name, study.score)}
+    metrics = {metric_key(name, study.score): weighed[name] for name in sorted(weighed)}
+    metrics |= {f"{LEDGER}{name}": value for name, value in {"trials": trials, **(ledger or {})}.items()}
     ends = max((len(client.get_metric_history(study.run_id, name)) for name in metrics), default=0)
     _log_metrics(client, study.run_id, metrics, ends)
     client.set_terminated(study.run_id, status)
@@ -211,8 +221,8 @@ def end_trial(
     if pruned:
         client.set_tag(run_id, PRUNED, pruned)
     if reason is not None:
-        for key in (_REASON, _NOTE):
-            client.set_tag(run_id, key, without_secrets(reason)[:_LONGEST_TAG])
+        for key in (_REASON, NOTE):
+            client.set_tag(run_id, key, without_secrets(reason)[:LONGEST_TAG])
     client.set_terminated(run_id, status)
 
 
@@ -254,7 +264,7 @@ def log_numbers(
 
 def _log_images(client: MlflowClient, run_id: str, images: ImagesNote) -> None:
     source, profile = json.dumps({"uri": without_secrets(images.uri)}), json.dumps(dict(images.rows))
-    told = Dataset(images.name, images.digest[:_LONGEST_DIGEST], "local", source, profile=profile)
+    told = Dataset(images.name, images.digest[:_DIGITS], "local", source, profile=profile)
     client.log_inputs(run_id, [DatasetInput(told, [InputTag("mlflow.data.context", "training")])])
 
 
@@ -270,8 +280,8 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, object])
 
 def _safe_tags(tags: Mapping[str, str]) -> dict[str, str]:
     for name, value in tags.items():
-        if len(value) > _LONGEST_TAG:  # cut short, one that is JSON could not be read again
-            raise ConfigError(f"the tag {name!r} takes {len(value)} characters; MLflow keeps {_LONGEST_TAG} at most")
+        if len(value) > LONGEST_TAG:  # cut short, one that is JSON could not be read again
+            raise ConfigError(f"the tag {name!r} takes {len(value)} characters; MLflow keeps {LONGEST_TAG} at most")
     return {name: without_secrets(value) for name, value in tags.items()}
 
 

@@ -27,7 +27,7 @@ from fpt_ray.search.messages import (
 from fpt_ray.storage.files import located
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
-from fpt_ray.tracking.records import StudyRun, TrialRecord, trial_tags, with_metrics
+from fpt_ray.tracking.records import StudyRun, TrialRecord, counted, trial_tags, with_metrics
 from fpt_ray.tracking.runs import Status
 from fpt_ray.tune.scoring import TrialScores
 from fpt_ray.tune.study_run import pruned_for, status_for
@@ -128,7 +128,7 @@ class StudyLog(tune.Callback):
             waited = time.monotonic() - began - report.epoch_seconds
             tracking.log_numbers(self.client, run_id, {"startup_seconds": waited})
         for seed in report.seeds:
-            metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch}
+            metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch, **report.load}
             if seed.train_loss is not None:
                 metrics["train_loss"] = seed.train_loss
             if proposal.seeds > 1:
@@ -214,11 +214,15 @@ class StudyLog(tune.Callback):
                     tracking.log_numbers(self.client, run_id, {name: score}, score=self.study.score)
         return [with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records]
 
-    def end(self, status: Status, ledger: Mapping[str, float] | None = None) -> None:
+    def end(
+        self, status: Status, ledger: Mapping[str, float] | None = None, records: Sequence[TrialRecord] = ()
+    ) -> None:
         """Closes the study's run, and those of this driver's trials that are still open as killed."""
         for trial_id in tuple(self.open):
             self._close(trial_id, "KILLED", {}, "the study ended before the trial did")
-        tracking.end_study(self.client, self.study, status, self.ended, ledger)
+        results, score = counted(records, self.space.constraints, (self.space.score,)), self.space.score
+        best = max(results, key=lambda record: record.metrics[score]).metrics if results else {}
+        tracking.end_study(self.client, self.study, status, self.ended, ledger, best)
         self.client.settle()
 
     @contextmanager

@@ -100,7 +100,7 @@ def run_study(options: StudyOptions) -> StudyResult:
             leave_all(study, log, shared, records)
             attach_pictures(study, log)
             ledger = study_ledger(space, shared.stores, records)
-        log.end("FINISHED", ledger)
+        log.end("FINISHED", ledger, records)
         result = study_result(log.study, records, ledger, uri, study_uri)
         try:
             publish(result)

@@ -113,7 +113,7 @@ def test_the_clock_goes_backwards_between_two_ends_of_a_study(dead, monkeypatch)
     tracking.end_study(client, run, "FAILED", 3)
     monkeypatch.setattr("time.time", lambda: 1e9)
     tracking.end_study(client, run, "FINISHED", 5)
-    assert tracking.find_study(client, "s").metrics["trials"] == 5
+    assert tracking.find_study(client, "s").ledger == {"trials": 5}
 
 
 def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
@@ -139,7 +139,9 @@ def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
     seeds = tracking.seed_runs(client, run, tracking.read_trials(client, run)[3])
     assert [client.get_run(seed).data.params for seed in seeds] == [{"training.seed": "4"}, {"training.seed": "5"}]
     for name in ("val_auc_epoch", "val_auc"):
-        curves = [[(one.step, one.value) for one in client.get_metric_history(seed, metric_key(name))] for seed in seeds]
+        curves = [
+            [(one.step, one.value) for one in client.get_metric_history(seed, metric_key(name))] for seed in seeds
+        ]
         assert curves == [[(1, 0.1), (2, 0.2)], [(1, 0.05), (2, 0.1)]]
 
 
