@@ -19,6 +19,7 @@ from fpt_ray.tracking.runs import LONGEST_TAG, NOTE, attach
 from fpt_ray.tracking.server import comparison_path
 
 _PICTURE, _PICTURE_FOLDER = "front-small.png", "note"
+_MOST_ROWS = 100
 _WIDTH = 760
 """Of the picture, in pixels: MLflow's notes show pictures as large as they are."""
 
@@ -71,7 +72,7 @@ def note_text(result: StudyResult, found: Summary, *, with_picture: bool) -> str
 
 
 def _table(rows: Sequence[Mapping[str, object]], room: int) -> str:
-    for number in range(len(rows), 0, -1):
+    for number in range(min(len(rows), _MOST_ROWS), 0, -1):
         more = f"\n\nand {len(rows) - number} more, in front.md" if number < len(rows) else ""
         if len(text := typeset(Table(columns=columns_of(rows[:number])), "markdown") + more) <= room:
             return text
