@@ -14,6 +14,7 @@ from fpt_ray.display.typesetting import Table, typeset
 from fpt_ray.report.mlflow_view import saved_view
 from fpt_ray.report.result import StudyResult
 from fpt_ray.report.summary import Summary, columns_of
+from fpt_ray.storage.files import absolute
 from fpt_ray.tracking.records import ON_FRONT
 from fpt_ray.tracking.runs import LONGEST_TAG, NOTE, attach
 from fpt_ray.tracking.server import comparison_path
@@ -58,7 +59,7 @@ def note_text(result: StudyResult, found: Summary, *, with_picture: bool) -> str
     said = [f"Images: {note}."] if note else []
     if not found.rows:
         return "\n\n".join([*said, "No trial has finished."])
-    workdir = without_secrets(places.uri.removesuffix(f"/studies/{result.name}"))
+    workdir = without_secrets(absolute(places.uri).removesuffix(f"/studies/{result.name}"))
     command = f"fpt-ray predict --model {result.name} --workdir {shlex.quote(workdir)} --images DIR --out out.csv"
     address = f"get-artifact?path={_PICTURE_FOLDER}/{_PICTURE}&run_uuid={places.run_id}"
     parts = [

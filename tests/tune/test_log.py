@@ -129,6 +129,27 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
+def test_what_a_worker_takes_of_its_host_stands_among_mlflows_system_metrics(dead, tmp_path):
+    client, run, _ = dead
+    running = tracking.read_trials(client, run)[2].run_id
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    log.runs["c"] = running
+    trial = SimpleNamespace(trial_id="c", config=pack_proposal(Proposal(number=2, values={})))
+    log.on_trial_result(0, [], trial, report(epochs=2, finished=False, load={"process_cpu_percentage": 95.0}))
+    (point,) = client.get_metric_history(running, "system/process_cpu_percentage")
+    assert (point.step, point.value) == (2, 95.0)
+
+
+def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):
+    client, run, journal = dead
+    start_or_find(client, "s", SPACE, (), open_study(SPACE, "s", journal, resume=True), resume=True)
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    log.end("FINISHED", {"fit_seconds": 3.0}, tracking.read_trials(client, run))
+    found = client.get_run(run.run_id).data.metrics
+    weighed = {"aim/val_auc": 0.8, "cost/param_ratio": 0.01}
+    assert found == {**weighed, "ledger/trials": 0, "ledger/fit_seconds": 3.0}
+
+
 def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
     client, run, _ = dead
     log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path))

@@ -56,6 +56,7 @@ def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images,
     """Of the test images, read from their files, each says what gave the test AUC that the study shows."""
     client = open_tracking(default_uri(workdir))
     records = tracking.read_trials(client, tracking.find_study(client, "s"))
+    assert all(record.metrics["process_memory_megabytes"] > 50 for record in records)
     shown = {bundle_folder(f"{workdir}/studies/s", one.number): one for one in records if "test_auc" in one.metrics}
     left = Path(workdir, "studies/s/bundles")
     assert {str(folder) for folder in left.iterdir()} == set(shown)

@@ -1,0 +1,101 @@
+"""MLflow's pages of a study as a person meets them: a real server on loopback, a real browser, a search of its own."""
+
+import contextlib
+import io
+import os
+import re
+import urllib.parse
+from types import SimpleNamespace
+
+import pytest
+
+from fpt_ray.tracking.records import ON_FRONT
+from fpt_ray.tracking.server import open_tracking
+from fpt_ray.tune.command import Command, run
+from tests.mlflow_server import Server
+from tests.searches import of_store
+
+CHROMIUM = "/usr/bin/chromium"
+needs_chromium = pytest.mark.skipif(
+    not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is missing: apt-get install chromium"
+)
+pytestmark = [pytest.mark.slow, needs_chromium, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def study(store, tmp_path_factory):
+    """A study that a server knows, what its command printed, and the runs of its front."""
+    folder = tmp_path_factory.mktemp("pages")
+    server = Server(folder)
+    server.start()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        run(Command(**of_store(store, study="seen", num_trials=6), workdir=str(folder), tracking_uri=server.uri))
+    client = open_tracking(server.uri)
+    experiment = client.get_experiment_by_name("fpt_ray").experiment_id
+    front = client.search_runs([experiment], f"tags.`{ON_FRONT}` = 'true'")
+    yield SimpleNamespace(uri=server.uri, experiment=experiment, printed=printed.getvalue(), front=front)
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        found = browser.new_page(viewport={"width": 1600, "height": 1200})
+        found.set_default_timeout(PATIENCE_MS)
+        yield found
+        browser.close()
+
+
+def address(study, title):
+    """An address that the command printed."""
+    (found,) = re.findall(rf"{title} +(http\S+)", study.printed)
+    return found
+
+
+def points(page, number):
+    """Waits until every chart of points has so many; how many charts there are."""
+    page.wait_for_function(
+        """number => {
+            const drawn = [...document.querySelectorAll('.js-plotly-plot')];
+            const charts = drawn.filter(one => one.querySelector('.scatterlayer'));
+            return charts.length && charts.every(one => one.querySelectorAll('path.point').length === number);
+        }""",
+        arg=number,
+    )
+    return page.locator(".js-plotly-plot .scatterlayer").count()
+
+
+def test_the_studys_page_shows_its_front_and_how_its_best_is_used(study, page):
+    page.goto(address(study, "then open"))
+    page.get_by_text("Show more").first.click()
+    page.get_by_text(re.compile("fpt-ray predict --model seen")).wait_for()
+    page.wait_for_function(
+        "[...document.images].some(one => one.src.includes('front-small') && one.naturalWidth === 760)"
+    )
+    for title in ("aim/val_auc", "cost/memory_ratio", "fpt-ray tune"):
+        page.get_by_text(title).first.wait_for()
+
+
+def test_the_printed_link_compares_the_front_with_its_axes_chosen(study, page):
+    page.goto(address(study, "compare:"))
+    assert points(page, len(study.front)) == 3
+    axes = page.locator(".parcoords .dimension .label, .parcoords text.label").all_inner_texts()
+    assert {"aim/val_auc", "aim/ppe", "aim/pme", "side.num_prompts"} <= set(axes)
+    for one in study.front:
+        page.get_by_text(one.info.run_name).first.wait_for()
+
+
+def test_the_front_is_selected_and_compared_by_hand(study, page):
+    page.goto(address(study, "compare:").replace("&compareRunsMode=CHART", ""))
+    page.get_by_text(study.front[0].info.run_name).first.wait_for()
+    page.get_by_role("checkbox").first.click()
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_url(re.compile("compare-runs"))
+    assert all(one.info.run_id in urllib.parse.unquote(page.url) for one in study.front)
+    page.get_by_role("tab", name="Scatter Plot").click()
+    assert points(page, len(study.front)) == 1
