@@ -68,7 +68,7 @@ def note_text(result: StudyResult, found: Summary, *, with_picture: bool) -> str
         f"Use the best, or any other (`--model {result.name}:NUMBER`), on new images:\n\n```\n{command}\n```",
         *([f"![the front]({address})"] if with_picture else []),
     ]
-    left = LONGEST_TAG - len("\n\n".join(parts)) - 100
+    left = LONGEST_TAG - len("\n\n".join([*parts, "", found.heading[-1]]))
     return "\n\n".join([*parts, _table(found.rows, left), found.heading[-1]])[:LONGEST_TAG]
 
 

@@ -141,7 +141,7 @@ def test_mlflow_server_away_during_a_search(server, tmp_path, capsys):
     assert found[2][-1] == [("blood", "training")]
     said = capsys.readouterr().err
     assert said.count("is away") == 1
-    assert "is back and has taken the 20 lines" in said
+    assert "is back and has taken the 22 lines" in said
 
 
 def test_what_was_sent_before_a_driver_died_is_not_there_twice(server, tmp_path):
