@@ -21,6 +21,11 @@ needs_chromium = pytest.mark.skipif(
 )
 pytestmark = [pytest.mark.slow, needs_chromium, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
 PATIENCE_MS = 60_000
+DRAWN = """[...document.querySelectorAll('.parcoords canvas')].some(canvas => {
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    return pixels.some(value => value > 0);
+})"""
+"""Whether there are lines over the axes."""
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +89,10 @@ def test_the_studys_page_shows_its_front_and_how_its_best_is_used(study, page):
 def test_the_printed_link_compares_the_front_with_its_axes_chosen(study, page):
     page.goto(address(study, "compare:"))
     assert points(page, len(study.front)) == 3
-    axes = page.locator(".parcoords .dimension .label, .parcoords text.label").all_inner_texts()
+    page.locator(".parcoords .dimension .label").first.wait_for()
+    axes = page.locator(".parcoords .label, .axis-label-tooltip text").all_text_contents()  # long ones are cut
     assert {"aim/val_auc", "aim/ppe", "aim/pme", "side.num_prompts"} <= set(axes)
+    assert page.evaluate(DRAWN)
     for one in study.front:
         page.get_by_text(one.info.run_name).first.wait_for()
 
@@ -93,8 +100,8 @@ def test_the_printed_link_compares_the_front_with_its_axes_chosen(study, page):
 def test_the_front_is_selected_and_compared_by_hand(study, page):
     page.goto(address(study, "compare:").replace("&compareRunsMode=CHART", ""))
     page.get_by_text(study.front[0].info.run_name).first.wait_for()
-    page.get_by_role("checkbox").first.click()
-    page.get_by_role("button", name="Compare").click()
+    page.locator(".ag-header-select-all").first.click()
+    page.get_by_test_id("runs-compare-button").click()
     page.wait_for_url(re.compile("compare-runs"))
     assert all(one.info.run_id in urllib.parse.unquote(page.url) for one in study.front)
     page.get_by_role("tab", name="Scatter Plot").click()
