@@ -10,7 +10,7 @@ from fpt_ray.config.tasks import SHARES
 from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.records import ON_FRONT
 
-_TRIED, _WEIGHED = "What the front's trials try, and what comes of it", "What it costs"
+_TRIED, _WEIGHED = "What the front tries", "What it costs"
 
 
 def saved_view(name: str, run_id: str, searched: Sequence[str], score: str, made_ms: int) -> tuple[str, str]:
@@ -58,4 +58,4 @@ def _card(section: str, at: int) -> dict[str, object]:
 
 
 def _section(name: str, columns: int) -> Mapping[str, object]:
-    return {"uuid": name, "name": name, "display": True, "isReordered": True, "columns": columns, "cardHeight": 400}
+    return {"uuid": name, "name": name, "display": True, "isReordered": True, "columns": columns, "cardHeight": 320}

@@ -59,9 +59,14 @@ def plain_name(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def is_weighed(name: str, score: str = "auc") -> bool:
-    """Whether a number is one of those that a study weighs against each other: the score, its gains, its costs."""
-    return metric_key(name, score).startswith((_AIM, _COST))
+def weighed(numbers: Mapping[str, float], score: str = "auc") -> dict[str, float]:
+    """Those of a trial's numbers that a study weighs against each other: the scores, their gains, the costs.
+
+    They are in the order in which people look at them; MLflow compares trials by the number they were told first.
+    """
+    order = [f"val_{score}", f"test_{score}", "ppe", "pme"]
+    names = [name for name in order if name in numbers] + [name for name in numbers if name not in order]
+    return {name: numbers[name] for name in names if metric_key(name, score).startswith((_AIM, _COST))}
 
 
 def trial_title(number: int, values: Mapping[str, object], label: str = "", confirms: str | None = None) -> str:

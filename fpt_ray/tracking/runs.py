@@ -18,7 +18,7 @@ from mlflow.entities import Run as MlflowRun
 
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.tracking.names import LEDGER, is_weighed, metric_key, plain_name
+from fpt_ray.tracking.names import LEDGER, metric_key, plain_name, weighed
 from fpt_ray.tracking.provenance import SOURCE, provenance, source_tags
 from fpt_ray.tracking.records import (
     CHECKPOINT,
@@ -158,8 +158,8 @@ def end_study(
 
     The last of several ends counts, even if the clock was set back between them.
     """
-    weighed = {name: value for name, value in (best or {}).items() if is_weighed(name, study.score)}
-    metrics = {metric_key(name, study.score): weighed[name] for name in sorted(weighed)}
+    found = weighed(best or {}, study.score)
+    metrics = {metric_key(name, study.score): value for name, value in found.items()}
     metrics |= {f"{LEDGER}{name}": value for name, value in {"trials": trials, **(ledger or {})}.items()}
     ends = max((len(client.get_metric_history(study.run_id, name)) for name in metrics), default=0)
     _log_metrics(client, study.run_id, metrics, ends)

@@ -26,6 +26,7 @@ from fpt_ray.search.messages import (
 )
 from fpt_ray.storage.files import located
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import weighed
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import StudyRun, TrialRecord, counted, trial_tags, with_metrics
 from fpt_ray.tracking.runs import Status
@@ -126,7 +127,8 @@ class StudyLog(tune.Callback):
         run_id, proposal = self.runs[trial.trial_id], unpack_proposal(trial.config)
         if (began := self.began.pop(trial.trial_id, None)) is not None:
             waited = time.monotonic() - began - report.epoch_seconds
-            tracking.log_numbers(self.client, run_id, {"startup_seconds": waited})
+            first = weighed(final_metrics(report), self.study.score)  # so far; MLflow compares trials by these
+            tracking.log_numbers(self.client, run_id, {**first, "startup_seconds": waited})
         for seed in report.seeds:
             metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch, **report.load}
             if seed.train_loss is not None:

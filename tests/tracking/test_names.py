@@ -5,7 +5,7 @@ from mlflow.utils.validation import _validate_metric_name
 
 from fpt_ray.config.objectives import OBJECTIVES
 from fpt_ray.config.tasks import TITLES
-from fpt_ray.tracking.names import is_weighed, metric_key, plain_name, trial_title
+from fpt_ray.tracking.names import metric_key, plain_name, trial_title, weighed
 
 TESTED = [f"test_{score}{end}" for score in TITLES for end in ("", "_std", "_low", "_high")]
 NAMES = [
@@ -30,11 +30,11 @@ def test_what_a_study_weighs_comes_before_all_else():
     costs = [key for key in keys if key.startswith("cost/")]
     assert keys[: len(aims) + len(costs)] == [*aims, *costs]
     assert {"aim/val_auc", "aim/test_auc", "aim/ppe", "aim/pme"} <= set(aims)
-    weighed = ("learnable_parameters", "param_ratio", "memory_ratio", "peak_memory_bytes")
-    assert {f"cost/{name}" for name in weighed} <= set(costs)
+    told = ("learnable_parameters", "param_ratio", "memory_ratio", "peak_memory_bytes")
+    assert {f"cost/{name}" for name in told} <= set(costs)
     assert min("ledger/", "scores/", "time/", "training/", "system/") > max(costs)
-    assert is_weighed("ppe")
-    assert not is_weighed("fit_seconds")
+    numbers = {"fit_seconds": 9, "param_ratio": 0.1, "ppe": 0.8, "test_kappa": 0.7, "val_kappa": 0.6, "val_auc_std": 1}
+    assert list(weighed(numbers, "kappa")) == ["val_kappa", "test_kappa", "ppe", "param_ratio"]
 
 
 def test_the_score_on_the_test_split_comes_first_if_it_picks_the_best():

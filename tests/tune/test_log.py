@@ -140,6 +140,17 @@ def test_what_a_worker_takes_of_its_host_stands_among_mlflows_system_metrics(dea
     assert (point.step, point.value) == (2, 95.0)
 
 
+def test_a_trial_is_told_first_by_what_the_study_weighs(dead, tmp_path):
+    """MLflow's comparison of trials opens with the number that they were told first."""
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    trial = SimpleNamespace(trial_id="d", config=pack_proposal(Proposal(number=3, values={})))
+    log.on_trial_start(0, [], trial)
+    log.on_trial_result(0, [], trial, report(param_ratio=0.1, ppe=0.7, fit_seconds=9, val_auc=0.8, finished=False))
+    told = list(client.get_run(log.runs["d"]).data.metrics)
+    assert told[:4] == ["aim/val_auc", "aim/ppe", "cost/param_ratio", "time/startup_seconds"]
+
+
 def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):
     client, run, journal = dead
     start_or_find(client, "s", SPACE, (), open_study(SPACE, "s", journal, resume=True), resume=True)
