@@ -26,22 +26,28 @@ DRAWN = """[...document.querySelectorAll('.parcoords canvas')].some(canvas => {
     return pixels.some(value => value > 0);
 })"""
 """Whether there are lines over the axes."""
+PLOTTED = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(one => one.data || [])"
 
 
 @pytest.fixture(scope="module")
-def study(store, tmp_path_factory):
-    """A study that a server knows, what its command printed, and the runs of its front."""
-    folder = tmp_path_factory.mktemp("pages")
-    server = Server(folder)
-    server.start()
-    printed = io.StringIO()
+def server(tmp_path_factory):
+    found = Server(tmp_path_factory.mktemp("server"))
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture(scope="module")
+def study(store, server, tmp_path_factory):
+    """A study that the server knows: its experiment, what its command printed, and the runs of its front."""
+    workdir, printed = str(tmp_path_factory.mktemp("searched")), io.StringIO()
     with contextlib.redirect_stdout(printed):
-        run(Command(**of_store(store, study="seen", num_trials=6), workdir=str(folder), tracking_uri=server.uri))
+        run(Command(**of_store(store, study="seen", num_trials=6), workdir=workdir, tracking_uri=server.uri))
     client = open_tracking(server.uri)
     experiment = client.get_experiment_by_name("fpt_ray").experiment_id
     front = client.search_runs([experiment], f"tags.`{ON_FRONT}` = 'true'")
-    yield SimpleNamespace(uri=server.uri, experiment=experiment, printed=printed.getvalue(), front=front)
-    server.kill()
+    assert len(front) > 1
+    return SimpleNamespace(printed=printed.getvalue(), front=front)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +106,14 @@ def test_the_printed_link_compares_the_front_with_its_axes_chosen(study, page):
 def test_the_front_is_selected_and_compared_by_hand(study, page):
     page.goto(address(study, "compare:").replace("&compareRunsMode=CHART", ""))
     page.get_by_text(study.front[0].info.run_name).first.wait_for()
-    page.locator(".ag-header-select-all").first.click()
+    page.get_by_label("Select all runs").first.click(force=True)
     page.get_by_test_id("runs-compare-button").click()
     page.wait_for_url(re.compile("compare-runs"))
     assert all(one.info.run_id in urllib.parse.unquote(page.url) for one in study.front)
+    page.wait_for_function(f"{PLOTTED}.some(one => one.type === 'parcoords' && one.dimensions.length)")
+    lines = page.evaluate(f"{PLOTTED}[0].dimensions.map(one => [one.label, one.values.length])")
+    assert lines[-1] == ["aim/val_auc", len(study.front)]  # the number that MLflow chooses by itself
     page.get_by_role("tab", name="Scatter Plot").click()
-    assert points(page, len(study.front)) == 1
+    page.wait_for_function(
+        f"{PLOTTED}.some(one => one.type.startsWith('scatter') && one.x.length === {len(study.front)})"
+    )
