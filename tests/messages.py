@@ -5,7 +5,7 @@ import statistics
 from fpt_ray.search.messages import EpochReport, SeedEpoch, pack_message
 
 
-def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
+def report(*, epochs=1, finished=True, val_auc_epoch=0.5, load=None, **metrics):
     """One of Tune's results: an epoch's report with these numbers of the trial."""
     return pack_message(
         EpochReport(
@@ -22,6 +22,7 @@ def report(*, epochs=1, finished=True, val_auc_epoch=0.5, **metrics):
             epoch_seconds=0.1,
             finished=finished,
             metrics=metrics,
+            load=load or {},
         )
     )
 

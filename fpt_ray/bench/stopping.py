@@ -12,6 +12,7 @@ from fpt_ray.report.front import front_of
 from fpt_ray.report.result import StudyResult
 from fpt_ray.search.early_stopping import FairStopping
 from fpt_ray.search.messages import EpochReport, SeedEpoch
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.records import TrialRecord
 
 
@@ -39,7 +40,7 @@ def recorded_curves(client: MlflowClient, result: StudyResult) -> list[tuple[Tri
     """The finished trials of a study that was searched without early stopping, in the order they were proposed."""
     found = []
     for record in result.trials:
-        history = client.get_metric_history(record.run_id, "val_auc_epoch")
+        history = client.get_metric_history(record.run_id, metric_key("val_auc_epoch"))
         if record.complete and history:
             scores = [one.value for one in sorted(history, key=lambda one: one.step)]
             curve = tuple(float(score) for score in np.maximum.accumulate(scores))

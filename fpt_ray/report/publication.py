@@ -4,12 +4,13 @@ from pathlib import Path
 
 from fpt_ray.display.typesetting import Form, typeset
 from fpt_ray.report.ledger import ledger_table
+from fpt_ray.report.mlflow_page import show_in_mlflow
 from fpt_ray.report.pictures import draw_html, draw_png
 from fpt_ray.report.result import StudyResult
 from fpt_ray.report.summary import rendered, summarise
 from fpt_ray.report.tested import best_tested, draw_confusion, score_tables
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.server import open_tracking, page_address, ui_command
+from fpt_ray.tracking.server import comparison_address, open_tracking, page_address, ui_command
 
 
 def publish(result: StudyResult) -> None:
@@ -35,6 +36,7 @@ def publish(result: StudyResult) -> None:
     for file in (table, png, page, confusion):
         if file.exists():
             tracking.attach(client, result.places.run_id, file)
+    show_in_mlflow(client, result, found, png)
 
 
 def _files(result: StudyResult) -> tuple[Path, Path, Path]:
@@ -61,5 +63,6 @@ def places_text(result: StudyResult) -> str:
     parts += [
         f"MLflow:  {ui_command(places.tracking_uri)}",
         f"         then open {page_address(places.tracking_uri, places.experiment_id, places.run_id)}",
+        f"compare: {comparison_address(places.tracking_uri, places.experiment_id, places.run_id)}",
     ]
     return "\n".join(parts)

@@ -28,6 +28,8 @@ class StudyPlaces:
     experiment_id: str
     run_id: str
     """The study's run in MLflow."""
+    uri: str
+    """The study's folder in its working directory, which may lie on S3."""
     folder: Path
     """The folder of this machine with its tables and pictures."""
     stores: tuple[str, ...]
@@ -112,6 +114,7 @@ def study_result(
             tracking_uri=tracking_uri,
             experiment_id=study.experiment_id,
             run_id=study.run_id,
+            uri=study_uri,
             folder=own_folder(study_uri),
             stores=study.stores,
         ),

@@ -184,7 +184,7 @@ def rendered(summary: Summary, form: Form) -> str:
 
     CSV and JSON hold full precision, and in each row what must be said about the images.
     """
-    front = _columns(summary.rows)
+    front = columns_of(summary.rows)
     if form in ("csv", "json"):
         noted = [text_column("data_note", [note] * len(summary.rows))] if (note := summary.data_note) else []
         return typeset(Table(columns=[*front, *noted]), form)
@@ -217,10 +217,10 @@ def _further(summary: Summary) -> list[Table]:
         (within, summary.what_if),
         (apart, summary.infeasible),
     )
-    return [Table(title=title, columns=_columns(rows)) for title, rows in titled if rows]
+    return [Table(title=title, columns=columns_of(rows)) for title, rows in titled if rows]
 
 
-def _columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
+def columns_of(rows: Sequence[Mapping[str, object]]) -> list[Column]:
     """The columns of rows by dotted names; none where there is no row."""
     names = list(rows[0]) if rows else []
     titles = _TITLES | short_names([name for name in names if name not in _TITLES])

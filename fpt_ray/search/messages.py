@@ -118,6 +118,8 @@ class EpochReport:
     """The score on the validation split that picks the best epoch."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """The trial's numbers so far, by the names that objectives, constraints and MLflow have for them."""
+    load: Mapping[str, float] = field(default_factory=dict)
+    """What the worker's process takes of its host: of cores, in percent of one, since the last epoch; of memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunData, RunInfo
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    Run,
+    RunData,
+    RunInfo,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from typing_extensions import override
@@ -104,6 +115,12 @@ class PatientClient(MlflowClient):
         """One tag of a run."""
         self._write("set_tag", run_id, key=key, value=value)
 
+    @override
+    def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
+        """Data sets that a run has read, without models."""
+        values = [[dict(one.dataset), [[tag.key, tag.value] for tag in one.tags]] for one in datasets or ()]
+        self._write("log_inputs", run_id, datasets=values)
+
     def set_terminated(self, run_id: str, status: str | None = None, end_time: int | None = None) -> None:
         """Ends a run."""
         end_time = end_time or int(time.time() * 1000)
@@ -193,6 +210,11 @@ class PatientClient(MlflowClient):
             elif name == "log_batch":
                 metrics = [Metric(*one) for one in values["metrics"]]
                 super().log_batch(run_id, metrics, [Param(*one) for one in values["params"]])
+            elif name == "log_inputs":
+                read = [
+                    DatasetInput(Dataset(**one), [InputTag(*tag) for tag in tags]) for one, tags in values["datasets"]
+                ]
+                super().log_inputs(run_id, read)
             elif name == "set_tag":
                 super().set_tag(run_id, values["key"], values["value"])
             else:

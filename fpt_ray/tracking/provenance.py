@@ -1,11 +1,25 @@
 """What computes: versions of the libraries and the commit of this code."""
 
+import getpass
 import os
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 from fpt_ray import __version__
+
+SOURCE = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+"""Tags of a run by which MLflow's pages show who made it with what."""
+
+
+def source_tags() -> dict[str, str]:
+    """Who runs this and which code, as MLflow's pages show them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container, a number without a name
+        user = str(os.getuid())
+    commit = provenance().get("git_commit", "")
+    return {name: value for name, value in zip(SOURCE, (user, "fpt-ray tune", "LOCAL", commit), strict=True) if value}
 
 
 def provenance() -> dict[str, str]:

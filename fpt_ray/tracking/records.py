@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, cast
 
 from fpt_ray.config.objectives import Limit, Mode, broken_limits
+from fpt_ray.tracking.names import LEDGER, trial_title
 
 DATA_NOTE = "data_note"
 """Tag of a study: what must be said about its images wherever its numbers stand."""
@@ -16,13 +17,27 @@ PRUNED = "fpt_ray.pruned"
 """Tag of a trial that has ended as it should without a result that counts."""
 Pruned = Literal["stopped early", "infeasible", ""]
 """Why a trial has no result that counts though nothing failed; "" where that is not so."""
-LEDGER = "ledger."
-"""What the names of a study's metrics begin with that say what it cost."""
+ON_FRONT = "fpt_ray.on_front"
+"""Tag of a trial: "true" while it is on its study's front, "false" once it was shown and is not."""
 STUDY_ID = "fpt_ray.study_id"
 """Tag of a study: the id that its storage and its folder bear, too."""
 _OBJECTIVES, _CONSTRAINTS, _SEARCHED, _STORES = "objectives", "constraints", "searched", "stores"
-_STARTS_AT_PAPER, _SCORE = "starts_at_paper", "score"
+_STARTS_AT_PAPER, _SCORE, _IMAGES = "starts_at_paper", "score", "images"
 _PROPOSAL, _LABEL, _STAGE, _CONFIRMS, _SEEDS = "proposal", "label", "stage", "of", "seeds"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagesNote:
+    """Which images a study learns from, for people."""
+
+    name: str
+    """What the user called them: the last part of their folder's or table's path."""
+    digest: str
+    """Of the image table."""
+    uri: str
+    """Where the image table lies."""
+    rows: Mapping[str, int]
+    """{split: images of it}"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +84,11 @@ class StudyRun:
     def data_note(self) -> str:
         """What must be said about the images wherever their numbers stand, without a full stop."""
         return self.tags.get(DATA_NOTE, "").strip().rstrip(".")
+
+    @property
+    def images(self) -> ImagesNote | None:
+        """The images that it and its trials learn from; None where it has not said."""
+        return ImagesNote(**json.loads(self.tags[_IMAGES])) if _IMAGES in self.tags else None
 
     @property
     def ledger(self) -> Mapping[str, float]:
@@ -195,6 +215,16 @@ def study_tags(
 def store_tags(stores: Sequence[str]) -> dict[str, str]:
     """The same of the feature stores, which may be made later than the study began."""
     return {_STORES: json.dumps(list(stores))}
+
+
+def images_tags(images: ImagesNote) -> dict[str, str]:
+    """The same of the images."""
+    return {_IMAGES: json.dumps(asdict(images))}
+
+
+def title_of(number: int, tags: Mapping[str, str]) -> str:
+    """What a trial's run is called (see ``names.trial_title``), by its number and its ``trial_tags``."""
+    return trial_title(number, json.loads(tags.get(_PROPOSAL, "{}")), tags.get(_LABEL, ""), tags.get(_CONFIRMS))
 
 
 def trial_tags(

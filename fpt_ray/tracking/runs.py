@@ -4,6 +4,7 @@ Only the driver of a search uses this module; workers report numbers to Tune. Wh
 stand in URIs.
 """
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -12,30 +13,34 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, ViewType
 from mlflow.entities import Run as MlflowRun
 
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.tracking.provenance import provenance
+from fpt_ray.tracking.names import LEDGER, metric_key, plain_name, weighed
+from fpt_ray.tracking.provenance import SOURCE, provenance, source_tags
 from fpt_ray.tracking.records import (
     CHECKPOINT,
     DATA_NOTE,
-    LEDGER,
     PRUNED,
     STUDY_ID,
+    ImagesNote,
     Pruned,
     StudyRun,
     TrialRecord,
+    images_tags,
     store_tags,
+    title_of,
 )
 from fpt_ray.tracking.server import database_path
 
 EXPERIMENT = "fpt_ray"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-_PARENT, _NOTE = "mlflow.parentRunId", "mlflow.note.content"
-_KIND, _NUMBER, _REASON = "kind", "number", "reason"
-_LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
+_PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+_KIND, _NUMBER, _REASON = "fpt_ray.kind", "number", "reason"
+LONGEST_TAG, _LONGEST_PARAM = 8000, 6000  # MLflow's own limits: it cuts what is longer
+_DIGITS = 12  # of a table's digest, as in the names of its files
 
 
 # --- studies --------------------------------------------------------------------------------------------------
@@ -51,9 +56,9 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
     """
     check_study_name(name)
     experiment_id = _experiment(client)
-    every = _safe_tags({**provenance(), **tags, _KIND: "study", "study": name})
+    every = _safe_tags({**provenance(), **source_tags(), **tags, _KIND: "study", "study": name})
     if note := every.get(DATA_NOTE):
-        every[_NOTE] = note
+        every[NOTE] = note
     run = client.create_run(experiment_id, run_name=name, tags=every)
     _log_params(client, run.info.run_id, params)
     run_id = client.get_run(run.info.run_id).info.run_id  # a patient client has had an id of its own for it
@@ -93,7 +98,7 @@ def list_studies(client: MlflowClient) -> list[StudyRun]:
             tags=run.data.tags,
             metrics=run.data.metrics,
         )
-        for run in _search(client, where, f"tags.{_KIND} = 'study'")
+        for run in _search(client, where, f"tags.`{_KIND}` = 'study'")
     ]
 
 
@@ -132,11 +137,30 @@ def name_stores(client: MlflowClient, study: StudyRun, stores: Sequence[str]) ->
     return replace(study, tags={**study.tags, **tags})
 
 
+def name_images(client: MlflowClient, study: StudyRun, images: ImagesNote) -> StudyRun:
+    """The study's run with the images that it and its trials learn from."""
+    tags = _safe_tags(images_tags(images))
+    for name, value in tags.items():
+        client.set_tag(study.run_id, name, value)
+    _log_images(client, study.run_id, images)
+    return replace(study, tags={**study.tags, **tags})
+
+
 def end_study(
-    client: MlflowClient, study: StudyRun, status: Status, trials: int, ledger: Mapping[str, float] | None = None
+    client: MlflowClient,
+    study: StudyRun,
+    status: Status,
+    trials: int,
+    ledger: Mapping[str, float] | None = None,
+    best: Mapping[str, float] | None = None,
 ) -> None:
-    """Closes a study's run. The last of several ends counts, even if the clock was set back between them."""
-    metrics = {"trials": trials, **{f"{LEDGER}{name}": value for name, value in (ledger or {}).items()}}
+    """Closes a study's run, which bears what its best trial weighs, by whose numbers people compare studies.
+
+    The last of several ends counts, even if the clock was set back between them.
+    """
+    found = weighed(best or {}, study.score)
+    metrics = {metric_key(name, study.score): value for name, value in found.items()}
+    metrics |= {f"{LEDGER}{name}": value for name, value in {"trials": trials, **(ledger or {})}.items()}
     ends = max((len(client.get_metric_history(study.run_id, name)) for name in metrics), default=0)
     _log_metrics(client, study.run_id, metrics, ends)
     client.set_terminated(study.run_id, status)
@@ -148,10 +172,13 @@ def end_study(
 def start_trial(
     client: MlflowClient, study: StudyRun, number: int, params: Mapping[str, object], tags: Mapping[str, str]
 ) -> str:
-    """Opens the run of a trial under its study and returns its id."""
-    every = _safe_tags({**tags, _KIND: "trial", _NUMBER: str(number), "study": study.name, _PARENT: study.run_id})
-    run = client.create_run(study.experiment_id, run_name=f"{study.name}-{number:04d}", tags=every)
+    """Opens the run of a trial under its study, of the same images, user and commit, and returns its id."""
+    own = {_KIND: "trial", _NUMBER: str(number), "study": study.name, _PARENT: study.run_id}
+    every = _safe_tags({**{name: study.tags[name] for name in SOURCE if name in study.tags}, **tags, **own})
+    run = client.create_run(study.experiment_id, run_name=title_of(number, tags), tags=every)
     _log_params(client, run.info.run_id, params)
+    if study.images is not None:
+        _log_images(client, run.info.run_id, study.images)
     return run.info.run_id
 
 
@@ -178,7 +205,7 @@ def note_checkpoint(client: MlflowClient, run_id: str, uri: str) -> None:
 
 def log_epoch(client: MlflowClient, run_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
     """The metrics of an epoch, counted from 1."""
-    _log_metrics(client, run_id, metrics, epoch)
+    log_numbers(client, run_id, metrics, epoch)
 
 
 def end_trial(
@@ -190,12 +217,12 @@ def end_trial(
     pruned: Pruned = "",
 ) -> None:
     """Closes a trial's run with its final metrics and, unless it was trained to its end, the reason."""
-    _log_metrics(client, run_id, metrics, 0)
+    log_numbers(client, run_id, metrics)
     if pruned:
         client.set_tag(run_id, PRUNED, pruned)
     if reason is not None:
-        for key in (_REASON, _NOTE):
-            client.set_tag(run_id, key, without_secrets(reason)[:_LONGEST_TAG])
+        for key in (_REASON, NOTE):
+            client.set_tag(run_id, key, without_secrets(reason)[:LONGEST_TAG])
     client.set_terminated(run_id, status)
 
 
@@ -207,7 +234,7 @@ def read_trials(client: MlflowClient, study: StudyRun) -> list[TrialRecord]:
             number=int(run.data.tags[_NUMBER]),
             run_id=run.info.run_id,
             params=run.data.params,
-            metrics=run.data.metrics,
+            metrics={plain_name(key): value for key, value in run.data.metrics.items()},
             tags=run.data.tags,
             status=run.info.status,
             reason=run.data.tags.get(_REASON, ""),
@@ -228,6 +255,19 @@ def _search(client: MlflowClient, experiment_id: str, query: str) -> list[Mlflow
     return runs
 
 
+def log_numbers(
+    client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int = 0, score: str = "auc"
+) -> None:
+    """Numbers of a trial or seed by their plain names; ``score`` is the one that picks the study's best trials."""
+    _log_metrics(client, run_id, {metric_key(name, score): value for name, value in metrics.items()}, step)
+
+
+def _log_images(client: MlflowClient, run_id: str, images: ImagesNote) -> None:
+    source, profile = json.dumps({"uri": without_secrets(images.uri)}), json.dumps(dict(images.rows))
+    told = Dataset(images.name, images.digest[:_DIGITS], "local", source, profile=profile)
+    client.log_inputs(run_id, [DatasetInput(told, [InputTag("mlflow.data.context", "training")])])
+
+
 def _log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float], step: int) -> None:
     now = int(time.time() * 1000)
     client.log_batch(run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
@@ -240,8 +280,8 @@ def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, object])
 
 def _safe_tags(tags: Mapping[str, str]) -> dict[str, str]:
     for name, value in tags.items():
-        if len(value) > _LONGEST_TAG:  # cut short, one that is JSON could not be read again
-            raise ConfigError(f"the tag {name!r} takes {len(value)} characters; MLflow keeps {_LONGEST_TAG} at most")
+        if len(value) > LONGEST_TAG:  # cut short, one that is JSON could not be read again
+            raise ConfigError(f"the tag {name!r} takes {len(value)} characters; MLflow keeps {LONGEST_TAG} at most")
     return {name: without_secrets(value) for name, value in tags.items()}
 
 

@@ -20,6 +20,8 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import local_path
 
 _SERVER = ("http://", "https://")
+_TRAINING = "workflowType=machine_learning"
+"""In an address: MLflow's pages for training, not those for agents."""
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print a password in it
@@ -58,9 +60,22 @@ def ui_command(uri: str) -> str:
 
 
 def page_address(uri: str, experiment_id: str, run_id: str) -> str:
-    """Where a run's page is, once ``ui_command`` runs; among MLflow's pages for training, not those for agents."""
-    server = without_secrets(uri).rstrip("/") if uri.startswith(_SERVER) else "http://127.0.0.1:5000"
-    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    """Where a run's page is, once ``ui_command`` runs."""
+    return f"{_pages(uri)}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING}"
+
+
+def comparison_address(uri: str, experiment_id: str, run_id: str) -> str:
+    """Where the front of a study is compared, by the study's run."""
+    return f"{_pages(uri)}/#{comparison_path(experiment_id, run_id)}"
+
+
+def comparison_path(experiment_id: str, run_id: str) -> str:
+    """The same within MLflow's pages: the charts of the view that a report has saved under the run's id."""
+    return f"/experiments/{experiment_id}/runs?viewStateShareKey={run_id}&compareRunsMode=CHART&{_TRAINING}"
+
+
+def _pages(uri: str) -> str:
+    return without_secrets(uri).rstrip("/") if uri.startswith(_SERVER) else "http://127.0.0.1:5000"
 
 
 def open_tracking(uri: str) -> MlflowClient:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import psutil
 import torch
 from torch import nn
 
@@ -87,8 +88,10 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
         prepare=session.prepare,
         resume=session.saved(),
     )
+    process = psutil.Process()
+    process.cpu_percent()  # each call says what was used since the one before
     for progress in steps:
-        report = epoch_report(progress, trial, work.seeds, work.costs)
+        report = replace(epoch_report(progress, trial, work.seeds, work.costs), load=_load(process))
         with tempfile.TemporaryDirectory() as folder:
             if session.rank == 0:
                 with disk_full_as_error(f"a checkpoint in {folder}"):
@@ -98,3 +101,8 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
                     say(f"epoch {epoch.number}: {loss}val {TITLES[report.picked_by]} {epoch.val_score:.4f}")
             with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
                 session.report(report, folder if session.rank == 0 else None)
+
+
+def _load(process: psutil.Process) -> dict[str, float]:
+    resident = process.memory_info().rss / 1e6
+    return {"process_cpu_percentage": process.cpu_percent(), "process_memory_megabytes": resident}

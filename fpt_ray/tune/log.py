@@ -26,8 +26,9 @@ from fpt_ray.search.messages import (
 )
 from fpt_ray.storage.files import located
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import weighed
 from fpt_ray.tracking.patient_client import PatientClient
-from fpt_ray.tracking.records import StudyRun, TrialRecord, trial_tags, with_metrics
+from fpt_ray.tracking.records import StudyRun, TrialRecord, counted, trial_tags, with_metrics
 from fpt_ray.tracking.runs import Status
 from fpt_ray.tune.scoring import TrialScores
 from fpt_ray.tune.study_run import pruned_for, status_for
@@ -126,9 +127,10 @@ class StudyLog(tune.Callback):
         run_id, proposal = self.runs[trial.trial_id], unpack_proposal(trial.config)
         if (began := self.began.pop(trial.trial_id, None)) is not None:
             waited = time.monotonic() - began - report.epoch_seconds
-            self.client.log_metric(run_id, "startup_seconds", waited)
+            first = weighed(final_metrics(report), self.study.score)  # so far; MLflow compares trials by these
+            tracking.log_numbers(self.client, run_id, {**first, "startup_seconds": waited})
         for seed in report.seeds:
-            metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch}
+            metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch, **report.load}
             if seed.train_loss is not None:
                 metrics["train_loss"] = seed.train_loss
             if proposal.seeds > 1:
@@ -204,21 +206,25 @@ class StudyLog(tune.Callback):
         for record in records:
             if (one := by_run.get(record.run_id)) is None:
                 continue
-            for name, value in one.metrics.items():
-                self.client.log_metric(record.run_id, name, value)
+            tracking.log_numbers(self.client, record.run_id, one.metrics, score=self.study.score)
             if one.details:
                 tracking.attach_text(self.client, record.run_id, one.details, TESTED)
             if len(one.seed_scores) > 1:
                 runs = tracking.seed_runs(self.client, self.study, record)
+                name = f"test_{self.study.score}"
                 for run_id, score in zip(runs, one.seed_scores, strict=True):
-                    self.client.log_metric(run_id, self.space.score.replace("val_", "test_"), score)
+                    tracking.log_numbers(self.client, run_id, {name: score}, score=self.study.score)
         return [with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records]
 
-    def end(self, status: Status, ledger: Mapping[str, float] | None = None) -> None:
+    def end(
+        self, status: Status, ledger: Mapping[str, float] | None = None, records: Sequence[TrialRecord] = ()
+    ) -> None:
         """Closes the study's run, and those of this driver's trials that are still open as killed."""
         for trial_id in tuple(self.open):
             self._close(trial_id, "KILLED", {}, "the study ended before the trial did")
-        tracking.end_study(self.client, self.study, status, self.ended, ledger)
+        results, score = counted(records, self.space.constraints, (self.space.score,)), self.space.score
+        best = max(results, key=lambda record: record.metrics[score]).metrics if results else {}
+        tracking.end_study(self.client, self.study, status, self.ended, ledger, best)
         self.client.settle()
 
     @contextmanager

@@ -50,7 +50,7 @@ from fpt_ray.tune.preparation import check_options, check_points, storage_locati
 from fpt_ray.tune.resources import Packing, plan_packing
 from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
 from fpt_ray.tune.stores import Supply, open_stores
-from fpt_ray.tune.study_run import close_as_stored, start_or_find, study_with_stores
+from fpt_ray.tune.study_run import close_as_stored, start_or_find, study_with_images, study_with_stores
 from fpt_ray.tune.worker import Shared, run_trial
 
 _RECORDS_SECONDS = 60
@@ -87,9 +87,11 @@ def run_study(options: StudyOptions) -> StudyResult:
         space = fitted_space(space, stores.stores[0].target)
         study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
         claim_folder(study_uri, study_id(study), begun=has_begun(study))
-        write_table(supply.table, f"{study_uri}/images.parquet")
+        table = f"{study_uri}/images.parquet"
+        write_table(supply.table, table)
         warm_start(options, space, study, workdir)
         run, ended = start_or_find(client, name, space, stores, study, resume=options.resume)
+        run = study_with_images(client, run, stores.stores[0], options.images, table)
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
         with log.closing():
             shared = share(options, study, log, stores, packing)
@@ -98,7 +100,7 @@ def run_study(options: StudyOptions) -> StudyResult:
             leave_all(study, log, shared, records)
             attach_pictures(study, log)
             ledger = study_ledger(space, shared.stores, records)
-        log.end("FINISHED", ledger)
+        log.end("FINISHED", ledger, records)
         result = study_result(log.study, records, ledger, uri, study_uri)
         try:
             publish(result)

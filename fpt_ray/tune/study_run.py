@@ -1,6 +1,7 @@
 """A study's run in MLflow: begun, or found again and brought to what Optuna's storage has."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import optuna
 from mlflow import MlflowClient
@@ -8,13 +9,14 @@ from optuna.trial import TrialState
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import SearchSpace
+from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, features_text
 from fpt_ray.search.attributes import has_begun, is_infeasible, reason_of, result_of
 from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import STOPPED
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.records import Pruned, StudyRun, TrialRecord, study_tags
+from fpt_ray.tracking.records import ImagesNote, Pruned, StudyRun, TrialRecord, study_tags
 from fpt_ray.tracking.runs import Status
 
 
@@ -66,6 +68,15 @@ def study_with_stores(client: MlflowClient, study: StudyRun, stores: Iterable[Fe
     for store in new:
         tracking.attach_text(client, study.run_id, features_text(store), f"features/{store.spec.name}.json")
     return tracking.name_stores(client, study, [*study.stores, *(store.uri for store in new)]) if new else study
+
+
+def study_with_images(client: MlflowClient, study: StudyRun, store: Features, images: str, table: str) -> StudyRun:
+    """A study's run that says which images it learns from: as the user gave them, and their table as it is kept."""
+    if study.images is not None:
+        return study
+    name, rows = Path(images).name or images, {split: len(rows) for split, rows in store.splits.items()}
+    said = ImagesNote(name=without_secrets(name), digest=store.table_digest, uri=table, rows=rows)
+    return tracking.name_images(client, study, said)
 
 
 def close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Study) -> int:

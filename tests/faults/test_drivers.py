@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from fpt_ray.search.attributes import is_turn
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.server import default_uri, open_tracking
 from tests.postgres import postgres
 from tests.searches import driver, tune_command
@@ -120,6 +121,6 @@ def told(workdir, name, complete):
     for trial in complete:
         record = ended[trial.number]
         assert [record.metrics["val_auc"], record.metrics["param_ratio"]] == trial.values
-        history = client.get_metric_history(record.run_id, "test_auc")
+        history = client.get_metric_history(record.run_id, metric_key("test_auc"))
         assert len(history) <= 1  # the test split is read once
     assert any("test_auc" in record.metrics for record in ended.values())

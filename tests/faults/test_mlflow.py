@@ -4,13 +4,8 @@ Compared with the same search of the same seed that nothing disturbs: every para
 """
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from functools import partial
 
 import pytest
@@ -23,43 +18,12 @@ from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune import study
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
-from tests.s3_server import free_ports
+from tests.mlflow_server import Server
 from tests.searches import agree, finished_in, of_store
 
 AWAY_SECONDS = 60
 TRIALS = 6
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
-
-
-class Server:
-    """``mlflow server`` on loopback, over a database and a folder of its own."""
-
-    def __init__(self, folder):
-        (port,) = free_ports(1)
-        self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{port}", None
-        self.command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        self.command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-        self.command += ["--artifacts-destination", f"{folder}/artifacts"]
-
-    def start(self):
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        log = (self.folder / "server.log").open("a")
-        with log:
-            self.process = subprocess.Popen(
-                self.command, start_new_session=True, stdout=log, stderr=log, env=environment, cwd=self.folder
-            )
-        deadline = time.monotonic() + 120
-        while True:
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            time.sleep(0.1)
-
-    def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture
@@ -77,10 +41,10 @@ def seen(uri, name):
     found = {}
     for record in tracking.read_trials(client, tracking.find_study(client, name)):
         metrics = {
-            metric: [(one.step, one.value) for one in client.get_metric_history(record.run_id, metric)]
-            for metric in record.metrics
+            key: [(one.step, one.value) for one in client.get_metric_history(record.run_id, key)]
+            for key in client.get_run(record.run_id).data.metrics
         }
-        timed = {metric: values for metric, values in metrics.items() if metric.endswith("_seconds")}
+        timed = {key: values for key, values in metrics.items() if key.startswith(("time/", "system/"))}
         exact = {metric: values for metric, values in metrics.items() if metric not in timed}
         found[record.number] = (record.status, record.params, exact, sorted(timed))
     return found

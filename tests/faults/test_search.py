@@ -228,7 +228,7 @@ def test_the_clock_goes_backwards_in_the_middle_of_a_search(store, tmp_path, mon
     run_study(StudyOptions(**of_store(store, workdir=str(tmp_path), study="t", num_trials=4, resume=True)))
     agree(str(tmp_path), "t", 4, ended_at=(3,))
     study = tracking.find_study(client, "t")
-    assert study.metrics["trials"] == 4  # the last number said, though the first has the later time
+    assert study.ledger["trials"] == 4  # the last number said, though the first has the later time
     for record in tracking.read_trials(client, study):
         for name in ("startup_seconds", "train_seconds", "fit_seconds", "data_seconds"):
             assert 0 <= record.metrics[name] < 600

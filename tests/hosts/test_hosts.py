@@ -22,6 +22,7 @@ from fpt_ray.images.table import read_images
 from fpt_ray.search.optuna_study import load_study
 from fpt_ray.storage.files import list_files, read_bytes, write
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.seeds import assignment_of, fit_seeds
 from tests.hosts.namespaces import namespaces_allowed, network, wait_until
@@ -188,7 +189,7 @@ def test_a_host_killed_in_the_middle_of_a_search_loses_no_trial_and_repeats_none
     assert [(record.number, record.status) for record in records] == [(n, "FINISHED") for n in range(NUM_TRIALS)]
     space = with_fixed(load_space(SMOKE), [f"training.epochs={EPOCHS}"])
     for trial, record in zip(study.trials, records, strict=True):
-        epochs = client.get_metric_history(record.run_id, "val_auc_epoch")
+        epochs = client.get_metric_history(record.run_id, metric_key("val_auc_epoch"))
         assert [point.step for point in epochs] == list(range(1, EPOCHS + 1))
         expected = alone(space.trial(trial.params), store)
         assert trial.values[0] == record.metrics["val_auc"] == pytest.approx(expected.best_val_score, abs=1e-6)

@@ -19,6 +19,7 @@ from fpt_ray.search.messages import Proposal, pack_proposal
 from fpt_ray.tracking import outbox
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
+from fpt_ray.tracking.records import ImagesNote
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.log import StudyLog
 from tests.messages import report
@@ -104,9 +105,12 @@ def seen(client, study):
     found = {}
     for record in tracking.read_trials(client, study):
         (seed,) = (client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record))
-        epochs = [(one.step, one.value) for one in client.get_metric_history(seed.info.run_id, "val_auc_epoch")]
+        epochs = client.get_metric_history(seed.info.run_id, "training/val_auc_epoch")
+        curve = [(one.step, one.value) for one in epochs]
+        read = [(one.dataset.name, one.tags[0].value) for one in client.get_run(record.run_id).inputs.dataset_inputs]
         checkpoint = record.tags["checkpoint"].replace(str(record.number), "N")
-        found[record.number] = (record.status, record.params, record.metrics, checkpoint, seed.info.status, epochs)
+        told = (record.status, record.params, record.metrics, checkpoint, seed.info.status)
+        found[record.number] = (*told, curve, read)
     return found
 
 
@@ -115,6 +119,8 @@ def test_mlflow_server_away_during_a_search(server, tmp_path, capsys):
     waiting = tmp_path / "studies" / "waiting.jsonl"
     with closing(PatientClient(server.uri, waiting)) as client:
         study = tracking.start_study(client, "s", params={}, tags={})
+        images = ImagesNote(name="blood", digest="ab" * 32, uri="images.parquet", rows={"train": 9})
+        study = tracking.name_images(client, study, images)
         trial(client, study, 0)
         client.settle()
         assert not waiting.exists()
@@ -132,9 +138,10 @@ def test_mlflow_server_away_during_a_search(server, tmp_path, capsys):
         found = seen(client, study)
     assert sorted(found) == [0, 1, 2]
     assert found[0] == found[1] == found[2]
+    assert found[2][-1] == [("blood", "training")]
     said = capsys.readouterr().err
     assert said.count("is away") == 1
-    assert "is back and has taken the 20 lines" in said
+    assert "is back and has taken the 22 lines" in said
 
 
 def test_what_was_sent_before_a_driver_died_is_not_there_twice(server, tmp_path):

@@ -1,5 +1,6 @@
 """What tracking writes into a real SQLite database, against what MLflow's own client reads from it; bad addresses."""
 
+import getpass
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.tracking import provenance
 from fpt_ray.tracking import runs as tracking
-from fpt_ray.tracking.records import STUDY_ID
+from fpt_ray.tracking.records import STUDY_ID, ImagesNote, trial_tags
 from fpt_ray.tracking.server import default_uri, open_tracking, tracking_uri, ui_command
 
 _TELEMETRY_OFF = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")
@@ -30,13 +31,17 @@ def tracked(tmp_path_factory):
     tags = {"objectives": json.dumps({"val_auc": "max"}), "data_note": "semi-synthetic images"}
     params = flatten(TrialConfig())
     study = tracking.start_study(client, "first", params=params, tags=tags)
-    finished = tracking.start_trial(client, study, 0, params, {"proposal": "{}"})
+    images = ImagesNote(
+        name="blood", digest="ab" * 32, uri="s3://AKIA:hunter2@bucket/images.parquet", rows={"train": 9}
+    )
+    study = tracking.name_images(client, study, images)
+    finished = tracking.start_trial(client, study, 0, params, trial_tags({"side.depth": 6}, ""))
     for epoch, auc in ((1, 0.6), (2, 0.8), (3, 0.7)):
         tracking.log_epoch(client, finished, epoch, {"val_auc_epoch": auc, "train_loss": 1 / epoch})
     tracking.end_trial(client, finished, "FINISHED", {"val_auc": 0.8, "best_epoch": 2})
     failed = tracking.start_trial(client, study, 1, params, {})
     tracking.end_trial(client, failed, "FAILED", {}, "the loss is nan in epoch 1")
-    tracking.end_study(client, study, "FINISHED", 2)
+    tracking.end_study(client, study, "FINISHED", 2, best={"val_auc": 0.8, "fit_seconds": 3.0})
     return workdir, study, finished, failed
 
 
@@ -51,7 +56,8 @@ def test_a_study_is_one_run_with_its_tags_and_versions(tracked, mlflows_own):
     assert run.data.params["side.num_prompts"] == "16"
     assert run.data.tags["mlflow.note.content"] == run.data.tags["data_note"] == "semi-synthetic images"
     assert run.data.tags["version.torch"] == metadata.version("torch")
-    assert run.data.metrics == {"trials": 2}
+    assert run.data.metrics == {"ledger/trials": 2, "aim/val_auc": 0.8}
+    assert run.data.tags["fpt_ray.kind"] == "study"
 
 
 def test_a_trial_is_a_child_with_every_parameter_by_its_dotted_name(tracked, mlflows_own):
@@ -61,11 +67,29 @@ def test_a_trial_is_a_child_with_every_parameter_by_its_dotted_name(tracked, mlf
     assert (run.data.tags["study"], run.data.tags["number"]) == ("first", "0")
     assert run.data.params == {name: str(value) for name, value in flatten(TrialConfig()).items()}
     assert run.data.params["method"] == "fpt+"
-    assert (run.info.status, run.data.metrics["val_auc"]) == ("FINISHED", 0.8)
+    assert (run.info.status, run.data.metrics["aim/val_auc"]) == ("FINISHED", 0.8)
+
+
+def test_every_run_says_which_images_it_learns_from_who_made_it_and_with_what(tracked, mlflows_own):
+    _, study, finished, _ = tracked
+    for run in map(mlflows_own.get_run, (study.run_id, finished)):
+        (read,) = run.inputs.dataset_inputs
+        assert (read.dataset.name, read.dataset.digest, read.dataset.profile) == (
+            "blood",
+            "abababababab",
+            '{"train": 9}',
+        )
+        assert "hunter2" not in read.dataset.source
+        assert {tag.key: tag.value for tag in read.tags} == {"mlflow.data.context": "training"}
+        assert run.data.tags["mlflow.user"] == getpass.getuser()
+        assert (run.data.tags["mlflow.source.name"], run.data.tags["mlflow.source.type"]) == ("fpt-ray tune", "LOCAL")
+        assert run.data.tags.get("mlflow.source.git.commit") == provenance.provenance().get("git_commit")
+    assert mlflows_own.get_run(finished).info.run_name == "#0 · depth 6"
+    assert tracking.find_study(mlflows_own, "first").images == study.images
 
 
 def test_epochs_are_steps(tracked, mlflows_own):
-    history = mlflows_own.get_metric_history(tracked[2], "val_auc_epoch")
+    history = mlflows_own.get_metric_history(tracked[2], "training/val_auc_epoch")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.8), (3, 0.7)]
 
 

@@ -17,6 +17,7 @@ from fpt_ray.search.messages import DIED, STOPPED, Proposal, pack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.log import StudyLog
@@ -112,7 +113,7 @@ def test_the_clock_goes_backwards_between_two_ends_of_a_study(dead, monkeypatch)
     tracking.end_study(client, run, "FAILED", 3)
     monkeypatch.setattr("time.time", lambda: 1e9)
     tracking.end_study(client, run, "FINISHED", 5)
-    assert tracking.find_study(client, "s").metrics["trials"] == 5
+    assert tracking.find_study(client, "s").ledger == {"trials": 5}
 
 
 def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
@@ -124,8 +125,40 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
     trial = SimpleNamespace(trial_id="c", config=pack_proposal(Proposal(number=2, values={})))
     for epoch in (1, 2, 2, 3):
         log.on_trial_result(0, [], trial, report(epochs=epoch, val_auc_epoch=epoch / 10, finished=False))
-    points = client.get_metric_history(running, "val_auc_epoch")
+    points = client.get_metric_history(running, metric_key("val_auc_epoch"))
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_what_a_worker_takes_of_its_host_stands_among_mlflows_system_metrics(dead, tmp_path):
+    client, run, _ = dead
+    running = tracking.read_trials(client, run)[2].run_id
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    log.runs["c"] = running
+    trial = SimpleNamespace(trial_id="c", config=pack_proposal(Proposal(number=2, values={})))
+    log.on_trial_result(0, [], trial, report(epochs=2, finished=False, load={"process_cpu_percentage": 95.0}))
+    (point,) = client.get_metric_history(running, "system/process_cpu_percentage")
+    assert (point.step, point.value) == (2, 95.0)
+
+
+def test_a_trial_is_told_first_by_what_the_study_weighs(dead, tmp_path):
+    """MLflow's comparison of trials opens with the number that they were told first."""
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    trial = SimpleNamespace(trial_id="d", config=pack_proposal(Proposal(number=3, values={})))
+    log.on_trial_start(0, [], trial)
+    log.on_trial_result(0, [], trial, report(param_ratio=0.1, ppe=0.7, fit_seconds=9, val_auc=0.8, finished=False))
+    told = list(client.get_run(log.runs["d"]).data.metrics)
+    assert told[:4] == ["aim/val_auc", "aim/ppe", "cost/param_ratio", "time/startup_seconds"]
+
+
+def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):
+    client, run, journal = dead
+    start_or_find(client, "s", SPACE, (), open_study(SPACE, "s", journal, resume=True), resume=True)
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    log.end("FINISHED", {"fit_seconds": 3.0}, tracking.read_trials(client, run))
+    found = client.get_run(run.run_id).data.metrics
+    weighed = {"aim/val_auc": 0.8, "cost/param_ratio": 0.01}
+    assert found == {**weighed, "ledger/trials": 0, "ledger/fit_seconds": 3.0}
 
 
 def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
@@ -138,7 +171,9 @@ def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
     seeds = tracking.seed_runs(client, run, tracking.read_trials(client, run)[3])
     assert [client.get_run(seed).data.params for seed in seeds] == [{"training.seed": "4"}, {"training.seed": "5"}]
     for name in ("val_auc_epoch", "val_auc"):
-        curves = [[(one.step, one.value) for one in client.get_metric_history(seed, name)] for seed in seeds]
+        curves = [
+            [(one.step, one.value) for one in client.get_metric_history(seed, metric_key(name))] for seed in seeds
+        ]
         assert curves == [[(1, 0.1), (2, 0.2)], [(1, 0.05), (2, 0.1)]]
 
 

@@ -23,6 +23,7 @@ from fpt_ray.predict.classifier import load
 from fpt_ray.predict.finding import bundle_named, bundles_of_front
 from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.tune.bundles import bundle_folder
 from fpt_ray.tune.command import Command, run
@@ -55,6 +56,7 @@ def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images,
     """Of the test images, read from their files, each says what gave the test AUC that the study shows."""
     client = open_tracking(default_uri(workdir))
     records = tracking.read_trials(client, tracking.find_study(client, "s"))
+    assert all(record.metrics["process_memory_megabytes"] > 50 for record in records)
     shown = {bundle_folder(f"{workdir}/studies/s", one.number): one for one in records if "test_auc" in one.metrics}
     left = Path(workdir, "studies/s/bundles")
     assert {str(one) for one in left.iterdir() if one.is_dir()} == set(shown)
@@ -153,7 +155,7 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
     for record in confirmed:
         seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, record)]
         assert [run.data.params["training.seed"] for run in seeds] == ["1", "2"]
-        scores = [run.data.metrics["test_auc"] for run in seeds]
+        scores = [run.data.metrics[metric_key("test_auc")] for run in seeds]
         assert record.metrics["test_auc"] == pytest.approx(np.mean(scores))
         assert record.metrics["test_auc_std"] == pytest.approx(np.std(scores, ddof=1))
         assert record.metrics["test_auc_low"] <= record.metrics["test_auc"] <= record.metrics["test_auc_high"]
@@ -197,10 +199,10 @@ def test_a_grid_of_methods_is_repeated_over_seeds(first, method, together, image
     seeds = [client.get_run(run_id) for run_id in tracking.seed_runs(client, study, final)]
     assert [run.data.params["training.seed"] for run in seeds] == ["0", "1"]
     for name in ("val_auc", "test_auc"):
-        values = [run.data.metrics[name] for run in seeds]
+        values = [run.data.metrics[metric_key(name)] for run in seeds]
         assert final.metrics[name] == pytest.approx(np.mean(values))
         assert final.metrics[f"{name}_std"] == pytest.approx(np.std(values, ddof=1))
-    first, second = (client.get_metric_history(run.info.run_id, "val_auc_epoch") for run in seeds)
+    first, second = (client.get_metric_history(run.info.run_id, metric_key("val_auc_epoch")) for run in seeds)
     assert [one.step for one in (*first, *second)] == [1, 2, 1, 2]
     assert (second[0].timestamp <= first[1].timestamp) == together
 

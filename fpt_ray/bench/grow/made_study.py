@@ -23,6 +23,7 @@ from fpt_ray.search.messages import EpochReport, SeedEpoch, final_metrics, pack_
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.records import StudyRun, study_tags, trial_tags
 from fpt_ray.tracking.server import database_path, default_uri, open_tracking
 
@@ -96,7 +97,8 @@ def add_trials(made: MadeStudy, study: optuna.Study, number: int) -> None:
         else:
             texts = {name: str(value) for name, value in params.items()}
             numbered = {**tags, "number": str(proposal.number)}
-            copies.append({"params": texts, "tags": numbered, "metrics": metrics, "latest_metrics": metrics})
+            keyed = {metric_key(name): value for name, value in metrics.items()}
+            copies.append({"params": texts, "tags": numbered, "metrics": keyed, "latest_metrics": keyed})
     first = tracking.read_trials(client, made.run)[0]
     _copy_run(database_path(made.tracking_uri), first.run_id, copies)
 
