@@ -206,6 +206,7 @@ _HTML_MARKS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "front": ("on the front", {"symbol": "diamond", "size": 11, "color": VERMILION}),
     "first": (_FIRST, {"symbol": "circle-open", "size": 20, "color": BLUE, "line": {"width": 2}}),
 }
+_SIGNS = {"paper": "✕", "trial": "●", "front": "◆", "first": "○"}
 
 
 def draw_html(picture: Picture, path: Path) -> None:
@@ -220,6 +221,26 @@ def draw_html(picture: Picture, path: Path) -> None:
     frame_page(figure, title=picture.title, caption=picture.caption, width=_WIDTH, under=60)
     figure.update_layout(height=640, legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})
     save_page(figure, path, "front")
+
+
+def legend(picture: Picture) -> list[tuple[str, str, str]]:
+    """(sign, colour, what it marks) of the groups that have points, to be written beside charts without a legend."""
+    named = [(group, *_HTML_MARKS[group]) for group, points in picture.groups() if points]
+    return [(_SIGNS[group], str(mark["color"]), name) for group, name, mark in named]
+
+
+def front_charts(picture: Picture) -> list[go.Figure]:
+    """A chart for each axis, without title, legend and caption: for a page that has these itself and may be narrow."""
+    charts = []
+    for label, field in _AXES:
+        title, cost = axis(picture, label, field)
+        chart = go.Figure(list(_traces(picture, cost, False)))
+        chart.update_xaxes(title_text=title, type="log", exponentformat="none")
+        chart.update_yaxes(title_text=f"validation {picture.score} x 100")
+        margins = {"l": 60, "r": 12, "t": 12, "b": 56}
+        chart.update_layout(template="plotly_white", height=400, margin=margins, font={"size": 13}, dragmode=False)
+        charts.append(chart)
+    return charts
 
 
 def _traces(picture: Picture, cost: Callable[[Point], float], in_legend: bool) -> Iterable[go.Scatter]:

@@ -184,7 +184,7 @@ def rendered(summary: Summary, form: Form) -> str:
 
     CSV and JSON hold full precision, and in each row what must be said about the images.
     """
-    front = _columns(summary.rows)
+    front = columns_of(summary.rows)
     if form in ("csv", "json"):
         noted = [text_column("data_note", [note] * len(summary.rows))] if (note := summary.data_note) else []
         return typeset(Table(columns=[*front, *noted]), form)
@@ -193,12 +193,16 @@ def rendered(summary: Summary, form: Form) -> str:
     failed = summary.failed[:_LISTED]
     if len(summary.failed) > _LISTED:
         failed += (f"and {len(summary.failed) - _LISTED} more, see MLflow",)
-    tables = [Table(title=title, notes=notes, columns=front), *_further(summary), Table(footnotes=(*none, *failed))]
+    tables = [
+        Table(title=title, notes=notes, columns=front),
+        *further_tables(summary).values(),
+        Table(footnotes=(*none, *failed)),
+    ]
     return "\n\n".join(text for table in tables if (text := typeset(table, form)))
 
 
-def _further(summary: Summary) -> list[Table]:
-    """The tables below the front's."""
+def further_tables(summary: Summary) -> dict[str, Table]:
+    """{name: a table below the front's}, of those that have rows."""
     confirmed = (
         f"Confirmed with {summary.num_seeds} new seeds. The score x 100 is the mean over them, std their spread; the "
         "interval is of that mean over resampled test images, and does not tell how other seeds would have come "
@@ -211,16 +215,16 @@ def _further(summary: Summary) -> list[Table]:
     )
     within = "With a smaller budget: the best validation score of a finished trial within it."
     apart = "Infeasible: trained to the end, but a constraint of the space is broken; on no front, within no budget."
-    titled = (
-        (compared, summary.compared),
-        (confirmed, summary.confirmed),
-        (within, summary.what_if),
-        (apart, summary.infeasible),
-    )
-    return [Table(title=title, columns=_columns(rows)) for title, rows in titled if rows]
+    titled = {
+        "compared": (compared, summary.compared),
+        "confirmed": (confirmed, summary.confirmed),
+        "what_if": (within, summary.what_if),
+        "infeasible": (apart, summary.infeasible),
+    }
+    return {name: Table(title=title, columns=columns_of(rows)) for name, (title, rows) in titled.items() if rows}
 
 
-def _columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
+def columns_of(rows: Sequence[Mapping[str, object]]) -> list[Column]:
     """The columns of rows by dotted names; none where there is no row."""
     names = list(rows[0]) if rows else []
     titles = _TITLES | short_names([name for name in names if name not in _TITLES])

@@ -1,0 +1,104 @@
+"""What the bundles of a study say of themselves.
+
+The rooms that write bundles (``train.bundle``, ``tune.bundles``) stand on higher floors than this one: their
+``bundle.json`` is read as what it is, a JSON file at ``bundles/trial-NNNN`` in the study's folder, with the pictures
+(PNG) that lie beside and below it. Numbers are shown by their names, so that one which is added there is shown here.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from fpt_ray.display.typesetting import Column, Table, text_column
+from fpt_ray.storage.files import list_files, read_bytes
+
+_FILE = re.compile(r"trial-(\d+)/bundle\.json")
+_CALIBRATION = re.compile(r"(?:val|test)_(.+)_(?:uncalibrated|calibrated)")
+_QUANTITIES = {"log_loss": "log loss", "brier": "Brier score", "ece": "expected calibration error"}
+_POINTS = {
+    "youden": "Youden's J",
+    "sensitivity_90": "90 % sensitivity, to rule out",
+    "specificity_90": "90 % specificity, to rule in",
+}
+_RATES = ("sensitivity", "specificity")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BundleText:
+    """A bundle's own words."""
+
+    number: int
+    """Of its trial."""
+    document: Mapping[str, Any]
+    """What its ``bundle.json`` says."""
+    pictures: Sequence[str]
+    """URIs of the pictures in its folder and below it, by path."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """{name with its split: value}."""
+        return self.document.get("metrics", {})
+
+
+def read_bundles(study_uri: str) -> list[BundleText]:
+    """The bundles in a study's folder, by number; none where it has left none.
+
+    Raises:
+        StorageError: S3 fails.
+    """
+    folder = f"{study_uri}/bundles"
+    paths = [file.path for file in list_files(folder)]
+    found = []
+    for path in paths:
+        if (named := _FILE.fullmatch(path)) is None:
+            continue
+        beside = path.rpartition("/")[0]
+        drawn = [one for one in paths if one.startswith(f"{beside}/") and one.endswith(".png")]
+        document = json.loads(read_bytes(f"{folder}/{path}"))
+        pictures = [f"{folder}/{one}" for one in drawn]
+        found.append(BundleText(number=int(named[1]), document=document, pictures=pictures))
+    return sorted(found, key=lambda one: one.number)
+
+
+def calibration_table(metrics: Mapping[str, float]) -> Table | None:
+    """The errors of calibration before and after, on both splits; None where none was measured, as of values."""
+    names = dict.fromkeys(found[1] for name in metrics if (found := _CALIBRATION.fullmatch(name)))
+    if not names:
+        return None
+    columns = [
+        text_column(f"{split}, {when}", [_with_interval(metrics, f"{split}_{name}_{key}", 1, ".4f") for name in names])
+        for split in ("test", "val")
+        for when, key in (("before", "uncalibrated"), ("after", "calibrated"))
+    ]
+    return Table(labels=[_QUANTITIES.get(name, name) for name in names], columns=_filled(columns))
+
+
+def points_table(bundle: Mapping[str, Any]) -> Table | None:
+    """The operating points with what they come to on both splits; None where there are none."""
+    thresholds: Mapping[str, float] = bundle.get("thresholds", {})
+    metrics: Mapping[str, float] = bundle.get("metrics", {})
+    if not thresholds:
+        return None
+    columns = []
+    for split, rate in product(("test", "val"), _RATES):
+        cells = [_with_interval(metrics, f"{split}_{rate}_at_{name}", 100, ".1f") for name in thresholds]
+        columns.append(text_column(f"{split} {rate} %", cells))
+    called = text_column("called from", [f"{threshold:.3f}" for threshold in thresholds.values()])
+    return Table(labels=[_POINTS.get(name, name) for name in thresholds], columns=[called, *_filled(columns)])
+
+
+def _with_interval(metrics: Mapping[str, float], name: str, scale: float, form: str) -> str:
+    """A number and, where there is one, its 95 % interval."""
+    if (value := metrics.get(name)) is None:
+        return "-"
+    ends = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
+    between = [format(scale * end, form) for end in ends if end is not None]
+    return format(scale * value, form) + (f" ({' to '.join(between)})" if len(between) == 2 else "")
+
+
+def _filled(columns: Iterable[Column]) -> list[Column]:
+    """Those of which something is known."""
+    return [column for column in columns if any(cell.text != "-" for cell in column.cells)]
