@@ -14,6 +14,7 @@ from fpt_ray.config.space import POINT, SearchSpace
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
+from fpt_ray.report.predictions import FILE as PREDICTIONS
 from fpt_ray.report.tested import FILE as TESTED
 from fpt_ray.search.messages import (
     EpochReport,
@@ -208,6 +209,8 @@ class StudyLog(tune.Callback):
                 self.client.log_metric(record.run_id, name, value)
             if one.details:
                 tracking.attach_text(self.client, record.run_id, one.details, TESTED)
+            if one.predictions:
+                tracking.attach_text(self.client, record.run_id, one.predictions, PREDICTIONS)
             if len(one.seed_scores) > 1:
                 runs = tracking.seed_runs(self.client, self.study, record)
                 for run_id, score in zip(runs, one.seed_scores, strict=True):

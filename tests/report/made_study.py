@@ -12,11 +12,13 @@ import pyarrow as pa
 from PIL import Image
 
 from fpt_ray.config.dotted import flatten
-from fpt_ray.config.tasks import SCORES
+from fpt_ray.config.tasks import SCORES, Target
 from fpt_ray.config.trial import trial_from
 from fpt_ray.images.table import ImageTable, write_table
 from fpt_ray.metrics.intervals import bootstrap
 from fpt_ray.metrics.scores import scores
+from fpt_ray.report.predictions import FILE as PREDICTIONS
+from fpt_ray.report.predictions import predictions_text
 from fpt_ray.report.tested import FILE, as_json, of_seeds
 from fpt_ray.search.importances import FILE as IMPORTANCES
 from fpt_ray.search.importances import Importances
@@ -72,8 +74,14 @@ def png(color: str, width: int = 300) -> bytes:
     return sink.getvalue()
 
 
-def make_study(workdir: Path, name: str = "made", *, images: str = "image", better: float = 0.0) -> str:
-    """Writes it into a working directory and its database there; returns the tracking URI."""
+def make_study(
+    workdir: Path, name: str = "made", *, images: str = "image", better: float = 0.0, predictions: bool = True
+) -> str:
+    """Writes it into a working directory and its database there; returns the tracking URI.
+
+    ``better`` is added to all its scores, which are of images of this name; ``predictions`` says whether those of the
+    test images are stored, as earlier versions did not.
+    """
     uri = default_uri(workdir)
     client = open_tracking(uri)
     tags = study_tags(OBJECTIVES, SEARCHED, NOTE, study_id=f"id-{name}", constraints={})
@@ -98,6 +106,9 @@ def make_study(workdir: Path, name: str = "made", *, images: str = "image", bett
             drawn = bootstrap([[said]], labels, SCORES["binary"], "binary", draws=100)
             samples = {score: one[0] for score, one in drawn.items()}
             tracking.attach_text(client, run, as_json(of_seeds([found], samples, CLASSES)), FILE)
+            if predictions:
+                target, hashes = Target(task="binary", classes=CLASSES), image_table(images).hashes()[-IMAGES:]
+                tracking.attach_text(client, run, predictions_text(target, hashes, labels, [said]), PREDICTIONS)
             metrics |= {f"test_{score}": found[score] for score in SCORES["binary"]}
             _leave(folder / "bundles" / f"trial-{number:04d}", metrics)
         tracking.end_trial(client, run, "FINISHED", metrics)

@@ -11,7 +11,7 @@ from fpt_ray.images.table import read_images
 from fpt_ray.report.ledger import ledger_table
 from fpt_ray.report.page.bundles import BundleText, calibration_table, points_table, read_bundles
 from fpt_ray.report.page.embedded import Embedded, embedded
-from fpt_ray.report.page.facts import classes_table, facts_table, some, time_text, versions_table
+from fpt_ray.report.page.facts import LISTED, classes_table, facts_table, some, time_text, versions_table
 from fpt_ray.report.pictures import Picture
 from fpt_ray.report.result import StudyResult
 from fpt_ray.report.stored import stored_text
@@ -45,6 +45,10 @@ class Page:
     failed: Sequence[str]
     importances: Importances | None
     tested: Sequence[Table]
+    confusion: Sequence[tuple[str, Sequence[tuple[int, float]]]]
+    """(true class, (images, share of the row) by predicted class); empty where there are none, or too many."""
+    seeds: int
+    """Of the best trial."""
     calibration: Table | None
     points: Table | None
     calibrated: int | None
@@ -86,6 +90,8 @@ def page_of(result: StudyResult, client: MlflowClient, best: tuple[TrialRecord, 
         failed=some(summary.failed),
         importances=importances_from(stored) if stored else None,
         tested=score_tables(*best) if best else (),
+        confusion=_confusion(best[1]) if best else (),
+        seeds=best[1].seeds if best else 0,
         calibration=calibration_table(own.metrics) if own else None,
         points=points_table(own.document) if own else None,
         calibrated=own.number if own else None,
@@ -106,10 +112,18 @@ def _own_bundle(bundles: Sequence[BundleText], best: TrialRecord | None, score: 
     return next(iter((*of_best, *by_score)), None)
 
 
+def _confusion(tested: Tested) -> list[tuple[str, list[tuple[int, float]]]]:
+    if not 0 < len(tested.confusion) <= LISTED:
+        return []
+    sums = [max(1, sum(row)) for row in tested.confusion]
+    shares = [[(count, count / total) for count in row] for row, total in zip(tested.confusion, sums, strict=True)]
+    return list(zip(tested.classes, shares, strict=True))
+
+
 def _best(record: TrialRecord, tested: Tested, result: StudyResult) -> list[tuple[str, str]]:
     score, metrics = result.score, record.metrics
     value, low, high = (value_text(f"test_{score}", one) for one in tested.scores[score])
     name = str(record.number) if record.confirms is None else f"{record.confirms}, confirmed as {record.number}"
-    ratios = {"param_ratio": "learnable parameters", "memory_ratio": "memory of full fine-tuning's"}
+    ratios = {"param_ratio": "learnable parameters", "memory_ratio": "of full fine-tuning's memory"}
     costs = [(title, f"{100 * metrics[key]:.2f} %") for key, title in ratios.items() if key in metrics]
     return [("best trial", name), (f"test {TITLES[score]}", value), ("95 % interval", f"{low} to {high}"), *costs]

@@ -75,5 +75,5 @@ def some(lines: Sequence[str]) -> Sequence[str]:
 
 def versions_table(versions: Mapping[str, str]) -> Table | None:
     """What computed it: libraries and the commit; None where that was not stored."""
-    known = {name.removeprefix("version."): versions[name] for name in sorted(versions)}
+    known = {name.removeprefix("version.").replace("git_", ""): versions[name] for name in sorted(versions)}
     return Table(labels=list(known), columns=[text_column("", list(known.values()), left=True)]) if known else None
