@@ -97,10 +97,11 @@ def _fits_backbone(trial: TrialConfig) -> bool:
 
 def answer(question: Question) -> int:
     """The memory of the training process in bytes, predicted."""
-    return network_memory(question.trial, question.num_classes, _execution(question)).process_bytes
+    return network_memory(question.trial, question.num_classes, execution_of(question)).process_bytes
 
 
-def _execution(question: Question) -> Execution:
+def execution_of(question: Question) -> Execution:
+    """How a step is executed that a question is of."""
     if question.runner == "ours":
         return our_execution(question.trial)
     return PAPER_FPT if question.trial.method in SIDE_METHODS else PAPER_BASELINES
@@ -160,8 +161,8 @@ def _table(found: Sequence[Line], runner: Runner, trial: TrialConfig) -> Table:
 def about(trial: TrialConfig) -> str:
     """What the predictions are of, for a caption."""
     return (
-        f"{trial.backbone.name}, batch {trial.training.batch_size}. Predicted. Methods beside the LPM read stored "
-        "features: running the LPM once to store them is not in it."
+        f"{trial.backbone.name}, batch {trial.training.batch_size}. Predicted. Of methods that read stored features, "
+        "running the LPM once to store them is not in it."
     )
 
 
