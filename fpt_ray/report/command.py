@@ -74,7 +74,7 @@ def _check(command: Command) -> None:
     if len(asked) > 1:
         raise ConfigError(f"{' and '.join(asked)} are different reports; give one of them")
     if len(command.study) > 1 and not asked:
-        raise ConfigError("several studies: only with --compare, --folds or --as, such as --as table1")
+        raise ConfigError("several studies: only with --as, such as --as table1, --folds or --compare")
     if command.paper and command.as_ is None:
         raise ConfigError("--paper: only with --as, such as --as table1")
     if command.format == "latex" and not asked:

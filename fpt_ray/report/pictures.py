@@ -242,6 +242,7 @@ def front_charts(picture: Picture) -> list[go.Figure]:
         chart.update_yaxes(title_text=f"validation {picture.score} x 100")
         margins = {"l": 60, "r": 12, "t": 12, "b": 56}
         chart.update_layout(template="plotly_white", height=400, margin=margins, font={"size": 13}, dragmode=False)
+        chart.update_layout(hoverlabel={"bgcolor": "white", "font": {"color": "#1f2328"}})
         charts.append(chart)
     return charts
 
