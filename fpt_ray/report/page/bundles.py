@@ -7,12 +7,13 @@ The rooms that write bundles (``train.bundle``, ``tune.bundles``) stand on highe
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from fpt_ray.display.typesetting import Column, Table, text_column
+from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import list_files, read_bytes
 
 _FILE = re.compile(r"trial-(\d+)/bundle\.json")
@@ -34,8 +35,8 @@ class BundleText:
     """Of its trial."""
     document: Mapping[str, Any]
     """What its ``bundle.json`` says."""
-    pictures: Sequence[str]
-    """URIs of the pictures in its folder and below it, by path."""
+    pictures: Mapping[str, int]
+    """{URI: bytes} of the pictures in its folder and below it, by path."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -47,20 +48,32 @@ def read_bundles(study_uri: str) -> list[BundleText]:
     """The bundles in a study's folder, by number; none where it has left none.
 
     Raises:
+        ConfigError: the JSON of one cannot be read.
         StorageError: S3 fails.
     """
     folder = f"{study_uri}/bundles"
-    paths = [file.path for file in list_files(folder)]
+    files = list_files(folder)
     found = []
-    for path in paths:
-        if (named := _FILE.fullmatch(path)) is None:
+    for file in files:
+        if (named := _FILE.fullmatch(file.path)) is None:
             continue
-        beside = path.rpartition("/")[0]
-        drawn = [one for one in paths if one.startswith(f"{beside}/") and one.endswith(".png")]
-        document = json.loads(read_bytes(f"{folder}/{path}"))
-        pictures = [f"{folder}/{one}" for one in drawn]
-        found.append(BundleText(number=int(named[1]), document=document, pictures=pictures))
+        own = file.path.removesuffix("bundle.json")
+        drawn = [one for one in files if one.path.startswith(own) and one.path.endswith(".png")]
+        found.append(
+            BundleText(
+                number=int(named[1]),
+                document=_document(f"{folder}/{file.path}"),
+                pictures={f"{folder}/{one.path}": one.bytes for one in drawn},
+            )
+        )
     return sorted(found, key=lambda one: one.number)
+
+
+def _document(uri: str) -> Mapping[str, Any]:
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError:
+        raise ConfigError(f"{uri} is no JSON; copy this bundle again, or take its folder away") from None
 
 
 def calibration_table(metrics: Mapping[str, float]) -> Table | None:

@@ -36,14 +36,14 @@ def embedded(bundles: Sequence[BundleText]) -> tuple[dict[int, list[Embedded]], 
     found: dict[int, list[Embedded]] = {}
     room, left_out = MOST_BYTES, 0
     for bundle in bundles:
-        for uri in bundle.pictures:
+        for uri, size in bundle.pictures.items():
+            if size > room:
+                left_out += 1
+                continue
             content = read_bytes(uri)
             if not content.startswith(_PNG):
                 continue
-            if len(content) > room:
-                left_out += 1
-                continue
-            room -= len(content)
+            room -= size
             picture = Embedded(caption=_caption(uri), data=png_address(content))
             found.setdefault(bundle.number, []).append(picture)
     return found, left_out

@@ -29,17 +29,19 @@ def facts_table(result: StudyResult, images: ImageTable | None) -> Table:
         if images.fold:
             facts["fold that validates"] = images.fold
     backbones = sorted({one.params[name] for one in result.trials if (name := "backbone.name") in one.params})
-    sizes_px = sorted({one.params[name] for one in result.trials if (name := "features.resolution") in one.params})
+    sizes_px = {int(one.params[name]) for one in result.trials if (name := "features.resolution") in one.params}
     facts |= {
         "large pre-trained model": ", ".join(backbones) or "-",
-        "resolution": ", ".join(f"{size} px" for size in sizes_px) or "-",
+        "resolution": ", ".join(f"{size} px" for size in sorted(sizes_px)) or "-",
         "searched": ", ".join(result.searched) or "nothing",
         "objectives": ", ".join(f"{name} ({mode})" for name, mode in result.objectives.items()),
     }
     if result.constraints:
         facts["constraints"] = "; ".join(f"{name} {limit}" for name, limit in result.constraints.items())
-    counts = Counter(one.pruned or one.status.lower() for one in result.trials)
+    counts = Counter(one.pruned or one.status.lower() for one in result.trials if one.stage != "confirm")
     facts["trials"] = ", ".join(f"{count} {ending}" for ending, count in counts.items()) or "none"
+    if result.confirmed:
+        facts["confirmed with new seeds"] = f"{len(result.confirmed)} trials"
     return Table(labels=list(facts), columns=[text_column("", list(facts.values()), left=True)])
 
 
