@@ -90,28 +90,8 @@ def make_study(
     folder.mkdir(parents=True)
     (folder / "study.json").write_text(json.dumps({"id": f"id-{name}"}))
     write_table(image_table(images), f"{folder}/images.parquet")
-    for number, (prompts, depth, auc, memory, on_front) in enumerate(TRIALS):
-        over = {"side.num_prompts": prompts, "side.depth": depth, "features.token_ratio": 0.1}
-        run = tracking.start_trial(client, study, number, flatten(trial_from(over)), {"stage": "final", "seeds": "1"})
-        metrics = {
-            "val_auc": auc + better,
-            "param_ratio": 0.004 + prompts / 1e4,
-            "memory_ratio": memory,
-            "peak_memory_bytes": memory * 5e9,
-            "learnable_parameters": 1e5 * prompts,
-        }
-        if on_front:
-            said, labels = said_of(auc + better, number), labels_of("test")
-            found = scores(said, labels, CLASSES, "binary")
-            drawn = bootstrap([[said]], labels, SCORES["binary"], "binary", draws=100)
-            samples = {score: one[0] for score, one in drawn.items()}
-            tracking.attach_text(client, run, as_json(of_seeds([found], samples, CLASSES)), FILE)
-            if predictions:
-                target, hashes = Target(task="binary", classes=CLASSES), image_table(images).hashes()[-IMAGES:]
-                tracking.attach_text(client, run, predictions_text(target, hashes, labels, [said]), PREDICTIONS)
-            metrics |= {f"test_{score}": found[score] for score in SCORES["binary"]}
-            _leave(folder / "bundles" / f"trial-{number:04d}", metrics)
-        tracking.end_trial(client, run, "FINISHED", metrics)
+    for number in range(len(TRIALS)):
+        _make_trial(client, study, folder, number, images=images, better=better, predictions=predictions)
     failed = tracking.start_trial(client, study, len(TRIALS), flatten(trial_from({})), {"stage": "final"})
     tracking.end_trial(client, failed, "FAILED", {}, f"the loss is nan {EVIL}")
     shares = {"val_auc": {"side.depth": 0.7, "side.num_prompts": 0.25, "features.token_ratio": 0.05}}
@@ -120,6 +100,32 @@ def make_study(
     ledger = {"preload_seconds": 500.0, "fit_seconds": 900.0, "separate_ratio": 2.5, "separate_preloads": 4.0}
     tracking.end_study(client, study, "FINISHED", len(TRIALS), ledger)
     return uri
+
+
+def _make_trial(client, study, folder: Path, number: int, *, images: str, better: float, predictions: bool) -> None:
+    """One of its trials; of a member of the front, its test scores and its bundle, too."""
+    prompts, depth, auc, memory, on_front = TRIALS[number]
+    over = {"side.num_prompts": prompts, "side.depth": depth, "features.token_ratio": 0.1}
+    run = tracking.start_trial(client, study, number, flatten(trial_from(over)), {"stage": "final", "seeds": "1"})
+    metrics = {
+        "val_auc": auc + better,
+        "param_ratio": 0.004 + prompts / 1e4,
+        "memory_ratio": memory,
+        "peak_memory_bytes": memory * 5e9,
+        "learnable_parameters": 1e5 * prompts,
+    }
+    if on_front:
+        said, labels = said_of(auc + better, number), labels_of("test")
+        found = scores(said, labels, CLASSES, "binary")
+        drawn = bootstrap([[said]], labels, SCORES["binary"], "binary", draws=100)
+        samples = {score: one[0] for score, one in drawn.items()}
+        tracking.attach_text(client, run, as_json(of_seeds([found], samples, CLASSES)), FILE)
+        if predictions:
+            target, hashes = Target(task="binary", classes=CLASSES), image_table(images).hashes()[-IMAGES:]
+            tracking.attach_text(client, run, predictions_text(target, hashes, labels, [said]), PREDICTIONS)
+        metrics |= {f"test_{score}": found[score] for score in SCORES["binary"]}
+        _leave(folder / "bundles" / f"trial-{number:04d}", metrics)
+    tracking.end_trial(client, run, "FINISHED", metrics)
 
 
 def _leave(folder: Path, metrics: dict[str, float]) -> None:
