@@ -6,11 +6,10 @@ keeps the browser from fetching anything.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import plotly.io
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -20,6 +19,7 @@ from fpt_ray.report.page.embedded import png_address
 from fpt_ray.report.pictures import Picture, front_charts, legend
 from fpt_ray.storage.files import write
 
+_TEMPLATE = "page.html.jinja"
 _CHARTS = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
@@ -34,11 +34,8 @@ class Shown:
 
 def page_html(page: Page, *, front_png: bytes | None, confusion_png: bytes | None) -> str:
     """The page. The front's picture is what stands on paper, where nothing can be hovered over."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"header": header, "rows": rows}
-    template = environment.from_string(files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8"))
     drawn = bool(page.picture.trials)
-    return template.render(
+    return template().render(
         page=page,
         charts=_charts(page.picture) if drawn else (),
         signs=legend(page.picture) if drawn else (),
@@ -46,6 +43,15 @@ def page_html(page: Page, *, front_png: bytes | None, confusion_png: bytes | Non
         front_png=png_address(front_png) if front_png else "",
         confusion_png=png_address(confusion_png) if confusion_png else "",
     )
+
+
+def template() -> Template:
+    """The page without what it says."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    kept = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, autoescape=True, **kept)
+    environment.globals |= {"header": header, "rows": rows}
+    return environment.get_template(_TEMPLATE)
 
 
 def write_page(page: Page, path: Path, pictures: Mapping[str, Path]) -> None:
