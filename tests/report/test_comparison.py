@@ -70,7 +70,7 @@ def test_the_fronts_stand_in_one_table_and_one_picture_beside_all_runs(several, 
     compare(several, "a", "worse")
     out = capsys.readouterr().out
     best, _, fronts = out.partition("Their fronts")
-    assert f"Images of worse: {NOTE}." in " ".join(best.split())
+    assert f"Images of a, worse: {NOTE}." in " ".join(best.split())
     assert [line.split()[:2] for line in fronts.splitlines() if line[:2] in ("a ", "wo")] == [
         [name, str(number)] for name in ("a", "worse") for number in (1, 2, 3, 4)
     ]

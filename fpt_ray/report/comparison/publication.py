@@ -6,7 +6,7 @@ from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.terminal import say
 from fpt_ray.display.typesetting import Form, typeset
 from fpt_ray.report.comparison.pictures import Front, Fronts, draw_fronts_html, draw_fronts_png
-from fpt_ray.report.comparison.studies import best_table, check_comparable, fronts_table, studied
+from fpt_ray.report.comparison.studies import best_table, check_comparable, fronts_table, image_notes, studied
 from fpt_ray.report.result import StudyResult, read_result
 from fpt_ray.report.summary import summarise
 from fpt_ray.storage.files import own_folder
@@ -52,11 +52,10 @@ def fronts_of(results: Sequence[StudyResult]) -> Fronts:
         Front(name=name, points=[point for point in picture.trials if point.on_front])
         for name, picture in pictures.items()
     ]
-    notes = [f"Images of {one.name}: {one.data_note}." for one in results if one.data_note]
     memory = "Memory is the peak of the training process, predicted."
     return Fronts(
         title=f"The fronts of {', '.join(pictures)}",
-        caption=" ".join([*notes, "Scores of different images say nothing of each other.", memory]),
+        caption=" ".join([*image_notes(results), "Scores of different images say nothing of each other.", memory]),
         score=TITLES[results[0].score],
         fronts=fronts,
     )

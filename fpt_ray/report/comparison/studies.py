@@ -72,7 +72,10 @@ def best_table(found: Sequence[Studied]) -> Table:
     ]
     return Table(
         title=f"The best trials of the studies {', '.join(one.result.name for one in found)}",
-        notes=[*_notes(found), f"{TITLES[score]} is x 100, intervals are of 95 % over images."],
+        notes=[
+            *image_notes([one.result for one in found]),
+            f"{TITLES[score]} is x 100, intervals are of 95 % over images.",
+        ],
         heading="study",
         labels=[one.result.name for one in found],
         columns=columns,
@@ -83,8 +86,12 @@ def _test_columns(score: str) -> list[tuple[str, int]]:
     return [(f"test {TITLES[score]}", 0), ("95 % from", 1), ("to", 2)]
 
 
-def _notes(found: Sequence[Studied]) -> list[str]:
-    return [f"Images of {one.result.name}: {one.result.data_note}." for one in found if one.result.data_note]
+def image_notes(results: Sequence[StudyResult]) -> list[str]:
+    """What must be said about the studies' images, once where it is the same."""
+    names: dict[str, list[str]] = {}
+    for one in results:
+        names.setdefault(one.data_note, []).append(one.name)
+    return [f"Images of {', '.join(own)}: {note}." for note, own in names.items() if note]
 
 
 def _difference(one: Studied, first: Studied, score: str) -> Interval | None:
