@@ -69,3 +69,8 @@ def test_it_predicts_a_cost_beside_the_papers_numbers(installed, tmp_path):
     assert cost["learnable_parameters"] > 0
     code = "from fpt_ray.paper.numbers import numbers; print(len(numbers()))"
     assert int(run(installed / "python", "-c", code, cwd=tmp_path)) > 3
+
+
+def test_it_has_the_template_of_a_studys_page(installed, tmp_path):
+    code = "from fpt_ray.report.page.rendering import template; print(template().name)"
+    assert run(installed / "python", "-c", code, cwd=tmp_path).strip() == "page.html.jinja"

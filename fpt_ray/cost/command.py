@@ -5,7 +5,8 @@ defaults, its narrowest and its widest point.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,9 +19,11 @@ from fpt_ray.paper.layouts import MemoryTable
 class Command:
     """The options of ``cost``."""
 
-    as_: Annotated[MemoryTable | None, tyro.conf.arg(name="as")] = None
-    """A memory table of the paper, which stands beside the prediction. Default: the trial that the other options
-    describe."""
+    as_: Annotated[MemoryTable | Literal["figure2"] | None, tyro.conf.arg(name="as")] = None
+    """A memory table of the paper, which stands beside the prediction; or its Figure 2, of every method on the backbone
+    and batch of the trial. Default: the trial that the other options describe."""
+    picture: str = "figure2.png"
+    """With --as figure2: where its picture is put; the same to be hovered over lies beside it, as .html."""
     space: str | None = None
     """A search space whose points are shown: a YAML file, or the name of one that comes with fpt_ray. Default: the
     trial that the other options describe."""
@@ -40,10 +43,16 @@ def run(command: Command) -> None:
         ConfigError: an option excludes another, a trial cannot be built, or there is no GPU to measure on.
     """
     if command.as_ is not None and (command.space is not None or command.measure):
-        raise ConfigError("--as prints a table of the paper; leave --space and --measure out")
+        raise ConfigError("--as prints a table or figure of the paper; leave --space and --measure out")
     from fpt_ray.config.space_yaml import load_space
-    from fpt_ray.cost.costs import costs_of, costs_text, paper_text, trials_of
+    from fpt_ray.cost.costs import costs_of, costs_text, figure2_text, paper_text, trials_of
 
+    if command.as_ == "figure2":
+        picture = Path(command.picture)
+        if picture.suffix != ".png" or not picture.absolute().parent.is_dir():
+            raise ConfigError(f"--picture: {picture} is no .png file in a folder that is there; give one")
+        print(figure2_text(command.trial, command.num_classes, picture, as_json=command.json))
+        return
     if command.as_ is not None:
         print(paper_text(command.as_, as_json=command.json))
         return

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from tqdm.auto import tqdm
@@ -14,6 +15,8 @@ from tqdm.auto import tqdm
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace, need_of
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.execution import Execution
+from fpt_ray.cost.figure2.pictures import draw_resolutions
+from fpt_ray.cost.figure2.resolutions import about, answer, lines, questions, resolution_records, resolution_tables
 from fpt_ray.cost.measurement import MeasuredMemory, gpu_execution, measure, require_gpu
 from fpt_ray.cost.paper_rows import NOTES, paper_record, paper_rows
 from fpt_ray.cost.prediction import (
@@ -26,6 +29,7 @@ from fpt_ray.cost.prediction import (
     step_flops,
 )
 from fpt_ray.cost.trace import Kind, Memory
+from fpt_ray.display.terminal import say
 from fpt_ray.display.typesetting import Table, text_column, typeset
 from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
@@ -232,6 +236,21 @@ def paper_text(name: MemoryTable, *, as_json: bool) -> str:
     """A memory table of the paper beside the prediction."""
     records = list(_each(paper_record, paper_rows(name)))
     return json.dumps(records, indent=1) if as_json else typeset(memory_table(name, records), "text")
+
+
+def figure2_text(trial: TrialConfig, num_classes: int, picture: Path, *, as_json: bool) -> str:
+    """Memory against resolution, of every method on a trial's backbone; drawn, too, as a picture and as a page.
+
+    Raises:
+        ConfigError: the trial's side network does not fit the backbone.
+    """
+    asked = questions(trial, num_classes)
+    found = lines(asked, _each(answer, asked))
+    page = draw_resolutions(found, about(trial), picture)
+    say(f"picture: {picture}  (interactive: {page})")
+    if as_json:
+        return json.dumps(resolution_records(found), indent=1)
+    return "\n\n".join(typeset(table, "text") for table in resolution_tables(found, trial))
 
 
 def costs_text(costs: Mapping[str, Cost], *, as_json: bool) -> str:

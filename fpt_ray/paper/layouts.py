@@ -8,7 +8,7 @@ from fpt_ray.paper.numbers import METHOD_NAMES, RUNGS
 
 MemoryTable = Literal["table1", "table2", "table3", "table4"]
 """The tables that print what training takes."""
-As = Literal["table1", "table1_dino", "table2", "table3", "table4", "figure6", "figure7", "figure8"]
+As = Literal["table1", "table1_dino", "table2", "table3", "table4", "figure1", "figure6", "figure7", "figure8"]
 
 
 @runtime_checkable
@@ -65,6 +65,8 @@ class Layout:
     fields: Sequence[str] = ()
     order: Sequence[Hashable] = ()
     """Of the rows. Default: from the lowest to the highest."""
+    space: As | None = None
+    """The search space that makes such trials. Default: that of its own name."""
 
 
 # --- which trial is which row ---------------------------------------------------------------------------------
@@ -137,6 +139,15 @@ LAYOUTS: Mapping[As, Layout] = {
         needs=_SWEPT,
         key=_of_fpt_plus("side.num_prompts", int),
         fields=_ALL,
+    ),
+    "figure1": Layout(
+        title="Figure 1",
+        heading="Method",
+        needs="trials of its methods",
+        key=_method,
+        fields=("params_percent", "memory_mb", "average_auc"),
+        order=_METHODS,
+        space="table1",
     ),
     "figure6": Layout(
         title="Figure 6",

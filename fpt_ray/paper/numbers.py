@@ -60,7 +60,7 @@ def rows_of(name: str) -> dict[Hashable, Mapping[str, Any]]:
     Rows are of a method by its printed name, a rung, or a value of what the table goes over. Numbers have the names of
     numbers.json: average_auc, params_percent, memory_mb, ppe, pme; in Table 1 also auc, {data set: mean and std}.
     """
-    if name in ("table1", "table1_dino"):
+    if name in ("table1", "table1_dino", "figure1"):
         return {row["method"]: row for row in table1("dino" if name == "table1_dino" else "supervised")}
     if name == "figure7":
         return {rung: numbers()[name][key] for rung, key in RUNGS.items() if key}

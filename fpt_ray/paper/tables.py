@@ -58,7 +58,7 @@ def paper_table(name: As, studies: Mapping[str, Sequence[Record]], notes: Sequen
         if not group:
             raise ConfigError(
                 f"study {study!r} has no final trial for {layout.title}: it lacks {layout.needs}; make them with "
-                f"fpt-ray tune --space {name} --images DIR --study NAME"
+                f"fpt-ray tune --space {layout.space or name} --images DIR --study NAME"
             )
     keys = {key for group in groups.values() for key in group}
     found = {key: {study: outcome(group.get(key, ())) for study, group in groups.items()} for key in keys}

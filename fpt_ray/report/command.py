@@ -1,9 +1,11 @@
 """Shows what came of a study: its front as a table and pictures, or one of the paper's tables or figures.
 
-With --as, several studies stand in one table, each of one data set; with --folds, each of one fold.
+With --as, several studies stand in one table, each of one data set; with --folds, each of one fold; with --compare, any
+studies that are judged by the same score.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -18,13 +20,18 @@ class Command:
     """The options of ``report``."""
 
     study: tuple[str, ...]
-    """The name of the study; with --as or --folds, of several studies, each of one data set or fold."""
+    """The name of the study; of several studies with --as or --folds, each of one data set or fold, or --compare."""
     as_: Annotated[As | None, tyro.conf.arg(name="as")] = None
     """The paper's table or figure to print or draw. Default: the front of the study."""
     folds: bool = False
     """Of the studies of a data set's folds (tune --folds): each configuration's mean and deviation over them."""
+    compare: bool = False
+    """Of several studies (other LPMs, spaces or data): their fronts in one table and picture, and whether the best
+    trial of each differs from that of the first, where the test images are the same."""
     paper: bool = False
     """With --as, the paper's numbers stand beside ours."""
+    html: str | None = None
+    """Where to put the report as one page that needs no network; it also lies in the study's folder, as report.html."""
     workdir: str = "."
     """Where mlflow.db and the study's pictures live. If it is on S3, the pictures go to ~/.local/state/fpt_ray."""
     tracking_uri: str | None = None
@@ -40,11 +47,11 @@ def run(command: Command) -> None:
     Raises:
         ConfigError: as ``report`` and ``report_as``, or an option needs another.
     """
+    from fpt_ray.report.comparison.publication import compare_studies
     from fpt_ray.report.paper_tables import report_as
     from fpt_ray.tracking.server import tracking_uri
 
-    if not command.study:
-        raise ConfigError("--study: none is given; give the name of a study")
+    _check(command)
     uri = tracking_uri(command.tracking_uri, command.workdir)
     name, form = command.study[0], command.format
     if command.as_ is not None:
@@ -52,26 +59,47 @@ def run(command: Command) -> None:
         report_as(command.as_, command.study, **places, paper=command.paper, form=form)
     elif command.folds:
         report_folds(command.study, tracking_uri=uri, workdir=command.workdir, form=form)
-    elif len(command.study) > 1 or command.paper or form == "latex":
-        given = "--paper" if command.paper else "--format latex" if form == "latex" else "several studies"
-        raise ConfigError(f"{given}: only with --as, such as --as table1, or --folds; the front is of one study")
+    elif command.compare:
+        compare_studies(command.study, tracking_uri=uri, workdir=command.workdir, form=form)
     else:
-        report(name, tracking_uri=uri, workdir=command.workdir, form=form)
+        report(name, tracking_uri=uri, workdir=command.workdir, form=form, html=command.html)
 
 
-def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text") -> None:
-    """Prints the front's table, draws and attaches the pictures, and says how to see more.
+def _check(command: Command) -> None:
+    """ConfigError where options do not fit each other."""
+    if not command.study:
+        raise ConfigError("--study: none is given; give the name of a study")
+    several = {"--as": command.as_ is not None, "--folds": command.folds, "--compare": command.compare}
+    asked = [flag for flag, given in several.items() if given]
+    if len(asked) > 1:
+        raise ConfigError(f"{' and '.join(asked)} are different reports; give one of them")
+    if len(command.study) > 1 and not asked:
+        raise ConfigError("several studies: only with --as, such as --as table1, --folds or --compare")
+    if command.paper and command.as_ is None:
+        raise ConfigError("--paper: only with --as, such as --as table1")
+    if command.format == "latex" and not asked:
+        raise ConfigError("--format latex: only with --as, such as --as table1, --folds or --compare")
+    if command.html is not None and asked:
+        raise ConfigError(f"--html: the page is of one study's front; leave {asked[0]} out")
+    if command.html is not None and Path(command.html).is_dir():
+        raise ConfigError(f"--html: {command.html} is a folder; give a file, such as {command.html}/report.html")
+
+
+def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text", html: str | None = None) -> None:
+    """Prints the front's table, draws and attaches the pictures and the page, and says how to see more.
 
     Raises:
         ConfigError: there is no such study.
     """
-    from fpt_ray.report.publication import places_text, publish, report_text
+    from fpt_ray.report.publication import copy_page, places_text, publish, report_text
     from fpt_ray.report.result import read_result
     from fpt_ray.tracking.server import open_tracking
 
     result = read_result(open_tracking(tracking_uri), name, tracking_uri, workdir)
     print(report_text(result, form))
     publish(result)
+    if html is not None:
+        copy_page(result, html)
     if form == "text":
         print(places_text(result))
 

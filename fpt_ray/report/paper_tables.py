@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 
 from fpt_ray.display.terminal import say
 from fpt_ray.display.typesetting import Form, Table, typeset
+from fpt_ray.paper.dots import dots, draw_dots_html, draw_dots_png
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
 from fpt_ray.paper.tables import paper_table
@@ -60,9 +61,14 @@ def save_as(name: As, table: Table, folder: Path) -> list[Path]:
     written, png, page = (folder / f"{name}.{kind}" for kind in ("md", "png", "html"))
     written.write_text(typeset(table, "markdown") + "\n", encoding="utf-8")
     ours = [cell for column in table.columns if not column.of_paper for cell in column.cells]
-    if not name.startswith("figure") or all(cell.value is None for cell in ours):
+    known = dots(table) if name == "figure1" else [cell for cell in ours if cell.value is not None]
+    if not name.startswith("figure") or not known:
         return [written]
-    kind = "bars" if name == "figure7" else "lines"
-    draw_figure_png(table, kind, png)
-    draw_figure_html(table, kind, page)
+    if name == "figure1":
+        draw_dots_png(table, png)
+        draw_dots_html(table, page)
+    else:
+        kind = "bars" if name == "figure7" else "lines"
+        draw_figure_png(table, kind, png)
+        draw_figure_html(table, kind, page)
     return [written, png, page]

@@ -26,7 +26,8 @@ from fpt_ray.display.charts import (
 )
 from fpt_ray.paper.numbers import table1
 
-_AXES = (("peak memory of training [MiB]", "memory_mib"), ("learnable parameters [% of all]", "param_percent"))
+AXES = (("peak memory of training [MiB]", "memory_mib"), ("learnable parameters [% of all]", "param_percent"))
+"""(the title of an axis, the field of ``Point`` that stands on it)."""
 _WIDTH = 165
 """Characters of a caption's line."""
 _FIRST = "nearest to the paper's settings (trial 0)"
@@ -150,7 +151,7 @@ def draw_png(picture: Picture, path: Path) -> None:
     foot = caption_inches(caption)
     figure = Figure(figsize=(12, 5.2 + foot), dpi=150)
     panels = figure.subplots(1, 2, sharey=True)
-    for panel, (label, field) in zip(panels, _AXES, strict=True):
+    for panel, (label, field) in zip(panels, AXES, strict=True):
         title, cost = axis(picture, label, field)
         _draw_panel(panel, picture, cost)
         panel.set_xlabel(title, fontsize=11)
@@ -206,12 +207,13 @@ _HTML_MARKS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "front": ("on the front", {"symbol": "diamond", "size": 11, "color": VERMILION}),
     "first": (_FIRST, {"symbol": "circle-open", "size": 20, "color": BLUE, "line": {"width": 2}}),
 }
+_SIGNS = {"paper": "✕", "trial": "●", "front": "◆", "first": "○"}
 
 
 def draw_html(picture: Picture, path: Path) -> None:
     """The same, to be hovered over; one file that needs no network."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, (label, field) in enumerate(_AXES, start=1):
+    for column, (label, field) in enumerate(AXES, start=1):
         title, cost = axis(picture, label, field)
         for trace in _traces(picture, cost, column == 1):
             figure.add_trace(trace, row=1, col=column)
@@ -220,6 +222,38 @@ def draw_html(picture: Picture, path: Path) -> None:
     frame_page(figure, title=picture.title, caption=picture.caption, width=_WIDTH, under=60)
     figure.update_layout(height=640, legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"})
     save_page(figure, path, "front")
+
+
+def legend(picture: Picture) -> list[tuple[str, str, str]]:
+    """(sign, colour, what it marks) of the groups that have points, to be written beside charts without a legend."""
+    named = [(group, *_HTML_MARKS[group]) for group, points in picture.groups() if points]
+    return [(_SIGNS[group], str(mark["color"]), name) for group, name, mark in named]
+
+
+def front_charts(picture: Picture) -> list[go.Figure]:
+    """A chart for each axis, without title, legend and caption: for a page that has these itself and may be narrow."""
+    charts = []
+    for label, field in AXES:
+        title, cost = axis(picture, label, field)
+        chart = go.Figure(list(_traces(picture, cost, False)))
+        ticks = _ticks([cost(point) for _, points in picture.groups() for point in points])
+        texts = [f"{tick:,g}" for tick in ticks]
+        chart.update_xaxes(title_text=title, type="log", tickvals=ticks, ticktext=texts)
+        chart.update_yaxes(title_text=f"validation {picture.score} x 100")
+        margins = {"l": 60, "r": 12, "t": 12, "b": 56}
+        chart.update_layout(template="plotly_white", height=400, margin=margins, font={"size": 13}, dragmode=False)
+        chart.update_layout(hoverlabel={"bgcolor": "white", "font": {"color": "#1f2328"}})
+        charts.append(chart)
+    return charts
+
+
+def _ticks(costs: Sequence[float]) -> list[float]:
+    """Round numbers around these costs for a logarithmic axis: fewer steps the more they span."""
+    least, most = min(costs), max(costs)
+    steps = (1, 10, 100) if most > 1000 * least else (1, 2, 5) if most > 3 * least else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
+    powers = range(math.floor(math.log10(least)) - 1, math.ceil(math.log10(most)) + 2)
+    ticks = sorted({float(f"{step * 10.0**power:.3g}") for power in powers for step in steps})
+    return [tick for tick in ticks if least / 2 <= tick <= most * 2]
 
 
 def _traces(picture: Picture, cost: Callable[[Point], float], in_legend: bool) -> Iterable[go.Scatter]:

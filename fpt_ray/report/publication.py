@@ -2,21 +2,28 @@
 
 from pathlib import Path
 
+from fpt_ray.display.terminal import say
 from fpt_ray.display.typesetting import Form, typeset
 from fpt_ray.report.ledger import ledger_table
 from fpt_ray.report.mlflow_page import show_in_mlflow
+from fpt_ray.report.page.content import page_of
+from fpt_ray.report.page.rendering import write_page
 from fpt_ray.report.pictures import draw_html, draw_png
 from fpt_ray.report.result import StudyResult
 from fpt_ray.report.summary import rendered, summarise
 from fpt_ray.report.tested import best_tested, draw_confusion, score_tables
+from fpt_ray.storage.files import write
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import comparison_address, open_tracking, page_address, ui_command
+
+PAGE = "report.html"
+"""All that is said of a study as one page, in its folder and beside its run."""
 
 
 def publish(result: StudyResult) -> None:
     """Writes the front's table and, if a trial finished, its pictures and the best one's confusion matrix, for its run.
 
-    What a report left there before is replaced.
+    Then all of it as one page. What a report left there before is replaced.
     """
     found = summarise(result)
     tracking.check_study_name(result.name)
@@ -31,12 +38,22 @@ def publish(result: StudyResult) -> None:
     confusion = result.places.folder / "confusion.png"
     confusion.unlink(missing_ok=True)
     client = open_tracking(result.places.tracking_uri)
-    if (best := best_tested(client, result.trials, result.score)) is not None and best[1].confusion:
+    best = best_tested(client, result.trials, result.score)
+    if best is not None and best[1].confusion:
         draw_confusion(*best, confusion)
-    for file in (table, png, page, confusion):
+    whole = result.places.folder / PAGE
+    write_page(page_of(result, client, best), whole, {"front": png, "confusion": confusion})
+    for file in (table, png, page, confusion, whole):
         if file.exists():
             tracking.attach(client, result.places.run_id, file)
     show_in_mlflow(client, result, found, png)
+
+
+def copy_page(result: StudyResult, uri: str) -> None:
+    """Puts the page that ``publish`` has written elsewhere, too, and says so."""
+    content = (result.places.folder / PAGE).read_bytes()
+    write(uri, content)
+    say(f"page: {uri} ({len(content) / 1e6:.1f} MB)")
 
 
 def _files(result: StudyResult) -> tuple[Path, Path, Path]:
@@ -60,6 +77,8 @@ def places_text(result: StudyResult) -> str:
     """Where the pictures of a study are, once they are drawn, and how to see more."""
     (_, png, page), places = _files(result), result.places
     parts = [f"\npicture: {png}  (interactive: {page})"] if png.exists() else []
+    whole = places.folder / PAGE
+    parts += [f"page:    {whole}  ({whole.stat().st_size / 1e6:.1f} MB)"] if whole.exists() else []
     parts += [
         f"MLflow:  {ui_command(places.tracking_uri)}",
         f"         then open {page_address(places.tracking_uri, places.experiment_id, places.run_id)}",

@@ -18,6 +18,9 @@ from fpt_ray.tracking.runs import find_study, read_trials
 if TYPE_CHECKING:
     import pandas as pd
 
+_VERSIONS = ("version.", "git_commit")
+"""What the names of a study's tags begin with that ``tracking.provenance`` has given it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyPlaces:
@@ -57,6 +60,8 @@ class StudyResult:
     ledger: Mapping[str, float]
     """What the study cost (see ``report.ledger``); empty until it has ended."""
     places: StudyPlaces
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """What computed it: {"git_commit" or "version." and a library: which}."""
 
     @property
     def front(self) -> tuple[TrialRecord, ...]:
@@ -118,6 +123,7 @@ def study_result(
             folder=own_folder(study_uri),
             stores=study.stores,
         ),
+        versions={name: text for name, text in study.tags.items() if name.startswith(_VERSIONS)},
     )
 
 

@@ -193,12 +193,16 @@ def rendered(summary: Summary, form: Form) -> str:
     failed = summary.failed[:_LISTED]
     if len(summary.failed) > _LISTED:
         failed += (f"and {len(summary.failed) - _LISTED} more, see MLflow",)
-    tables = [Table(title=title, notes=notes, columns=front), *_further(summary), Table(footnotes=(*none, *failed))]
+    tables = [
+        Table(title=title, notes=notes, columns=front),
+        *further_tables(summary).values(),
+        Table(footnotes=(*none, *failed)),
+    ]
     return "\n\n".join(text for table in tables if (text := typeset(table, form)))
 
 
-def _further(summary: Summary) -> list[Table]:
-    """The tables below the front's."""
+def further_tables(summary: Summary) -> dict[str, Table]:
+    """{name: a table below the front's}, of those that have rows."""
     confirmed = (
         f"Confirmed with {summary.num_seeds} new seeds. The score x 100 is the mean over them, std their spread; the "
         "interval is of that mean over resampled test images, and does not tell how other seeds would have come "
@@ -211,13 +215,13 @@ def _further(summary: Summary) -> list[Table]:
     )
     within = "With a smaller budget: the best validation score of a finished trial within it."
     apart = "Infeasible: trained to the end, but a constraint of the space is broken; on no front, within no budget."
-    titled = (
-        (compared, summary.compared),
-        (confirmed, summary.confirmed),
-        (within, summary.what_if),
-        (apart, summary.infeasible),
-    )
-    return [Table(title=title, columns=columns_of(rows)) for title, rows in titled if rows]
+    titled = {
+        "compared": (compared, summary.compared),
+        "confirmed": (confirmed, summary.confirmed),
+        "what_if": (within, summary.what_if),
+        "infeasible": (apart, summary.infeasible),
+    }
+    return {name: Table(title=title, columns=columns_of(rows)) for name, (title, rows) in titled.items() if rows}
 
 
 def columns_of(rows: Sequence[Mapping[str, object]]) -> list[Column]:

@@ -3,13 +3,10 @@
 It is stored with the trial when the test split is read; a report shows that of the study's best trial.
 """
 
-import io
 import json
 import statistics
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from fpt_ray.display.charts import caption_inches, save_picture
 from fpt_ray.display.typesetting import Column, Table, text_column
 from fpt_ray.metrics.intervals import interval
 from fpt_ray.metrics.scores import Scores
+from fpt_ray.report.stored import stored_text
 from fpt_ray.tracking.records import TrialRecord
 
 FILE = "test_scores.json"
@@ -82,10 +80,9 @@ def best_tested(client: MlflowClient, records: Sequence[TrialRecord], score: str
     if not scored:
         return None
     best = max(scored, key=lambda one: (one.confirms is not None, one.metrics[f"val_{score}"], -one.number))
-    if FILE not in {file.path for file in client.list_artifacts(best.run_id)}:
+    if (text := stored_text(client, best.run_id, FILE)) is None:
         return None  # scored by an earlier version
-    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):  # MLflow draws a bar for the one file
-        content = json.loads(Path(client.download_artifacts(best.run_id, FILE, folder)).read_text(encoding="utf-8"))
+    content = json.loads(text)
     rows = tuple(map(tuple, content["confusion"]))
     scores = {name: tuple(value) for name, value in content["scores"].items()}
     return best, Tested(**{**content, "classes": tuple(content["classes"]), "scores": scores, "confusion": rows})

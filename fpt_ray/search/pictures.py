@@ -1,5 +1,7 @@
 """How a search came along and what mattered in it: pages of Plotly's that Optuna's own pictures are the model of.
 
+What mattered is stored as numbers, too, for the study's report.
+
 Optuna's own copy a study several times, and recompute the hyper-volume with memory of the front's size squared.
 """
 
@@ -23,6 +25,7 @@ from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.terminal import say
 from fpt_ray.metrics.hypervolume import EXACT_OBJECTIVES, volume_history
 from fpt_ray.search.attributes import stage_of, val_score
+from fpt_ray.search.importances import FILE, Importances, as_json
 
 _FEWEST = 5
 """Completed trials from which the importance of parameters is estimated."""
@@ -34,10 +37,19 @@ _BEST = 100
 
 
 def draw_study_pictures(study: optuna.Study, space: SearchSpace, folder: Path) -> Iterator[Path]:
-    """Draws what can be drawn into the folder, a page each; says in a line what cannot be and why."""
+    """Draws what can be drawn into the folder, a page each; says in a line what cannot be and why.
+
+    The numbers of the importances are a file beside theirs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     searched = _searched(study)
-    for name, drawn in (("history", history(searched, space)), ("importances", importances(searched, space))):
+    mattered = importances(searched, space)
+    if isinstance(mattered, Importances):
+        numbers = folder / FILE
+        numbers.write_text(as_json(mattered), encoding="utf-8")
+        yield numbers
+    bars = mattered if isinstance(mattered, str) else _bars(mattered)
+    for name, drawn in (("history", history(searched, space)), ("importances", bars)):
         if isinstance(drawn, str):
             say(f"no picture of {name}: {drawn}")
             continue
@@ -90,7 +102,7 @@ def _gains(study: optuna.Study, reference: Sequence[float]) -> Float[np.ndarray,
     return np.where(np.array(kept)[:, None], gains, 0.0)
 
 
-def importances(study: optuna.Study, space: SearchSpace) -> Any:
+def importances(study: optuna.Study, space: SearchSpace) -> Importances | str:
     """How much each parameter matters for the validation score; or why it cannot be told.
 
     Of few trials it is what the parameter explains of the variance (fANOVA, fixed seed; parameters that not every trial
@@ -107,13 +119,14 @@ def importances(study: optuna.Study, space: SearchSpace) -> Any:
         return "no parameter differs between the trials"
     if len(known) < _ENOUGH:
         found = {space.score: _shares(study, FanovaImportanceEvaluator(seed=0), lambda trial: val_score(trial, space))}
-        return _bars(found, f"What each parameter explains of the variance of the {score} (fANOVA)")
+        return Importances(title=f"What each parameter explains of the variance of the {score} (fANOVA)", shares=found)
     best = min(len(known) // 10, _BEST)
     evaluator = PedAnovaImportanceEvaluator(target_quantile=best / len(known))
     found = {space.score: _shares(study, evaluator, lambda trial: -val_score(trial, space))}
     if len(study.directions) > 1:
         found["the front"] = _shares(study, evaluator, None)
-    return _bars(found, f"What each parameter does for being among the best {best} trials (PED-ANOVA)")
+    title = f"What each parameter does for being among the best {best} trials (PED-ANOVA)"
+    return Importances(title=title, shares=found)
 
 
 def _shares(
@@ -128,9 +141,9 @@ def _shares(
         return optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
 
 
-def _bars(found: Mapping[str, Mapping[str, float]], title: str) -> go.Figure:
+def _bars(found: Importances) -> go.Figure:
     """Bars of each target, by the order of the first."""
-    order = list(next(iter(found.values())))[::-1]
+    order = list(next(iter(found.shares.values())))[::-1]
     bars = [
         go.Bar(
             x=[shares[name] for name in order],
@@ -141,9 +154,9 @@ def _bars(found: Mapping[str, Mapping[str, float]], title: str) -> go.Figure:
             cliponaxis=False,
             orientation="h",
         )
-        for target, shares in found.items()
+        for target, shares in found.shares.items()
     ]
-    return go.Figure(bars).update_layout(title=title, xaxis={"title": "share"}, showlegend=len(bars) > 1)
+    return go.Figure(bars).update_layout(title=found.title, xaxis={"title": "share"}, showlegend=len(bars) > 1)
 
 
 def _varied(trials: list[FrozenTrial]) -> Iterator[bool]:

@@ -14,6 +14,7 @@ from fpt_ray.config.space import POINT, SearchSpace
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
+from fpt_ray.report.predictions import FILE as PREDICTIONS
 from fpt_ray.report.tested import FILE as TESTED
 from fpt_ray.search.messages import (
     EpochReport,
@@ -209,6 +210,8 @@ class StudyLog(tune.Callback):
             tracking.log_numbers(self.client, record.run_id, one.metrics, score=self.study.score)
             if one.details:
                 tracking.attach_text(self.client, record.run_id, one.details, TESTED)
+            if one.predictions:
+                tracking.attach_text(self.client, record.run_id, one.predictions, PREDICTIONS)
             if len(one.seed_scores) > 1:
                 runs = tracking.seed_runs(self.client, self.study, record)
                 name = f"test_{self.study.score}"

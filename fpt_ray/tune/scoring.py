@@ -23,6 +23,7 @@ from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
+from fpt_ray.report.predictions import predictions_text
 from fpt_ray.report.tested import as_json, of_seeds
 from fpt_ray.tracking.records import TrialRecord, counted
 from fpt_ray.train.best import predictions_of_best
@@ -44,6 +45,8 @@ class TrialScores:
     """One a seed, in order: of the score that picks the best trials."""
     details: str = ""
     """All that is said of the test split, as ``report.tested`` stores it."""
+    predictions: str = ""
+    """What is said of each of its images, as ``report.predictions`` stores it."""
 
 
 def shown_trials(records: Sequence[TrialRecord], space: SearchSpace) -> list[TrialRecord]:
@@ -157,7 +160,11 @@ def _resampled(
     own_seed = int(saved.identity[:8], 16) if over_seeds else None
     drawn = bootstrap([said], labels, target.scores, target.task, seed_of_seeds=own_seed)
     samples = {name: one[0] for name, one in drawn.items()}
-    found = replace(_over_seeds(each, run_id, picks), details=as_json(of_seeds(each, samples, target.classes)))
+    found = replace(
+        _over_seeds(each, run_id, picks),
+        details=as_json(of_seeds(each, samples, target.classes)),
+        predictions=predictions_text(target, store.splits["test"].hashes, labels, said),
+    )
     return _Resampled(scores=found, samples=samples[picks], labels=labels)
 
 

@@ -5,6 +5,7 @@ import optuna
 import pytest
 
 from fpt_ray.config.space_yaml import parse_space
+from fpt_ray.search.importances import FILE, Importances, as_json, importances_from
 from fpt_ray.search.pictures import draw_study_pictures, history, importances, reference_point
 
 ROWS = "space: {side.depth: {low: 1, high: 12}, side.num_prompts: {choices: [4, 16]}}\n"
@@ -42,7 +43,7 @@ def test_the_hypervolume_is_the_one_by_hand():
 def test_pictures_are_drawn_and_confirmations_are_not_in_them(tmp_path, capsys):
     values = [(0.5 + number / 20, 1.0 + number) for number in range(6)]
     study = study_of([*values, (0.99, 0.1)], ["final"] * 6 + ["confirm"])
-    assert drawn(tmp_path, study, parse_space(ROWS + TWO)) == {"history.html", "importances.html"}
+    assert drawn(tmp_path, study, parse_space(ROWS + TWO)) == {"history.html", "importances.html", FILE}
     assert capsys.readouterr().err == ""
     page = (tmp_path / "studies" / "s" / "history.html").read_text()
     assert "val_auc 0.5, param_ratio 6" in page
@@ -100,11 +101,14 @@ def searched(number):
 
 def test_from_a_hundred_trials_on_the_best_tenth_tells_what_matters():
     few, many = importances(searched(99), parse_space(ROWS)), importances(searched(400), parse_space(ROWS))
-    assert "fANOVA" in few.layout.title.text
-    assert [bar.name for bar in few.data] == ["val_auc"]
-    assert "best 40 trials (PED-ANOVA)" in many.layout.title.text
-    score, front = (dict(zip(bar.y, bar.x, strict=True)) for bar in many.data)
-    assert [bar.name for bar in many.data] == ["val_auc", "the front"]
+    assert isinstance(few, Importances)
+    assert isinstance(many, Importances)
+    assert "fANOVA" in few.title
+    assert list(few.shares) == ["val_auc"]
+    assert "best 40 trials (PED-ANOVA)" in many.title
+    score, front = many.shares.values()
+    assert list(many.shares) == ["val_auc", "the front"]
+    assert importances_from(as_json(many)) == many
     assert max(score, key=score.get) == "depth"
     assert score["depth"] > 0.8
     assert front["prompts"] > 0.3 > score["prompts"]
@@ -112,7 +116,7 @@ def test_from_a_hundred_trials_on_the_best_tenth_tells_what_matters():
 
 
 def test_the_best_tenth_is_a_hundred_trials_at_most():
-    assert "best 100 trials" in importances(searched(1200), parse_space(ROWS)).layout.title.text
+    assert "best 100 trials" in importances(searched(1200), parse_space(ROWS)).title
 
 
 def test_a_trial_that_breaks_a_constraint_adds_no_volume():

@@ -8,7 +8,7 @@ import pytest
 from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.features.joining import Features
+from fpt_ray.features.joining import Features, SplitRows
 from fpt_ray.features.serving import Stores
 from fpt_ray.features.spec import store_spec
 from fpt_ray.metrics.intervals import bootstrap, interval
@@ -59,7 +59,9 @@ def test_rows_of_a_grid_have_intervals_over_images_and_seeds_and_differ_from_the
     seeds = [np.stack([1 - one, one], axis=1) for one in (1 / (1 + np.exp(-logit)) for logit in logits)]
     monkeypatch.setattr(scoring, "predictions_of_best", lambda *_: (seeds, labels))
     described = {"spec": store_spec(need_of(TrialConfig())), "table_digest": "", "data_note": ""}
-    store = Features(uri="s", shards=(), classes=("no", "yes"), splits={}, skipped=(), **described)
+    hashes = generator.integers(0, 256, (400, 32), np.uint8)
+    tested = SplitRows(hashes=hashes, labels=labels, shards=np.zeros(400, np.int64), rows=np.arange(400))
+    store = Features(uri="s", shards=(), classes=("no", "yes"), splits={"test": tested}, skipped=(), **described)
 
     def run_on_workers(calls, _):
         for run_id, call in calls.items():
@@ -76,6 +78,10 @@ def test_rows_of_a_grid_have_intervals_over_images_and_seeds_and_differ_from_the
     assert "difference_low" not in first.metrics
     assert second.metrics["difference_low"] < -0.1
     assert second.metrics["difference_high"] > 0.1
+    stored = json.loads(second.predictions)
+    assert stored["images"] == [one.tobytes().hex() for one in hashes]
+    assert stored["labels"] == labels.tolist()
+    np.testing.assert_allclose(stored["said"], seeds, rtol=1e-5)
 
 
 def test_trials_without_a_test_score_are_scored_on_workers_at_once(share, monkeypatch):

@@ -21,6 +21,7 @@ from fpt_ray.images.decoding import read_square
 from fpt_ray.metrics.scores import auc
 from fpt_ray.predict.classifier import load
 from fpt_ray.predict.finding import bundle_named, bundles_of_front
+from fpt_ray.report.predictions import read_predictions
 from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.names import metric_key
@@ -50,6 +51,20 @@ def test_a_search_ends_with_a_front(searched):
     assert "read once into shared memory" in said
     assert "trial 3/3" in said
     assert "test AUC" in printed
+
+
+def test_a_search_leaves_a_page_and_what_was_said_of_each_test_image(searched, store, workdir):
+    page = Path(workdir, "studies/s/report.html")
+    assert f"page:    {page}  (" in searched[1]
+    client = open_tracking(default_uri(workdir))
+    study = tracking.find_study(client, "s")
+    assert "report.html" in {file.path for file in client.list_artifacts(study.run_id)}
+    shown = [one for one in tracking.read_trials(client, study) if "test_auc" in one.metrics]
+    for record in shown:
+        found = read_predictions(client, record.run_id)
+        assert auc(found.said[0], found.labels, store.classes) == pytest.approx(record.metrics["test_auc"], abs=1e-6)
+        assert found.images == tuple(one.tobytes().hex() for one in store.splits["test"].hashes)
+    assert f"--model s:{max(shown, key=lambda one: one.metrics['val_auc']).number} " in page.read_text()
 
 
 def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images, store, workdir):
