@@ -2,9 +2,13 @@
 
 Any member of a study's front, any confirmed trial and any run of ``train`` left a bundle that serves. An interrupted
 prediction goes on where it was. More than 1 % of images that cannot be read end it with exit status 1.
+
+`predict pack` writes a bundle that needs no network, `predict log` brings bundles to MLflow; their --help says how.
 """
 
 from dataclasses import dataclass
+
+from fpt_ray.predict.verbs import VERBS as VERBS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,7 +17,8 @@ class Command:
 
     model: str
     """The folder of a bundle or of a run of train; or a study of workdir, whose best trial by its validation score is
-    taken; or one of its trials, as STUDY:NUMBER."""
+    taken; or one of its trials, as STUDY:NUMBER; or `best`, of all studies of workdir; or a registered model,
+    models:/NAME@ALIAS or models:/NAME/VERSION."""
     images: str
     """An image; a folder of images, all below which are taken; or a table (CSV, Parquet) of path[, label]. Local, or on
     S3. Where labels are known, what the answers are worth is said too."""
@@ -25,6 +30,8 @@ class Command:
     """What columns of a table are called there, such as path=file label=diagnosis. Default: path and label."""
     backbone: str | None = None
     """The file of the LPM's weights. Default: where they were in training."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database, for models:/... Default: MLFLOW_TRACKING_URI, else mlflow.db in workdir."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
 
@@ -47,7 +54,7 @@ def run(command: Command) -> int:
     from fpt_ray.storage.files import absolute
     from fpt_ray.train.bundle import bundle_digest, read_bundle, with_backbone_at
 
-    uri, out = bundle_named(command.model, command.workdir), absolute(command.out)
+    uri, out = bundle_named(command.model, command.workdir, command.tracking_uri), absolute(command.out)
     check_output(out)
     bundle = with_backbone_at(read_bundle(uri), command.backbone)
     listing = listed(command.images, command.columns, bundle.target)

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from fpt_ray.cluster import computing_hosts, working_hosts
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.config.tasks import Target
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
@@ -31,6 +30,7 @@ from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.mapped import put_together, take_apart
+from fpt_ray.predict.answers import probability_columns
 from fpt_ray.predict.classifier import Answers, Classifier
 from fpt_ray.predict.listing import Listing
 from fpt_ray.preload.extraction import RAYS_WORRY, READING_CPUS
@@ -182,11 +182,6 @@ class _Actor:
         names = ("paths", "hashes", "errors")
         table = answer_rows(self.classifier.bundle, answers, *(batch[name][0].as_py() for name in names))
         return pa.table({"part": batch["part"], "answers": pa.array([_encoded(table, ".parquet")], pa.large_binary())})
-
-
-def probability_columns(target: Target) -> list[str]:
-    """What the columns of the probabilities are called, or that of the value."""
-    return ["value"] if target.task == "regression" else [f"probability_{name}" for name in target.classes]
 
 
 def answer_rows(

@@ -11,7 +11,7 @@ from fpt_ray.display.typesetting import Table, text_column, typeset
 from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.metrics.operating_points import rates
 from fpt_ray.metrics.scores import MetricError, scores
-from fpt_ray.predict.pipeline import probability_columns
+from fpt_ray.predict.answers import probability_columns
 from fpt_ray.train.bundle import Bundle
 
 _SHOWN = 5

@@ -57,19 +57,19 @@ class Bundle:
     versions: Mapping[str, str]
 
 
-def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Tensor] | None = None) -> None:
+def write_bundle(bundle: Bundle, uri: str, card: str, backbone: bytes | None = None) -> None:
     """Writes a bundle's folder, locally or on S3; what makes it a bundle comes last, so that none is ever half one.
 
     Args:
         bundle: what it holds.
         uri: its folder.
         card: the text of its README.md.
-        backbone: the LPM's weights, for a bundle that needs no network.
+        backbone: the file of the LPM's weights (``models.weights.backbone_bytes``), for a bundle that needs no other.
     """
     tensors, plain = _taken_apart(bundle.states)
     files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode()}
     if backbone is not None:
-        files[BACKBONE_FILE] = save({name: tensor.contiguous() for name, tensor in backbone.items()})
+        files[BACKBONE_FILE] = backbone
     trial = {name: value for name, value in flatten(bundle.trial).items() if name != "backbone.weights"}
     document = {
         "schema_version": SCHEMA_VERSION,

@@ -16,6 +16,7 @@ from fpt_ray.features.spec import StoreSpec
 from fpt_ray.metrics.calibration import calibrated, calibrations, temperatures
 from fpt_ray.metrics.operating_points import operating_points, rates
 from fpt_ray.metrics.scores import Scores, scores
+from fpt_ray.models.weights import backbone_bytes
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
 from fpt_ray.train.card import model_card
@@ -37,6 +38,8 @@ class Leaving:
     metrics: Mapping[str, float]
     """What is known of the trial: its costs, and scores with their intervals."""
     versions: Mapping[str, str]
+    with_backbone: bool = False
+    """The LPM's weights lie in the bundle, too."""
 
 
 def leave_saved(trial: TrialConfig, store: Features, checkpoint: str, leaving: Leaving) -> dict[str, list[Scores]]:
@@ -84,7 +87,8 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         identity=leaving.identity,
         versions=leaving.versions,
     )
-    write_bundle(bundle, leaving.uri, model_card(bundle, leaving.uri))
+    backbone = backbone_bytes(trial.backbone, leaving.weights_digest) if leaving.with_backbone else None
+    write_bundle(bundle, leaving.uri, model_card(bundle, leaving.uri, whole=leaving.with_backbone), backbone)
     return scored
 
 
