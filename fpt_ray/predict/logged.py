@@ -68,7 +68,7 @@ def _logged(client: MlflowClient, study: StudyRun, record: TrialRecord, folder: 
         client.delete_logged_model(half.model_id)
     name = f"{study.name}-{record.number:04d}".replace(".", "-")  # MLflow takes no dots
     with TemporaryDirectory() as held:
-        return models.log_model(client, study.experiment_id, record, name, _served(folder, Path(held, "bundle")))
+        return models.log_model(client, study.experiment_id, record.run_id, name, _served(folder, Path(held, "bundle")))
 
 
 def _served(folder: str, copy: Path) -> models.ServedModel:

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow.artifacts
-import mlflow.pyfunc
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
@@ -18,7 +17,6 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
-from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import quiet
 
 SCHEME = "models:/"
@@ -55,23 +53,25 @@ def is_ready(model: LoggedModel) -> bool:
     return model.status == LoggedModelStatus.READY
 
 
-def log_model(client: MlflowClient, experiment_id: str, record: TrialRecord, name: str, served: ServedModel) -> str:
+def log_model(client: MlflowClient, experiment_id: str, run_id: str, name: str, served: ServedModel) -> str:
     """Logs a model to the run of its trial, with the trial's numbers, and returns its id.
 
     Raises:
         MlflowException: the server is away or refuses it; what is left of it is no finished model.
     """
-    model = client.create_logged_model(experiment_id, name, record.run_id, model_type=_TYPE)
+    model = client.create_logged_model(experiment_id, name, run_id, model_type=_TYPE)
     with TemporaryDirectory() as folder, quiet():
-        _save(served, Path(folder, "model"), record.run_id, model.model_id)
+        _save(served, Path(folder, "model"), run_id, model.model_id)
         client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    client.log_outputs(record.run_id, [LoggedModelOutput(model.model_id, step=0)])
-    client.log_batch(record.run_id, metrics=list(_numbers(client, record, model.model_id)))
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    client.log_batch(run_id, metrics=list(_numbers(client, run_id, model.model_id)))
     return model.model_id
 
 
 def _save(served: ServedModel, folder: Path, run_id: str, model_id: str) -> None:
+    import mlflow.pyfunc  # which warns of its own hints, so here, where that is quiet
+
     takes: list[ColSpec | TensorSpec] = [
         ColSpec("binary", "image", required=False),
         ColSpec("string", "path", required=False),
@@ -89,12 +89,11 @@ def _save(served: ServedModel, folder: Path, run_id: str, model_id: str) -> None
     )
 
 
-def _numbers(client: MlflowClient, record: TrialRecord, model_id: str) -> Iterator[Metric]:
+def _numbers(client: MlflowClient, run_id: str, model_id: str) -> Iterator[Metric]:
     """The last value of each of a run's numbers, just as it was logged: a run has it once, and so has the model."""
-    for name in record.metrics:
-        if history := client.get_metric_history(record.run_id, name):
-            last = max(history, key=lambda one: (one.step, one.timestamp))
-            yield Metric(name, last.value, last.timestamp, last.step, model_id=model_id)
+    for name in client.get_run(run_id).data.metrics:
+        last = max(client.get_metric_history(run_id, name), key=lambda one: (one.step, one.timestamp))
+        yield Metric(name, last.value, last.timestamp, last.step, model_id=model_id)
 
 
 # --- the registry -------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,7 +30,7 @@ from fpt_ray.predict.verbs import log
 from fpt_ray.tracking import models, runs
 from fpt_ray.tracking.folder import claim_folder
 from fpt_ray.tracking.records import study_tags, trial_tags
-from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tracking.server import default_uri, open_tracking, quiet
 from fpt_ray.train.bundle import BUNDLE_FILE
 from tests.predict.bundles import TRIAL, left, stored, table_of_images
 from tests.stores import draw_images
@@ -93,7 +92,10 @@ def test_every_bundle_is_a_model_of_its_trials_run_and_the_best_is_the_champion(
 def test_pyfunc_says_what_the_bundle_says_of_bytes_and_paths(study):
     workdir, client = study
     log_study(f"{workdir}/studies/s.1", default_uri(workdir), "blood cells")
-    model = mlflow.pyfunc.load_model(client.get_model_version_by_alias("blood cells", "champion").source)
+    with quiet():
+        import mlflow.pyfunc
+
+        model = mlflow.pyfunc.load_model(client.get_model_version_by_alias("blood cells", "champion").source)
     path = an_image(workdir)
     rows = pd.DataFrame({"image": [path.read_bytes(), None], "path": [None, str(path)]})
     expected, found = load(f"{workdir}/studies/s.1/bundles/trial-0003").predict([path]), model.predict(rows)
@@ -164,8 +166,8 @@ def test_a_search_is_not_lost_with_mlflow_and_what_was_half_logged_is_logged_aga
         client.delete_logged_model(model.model_id)
     real = logged.models.log_model
 
-    def away(client, experiment_id, record, *_):
-        client.create_logged_model(experiment_id, name, record.run_id)
+    def away(client, experiment_id, run_id, *_):
+        client.create_logged_model(experiment_id, name, run_id)
         raise MlflowException("the server is away")
 
     monkeypatch.setattr(logged.models, "log_model", away)

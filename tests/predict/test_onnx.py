@@ -89,7 +89,7 @@ def test_temperatures_are_those_of_the_bundle(task, by):
     np.testing.assert_allclose(found, calibrated(said, by, task), atol=1e-6)
 
 
-def test_what_cannot_be_written_is_refused_by_its_name_and_a_file_that_differs_is_not_kept(table, tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_refused_and_a_file_that_differs_is_not_kept(table, tmp_path, monkeypatch):
     bundle = read_bundle(bundle_of("stored_linear_probe", table, tmp_path))
     with pytest.raises(ConfigError, match=r"give a local file that ends in .onnx"):
         write_onnx(bundle, str(tmp_path / "m.bin"))
@@ -97,7 +97,7 @@ def test_what_cannot_be_written_is_refused_by_its_name_and_a_file_that_differs_i
     with pytest.raises(ConfigError, match=r"differs from the bundle by .* is not kept"):
         write_onnx(bundle, str(tmp_path / "m.onnx"))
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
-    with pytest.raises(ConfigError, match=r"method is stored_linear_probe, which cannot be written as ONNX with vit_tiny"):
+    with pytest.raises(ConfigError, match=r"method is stored_linear_probe, which cannot be written as ONNX with vit_"):
         write_onnx(bundle, str(tmp_path / "m.onnx"))
     assert not list(tmp_path.glob("*.onnx*"))
     assert not [path for path in Path(tmp_path).iterdir() if path.name.startswith(".onnx-")]
