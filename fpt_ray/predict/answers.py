@@ -12,7 +12,15 @@ def probability_columns(target: Target) -> list[str]:
 
 
 def answer_columns(answers: Answers) -> dict[str, list[Any]]:
-    """{column: a value for each image}: the class, the probability of each class (or the value), and the spread."""
+    """{column: a value for each image}: class, the probability of each class (or the value), spread, familiarity, ...
+
+    A column for each operating point says whether its threshold is reached.
+    """
     target, shares = answers.target, answers.probabilities.T.tolist()
-    classes = {} if target.task == "regression" else {"class": answers.labels}
-    return {**classes, **dict(zip(probability_columns(target), shares, strict=True)), "spread": answers.spread.tolist()}
+    return {
+        **({} if target.task == "regression" else {"class": answers.labels}),
+        **dict(zip(probability_columns(target), shares, strict=True)),
+        "spread": answers.spread.tolist(),
+        **({} if answers.familiarity is None else {"familiarity": answers.familiarity.tolist()}),
+        **{name: called.tolist() for name, called in answers.decisions.items()},
+    }

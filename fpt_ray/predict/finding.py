@@ -9,7 +9,7 @@ from fpt_ray.config.tasks import FALLING, Target
 from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import absolute, exists, list_files, own_folder, read_bytes
-from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE
 from fpt_ray.train.evaluation import picked_by
 
 BEST = "best"
@@ -61,7 +61,7 @@ def bundle_folders(study_uri: str) -> dict[int, str]:
 
 def best_of(bundles: Any) -> str:
     """The bundle, of these of one question, whose trial has the best validation score."""
-    return max(bundles, key=lambda folder: _score(_document(folder))[1])
+    return max(bundles, key=_score_of)
 
 
 def _best_of_all(workdir: str) -> str:
@@ -85,6 +85,10 @@ def _document(folder: str) -> dict[str, Any]:
     return json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
 
 
+def _score_of(folder: str) -> float:
+    return _score(_document(folder))[1]
+
+
 def _score(document: Mapping[str, Any]) -> tuple[str, float]:
     """(name, value, of which more is better) of the validation score that the trial itself was picked by."""
     target = Target(task=document["task"], classes=tuple(document["classes"]))
@@ -97,6 +101,22 @@ def _question(document: Mapping[str, Any]) -> str:
     """What a trial's score is of, in words: scores compare where these are the same."""
     classes = ", ".join(document["classes"])
     return f"{_score(document)[0]} of {document['task']} ({classes}), images {document['data']['images_digest'][:12]}"
+
+
+def bundles_of_front(study: str, workdir: str) -> list[str]:
+    """The folders of the bundles that a study's front has, the best by its validation score first.
+
+    Raises:
+        ConfigError: there is no such study, or it has not said which of its trials are on its front.
+    """
+    bundles = f"{absolute(workdir)}/studies/{study}/bundles"
+    if not exists(f"{bundles}/{FRONT_FILE}"):
+        raise ConfigError(
+            f"ensemble is front, but {study} is no study in {workdir} that has said which trials are on its front; "
+            "give one, or run its tune again with --resume, which trains nothing that has ended"
+        )
+    folders = [f"{bundles}/{name}" for name in json.loads(read_bytes(f"{bundles}/{FRONT_FILE}"))]
+    return sorted(folders, key=_score_of, reverse=True)
 
 
 def _fetched(model: str, workdir: str, tracking_uri: str | None) -> str:

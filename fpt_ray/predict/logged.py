@@ -76,13 +76,18 @@ def _served(folder: str, copy: Path) -> models.ServedModel:
     copy.mkdir()
     for file in list_files(folder):
         (copy / file.path).write_bytes(read_bytes(f"{folder}/{file.path}"))
-    target = read_bundle(str(copy)).target
-    classes = {} if target.task == "regression" else {"class": "string"}
+    bundle = read_bundle(str(copy))
+    classes = {} if bundle.target.task == "regression" else {"class": "string"}
+    numbers = [*probability_columns(bundle.target), "spread", *(["familiarity"] if bundle.familiarity else [])]
     return models.ServedModel(
         bundle=copy,
         code=_CODE,
         example=_example(),
-        outputs={**classes, **dict.fromkeys((*probability_columns(target), "spread"), "double")},
+        outputs={
+            **classes,
+            **dict.fromkeys(numbers, "double"),
+            **{point.name: "boolean" for point in bundle.operating_points},
+        },
         requirement=f"fpt_ray=={__version__}",
     )
 

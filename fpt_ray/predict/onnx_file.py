@@ -121,7 +121,7 @@ def _said(bundle: Bundle) -> dict[str, str]:
         "task": bundle.target.task,
         "classes": json.dumps(bundle.target.classes),
         "preparation": json.dumps(dataclasses.asdict(bundle.spec.preparation)),
-        "thresholds": json.dumps(dict(bundle.thresholds)),
+        "operating_points": json.dumps([dataclasses.asdict(point) for point in bundle.operating_points]),
         "note": str(bundle.data["note"]),
         "identity": bundle.identity,
     }

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fpt_ray.config.tasks import Task
-from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, reads_images, reads_low_resolution
+from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, needs_lpm, reads_images, reads_low_resolution
 from fpt_ray.images.pixels import normalise
 from fpt_ray.models.importance import extract
 from fpt_ray.models.loss import says
 from fpt_ray.models.methods import UNIT, load_learnable_state
-from fpt_ray.predict.classifier import Classifier, needs_lpm
+from fpt_ray.predict.classifier import Classifier
 
 _SCORE_BYTES = 2**26
 """Attention scores of an image that are held at once: few chunks, so that the file has few operations."""
@@ -69,7 +69,7 @@ class Whole(nn.Module):
             high = high.to(self.high_type)
             return (high,) if trial.method not in SIDE_METHODS else (high, None)
         low = None if self.squares is None else normalise(self.squares(images), spec.mean, spec.std)
-        if not needs_lpm(self.bundle):
+        if not needs_lpm(trial):
             return low, None, None
         found = extract(
             self.lpm,

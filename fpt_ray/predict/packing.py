@@ -2,7 +2,7 @@
 
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.weights import backbone_bytes
-from fpt_ray.storage.files import absolute, list_files
+from fpt_ray.storage.files import absolute, list_files, read_bytes
 from fpt_ray.train.bundle import read_bundle, with_backbone_at, write_bundle
 from fpt_ray.train.card import model_card
 
@@ -23,7 +23,8 @@ def write_packed(bundle: str, out: str, backbone: str | None = None) -> str:
         raise ConfigError(f"out: {out} holds files already; give another folder")
     read = with_backbone_at(read_bundle(bundle), backbone)
     weights = backbone_bytes(read.trial.backbone, read.weights_digest)
-    write_bundle(read, folder, model_card(read, folder, whole=True), weights)
+    pictures = {one.path: read_bytes(f"{bundle}/{one.path}") for one in list_files(bundle) if one.path.endswith(".png")}
+    write_bundle(read, folder, model_card(read, folder, whole=True), weights, pictures)
     return (
         f"written to {folder}: the bundle and the weights of {read.trial.backbone.name}, {len(weights) / 1e6:,.0f} MB"
     )

@@ -32,7 +32,7 @@ with warnings.catch_warnings(record=True):  # MLflow wants types that are hinted
 
         @override
         def predict(self, context, model_input, params=None):  # type: ignore[override]
-            """A row for each image: its class, the calibrated probability of each class, and the spread over the seeds.
+            """A row for each image, with the columns of ``answers.answer_columns``.
 
             Raises:
                 MlflowException: a row has no image, or one cannot be decoded; a server answers 400.
