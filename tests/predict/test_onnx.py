@@ -65,6 +65,13 @@ def test_in_half_precision_the_file_is_half_as_large(method, table, tmp_path):
     assert 10e6 < (tmp_path / "half.onnx").stat().st_size < 14e6, "5.7 M weights"
 
 
+def test_what_is_frozen_is_in_the_file_once_for_all_seeds(table, tmp_path):
+    write_onnx(read_bundle(bundle_of("linear_probing", table, tmp_path, seeds=2)), str(tmp_path / "two.onnx"))
+    assert (tmp_path / "two.onnx").stat().st_size < 1.1 * 4 * 5.6e6
+    found, _ = run(tmp_path / "two.onnx", IMAGES)
+    np.testing.assert_allclose(found, load(str(tmp_path / "bundle")).answers(IMAGES).probabilities, atol=1e-3)
+
+
 def test_values_come_in_their_unit(table, tmp_path):
     values = dataclasses.replace(table, task="regression", classes=("mm",), labels=40.0 + 10.5 * table.labels)
     uri = bundle_of("probe", values, tmp_path)
