@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from fpt_ray.errors import ConfigError
-from fpt_ray.predict.classifier import classifier_of
+from fpt_ray.predict.classifier import Answers, classifier_of
 from fpt_ray.predict.onnx_network import Whole
 from fpt_ray.storage.files import local_path
 from fpt_ray.train.bundle import Bundle
@@ -24,7 +24,7 @@ from fpt_ray.train.bundle import Bundle
 Precision = Literal["float32", "float16"]
 INPUT, OUTPUT = "images", "probabilities"
 _LIKE = {"float32": 1e-3, "float16": 1e-2}
-"""How far probabilities may be from the bundle's own, where that computes in float32."""
+"""How far probabilities may be from those of the bundle in float32."""
 
 
 def write_onnx(bundle: Bundle, out: str, precision: Precision = "float32") -> str:
@@ -44,26 +44,37 @@ def write_onnx(bundle: Bundle, out: str, precision: Precision = "float32") -> st
             form, or the file says something else than the bundle.
     """
     final = _checked(out)
-    # The LPM of a file computes in float32, which every machine has, or in float16; the classifier as in training.
-    float32 = dataclasses.replace(bundle, spec=dataclasses.replace(bundle.spec, precision="float32"))
-    network = Whole(classifier_of(float32, torch.device("cpu")), getattr(torch, precision)).eval()
-    images = _made_images(bundle.spec.resolution)
-    program = _exported(network, images[:2], bundle)
+    reference = classifier_of(_in_float32(bundle), torch.device("cpu"))
+    images, more = _made_images(bundle.spec.resolution), ""
+    program = _exported(Whole(reference, getattr(torch, precision)).eval(), images[:2], bundle)
     program.model.metadata_props.update(_said(bundle))
     final.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=final.parent, prefix=".onnx-") as folder:
         program.save(str(Path(folder, final.name)))
-        del program, network
-        expected = classifier_of(bundle, torch.device("cpu")).answers(images).probabilities
-        difference = _difference(Path(folder, final.name), images, expected, bundle, precision)
+        del program
+        found = _run(Path(folder, final.name), images)
+        difference = _checked_difference(found, reference.answers(images), precision)
         files = sorted(Path(folder).iterdir(), key=lambda file: file.name == final.name)  # the file itself last
         size = sum(file.stat().st_size for file in files) / 1e6
         for file in files:
             os.replace(file, final.with_name(file.name))
-    names = " and ".join(str(final.with_name(file.name)) for file in reversed(files))
+    if "bfloat16" in (bundle.spec.precision, bundle.trial.training.precision):
+        own = classifier_of(bundle, torch.device("cpu")).answers(images)
+        more = f", {_difference(found, own):.1e} from its own bfloat16"
+    names, side = " and ".join(str(final.with_name(file.name)) for file in reversed(files)), bundle.spec.resolution
     return (
-        f"written to {names} ({size:,.0f} MB): {INPUT} uint8 N x {bundle.spec.resolution} x {bundle.spec.resolution} x "
-        f"3 in, {OUTPUT} N x {len(bundle.target.classes)} out; of made images, at most {difference:.1e} from the bundle"
+        f"written to {names} ({size:,.0f} MB): {INPUT} uint8 N x {side} x {side} x 3 in, {OUTPUT} N x {found.shape[1]} "
+        f"out; of made images, at most {difference:.1e} from the bundle in float32{more}"
+    )
+
+
+def _in_float32(bundle: Bundle) -> Bundle:
+    """A bundle whose LPM and networks compute in float32, which every machine has."""
+    training = dataclasses.replace(bundle.trial.training, precision="float32")
+    return dataclasses.replace(
+        bundle,
+        trial=dataclasses.replace(bundle.trial, training=training),
+        spec=dataclasses.replace(bundle.spec, precision="float32"),
     )
 
 
@@ -132,26 +143,24 @@ def _said(bundle: Bundle) -> dict[str, str]:
     }
 
 
-def _difference(
-    file: Path,
-    images: UInt8[np.ndarray, "N R R 3"],
-    expected: Float[np.ndarray, "N C"],
-    bundle: Bundle,
-    precision: Precision,
-) -> float:
-    """The largest difference of what the file says from what the bundle says.
-
-    Raises:
-        ConfigError: it is more than arithmetic can explain.
-    """
+def _run(file: Path, images: UInt8[np.ndarray, "N R R 3"]) -> Float[np.ndarray, "N C"]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (found,) = session.run([OUTPUT], {INPUT: images})
-    scale = np.abs(expected).max() if bundle.target.task == "regression" else 1.0
-    difference = float(np.abs(found - expected).max() / scale)
-    in_float32 = bundle.spec.precision == "float32" and bundle.trial.training.precision != "bfloat16"
-    if in_float32 and not difference <= _LIKE[precision]:
+    return session.run([OUTPUT], {INPUT: images})[0]
+
+
+def _difference(found: Float[np.ndarray, "N C"], answers: Answers) -> float:
+    """The largest difference from answers; of values, as a share of the largest."""
+    expected = answers.probabilities
+    scale = np.abs(expected).max() if answers.target.task == "regression" else 1.0
+    return float(np.abs(found - expected).max() / scale)
+
+
+def _checked_difference(found: Float[np.ndarray, "N C"], answers: Answers, precision: Precision) -> float:
+    """The same; ConfigError if it is more than arithmetic can explain."""
+    difference = _difference(found, answers)
+    if not difference <= _LIKE[precision]:
         raise ConfigError(
             f"onnx: the file differs from the bundle by {difference:.1e} where {_LIKE[precision]:.0e} was to be "
             "expected, and is not kept; give float32 as precision, or use the bundle itself"
