@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fpt_ray.config.tasks import FALLING, Target
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import absolute, exists, list_files, own_folder, read_bytes
@@ -90,11 +90,10 @@ def _score_of(folder: str) -> float:
 
 
 def _score(document: Mapping[str, Any]) -> tuple[str, float]:
-    """(name, value, of which more is better) of the validation score that the trial itself was picked by."""
+    """(name, value) of the validation score that the trial itself was picked by; of each of these more is better."""
     target = Target(task=document["task"], classes=tuple(document["classes"]))
     name = picked_by(trial_from(document["trial"]), target)
-    value = document["metrics"][f"val_{name}"]
-    return name, -value if name in FALLING else value
+    return name, document["metrics"][f"val_{name}"]
 
 
 def _question(document: Mapping[str, Any]) -> str:
