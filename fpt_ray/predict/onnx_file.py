@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from fpt_ray.config.trial import reads_images
 from fpt_ray.errors import ConfigError
 from fpt_ray.predict.classifier import Answers, classifier_of
 from fpt_ray.predict.onnx_network import Whole
@@ -99,25 +98,12 @@ def _exported(network: Whole, images: UInt8[np.ndarray, "N R R 3"], bundle: Bund
         with _quiet(), torch.no_grad():
             batch = {0: torch.export.Dim("batch")}
             graph = torch.export.export(network, (torch.from_numpy(images),), dynamic_shapes=(batch,), strict=False)
-            program: Any = torch.onnx.export(graph, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
-            if len(network.networks) > 1 and reads_images(bundle.trial):
-                _share_frozen(program.model)
-            return program
+            return torch.onnx.export(graph, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
     except Exception as error:  # whatever the exporter raises where an operation has no ONNX form
         raise ConfigError(
             f"method is {bundle.trial.method}, which cannot be written as ONNX with {bundle.trial.backbone.name} "
             f"({type(error).__name__}); use the bundle itself"
         ) from error
-
-
-def _share_frozen(model: Any) -> None:
-    """Keeps once what is the same in the networks of all seeds, each of which has the LPM in it."""
-    import onnx_ir
-    from onnx_ir.passes.common import DeduplicateHashedInitializersPass
-
-    for weights in model.graph.initializers.values():  # the pass takes no others than contiguous ones
-        weights.const_value = onnx_ir.tensor(np.ascontiguousarray(weights.const_value.numpy()))
-    DeduplicateHashedInitializersPass()(model)
 
 
 @contextmanager

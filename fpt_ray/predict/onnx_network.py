@@ -40,6 +40,7 @@ class Whole(nn.Module):
             network = copy.deepcopy(classifier.model)
             load_learnable_state(network, state)
             self.networks.append(network)
+            _share_frozen(network, self.networks[0])
         self.high_type = torch.float32
         if self.lpm is not None:
             self.lpm.to(lpm_type)
@@ -85,6 +86,15 @@ class Whole(nn.Module):
             assert found.summaries is not None
             return (found.summaries.to(stored).float().permute(2, 0, 1, 3),)
         return low, found.keys.to(stored).float(), found.values.to(stored).float()
+
+
+def _share_frozen(network: nn.Module, first: nn.Module) -> None:
+    """Has a network use the frozen weights of the first, which are the same with all seeds: a file has them once."""
+    same = dict(first.named_parameters())
+    for name, parameter in list(network.named_parameters()):
+        if not parameter.requires_grad:
+            where, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(where), leaf, same[name])
 
 
 def _convert(network: nn.Module, kind: torch.dtype) -> None:

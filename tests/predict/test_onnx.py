@@ -40,7 +40,13 @@ def run(file, images):
     return session.run(["probabilities"], {"images": images})[0], session.get_modelmeta().custom_metadata_map
 
 
-@pytest.mark.parametrize("method", ["fpt+", "probe", "linear_probing", "layer_fusion", "knn"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "layer_fusion",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("fpt+", "probe", "linear_probing", "knn")),
+    ],
+)
 def test_the_file_says_of_any_number_of_images_what_the_bundle_says(method, table, tmp_path, capsys):
     uri = bundle_of(method, table, tmp_path, seeds=2 if method == "probe" else 1)
     file = tmp_path / "deep/model.onnx"
@@ -56,6 +62,7 @@ def test_the_file_says_of_any_number_of_images_what_the_bundle_says(method, tabl
         write_onnx(read_bundle(uri), str(file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fpt+", "linear_probing"])
 def test_in_half_precision_the_file_is_half_as_large(method, table, tmp_path):
     bundle = read_bundle(bundle_of(method, table, tmp_path))
@@ -65,6 +72,7 @@ def test_in_half_precision_the_file_is_half_as_large(method, table, tmp_path):
     assert 10e6 < (tmp_path / "half.onnx").stat().st_size < 14e6, "5.7 M weights"
 
 
+@pytest.mark.slow
 def test_what_is_frozen_is_in_the_file_once_for_all_seeds(table, tmp_path):
     write_onnx(read_bundle(bundle_of("linear_probing", table, tmp_path, seeds=2)), str(tmp_path / "two.onnx"))
     assert (tmp_path / "two.onnx").stat().st_size < 1.1 * 4 * 5.6e6
@@ -72,6 +80,7 @@ def test_what_is_frozen_is_in_the_file_once_for_all_seeds(table, tmp_path):
     np.testing.assert_allclose(found, load(str(tmp_path / "bundle")).answers(IMAGES).probabilities, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_values_come_in_their_unit(table, tmp_path):
     values = dataclasses.replace(table, task="regression", classes=("mm",), labels=40.0 + 10.5 * table.labels)
     uri = bundle_of("probe", values, tmp_path)
@@ -96,6 +105,7 @@ def test_temperatures_are_those_of_the_bundle(task, by):
     np.testing.assert_allclose(found, calibrated(said, by, task), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_refused_and_a_file_that_differs_is_not_kept(table, tmp_path, monkeypatch):
     bundle = read_bundle(bundle_of("stored_linear_probe", table, tmp_path))
     with pytest.raises(ConfigError, match=r"give a local file that ends in .onnx"):

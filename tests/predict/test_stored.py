@@ -12,6 +12,7 @@ import torch
 
 from fpt_ray.config.trial import override
 from fpt_ray.features.spec import StoreError
+from fpt_ray.predict.classifier import load
 from fpt_ray.predict.command import Command, run
 from fpt_ray.predict.ensemble import ensemble_of
 from fpt_ray.predict.seen import seen_by
@@ -96,14 +97,10 @@ def test_what_is_no_store_is_passed_over_and_what_is_damaged_is_said(made, tmp_p
 
 def test_the_command_reads_what_the_stores_of_its_workdir_have(cluster, made, tmp_path, capsys):
     workdir, table, bundles = made
-    for number, where in enumerate((workdir, str(tmp_path))):
-        out = str(tmp_path / f"{number}.parquet")
-        run(Command(model=bundles["layer_fusion"], images=table.root, out=out, workdir=where))
-    assert (
-        capsys.readouterr().err.count(f"features that are in the store {workdir}/features/wide are read from it") == 1
-    )
-    read, computed = (pq.read_table(tmp_path / f"{number}.parquet").to_pydict() for number in range(2))
-    assert read["path"] == computed["path"]
-    np.testing.assert_allclose(read["probability_c1"], computed["probability_c1"], atol=1e-6)
-    path = Path(table.root, read["path"][0])
-    assert read["sha256"][0] == hashlib.sha256(path.read_bytes()).hexdigest()
+    run(Command(model=bundles["layer_fusion"], images=table.root, out=str(tmp_path / "o.parquet"), workdir=workdir))
+    assert f"features that are in the store {workdir}/features/wide are read from it" in capsys.readouterr().err
+    found = pq.read_table(tmp_path / "o.parquet").to_pydict()
+    paths = [Path(table.root, path) for path in found["path"]]
+    assert found["sha256"] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    expected = load(bundles["layer_fusion"]).predict(paths).probabilities
+    np.testing.assert_allclose(found["probability_c1"], expected[:, 1], atol=1e-6)
