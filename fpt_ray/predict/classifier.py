@@ -27,7 +27,7 @@ from fpt_ray.models.step import arithmetic_type, autocast
 from fpt_ray.models.weights import known_weights, load_backbone, weights_digest
 from fpt_ray.predict.inputs import ImageLike, square_of_input
 from fpt_ray.predict.seen import Seen, seen_by
-from fpt_ray.train.bundle import Bundle, read_bundle, with_backbone_at
+from fpt_ray.train.bundle import BACKBONE_FILE, Bundle, read_bundle, with_backbone_at
 from fpt_ray.train.evaluation import Assignment, network_inputs
 
 
@@ -173,15 +173,18 @@ def classifier_of(bundle: Bundle, device: torch.device | None = None, lpm: Any =
     else:
         digest = bundle.weights_digest
     if digest != bundle.weights_digest:
-        source = trial.backbone.weights or "timm"
-        raise ConfigError(
-            f"backbone.weights (SHA-256) is {digest[:12]}... of {source}, the bundle's trial had "
-            f"{bundle.weights_digest[:12]}...; give the file it was trained with",
-            fields=("backbone",),
-        )
+        raise _other_weights(bundle, digest)
     model = network_for(trial, bundle.target).to(device).eval()
     load_learnable_state(model, bundle.states[0])
     return Classifier(bundle=bundle, model=model, lpm=lpm, device=device)
+
+
+def _other_weights(bundle: Bundle, digest: str) -> ConfigError:
+    source, had = bundle.trial.backbone.weights or "timm", f"{bundle.weights_digest[:12]}..."
+    said = f"backbone.weights (SHA-256) is {digest[:12]}... of {source}, the bundle's trial had {had}"
+    if source.endswith(f"/{BACKBONE_FILE}"):
+        return ConfigError(f"{said}; copy the bundle again, or give the file it was trained with", fields=("backbone",))
+    return ConfigError(f"{said}; give the file it was trained with", fields=("backbone",))
 
 
 @torch.no_grad()

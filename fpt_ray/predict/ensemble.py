@@ -18,6 +18,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import StoreSpec
 from fpt_ray.predict.classifier import Answers, Classifier, averaged, classifier_of
 from fpt_ray.predict.seen import seen_by
+from fpt_ray.predict.stored import Stored
 from fpt_ray.train.bundle import Bundle
 
 
@@ -27,26 +28,32 @@ class Ensemble:
 
     members: tuple[Classifier, ...]
     """The best by its validation score first."""
+    stores: tuple[Stored, ...] = ()
+    """Where features of images may lie already."""
 
     @property
     def preparations(self) -> tuple[Preparation, ...]:
         """How an image becomes the squares that the members are given."""
         return tuple(dict.fromkeys(member.bundle.spec.preparation for member in self.members))
 
-    def answers(self, squares: Mapping[Preparation, UInt8[np.ndarray, "N R R 3"]]) -> Answers:
+    def answers(
+        self, squares: Mapping[Preparation, UInt8[np.ndarray, "N R R 3"]], hashes: Sequence[str] | None = None
+    ) -> Answers:
         """What the members say of the same images, squared in each way, in the mean.
+
+        With ``hashes``, the SHA-256 (hex) of the images' files, features that a store has are read from it.
 
         The spread is over the members; familiarity is the best's that tells it. Operating points were chosen for each
         member alone, so that several have none.
         """
-        if len(self.members) == 1:
-            (member,) = self.members
-            return member.answers(squares[member.bundle.spec.preparation])
         found: dict[int, Answers] = {}
         for spec, members in _passes(self.members):
-            seen = seen_by(members[0].lpm, squares[spec.preparation], spec)
+            stored = None if hashes is None else next((one for one in self.stores if one.serves(spec)), None)
+            seen = seen_by(members[0].lpm, squares[spec.preparation], spec, stored, hashes or ())
             found |= {id(member): member.answers_to(seen) for member in members}
         each = [found[id(member)] for member in self.members]
+        if len(each) == 1:
+            return each[0]
         target = each[0].target
         mean, spread = averaged(np.stack([one.probabilities for one in each]), target.task)
         known = [one.familiarity for one in each if one.familiarity is not None]

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from fpt_ray.cluster import computing_hosts, working_hosts
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.config.tasks import Target
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
@@ -31,9 +30,11 @@ from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.mapped import put_together, take_apart
+from fpt_ray.predict.answers import probability_columns
 from fpt_ray.predict.classifier import Answers, Classifier
 from fpt_ray.predict.ensemble import Ensemble
 from fpt_ray.predict.listing import Listing
+from fpt_ray.predict.stored import Stored
 from fpt_ray.preload.extraction import RAYS_WORRY, READING_CPUS
 from fpt_ray.preload.pace import lpm_layouts
 from fpt_ray.storage.errors import disk_full_as_error
@@ -157,14 +158,14 @@ def _read_part(root: str, preparations: Sequence[Preparation], batch: pa.Table) 
 # --- computing, in actors -----------------------------------------------------------------------------------------
 
 
-def _taken_apart(ensemble: Ensemble) -> tuple[list[tuple[Bundle, Any, int | None]], dict[int, Any]]:
-    """(of each member: bundle, network, which LPM it has; the LPMs), each LPM once."""
+def _taken_apart(ensemble: Ensemble) -> tuple[list[tuple[Bundle, Any, int | None]], dict[int, Any], tuple[Stored, ...]]:
+    """(of each member: bundle, network, which LPM it has; the LPMs, each once; the stores)."""
     lpms = {id(member.lpm): member.lpm for member in ensemble.members if member.lpm is not None}
     members = [
         (member.bundle, take_apart(member.model), None if member.lpm is None else id(member.lpm))
         for member in ensemble.members
     ]
-    return members, {number: take_apart(lpm) for number, lpm in lpms.items()}
+    return members, {number: take_apart(lpm) for number, lpm in lpms.items()}, ensemble.stores
 
 
 class _Actor:
@@ -172,10 +173,11 @@ class _Actor:
 
     def __init__(self, shared: tuple[Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        members, apart = ray.get(shared[0])
+        members, apart, stores = ray.get(shared[0])
         device = compute_device()
         lpms = {number: put_together(*lpm).to(device) for number, lpm in apart.items()}
         self.ensemble = Ensemble(
+            stores=stores,
             members=tuple(
                 Classifier(
                     bundle=bundle,
@@ -184,7 +186,7 @@ class _Actor:
                     device=device,
                 )
                 for bundle, model, lpm in members
-            )
+            ),
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -194,14 +196,10 @@ class _Actor:
             raw = np.frombuffer(batch[f"pixels_{number}"][0].as_buffer(), np.uint8)
             # A copy: Ray's memory is not writable.
             squares[preparation] = np.array(raw.reshape(-1, preparation.resolution, preparation.resolution, 3))
-        answers = self.ensemble.answers(squares)
-        table = answer_rows(answers, *(batch[name][0].as_py() for name in ("paths", "hashes", "errors")))
+        paths, hashes, errors = (batch[name][0].as_py() for name in ("paths", "hashes", "errors"))
+        read = [one for one, error in zip(hashes, errors, strict=True) if not error]
+        table = answer_rows(self.ensemble.answers(squares, read), paths, hashes, errors)
         return pa.table({"part": batch["part"], "answers": pa.array([_encoded(table, ".parquet")], pa.large_binary())})
-
-
-def probability_columns(target: Target) -> list[str]:
-    """What the columns of the probabilities are called, or that of the value."""
-    return ["value"] if target.task == "regression" else [f"probability_{name}" for name in target.classes]
 
 
 def answer_rows(answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]) -> pa.Table:

@@ -13,6 +13,7 @@ from fpt_ray.features.rows import Batch
 from fpt_ray.features.spec import StoreSpec
 from fpt_ray.images.picture import smaller
 from fpt_ray.models.importance import Extracted
+from fpt_ray.predict.stored import Stored, merged
 from fpt_ray.preload.batches import extract_batches
 
 _AT_ONCE = 16
@@ -56,10 +57,43 @@ class Seen:
         return self.features.summaries[-1, 0].float().numpy()
 
 
-def seen_by(lpm: Any, images: UInt8[np.ndarray, "N R R 3"], spec: StoreSpec) -> Sequence[Seen]:
-    """Squared images, some at a time, with what an LPM makes of them; None: none looks at them."""
-    parts = [images[first : first + _AT_ONCE] for first in range(0, len(images), _AT_ONCE)]
-    return [
-        Seen(images=part, spec=spec, features=None if lpm is None else extract_batches(lpm, part, spec))
-        for part in parts
-    ]
+def seen_by(
+    lpm: Any,
+    images: UInt8[np.ndarray, "N R R 3"],
+    spec: StoreSpec,
+    stored: Stored | None = None,
+    hashes: Sequence[str] = (),
+) -> Sequence[Seen]:
+    """Squared images, some at a time, with what an LPM makes of them.
+
+    Args:
+        lpm: None: none looks at them.
+        images: squared.
+        spec: what the LPM is asked for.
+        stored: a store that serves the spec; what it has is read from it.
+        hashes: with a store, the SHA-256 (hex) of each image's file.
+    """
+    found = []
+    for first in range(0, len(images), _AT_ONCE):
+        at = slice(first, first + _AT_ONCE)
+        if lpm is None:
+            features = None
+        elif stored is None:
+            features = extract_batches(lpm, images[at], spec)
+        else:
+            features = _read_or_made(lpm, images[at], spec, stored, hashes[at])
+        found.append(Seen(images=images[at], spec=spec, features=features))
+    return found
+
+
+def _read_or_made(
+    lpm: Any, images: UInt8[np.ndarray, "B R R 3"], spec: StoreSpec, stored: Stored, hashes: Sequence[str]
+) -> Extracted:
+    there = stored.places(hashes) >= 0
+    has, lacks = np.flatnonzero(there), np.flatnonzero(~there)
+    parts = []
+    if len(has):
+        parts.append((has, stored.features([hashes[at] for at in has], spec)))
+    if len(lacks):
+        parts.append((lacks, extract_batches(lpm, images[lacks], spec)))
+    return merged(parts, len(images))

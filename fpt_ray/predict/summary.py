@@ -12,8 +12,9 @@ from fpt_ray.metrics.familiarity import UNLIKE
 from fpt_ray.metrics.intervals import Estimate, bootstrap, interval
 from fpt_ray.metrics.operating_points import OperatingPoint, rates_at
 from fpt_ray.metrics.scores import MetricError, scores
+from fpt_ray.predict.answers import probability_columns
 from fpt_ray.predict.gain import cost_text, gain_lines
-from fpt_ray.predict.pipeline import OF_BEST, probability_columns
+from fpt_ray.predict.pipeline import OF_BEST
 from fpt_ray.train.bundle import Bundle
 
 _SHOWN = 5

@@ -70,7 +70,7 @@ def write_bundle(
     bundle: Bundle,
     uri: str,
     card: str,
-    backbone: Mapping[str, Tensor] | None = None,
+    backbone: bytes | None = None,
     pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a bundle's folder, locally or on S3; what makes it a bundle comes last, so that none is ever half one.
@@ -79,13 +79,13 @@ def write_bundle(
         bundle: what it holds.
         uri: its folder.
         card: the text of its README.md.
-        backbone: the LPM's weights, for a bundle that needs no network.
+        backbone: the file of the LPM's weights (``models.weights.backbone_bytes``), for a bundle that needs no other.
         pictures: {file: content} of what the card shows.
     """
     tensors, plain = _taken_apart(bundle.states)
     files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode(), **(pictures or {})}
     if backbone is not None:
-        files[BACKBONE_FILE] = save({name: tensor.contiguous() for name, tensor in backbone.items()})
+        files[BACKBONE_FILE] = backbone
     if (known := bundle.familiarity) is not None:
         files[FAMILIARITY_FILE] = save(
             {item.name: torch.from_numpy(getattr(known, item.name)) for item in dataclasses.fields(known)}

@@ -13,8 +13,8 @@ LOW, HIGH = "_low", "_high"
 RELIABILITY_FILE = "reliability.png"
 
 
-def model_card(bundle: Bundle, uri: str) -> str:
-    """Markdown, of which every number is in the bundle."""
+def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
+    """Markdown, of which every number is in the bundle; ``whole``: the LPM's weights lie in it, too."""
     trial, data = bundle.trial, bundle.data
     sizes = ", ".join(f"{count} {split}" for split, count in data["images"].items())
     note = [f"**{data['note']}**", ""] if data["note"] else []
@@ -57,13 +57,19 @@ def model_card(bundle: Bundle, uri: str) -> str:
             f'fpt_ray.load("{uri}").predict(["image.png"])',
             "```",
             "",
-            f"It needs the weights of {trial.backbone.name} whose digest (SHA-256) is {bundle.weights_digest[:12]}...,",
-            "which are checked.",
+            *_weights(bundle, whole),
             "",
             f"Made with {_versions(bundle)}.",
             "",
         ]
     )
+
+
+def _weights(bundle: Bundle, whole: bool) -> list[str]:
+    name, digest = bundle.trial.backbone.name, f"{bundle.weights_digest[:12]}..."
+    if whole:
+        return [f"The weights of {name} (SHA-256 {digest}) lie in it and are checked: it needs no network."]
+    return [f"It needs the weights of {name} whose digest (SHA-256) is {digest},", "which are checked."]
 
 
 def _versions(bundle: Bundle) -> str:

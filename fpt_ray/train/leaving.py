@@ -17,6 +17,7 @@ from fpt_ray.metrics.calibration import Bin, calibrated, estimated_errors, fitte
 from fpt_ray.metrics.intervals import Estimate, bootstrap, interval
 from fpt_ray.metrics.operating_points import OperatingPoint, operating_points, rates_at
 from fpt_ray.metrics.scores import Scores, scores
+from fpt_ray.models.weights import backbone_bytes
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
 from fpt_ray.train.card import HIGH, LOW, RELIABILITY_FILE, model_card
@@ -40,6 +41,8 @@ class Leaving:
     metrics: Mapping[str, float]
     """What is known of the trial: its costs, and scores with their intervals."""
     versions: Mapping[str, str]
+    with_backbone: bool = False
+    """The LPM's weights lie in the bundle, too."""
 
 
 def leave_saved(trial: TrialConfig, store: Features, checkpoint: str, leaving: Leaving) -> dict[str, list[Scores]]:
@@ -89,7 +92,9 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
     )
     of_test, test_labels = found["test"]
     pictures = _pictures((np.mean(of_test, axis=0), means["test"]), test_labels, target.task)
-    write_bundle(bundle, leaving.uri, model_card(bundle, leaving.uri), pictures=pictures)
+    backbone = backbone_bytes(trial.backbone, leaving.weights_digest) if leaving.with_backbone else None
+    card = model_card(bundle, leaving.uri, whole=leaving.with_backbone)
+    write_bundle(bundle, leaving.uri, card, backbone, pictures)
     return scored
 
 

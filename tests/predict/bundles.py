@@ -58,7 +58,7 @@ def squared(table, row, resolution):
     return read_square(Path(table.root, row.path).read_bytes(), row.path, Preparation(resolution=resolution))
 
 
-def left(trial, store, folder, seeds=1, metrics=None):
+def left(trial, store, folder, seeds=1, metrics=None, **more):
     """Trains, keeps the checkpoint and leaves a bundle in the folder."""
     cut = trial_slice(trial, store.spec)
     rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
@@ -70,6 +70,7 @@ def left(trial, store, folder, seeds=1, metrics=None):
         weights_digest=known_weights([trial.backbone], ".")[trial.backbone],
         metrics=metrics or {},
         versions={"git_commit": "c0ffee"},
+        **more,
     )
     leave_bundle(trial, store, last.checkpoint, leaving)
     return leaving.uri

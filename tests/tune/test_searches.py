@@ -26,6 +26,7 @@ from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.train.bundle import BUNDLE_FILE
 from fpt_ray.tune.bundles import bundle_folder
 from fpt_ray.tune.command import Command, run
 from fpt_ray.tune.options import StudyOptions
@@ -42,7 +43,7 @@ def searched(store, workdir):
     """What a search of three trials says (stderr) and prints (stdout)."""
     said, printed = io.StringIO(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(printed):
-        run(Command(**of_store(store, workdir=workdir, study="s", num_trials=3)))
+        run(Command(**of_store(store, workdir=workdir, study="s", num_trials=3, register="best of s")))
     return said.getvalue(), printed.getvalue()
 
 
@@ -88,6 +89,18 @@ def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images,
         assert f" | {record.metrics['test_auc']:.4f} (" in card_of(folder)
     best = max(shown, key=lambda folder: shown[folder].metrics["val_auc"])
     assert bundle_named("s", workdir) == best
+
+
+def test_a_search_logs_a_model_of_every_bundle_and_registers_the_best(searched, workdir):
+    client = open_tracking(default_uri(workdir))
+    records = tracking.read_trials(client, tracking.find_study(client, "s"))
+    shown = [one for one in records if "test_auc" in one.metrics]
+    best = max(shown, key=lambda one: one.metrics["val_auc"])
+    assert f"models: {len(shown)} of study s in MLflow" in searched[0]
+    assert f"trial {best.number} is best of s version 1: models:/best of s@champion" in searched[0]
+    assert client.get_model_version_by_alias("best of s", "champion").run_id == best.run_id
+    fetched, left = bundle_named("models:/best of s/1", workdir), bundle_named("s", workdir)
+    assert Path(fetched, BUNDLE_FILE).read_bytes() == Path(left, BUNDLE_FILE).read_bytes()
 
 
 def squared(path, resolution):
