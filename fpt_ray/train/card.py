@@ -33,10 +33,7 @@ def model_card(bundle: Bundle, uri: str) -> str:
             *_operating_points(bundle),
             "## What it must not be used for",
             "",
-            "- Diagnosis, or any decision about a person: it has seen the images above and no others, and no authority",
-            "  has approved it.",
-            "- Images of another kind (other devices, populations, magnifications) before it was measured on them.",
-            *_remembers(bundle),
+            *(f"- {one}" for one in must_not(bundle)),
             "",
             "## How to use it",
             "",
@@ -57,6 +54,18 @@ def model_card(bundle: Bundle, uri: str) -> str:
             "",
         ]
     )
+
+
+def must_not(bundle: Bundle) -> list[str]:
+    """What a bundle must not be used for, a sentence each."""
+    found = [
+        "Diagnosis, or any decision about a person: it has seen its own images and no others, and no authority has "
+        "approved it.",
+        "Images of another kind (other devices, populations, magnifications) before it was measured on them.",
+    ]
+    if bundle.trial.method == "knn":
+        found.append("Handing on, where the training images must not be: it holds a feature vector of each of them.")
+    return found
 
 
 def _versions(bundle: Bundle) -> str:
@@ -87,9 +96,3 @@ def _operating_points(bundle: Bundle) -> list[str]:
         *(f"- `{name}`: {threshold:.4f}" for name, threshold in bundle.thresholds.items()),
         "",
     ]
-
-
-def _remembers(bundle: Bundle) -> list[str]:
-    if bundle.trial.method != "knn":
-        return []
-    return ["- Handing on, where the training images must not be: it holds a feature vector of each of them."]
