@@ -71,7 +71,7 @@ def read_picture(data: bytes, source: str, max_pixels: int = MAX_PIXELS) -> Pict
     except UnidentifiedImageError:
         raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)}, DICOM)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(source, f"it has more than {MAX_PIXELS:,} pixels; make it smaller first") from None
+        raise ImageError(source, f"it has more than {max_pixels:,} pixels; make it smaller first") from None
     except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
         raise ImageError(source, f"it cannot be decoded ({type(error).__name__}: {error})") from error
 

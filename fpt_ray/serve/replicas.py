@@ -1,6 +1,7 @@
 """The bundle behind Ray Serve: replicas that decode on threads and compute batches, and how they are asked."""
 
 import asyncio
+import importlib
 import logging
 import math
 import warnings
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import UInt8
 from ray import serve
 from ray.exceptions import RayActorError
+from ray.serve._private.constants import SERVE_LOGGER_NAME
 from ray.serve.config import ProxyLocation
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -54,6 +56,16 @@ def share_of(replicas: int, cpus: int, gpus: int) -> Share:
     )
 
 
+def listen_on_loopback() -> None:
+    """Has this replica's own server, which others of Serve's processes ask, listen at 127.0.0.1 and not at [::].
+
+    Ray Serve has no setting for it, and what comes there is unpickled. A test looks at the sockets.
+    """
+    replica: Any = importlib.import_module("ray.serve._private.replica")
+    added = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, _: added(server, "127.0.0.1:0")
+
+
 class Replica:
     """A process that has the networks."""
 
@@ -61,6 +73,7 @@ class Replica:
         # What libraries say of a file may quote it; it would stand in Ray's logs.
         warnings.simplefilter("ignore")
         logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+        listen_on_loopback()
         torch.set_num_threads(threads)
         self.classifier = taken_over(ray.get(shared[0]))
         self.max_pixels = max_pixels
@@ -103,6 +116,7 @@ def start_replicas(classifier: Classifier, replicas: int, *, requests: int, max_
     """
     share = share_of(replicas, *cluster_resources())
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
+    logging.getLogger(SERVE_LOGGER_NAME).addFilter(lambda record: record.levelno >= logging.WARNING)
     serve.start(proxy_location=ProxyLocation.Disabled, logging_config=quiet)
     deployment: Any = serve.deployment(
         Replica,

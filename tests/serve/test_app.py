@@ -63,6 +63,7 @@ class Alone(replicas.Replica):
 def model(classifier, monkeypatch):
     """A replica in this process."""
     monkeypatch.setattr(replicas.ray, "get", lambda handed: handed)
+    monkeypatch.setattr(replicas, "listen_on_loopback", lambda: None)
     replica = Alone((handed_over(classifier),), 1, LIMITS.image_pixels)
     metadata = metadata_json(classifier.bundle, "d" * 64, LIMITS)
     yield Model(answer=replica.answer, check=replica.check, metadata=metadata)
