@@ -104,7 +104,7 @@ def _write_parts(classifier: Classifier, listing: Listing, parts: dict[int, rang
             "paths": pa.array([[listing.paths[at] for at in part] for part in parts.values()], pa.list_(pa.string())),
         }
     )
-    shared = (ray.put(handed_over(classifier)),)
+    shared = (ray.put(_taken_apart(classifier)),)
     read = partial(_read_part, listing.root, classifier.bundle.spec.preparation)
     answers = (
         ray.data.from_arrow(rows, override_num_blocks=len(parts))
@@ -154,29 +154,24 @@ def _read_part(root: str, preparation: Preparation, batch: pa.Table) -> pa.Table
 # --- computing, in actors -----------------------------------------------------------------------------------------
 
 
-def handed_over(classifier: Classifier) -> tuple[Bundle, Any, Any]:
-    """A classifier as it is put into Ray's memory, for ``taken_over`` in other processes."""
+def _taken_apart(classifier: Classifier) -> tuple[Bundle, Any, Any]:
     lpm = None if classifier.lpm is None else take_apart(classifier.lpm)
     return classifier.bundle, take_apart(classifier.model), lpm
 
 
-def taken_over(handed: tuple[Bundle, Any, Any]) -> Classifier:
-    """The classifier on this process's device; on CPUs the LPM's weights stay in Ray's memory, for all of a host."""
-    (bundle, model, lpm), device = handed, compute_device()
-    return Classifier(
-        bundle=bundle,
-        model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
-        lpm=None if lpm is None else put_together(*lpm).to(device),
-        device=device,
-    )
-
-
 class _Actor:
-    """A Ray Data actor that holds the networks."""
+    """A Ray Data actor that holds the networks; on CPUs the LPM's weights stay in Ray's memory, for all of a host."""
 
     def __init__(self, shared: tuple[Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        self.classifier = taken_over(ray.get(shared[0]))
+        bundle, model, lpm = ray.get(shared[0])
+        device = compute_device()
+        self.classifier = Classifier(
+            bundle=bundle,
+            model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
+            lpm=None if lpm is None else put_together(*lpm).to(device),
+            device=device,
+        )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A part's rows as a Parquet file's bytes."""
