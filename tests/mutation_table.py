@@ -127,7 +127,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/train/loop.py", "    mean = total / len(own)\n", "    mean = total\n", _LOOP, "mean_loss"),
     Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(own) + step,", "step,", _LOOP, "count"),
-    Mutation("fpt_ray/train/evaluation.py", "if task.num_workers == 1:", "if True:", _LOOP, "two_workers"),
+    Mutation("fpt_ray/train/evaluation.py", "if assignment.num_workers == 1:", "if True:", _LOOP, "two_workers"),
     Mutation("fpt_ray/train/loop.py", "        if not resume:\n", "        if True:\n", _LOOP, "neighbours"),
     Mutation(
         "fpt_ray/train/evaluation.py",
@@ -872,7 +872,7 @@ MUTATIONS = (
     Mutation("fpt_ray/train/loop.py", "            batch.weights,\n", "", _LOOP, "by_its_weight"),
     # --- what a trial leaves --------------------------------------------------------------------------------------
     Mutation("fpt_ray/metrics/calibration.py", "logits / np.exp(log)", "logits * np.exp(log)", _CALIBRATION),
-    Mutation("fpt_ray/metrics/calibration.py", "abs(right - sure)", "abs(sure)", _CALIBRATION),
+    Mutation("fpt_ray/metrics/calibration.py", "(right - confidence)[:, None]", "confidence[:, None]", _CALIBRATION),
     Mutation("fpt_ray/metrics/operating_points.py", "scores >= threshold", "scores > threshold + 0.2", _CALIBRATION),
     Mutation(
         "fpt_ray/predict/classifier.py",
@@ -889,5 +889,37 @@ MUTATIONS = (
         "probe",
     ),
     Mutation("fpt_ray/train/bundle.py", "!= digests[name]", "== None", _CLASSIFIER, "changed"),
-    Mutation("fpt_ray/train/leaving.py", '*found["val"]', '*found["test"]', _CLASSIFIER, "probe"),
+    Mutation(
+        "fpt_ray/train/leaving.py", 'store.target, found["val"]', 'store.target, found["test"]', _CLASSIFIER, "probe"
+    ),
+    Mutation(
+        "fpt_ray/train/leaving.py",
+        'operating_points(means["val"]',
+        'operating_points(means["test"]',
+        _CLASSIFIER,
+        "task",
+    ),
+    Mutation("fpt_ray/train/tokens.py", '_tokens(store, "val")', '_tokens(store, "train")', _CLASSIFIER, "familiarity"),
+    Mutation("fpt_ray/train/tokens.py", "summaries[:, -1, 0]", "summaries[:, 0, 0]", _CLASSIFIER, "familiarity"),
+    Mutation("fpt_ray/metrics/familiarity.py", "1 - nearer /", "nearer /", "tests/metrics/test_familiarity.py"),
+    Mutation(
+        "fpt_ray/metrics/familiarity.py",
+        "along**2 / self.variances[:-1]",
+        "along**2 * self.variances[:-1]",
+        "tests/metrics/test_familiarity.py",
+    ),
+    Mutation("fpt_ray/metrics/operating_points.py", "known = ~np.isnan", "known = np.isnan", _CALIBRATION),
+    Mutation("fpt_ray/metrics/intervals.py", "_NUMBERS // max(", "10**12 // max(", "tests/metrics/test_intervals.py"),
+    Mutation(
+        "fpt_ray/predict/ensemble.py",
+        "num_kept=max(spec.num_kept for spec in specs)",
+        "num_kept=specs[0].num_kept",
+        "tests/predict/test_ensemble.py",
+    ),
+    Mutation(
+        "fpt_ray/predict/seen.py",
+        "[self.spec.blocks.index(block) for block in spec.blocks]",
+        "list(range(len(spec.blocks)))",
+        "tests/predict/test_ensemble.py",
+    ),
 )

@@ -218,6 +218,11 @@ def reads_low_resolution(trial: TrialConfig) -> bool:
     return trial.method not in _ONLY_STORED
 
 
+def needs_lpm(trial: TrialConfig) -> bool:
+    """Whether the LPM computes features for the network: not for one that has it, nor for a side network alone."""
+    return not reads_images(trial) and (trial.method in SUMMARY_METHODS or reads_features(trial))
+
+
 def num_epochs(trial: TrialConfig) -> int:
     """How often training sees every image: once where nothing is learnt from it."""
     return 1 if trial.method == "knn" else trial.training.epochs

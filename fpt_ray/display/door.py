@@ -1,8 +1,8 @@
 """The door of a room: its command line is parsed and run, and what the user got wrong is said in one line.
 
 A module ``<room>/command.py`` has ``Command``, the type of its options, and ``run``, which takes them; or it has
-``VERBS``, functions by the verbs that call them. ``ACTIONS`` are flags that need no other option. Each may return an
-exit status.
+``VERBS``, functions by the verbs that call them; or both, and then a verb is the first word. ``ACTIONS`` are flags that
+need no other option. Each may return an exit status.
 """
 
 import dataclasses
@@ -35,9 +35,15 @@ def _parse_and_run(command: ModuleType, prog: str, arguments: Sequence[str]) -> 
         if flag in actions:
             return actions[flag]()
     settings: dict[str, Any] = {"prog": prog, "description": command.__doc__, "args": arguments}
-    if hasattr(command, "VERBS"):
+    if _has_verb(command, arguments):
         return tyro.extras.subcommand_cli_from_dict(dict(command.VERBS), use_underscores=True, **settings)
     return command.run(tyro.cli(command.Command, use_underscores=True, **settings))
+
+
+def _has_verb(command: ModuleType, arguments: Sequence[str]) -> bool:
+    """Whether a command line is that of a verb; where there are verbs alone, every one is."""
+    verbs: Mapping[str, Any] = getattr(command, "VERBS", {})
+    return bool(verbs) and (not hasattr(command, "Command") or (*arguments, "")[0] in verbs)
 
 
 # --- how a field is set -------------------------------------------------------------------------------------------
@@ -59,7 +65,7 @@ def flag_of(field: str, options: object) -> str | None:
 
 def _options(command: ModuleType, arguments: Sequence[str]) -> object:
     """What has the options of this command line: a dataclass, or the function of its verb."""
-    verbs: Mapping[str, Callable[..., Any]] = getattr(command, "VERBS", {})
+    verbs: Mapping[str, Callable[..., Any]] = command.VERBS if _has_verb(command, arguments) else {}
     return next((verbs[word] for word in arguments if word in verbs), getattr(command, "Command", None))
 
 

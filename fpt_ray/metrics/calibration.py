@@ -1,120 +1,173 @@
-"""How far probabilities may be believed: temperature scaling, and what is left of the error of calibration."""
+"""How far probabilities may be believed: temperature scaling, and what is left of the error of calibration.
+
+Several labels are as many pairs of classes, each on the images of which the label is known; values have neither.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize_scalar
 
-_BINS = 15
+from fpt_ray.metrics.intervals import DRAWS, Estimate, interval, resamples
+
+BINS = 15
+"""Of equal width, over the probability of the predicted class."""
 _LARGEST = 20.0
 """Of a temperature and of its inverse: a model that is always right asks for 0, one that knows nothing for infinity."""
 _LEAST = 1e-12
 """Of a probability whose logarithm is taken."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Calibration:
-    """How well the probabilities of some images agree with their classes; less is better."""
+class _Classes(NamedTuple):
+    """Probabilities that add up to 1, and the classes of the images."""
 
-    log_loss: float
-    brier: float
-    """Sum over the classes of the squared distance from 0 or 1, mean over the images (Brier 1950): 0..2."""
-    ece: float
-    """Expected calibration error of the predicted class, 15 bins of equal width (Guo et al. 2017, Eq. 3)."""
+    probabilities: Float[np.ndarray, "M C"]
+    labels: Int[np.ndarray, " M"]
+    rows: Bool[np.ndarray, " N"]
+    """Which of all images these are."""
 
 
-def calibration(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> Calibration:
-    """All of it, of images whose probabilities add up to 1."""
-    truth = np.eye(probabilities.shape[1])[labels]
-    return Calibration(
-        log_loss=_log_loss(_logarithm(probabilities), labels),
-        brier=float(np.mean(np.sum((probabilities - truth) ** 2, axis=1))),
-        ece=_ece(probabilities, labels),
-    )
+class Bin(NamedTuple):
+    """The images of which a model is about as sure as of each other."""
+
+    images: int
+    confidence: float
+    """Mean probability of the predicted class."""
+    right: int
+    """Images that are of it."""
 
 
-def temperature(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
-    """The temperature by which logits are to be divided for the least log loss on these images (Guo et al. 2017).
+# --- temperatures -------------------------------------------------------------------------------------------------
 
-    Probabilities serve as well as logits: their logarithm differs from these by a number an image.
+
+def fitted_temperatures(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -> tuple[float, ...]:
+    """The temperatures by which logits are to be divided for the least log loss on these images (Guo et al. 2017).
+
+    One for classes or grades, one for each of several labels, none for values. Probabilities serve as well as logits:
+    their logarithm differs from these by a number an image.
+
+    Args:
+        said: as of ``metrics.scores.score``.
+        labels: as of the same.
+        task: as in ``config.tasks``.
     """
-    logits = _logarithm(probabilities)
-    bound = np.log(_LARGEST)
+    return tuple(_temperature(part) for part in _as_classes(said, labels, task))
+
+
+def calibrated(
+    said: Float[np.ndarray, "... C"], temperatures: Sequence[float], task: str
+) -> Float[np.ndarray, "... C"]:
+    """What a network says, its logits divided by temperatures; which class is the most probable stays."""
+    if task == "regression":
+        return said
+    if task != "multilabel":
+        return _divided(said, temperatures[0])
+    pairs = zip(np.moveaxis(said, -1, 0), temperatures, strict=True)
+    return np.stack([_divided(np.stack([1 - one, one], axis=-1), by)[..., 1] for one, by in pairs], axis=-1)
+
+
+def _temperature(part: _Classes) -> float:
+    if not part.rows.any():
+        return 1.0  # a label that is known of no image
+    logits, bound = _logarithm(part.probabilities), np.log(_LARGEST)
     found = minimize_scalar(
-        lambda log: _log_loss(_log_softmax(logits / np.exp(log)), labels), bounds=(-bound, bound), method="bounded"
+        lambda log: _log_losses(_log_softmax(logits / np.exp(log)), part.labels).mean(),
+        bounds=(-bound, bound),
+        method="bounded",
     )
     return float(np.exp(found.x))
 
 
-def tempered(probabilities: Float[np.ndarray, "... C"], temperature: float) -> Float[np.ndarray, "... C"]:
-    """The probabilities whose logits are divided by a temperature; which class is the most probable stays."""
+def _divided(probabilities: Float[np.ndarray, "... C"], temperature: float) -> Float[np.ndarray, "... C"]:
     return np.exp(_log_softmax(_logarithm(probabilities) / temperature))
 
 
-def temperatures(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -> tuple[float, ...]:
-    """One for classes or grades, one for each of several labels, none for values (tasks of ``config.tasks``)."""
-    if task == "regression":
-        return ()
-    if task != "multilabel":
-        return (temperature(said, labels),)
-    return tuple(temperature(*pair) for pair in _by_label(said, labels))
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
-def calibrated(said: Float[np.ndarray, "... C"], by: Sequence[float], task: str) -> Float[np.ndarray, "... C"]:
-    """What a network says, by its ``temperatures``."""
-    if task == "regression":
-        return said
-    if task != "multilabel":
-        return tempered(said, by[0])
-    parts = [tempered(np.stack([1 - one, one], axis=-1), t)[..., 1] for one, t in zip(_columns(said), by, strict=True)]
-    return np.stack(parts, axis=-1)
+def calibration_errors(
+    said: Float[np.ndarray, "N C"], labels: np.ndarray, counts: Int[np.ndarray, "R N"], task: str
+) -> dict[str, Float[np.ndarray, " R"]]:
+    """{name: the error in each resample}, of several labels the mean over these; nothing of values. Less is better.
+
+    - ``log_loss``;
+    - ``brier``: sum over the classes of the squared distance from 0 or 1, mean over the images (Brier 1950): 0..2;
+    - ``ece``: expected calibration error of the predicted class, 15 bins of equal width (Guo et al. 2017, Eq. 3).
+
+    ``counts`` says how often each image stands in each resample.
+    """
+    known = [part for part in _as_classes(said, labels, task) if part.rows.any()]
+    found = [_errors(part, counts[:, part.rows]) for part in known]
+    return {name: np.mean([one[name] for one in found], axis=0) for name in found[0]} if found else {}
 
 
-def calibrations(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -> Calibration | None:
-    """Of several labels the means over these; of values there is none."""
-    if task == "regression":
-        return None
-    if task != "multilabel":
-        return calibration(said, labels)
-    found = [asdict(calibration(*pair)) for pair in _by_label(said, labels)]
-    return Calibration(**{name: float(np.mean([one[name] for one in found])) for name in found[0]})
-
-
-def _by_label(
-    said: Float[np.ndarray, "N L"], labels: Float[np.ndarray, "N L"]
-) -> Iterator[tuple[Float[np.ndarray, "M 2"], Int[np.ndarray, " M"]]]:
-    """Each label as two classes, of the images of which it is known."""
-    for one, known in zip(_columns(said), labels.T, strict=True):
-        there = ~np.isnan(known)
-        yield np.stack([1 - one, one], axis=-1)[there], known[there].astype(np.int64)
-
-
-def _columns(said: Float[np.ndarray, "... C"]) -> list[np.ndarray]:
-    return list(np.moveaxis(said, -1, 0))
-
-
-def reliability(
-    probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]
-) -> list[tuple[int, float, float]]:
-    """(images, mean confidence, share that is right) of every bin of confidence that is not empty."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+def estimated_errors(
+    models: Sequence[Float[np.ndarray, "N C"]], labels: np.ndarray, task: str, *, draws: int = DRAWS
+) -> list[dict[str, Estimate]]:
+    """The ``calibration_errors`` of each model with their intervals; all are resampled alike."""
+    once = np.ones((1, len(labels)), np.int64)
+    values = [calibration_errors(said, labels, once, task) for said in models]
+    if not values[0]:
+        return [{} for _ in models]
+    parts = [[calibration_errors(said, labels, c, task) for said in models] for c in resamples(labels, draws, 0)]
     return [
-        (int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean()))
-        for inside in (bins == number for number in range(_BINS))
+        {
+            name: Estimate(float(value[0]), *interval(np.concatenate([part[at][name] for part in parts])))
+            for name, value in own.items()
+        }
+        for at, own in enumerate(values)
+    ]
+
+
+def reliability(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -> list[Bin]:
+    """The bins of confidence that are not empty, rising; several labels count together, values have none."""
+    if task == "regression":
+        return []
+    each = [_confidence(part) for part in _as_classes(said, labels, task)]
+    confidence, right, bins = (np.concatenate(parts) for parts in zip(*each, strict=True))
+    return [
+        Bin(int(inside.sum()), float(confidence[inside].mean()), int(right[inside].sum()))
+        for inside in (bins == number for number in range(BINS))
         if inside.any()
     ]
 
 
-def _ece(probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
-    gaps = [(count, abs(right - sure)) for count, sure, right in reliability(probabilities, labels)]
-    return sum(count * gap for count, gap in gaps) / len(labels)
+def _errors(part: _Classes, counts: Int[np.ndarray, "R M"]) -> dict[str, Float[np.ndarray, " R"]]:
+    truth, size = np.eye(part.probabilities.shape[1])[part.labels], counts.sum(axis=1)
+    confidence, right, bins = _confidence(part)
+    gaps = np.eye(BINS)[bins] * (right - confidence)[:, None]
+    with np.errstate(invalid="ignore"):  # a label may be known of no image of a resample
+        return {
+            "log_loss": counts @ _log_losses(_logarithm(part.probabilities), part.labels) / size,
+            "brier": counts @ np.sum((part.probabilities - truth) ** 2, axis=1) / size,
+            "ece": np.abs(counts @ gaps).sum(axis=1) / size,
+        }
 
 
-def _log_loss(log_probabilities: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
-    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
+def _confidence(part: _Classes) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"], Int[np.ndarray, " M"]]:
+    """The probability of each image's predicted class, whether it is right, and the number of its bin."""
+    confidence = part.probabilities.max(axis=1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return confidence, part.probabilities.argmax(axis=1) == part.labels, bins
+
+
+def _log_losses(log_probabilities: Float[np.ndarray, "M C"], labels: Int[np.ndarray, " M"]) -> np.ndarray:
+    return -log_probabilities[np.arange(len(labels)), labels]
+
+
+# --- several labels, and logarithms -------------------------------------------------------------------------------
+
+
+def _as_classes(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -> Iterator[_Classes]:
+    """What is said, as classes: once; of several labels, each as two; of values, nothing."""
+    if task == "multilabel":
+        for one, known in zip(said.T, labels.T, strict=True):
+            rows = ~np.isnan(known)
+            yield _Classes(np.stack([1 - one, one], axis=-1)[rows], known[rows].astype(np.int64), rows)
+    elif task != "regression":
+        yield _Classes(said, labels, np.ones(len(labels), bool))
 
 
 def _logarithm(probabilities: Float[np.ndarray, "... C"]) -> Float[np.ndarray, "... C"]:

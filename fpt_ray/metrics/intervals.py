@@ -17,12 +17,21 @@ from fpt_ray.metrics.resampled import resampled_scores
 DRAWS = 2000
 LEVEL = 0.95
 _AT_ONCE = 250
-"""Resamples held in memory together."""
+"""Resamples held in memory together, of few images; of many, as many as make so many numbers:"""
+_NUMBERS = 2**22
 
 
 class Interval(NamedTuple):
     """Both ends of a 95 % interval, in the unit of what it is of."""
 
+    low: float
+    high: float
+
+
+class Estimate(NamedTuple):
+    """A value, and both ends of its 95 % interval."""
+
+    value: float
     low: float
     high: float
 
@@ -37,15 +46,16 @@ def interval(samples: Float[np.ndarray, " R"]) -> Interval:
 
 
 def resamples(labels: np.ndarray, draws: int, seed: int) -> Iterator[Int[np.ndarray, "R N"]]:
-    """How often each image stands in each resample, some hundred resamples at a time.
+    """How often each image stands in each resample, up to some hundred resamples at a time: 32 MiB, or one.
 
     Class numbers are resampled class by class; rows of labels and values, which have no classes, as they are.
     """
     generator = np.random.default_rng(seed)
     strata = labels if labels.ndim == 1 and labels.dtype.kind == "i" else np.zeros(len(labels), np.int64)
     members = [np.flatnonzero(strata == one) for one in np.unique(strata)]
-    for start in range(0, draws, _AT_ONCE):
-        counts = np.zeros((min(_AT_ONCE, draws - start), len(labels)), np.int64)
+    step = max(1, min(_AT_ONCE, _NUMBERS // max(1, len(labels))))
+    for start in range(0, draws, step):
+        counts = np.zeros((min(step, draws - start), len(labels)), np.int64)
         for rows in members:
             counts[:, rows] = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=len(counts))
         yield counts

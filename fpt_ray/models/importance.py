@@ -156,8 +156,11 @@ def _important(
         queries = queries[:, :, :1]
         bias = None if bias is None else bias[..., :1, :]
     scores = mean_attention(queries, keys, heard.scale, score_bytes, bias)
-    # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
-    tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
+    if torch.compiler.is_exporting():  # for a file, whose format has no stable sort; of one trial nothing is a prefix
+        tokens = scores.topk(num_kept, dim=-1).indices
+    else:
+        # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
+        tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
     at = tokens.unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
     return keys.gather(2, at), values.gather(2, at), tokens
 
@@ -173,7 +176,8 @@ def mean_attention(
     batch, heads, num_queries, _ = queries.shape
     num_tokens = keys.shape[2]
     held = score_bytes or SCORE_BYTES.get(keys.device.type, 2**22)
-    chunk = max(32, held // (4 * batch * heads * num_tokens))
+    images = 1 if torch.compiler.is_exporting() else batch  # a file takes any number of them
+    chunk = max(32, held // (4 * images * heads * num_tokens))
     transposed = keys.transpose(-2, -1)
     total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
     parts = (queries * scale).split(chunk, dim=2)

@@ -128,7 +128,7 @@ class PromptedBlock(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B N D"], **options: Any) -> Float[Tensor, "B N D"]:
         """The block's tokens without the prompts."""
-        prompts = self.prompts.to(tokens.dtype).expand(len(tokens), -1, -1)
+        prompts = self.prompts.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
         return self.block(torch.cat([tokens, prompts], dim=1), **options)[:, : tokens.shape[1]]
 
 

@@ -134,7 +134,7 @@ class SideNetwork(nn.Module):
     ) -> Float[Tensor, "B C"]:
         """Logits. Keys and values, in the type the network computes in, are needed unless there are no prompts."""
         patches = self.patch_embed(low_res).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         num_tokens = tokens.shape[1]
         for layer, block in enumerate(self.blocks):
             if self.fusion is not None:

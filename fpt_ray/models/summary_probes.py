@@ -89,7 +89,8 @@ class UnitToken(nn.Module):
 
 def _similarities(tokens: Float[Tensor, "B D"], others: Float[Tensor, "N D"]) -> Float[Tensor, "B N"]:
     """In full precision whatever autocast says, which has no say on ``meta``: 16 bit would order neighbours anew."""
-    with nullcontext() if tokens.is_meta else torch.autocast(tokens.device.type, enabled=False):
+    plain = tokens.is_meta or torch.compiler.is_exporting()
+    with nullcontext() if plain else torch.autocast(tokens.device.type, enabled=False):
         return tokens @ others.T
 
 
@@ -130,7 +131,7 @@ class NearestNeighbours(nn.Module):
             votes = (weights.unsqueeze(-1) * known).sum(dim=1)
             having = (weights.unsqueeze(-1) * said.nan_to_num()).sum(dim=1)
             return torch.where(votes > 0, having / votes, 0.5).logit(_LEAST_SHARE)
-        votes = similarities.new_zeros(len(summaries), self.num_outputs + (self.task == "ordinal"))
+        votes = similarities.new_zeros(summaries.shape[0], self.num_outputs + (self.task == "ordinal"))
         votes.scatter_add_(1, said, weights)
         shares = F.normalize(votes, p=1, dim=-1)
         if self.task == "ordinal":

@@ -10,6 +10,8 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from timm.models import beit, eva, vision_transformer
 from torch import Tensor, nn
 
@@ -23,6 +25,8 @@ from fpt_ray.storage.files import exists, local_copy, local_path
 RANDOM_WEIGHTS = "random"
 _FAMILIES: dict[type, Any] = {eva.Eva: eva, beit.Beit: beit}
 """timm's modules, of which each reads checkpoints in its own way."""
+_WHOLE = {"fpt_ray": "backbone"}
+"""Metadata of a file that ``backbone_bytes`` made: it has each weight of the LPM by its name here."""
 
 
 # --- loading --------------------------------------------------------------------------------------------------
@@ -78,6 +82,33 @@ def _load_headless(config: BackboneConfig) -> ViT:
     return model
 
 
+def check_packable(config: BackboneConfig) -> None:
+    """ConfigError if the LPM's weights do not suffice to build it: its name says where its shape is to be had."""
+    if ":" in config.name:
+        raise ConfigError(
+            f"with_backbone: backbone.name is {config.name!r}, a folder or hub that would be needed still; give a "
+            "model by the name that timm has for it, and its file as backbone.weights",
+            fields=("with_backbone",),
+        )
+
+
+def backbone_bytes(config: BackboneConfig, digest: str) -> bytes:
+    """The LPM's weights without its head as a .safetensors file, which has this digest when it is loaded.
+
+    Raises:
+        ConfigError: they cannot be had, are others, or do not suffice.
+    """
+    check_packable(config)
+    model = _load_headless(config)
+    if (found := _digest(model)) != digest:
+        raise ConfigError(
+            f"backbone.weights (SHA-256) is {found[:12]}... of {config.weights or 'timm'}, not {digest[:12]}...; give "
+            "the file that was trained with",
+            fields=("backbone",),
+        )
+    return save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, metadata=_WHOLE)
+
+
 def anchored(config: BackboneConfig, folder: str) -> BackboneConfig:
     """The same backbone, its weights' path found from this folder if it is relative: workers run in other folders."""
     if config.weights is None or config.weights == RANDOM_WEIGHTS or (path := local_path(config.weights)) is None:
@@ -125,6 +156,12 @@ def _check_there(weights: str) -> None:
 
 
 def _load_file(model: ViT, path: Path) -> None:
+    if _is_whole(path):
+        try:
+            model.load_state_dict(load_file(path), strict=False)  # the head, which it lacks, is removed
+        except RuntimeError:
+            raise ConfigError(f"backbone.weights: {path} is of another model than backbone.name says") from None
+        return
     family = next((one for kind, one in _FAMILIES.items() if isinstance(model, kind)), vision_transformer)
     state, dropped = _read_weights(path)
     if dropped:
@@ -144,6 +181,17 @@ def _load_file(model: ViT, path: Path) -> None:
             f"backbone.weights: {path} does not fit a ViT of width {model.embed_dim} and depth {len(model.blocks)}: no "
             f"{missing[:3]} ({len(missing)} in all), unknown {list(unexpected)[:3]} ({len(unexpected)} in all)"
         )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is one of ``backbone_bytes``: no other is so marked."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() == _WHOLE
+    except Exception:  # whatever a broken file makes the reader raise; who reads it whole says so
+        return False
 
 
 @cache

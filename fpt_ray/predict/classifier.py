@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import nn
 
 from fpt_ray.config.tasks import Target
-from fpt_ray.config.trial import SUMMARY_METHODS, reads_features, reads_images, reads_low_resolution
+from fpt_ray.config.trial import needs_lpm, reads_images
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.rows import Batch
 from fpt_ray.images.labels import BETWEEN
-from fpt_ray.images.picture import smaller
 from fpt_ray.metrics.calibration import calibrated
+from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.metrics.scores import HALF, predicted
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.loss import network_for, says
@@ -27,12 +26,9 @@ from fpt_ray.models.methods import load_learnable_state
 from fpt_ray.models.step import arithmetic_type, autocast
 from fpt_ray.models.weights import known_weights, load_backbone, weights_digest
 from fpt_ray.predict.inputs import ImageLike, square_of_input
-from fpt_ray.preload.batches import extract_batches
-from fpt_ray.train.bundle import Bundle, read_bundle, with_backbone_at
-from fpt_ray.train.evaluation import Task, network_inputs
-
-_AT_ONCE = 16
-"""Images that the network sees at once; the LPM decides for itself."""
+from fpt_ray.predict.seen import Seen, seen_by
+from fpt_ray.train.bundle import BACKBONE_FILE, Bundle, read_bundle, with_backbone_at
+from fpt_ray.train.evaluation import Assignment, network_inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,8 +39,15 @@ class Answers:
     probabilities: Float[np.ndarray, "N C"]
     """Calibrated, of classes, grades or labels, the mean over the seeds; of regression the value, as one column."""
     spread: Float[np.ndarray, " N"]
-    """Standard deviation over the seeds: of the predicted class's probability, the largest of several labels', or of
-    the value; 0 of a single seed."""
+    """Standard deviation over the seeds, or over several bundles: of the predicted class's probability, the largest of
+    several labels', or of the value; 0 of a single one."""
+    familiarity: Float[np.ndarray, " N"] | None
+    """How like the training images each is: the share of validation images that are at least as far from these, by the
+    class token of the frozen LPM; None where no LPM looks at the images, or the bundle is older than this."""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    """Of two classes, or of labels."""
+    of_best: Float[np.ndarray, "N C"] | None = None
+    """Where several bundles answer as one: what the one with the best validation score says alone."""
 
     @property
     def labels(self) -> list[str]:
@@ -56,6 +59,14 @@ class Answers:
             rows = (np.flatnonzero(row >= HALF) for row in self.probabilities)
             return [BETWEEN.join(names[at] for at in row) for row in rows]
         return [names[at] for at in predicted(self.probabilities, task)]
+
+    @property
+    def decisions(self) -> dict[str, Bool[np.ndarray, " N"]]:
+        """{name of an operating point: whether an image's probability reaches its threshold}."""
+        return {
+            point.name: self.probabilities[:, self.target.classes.index(point.of)] >= point.threshold
+            for point in self.operating_points
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,10 +81,10 @@ class Classifier:
     device: torch.device
 
     @property
-    def task(self) -> Task:
+    def assignment(self) -> Assignment:
         """What is learnt, as the loop takes it."""
         bundle, spec = self.bundle, self.bundle.spec
-        return Task(target=bundle.target, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
+        return Assignment(target=bundle.target, mean=spec.mean, std=spec.std, num_train=0, device=self.device)
 
     def predict(self, images: Sequence[ImageLike]) -> Answers:
         """What the bundle says of images: paths (or s3://...), encoded bytes, arrays or Pillow's images.
@@ -89,26 +100,46 @@ class Classifier:
 
     def answers(self, images: UInt8[np.ndarray, "N R R 3"]) -> Answers:
         """What the bundle says of squared images at the LPM's resolution."""
-        task = self.bundle.target.task
-        each = zip(self.probabilities(images), self.bundle.temperatures, strict=True)
+        return self.answers_to(seen_by(self.lpm, images, self.bundle.spec))
+
+    def answers_to(self, seen: Sequence[Seen]) -> Answers:
+        """What the bundle says of images that the LPM has looked at."""
+        task, gaussian = self.bundle.target.task, self.bundle.familiarity
+        each = zip(self.said(seen), self.bundle.temperatures, strict=True)
         of_seeds = np.stack([calibrated(one, by, task) for one, by in each])
-        mean = of_seeds.mean(axis=0)
-        spread = of_seeds.std(axis=0, ddof=1) if len(of_seeds) > 1 else np.zeros_like(mean)
-        if task not in ("multilabel", "regression"):
-            spread = np.take_along_axis(spread, predicted(mean, task)[:, None], axis=1)
-        return Answers(target=self.bundle.target, probabilities=mean, spread=spread.max(axis=1, initial=0.0))
+        mean, spread = averaged(of_seeds, task)
+        known = [] if gaussian is None else [gaussian.of(part.class_tokens) for part in seen]
+        return Answers(
+            target=self.bundle.target,
+            probabilities=mean,
+            spread=spread,
+            familiarity=None if gaussian is None else np.concatenate([np.zeros(0), *known]),
+            operating_points=self.bundle.operating_points,
+        )
 
     def probabilities(self, images: UInt8[np.ndarray, "N R R 3"]) -> Float[np.ndarray, "S N C"]:
         """What the network of each seed says, not calibrated: the numbers of the study itself."""
-        if not len(images):
+        return self.said(seen_by(self.lpm, images, self.bundle.spec))
+
+    def said(self, seen: Sequence[Seen]) -> Float[np.ndarray, "S N C"]:
+        """The same of images that the LPM has looked at."""
+        if not seen:
             return np.zeros((len(self.bundle.states), 0, len(self.bundle.target.classes)), np.float32)
-        batches = [_batch(self, images[first : first + _AT_ONCE]) for first in range(0, len(images), _AT_ONCE)]
         found = []
         for state in self.bundle.states:
             if len(self.bundle.states) > 1:
                 load_learnable_state(self.model, state)
-            found.append(_outputs(self, batches))
+            found.append(_outputs(self, seen))
         return np.stack(found)
+
+
+def averaged(said: Float[np.ndarray, "S N C"], task: str) -> tuple[Float[np.ndarray, "N C"], Float[np.ndarray, " N"]]:
+    """The mean of what several networks say, and how far they are apart; see ``Answers``."""
+    mean = said.mean(axis=0)
+    spread = said.std(axis=0, ddof=1) if len(said) > 1 else np.zeros_like(mean)
+    if task not in ("multilabel", "regression"):
+        spread = np.take_along_axis(spread, predicted(mean, task)[:, None], axis=1)
+    return mean, spread.max(axis=1, initial=0.0)
 
 
 def load(bundle: str, backbone: str | None = None) -> Classifier:
@@ -124,64 +155,44 @@ def load(bundle: str, backbone: str | None = None) -> Classifier:
     return classifier_of(with_backbone_at(read_bundle(bundle), backbone))
 
 
-def classifier_of(bundle: Bundle, device: torch.device | None = None) -> Classifier:
+def classifier_of(bundle: Bundle, device: torch.device | None = None, lpm: Any = None) -> Classifier:
     """A bundle's networks on a device. Default: this process's.
+
+    ``lpm`` is the bundle's frozen LPM, if it is there on that device already. Default: it is loaded, and checked.
 
     Raises:
         ConfigError: the LPM's weights cannot be had, or are others than the trial had.
     """
-    trial, device, lpm = bundle.trial, device or compute_device(), None
+    trial, device = bundle.trial, device or compute_device()
     if reads_images(trial):
         digest = known_weights([trial.backbone], ".")[trial.backbone]
-    elif needs_lpm(bundle):
+    elif needs_lpm(trial) and lpm is None:
         lpm = load_backbone(trial.backbone, bundle.spec.resolution)
         digest = weights_digest(lpm)
         lpm = lpm.to(device, getattr(torch, bundle.spec.precision))
     else:
         digest = bundle.weights_digest
     if digest != bundle.weights_digest:
-        source = trial.backbone.weights or "timm"
-        raise ConfigError(
-            f"backbone.weights (SHA-256) is {digest[:12]}... of {source}, the bundle's trial had "
-            f"{bundle.weights_digest[:12]}...; give the file it was trained with",
-            fields=("backbone",),
-        )
+        raise _other_weights(bundle, digest)
     model = network_for(trial, bundle.target).to(device).eval()
     load_learnable_state(model, bundle.states[0])
     return Classifier(bundle=bundle, model=model, lpm=lpm, device=device)
 
 
-def needs_lpm(bundle: Bundle) -> bool:
-    """Whether the LPM computes features for the network: not for one that has it, nor for a side network alone."""
-    trial = bundle.trial
-    return not reads_images(trial) and (trial.method in SUMMARY_METHODS or reads_features(trial))
+def _other_weights(bundle: Bundle, digest: str) -> ConfigError:
+    source, had = bundle.trial.backbone.weights or "timm", f"{bundle.weights_digest[:12]}..."
+    said = f"backbone.weights (SHA-256) is {digest[:12]}... of {source}, the bundle's trial had {had}"
+    if source.endswith(f"/{BACKBONE_FILE}"):
+        return ConfigError(f"{said}; copy the bundle again, or give the file it was trained with", fields=("backbone",))
+    return ConfigError(f"{said}; give the file it was trained with", fields=("backbone",))
 
 
 @torch.no_grad()
-def _outputs(classifier: Classifier, batches: Sequence[Batch]) -> Float[np.ndarray, "N C"]:
-    trial, task, found = classifier.bundle.trial, classifier.task, []
+def _outputs(classifier: Classifier, seen: Sequence[Seen]) -> Float[np.ndarray, "N C"]:
+    trial, assignment, found = classifier.bundle.trial, classifier.assignment, []
     classifier.model.eval()
-    for batch in batches:
-        with autocast(task.device, arithmetic_type(trial.training, task.device)):
-            logits = classifier.model(*network_inputs(batch, None, 0, trial, task))
-        found.append(says(task.target.task, logits.float(), classifier.model).cpu().numpy())
+    for batch in (part.batch(trial, classifier.bundle.spec) for part in seen):
+        with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):
+            logits = classifier.model(*network_inputs(batch, None, 0, trial, assignment))
+        found.append(says(assignment.target.task, logits.float(), classifier.model).cpu().numpy())
     return np.concatenate(found)
-
-
-def _batch(classifier: Classifier, images: UInt8[np.ndarray, "B R R 3"]) -> Batch:
-    """Images as rows of a store would give them."""
-    trial, spec = classifier.bundle.trial, classifier.bundle.spec
-    labels = torch.zeros(len(images), dtype=torch.int64)
-    if reads_images(trial):
-        return Batch(low_res=torch.from_numpy(images), keys=None, values=None, labels=labels)
-    low_res = None
-    if reads_low_resolution(trial):
-        low_res = torch.from_numpy(np.concatenate([smaller(one, spec.low_resolutions) for one in images]))
-    if not needs_lpm(classifier.bundle):
-        return Batch(low_res=low_res, keys=None, values=None, labels=labels)
-    found = extract_batches(classifier.lpm, images, spec)
-    if trial.method in SUMMARY_METHODS:
-        assert found.summaries is not None
-        summaries = found.summaries.permute(2, 0, 1, 3).contiguous()
-        return Batch(low_res=None, keys=None, values=None, labels=labels, summaries=summaries)
-    return Batch(low_res=low_res, keys=found.keys, values=found.values, labels=labels)

@@ -2,9 +2,14 @@
 
 Any member of a study's front, any confirmed trial and any run of ``train`` left a bundle that serves. An interrupted
 prediction goes on where it was. More than 1 % of images that cannot be read end it with exit status 1.
+
+`predict pack` writes a bundle that needs no network, `predict log` brings bundles to MLflow; their --help says how.
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+from fpt_ray.predict.verbs import VERBS as VERBS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -13,18 +18,24 @@ class Command:
 
     model: str
     """The folder of a bundle or of a run of train; or a study of workdir, whose best trial by its validation score is
-    taken; or one of its trials, as STUDY:NUMBER."""
+    taken; or one of its trials, as STUDY:NUMBER; or `best`, of all studies of workdir; or a registered model,
+    models:/NAME@ALIAS or models:/NAME/VERSION."""
     images: str
     """An image; a folder of images, all below which are taken; or a table (CSV, Parquet) of path[, label]. Local, or on
     S3. Where labels are known, what the answers are worth is said too."""
     out: str
     """The file to write, .parquet or .csv, a row for each image."""
+    ensemble: Literal["seeds", "front"] = "seeds"
+    """What answers, in the mean of calibrated probabilities: the seeds of one bundle; or all members of a study's
+    front, for which model is a study."""
     workdir: str = "."
-    """The working directory of the study."""
+    """The working directory of the study. Features of images that its stores have already are read from there."""
     columns: tuple[str, ...] = ()
     """What columns of a table are called there, such as path=file label=diagnosis. Default: path and label."""
     backbone: str | None = None
     """The file of the LPM's weights. Default: where they were in training."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database, for models:/... Default: MLFLOW_TRACKING_URI, else mlflow.db in workdir."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
 
@@ -35,28 +46,39 @@ def run(command: Command) -> int:
     Raises:
         ConfigError: there is no such bundle, its LPM is another one, there are no images, or the output is there.
     """
+    import dataclasses
+
     import torch
 
     from fpt_ray.cluster import ray_session
+    from fpt_ray.config.trial import needs_lpm
     from fpt_ray.display.terminal import say
-    from fpt_ray.predict.classifier import classifier_of
-    from fpt_ray.predict.finding import bundle_named
+    from fpt_ray.predict.ensemble import ensemble_of
+    from fpt_ray.predict.finding import bundle_named, bundles_of_front
     from fpt_ray.predict.listing import listed
     from fpt_ray.predict.pipeline import check_output, predict_all
+    from fpt_ray.predict.stored import stores_of
     from fpt_ray.predict.summary import summary_text
     from fpt_ray.storage.files import absolute
     from fpt_ray.train.bundle import bundle_digest, read_bundle, with_backbone_at
 
-    uri, out = bundle_named(command.model, command.workdir), absolute(command.out)
+    front, out = command.ensemble == "front", absolute(command.out)
+    model, workdir = command.model, command.workdir
+    uris = bundles_of_front(model, workdir) if front else [bundle_named(model, workdir, command.tracking_uri)]
     check_output(out)
-    bundle = with_backbone_at(read_bundle(uri), command.backbone)
+    bundles = {uri: with_backbone_at(read_bundle(uri), command.backbone) for uri in uris}
+    bundle, *others = bundles.values()
     listing = listed(command.images, command.columns, bundle.target)
-    say(f"predict: {len(listing.paths)} images by {uri}")
+    say(f"predict: {len(listing.paths)} images by {', '.join(uris)}")
     if note := bundle.data["note"]:
         say(f"predict: it was trained on: {note}")
-    classifier = classifier_of(bundle, torch.device("cpu"))  # actors bring it to theirs
+    ensemble = ensemble_of(bundles, torch.device("cpu"))  # actors bring it to theirs
+    stores = stores_of(absolute(workdir), [one.spec for one in bundles.values() if needs_lpm(one.trial)])
+    for one in stores:
+        say(f"predict: features that are in the store {one.store.uri} are read from it")
+    ensemble = dataclasses.replace(ensemble, stores=stores)
     with ray_session(local=command.local):
-        found = predict_all(classifier, bundle_digest(uri), listing, out)
-    print(summary_text(found, bundle, listing.labels, out))
+        found = predict_all(ensemble, "\n".join(map(bundle_digest, uris)), listing, out)
+    print(summary_text(found, bundle, listing.labels, out, others))
     unread = len(found) - found["error"].to_pylist().count("")
     return 1 if unread > 0.01 * len(found) else 0

@@ -1,50 +1,126 @@
-"""Which bundle is meant: a folder, a study's best, one of its trials, a run of ``train``."""
+"""Which bundle is meant: a folder, a study's best, one of its trials, a run of ``train``, a registered model."""
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from fpt_ray.config.tasks import Target
+from fpt_ray.config.tasks import FALLING, Target
 from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage.files import absolute, exists, list_files, read_bytes
-from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.storage.files import absolute, exists, list_files, own_folder, read_bytes
+from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE
 from fpt_ray.train.evaluation import picked_by
 
+BEST = "best"
+_REGISTERED = "models:/"
 
-def bundle_named(model: str, workdir: str) -> str:
+
+def bundle_named(model: str, workdir: str, tracking_uri: str | None = None) -> str:
     """The folder of the bundle that is meant.
 
     Args:
-        model: the folder of a bundle or of a run of ``train``, or a study of the working directory: its best trial by
-            the validation score, or, as STUDY:NUMBER, one of its trials.
+        model: the folder of a bundle or of a run of ``train``; a study of the working directory: its best trial by the
+            validation score, or, as STUDY:NUMBER, one of its trials; "best", the best of all studies of the working
+            directory; or a model of MLflow's registry, models:/NAME@ALIAS or models:/NAME/VERSION, which is fetched.
         workdir: the working directory of the study.
+        tracking_uri: MLflow's server or database. Default: its own variable, else the working directory's.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or what is best among several studies cannot be said.
     """
+    if model.startswith(_REGISTERED):
+        return _fetched(model, workdir, tracking_uri)
     for folder in (absolute(model), f"{absolute(model)}/bundle"):
         if exists(f"{folder}/{BUNDLE_FILE}"):
             return folder
     study, _, number = model.partition(":")
-    bundles = f"{absolute(workdir)}/studies/{study}/bundles"
-    names = sorted(file.path.partition("/")[0] for file in list_files(bundles) if file.path.endswith(f"/{BUNDLE_FILE}"))
-    if not names:
+    bundles = bundle_folders(f"{absolute(workdir)}/studies/{study}")
+    if not bundles and model == BEST:
+        return _best_of_all(absolute(workdir))
+    if not bundles:
         raise ConfigError(
             f"model: {model} is neither the folder of a bundle nor a study with bundles in {workdir}; give one, or "
             "--workdir"
         )
     if not number:
-        return f"{bundles}/{max(names, key=lambda name: _score(f'{bundles}/{name}'))}"
-    wanted = f"trial-{int(number):04d}" if re.fullmatch(r"\d+", number) else ""
-    if wanted not in names:
-        raise ConfigError(
-            f"model: {model}: {study} has bundles of {', '.join(names)}; the front's and confirmed trials"
-        )
-    return f"{bundles}/{wanted}"
+        return best_of(bundles.values())
+    found = bundles.get(int(number)) if re.fullmatch(r"\d+", number) else None
+    if found is None:
+        names = ", ".join(folder.rpartition("/")[2] for folder in bundles.values())
+        raise ConfigError(f"model: {model}: {study} has bundles of {names}; the front's and confirmed trials")
+    return found
 
 
-def _score(folder: str) -> float:
-    """On the validation split, by the score that the trial itself was picked by."""
-    document = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
+def bundle_folders(study_uri: str) -> dict[int, str]:
+    """{number of a trial: its bundle} of a study, by number."""
+    found = re.compile(rf"trial-(\d+)/{re.escape(BUNDLE_FILE)}")
+    matches = filter(None, (found.fullmatch(file.path) for file in list_files(f"{study_uri}/bundles")))
+    return {int(one[1]): f"{study_uri}/bundles/{one[0].partition('/')[0]}" for one in matches}
+
+
+def best_of(bundles: Any) -> str:
+    """The bundle, of these of one question, whose trial has the best validation score."""
+    return max(bundles, key=_score_of)
+
+
+def _best_of_all(workdir: str) -> str:
+    """The same of all studies of a working directory; every one of their bundles is of a trial that counts.
+
+    Raises:
+        ConfigError: there are none, or studies ask for other classes or another score: their numbers do not compare.
+    """
+    names = {file.path.partition("/")[0] for file in list_files(f"{workdir}/studies") if BUNDLE_FILE in file.path}
+    best = {name: best_of(bundle_folders(f"{workdir}/studies/{name}").values()) for name in sorted(names)}
+    if not best:
+        raise ConfigError(f"model: {BEST}: no study in {workdir} has bundles; give the folder of one, or --workdir")
+    questions = {name: _question(_document(folder)) for name, folder in best.items()}
+    if len(set(questions.values())) > 1:
+        asked = "; ".join(f"{name}: {question}" for name, question in questions.items())
+        raise ConfigError(f"model: {BEST}: the studies of {workdir} do not compare ({asked}); give the study's name")
+    return best_of(best.values())
+
+
+def _document(folder: str) -> dict[str, Any]:
+    return json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
+
+
+def _score_of(folder: str) -> float:
+    return _score(_document(folder))[1]
+
+
+def _score(document: Mapping[str, Any]) -> tuple[str, float]:
+    """(name, value, of which more is better) of the validation score that the trial itself was picked by."""
     target = Target(task=document["task"], classes=tuple(document["classes"]))
-    return document["metrics"][f"val_{picked_by(trial_from(document['trial']), target)}"]
+    name = picked_by(trial_from(document["trial"]), target)
+    value = document["metrics"][f"val_{name}"]
+    return name, -value if name in FALLING else value
+
+
+def _question(document: Mapping[str, Any]) -> str:
+    """What a trial's score is of, in words: scores compare where these are the same."""
+    classes = ", ".join(document["classes"])
+    return f"{_score(document)[0]} of {document['task']} ({classes}), images {document['data']['images_digest'][:12]}"
+
+
+def bundles_of_front(study: str, workdir: str) -> list[str]:
+    """The folders of the bundles that a study's front has, the best by its validation score first.
+
+    Raises:
+        ConfigError: there is no such study, or it has not said which of its trials are on its front.
+    """
+    bundles = f"{absolute(workdir)}/studies/{study}/bundles"
+    if not exists(f"{bundles}/{FRONT_FILE}"):
+        raise ConfigError(
+            f"ensemble is front, but {study} is no study in {workdir} that has said which trials are on its front; "
+            "give one, or run its tune again with --resume, which trains nothing that has ended"
+        )
+    folders = [f"{bundles}/{name}" for name in json.loads(read_bytes(f"{bundles}/{FRONT_FILE}"))]
+    return sorted(folders, key=_score_of, reverse=True)
+
+
+def _fetched(model: str, workdir: str, tracking_uri: str | None) -> str:
+    from fpt_ray.tracking import models, server  # with MLflow, which folders need not
+
+    uri = server.tracking_uri(tracking_uri, workdir)
+    return str(models.fetch_bundle(server.open_tracking(uri), model, own_folder(f"{absolute(workdir)}/models")))

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from fpt_ray.cluster import computing_hosts, working_hosts
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.config.tasks import Target
 from fpt_ray.display.terminal import without_lines
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
@@ -31,22 +30,29 @@ from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.mapped import put_together, take_apart
+from fpt_ray.predict.answers import probability_columns
 from fpt_ray.predict.classifier import Answers, Classifier
+from fpt_ray.predict.ensemble import Ensemble
 from fpt_ray.predict.listing import Listing
+from fpt_ray.predict.stored import Stored
 from fpt_ray.preload.extraction import RAYS_WORRY, READING_CPUS
 from fpt_ray.preload.pace import lpm_layouts
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import exists, list_files, read_bytes, remove, stamps, write, write_once
 from fpt_ray.train.bundle import Bundle
 
+OF_BEST = "of_best"
+"""The column, of parts alone, of what the best of several bundles says by itself."""
 _PART_IMAGES = (8, 64)
 """Fewest and most images of a part: what an actor is worth being called for, and what may be lost."""
 _PARTS = 32
 """Of fewer images than would make so many of the largest: as many as keep some cores busy to the end."""
 
 
-def predict_all(classifier: Classifier, bundle_digest: str, listing: Listing, out: str) -> pa.Table:
-    """What a bundle says of all images (``answer_rows``), in their order, written to a .parquet or .csv file; Ray runs.
+def predict_all(ensemble: Ensemble, digest: str, listing: Listing, out: str) -> pa.Table:
+    """What bundles say of all images (``answer_rows``), in their order, written to a .parquet or .csv file; Ray runs.
+
+    ``digest`` tells them from other bundles. Of several, ``of_best`` is in what is returned alone.
 
     Raises:
         ConfigError: the output is there already, or is no file of these kinds.
@@ -54,16 +60,16 @@ def predict_all(classifier: Classifier, bundle_digest: str, listing: Listing, ou
     """
     check_output(out)
     paths, parts = listing.paths, _parts(len(listing.paths))
-    found = hashlib.sha256("\n".join([bundle_digest, *stamps(listing.root, paths)]).encode()).hexdigest()
+    found = hashlib.sha256("\n".join([digest, *stamps(listing.root, paths)]).encode()).hexdigest()
     folder = f"{out}.parts-{found[:12]}"
     done = {file.path for file in list_files(folder)}
     todo = [number for number in range(len(parts)) if _part_file(number) not in done]
     with disk_full_as_error(out):
         if todo:
-            _write_parts(classifier, listing, {number: parts[number] for number in todo}, folder)
+            _write_parts(ensemble, listing, {number: parts[number] for number in todo}, folder)
         tables = [pq.read_table(pa.BufferReader(read_bytes(f"{folder}/{_part_file(n)}"))) for n in range(len(parts))]
         whole = pa.concat_tables(tables)
-        write_once(out, _encoded(whole, out))
+        write_once(out, _encoded(whole.select([name for name in whole.column_names if name != OF_BEST]), out))
     remove(folder, [_part_file(number) for number in range(len(parts))])
     return whole
 
@@ -96,7 +102,7 @@ def _encoded(table: pa.Table, out: str) -> bytes:
     return sink.getvalue()
 
 
-def _write_parts(classifier: Classifier, listing: Listing, parts: dict[int, range], folder: str) -> None:
+def _write_parts(ensemble: Ensemble, listing: Listing, parts: dict[int, range], folder: str) -> None:
     layout = lpm_layouts(working_hosts(), computing_hosts(), len(parts))[0]
     rows = pa.table(
         {
@@ -104,8 +110,8 @@ def _write_parts(classifier: Classifier, listing: Listing, parts: dict[int, rang
             "paths": pa.array([[listing.paths[at] for at in part] for part in parts.values()], pa.list_(pa.string())),
         }
     )
-    shared = (ray.put(_taken_apart(classifier)),)
-    read = partial(_read_part, listing.root, classifier.bundle.spec.preparation)
+    shared = (ray.put(_taken_apart(ensemble)),)
+    read = partial(_read_part, listing.root, ensemble.preparations)
     answers = (
         ray.data.from_arrow(rows, override_num_blocks=len(parts))
         .map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=READING_CPUS)
@@ -130,33 +136,36 @@ def _write_parts(classifier: Classifier, listing: Listing, parts: dict[int, rang
 # --- reading, in tasks --------------------------------------------------------------------------------------------
 
 
-def _read_part(root: str, preparation: Preparation, batch: pa.Table) -> pa.Table:
-    """The squared images of a part that can be read, and for each its hash, or why it cannot."""
-    hashes, errors, pixels = [], [], []
+def _read_part(root: str, preparations: Sequence[Preparation], batch: pa.Table) -> pa.Table:
+    """The images of a part that can be read, squared in each way, and for each its hash, or why it cannot."""
+    hashes, errors, squares = [], [], []
     for path in batch["paths"][0].as_py():
         data, error = bytes_or_reason(f"{root}/{path}")
         hashes.append("" if error else hashlib.sha256(data).hexdigest())
         if not error:
             try:
-                pixels.append(read_square(data, path, preparation))
+                squares.append([read_square(data, path, one) for one in preparations])
             except ImageError as failed:
                 error = failed.reason
         errors.append(error)
-    whole = np.stack(pixels).tobytes() if pixels else b""
-    columns = {
-        "hashes": pa.array([hashes]),
-        "errors": pa.array([errors]),
-        "pixels": pa.array([whole], pa.large_binary()),
-    }
+    columns = {"hashes": pa.array([hashes]), "errors": pa.array([errors])}
+    for number in range(len(preparations)):
+        pixels = np.stack([each[number] for each in squares]).tobytes() if squares else b""
+        columns[f"pixels_{number}"] = pa.array([pixels], pa.large_binary())
     return pa.table({"part": batch["part"], "paths": batch["paths"], **columns})
 
 
 # --- computing, in actors -----------------------------------------------------------------------------------------
 
 
-def _taken_apart(classifier: Classifier) -> tuple[Bundle, Any, Any]:
-    lpm = None if classifier.lpm is None else take_apart(classifier.lpm)
-    return classifier.bundle, take_apart(classifier.model), lpm
+def _taken_apart(ensemble: Ensemble) -> tuple[list[tuple[Bundle, Any, int | None]], dict[int, Any], tuple[Stored, ...]]:
+    """(of each member: bundle, network, which LPM it has; the LPMs, each once; the stores)."""
+    lpms = {id(member.lpm): member.lpm for member in ensemble.members if member.lpm is not None}
+    members = [
+        (member.bundle, take_apart(member.model), None if member.lpm is None else id(member.lpm))
+        for member in ensemble.members
+    ]
+    return members, {number: take_apart(lpm) for number, lpm in lpms.items()}, ensemble.stores
 
 
 class _Actor:
@@ -164,46 +173,51 @@ class _Actor:
 
     def __init__(self, shared: tuple[Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        bundle, model, lpm = ray.get(shared[0])
+        members, apart, stores = ray.get(shared[0])
         device = compute_device()
-        self.classifier = Classifier(
-            bundle=bundle,
-            model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
-            lpm=None if lpm is None else put_together(*lpm).to(device),
-            device=device,
+        lpms = {number: put_together(*lpm).to(device) for number, lpm in apart.items()}
+        self.ensemble = Ensemble(
+            stores=stores,
+            members=tuple(
+                Classifier(
+                    bundle=bundle,
+                    model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
+                    lpm=None if lpm is None else lpms[lpm],
+                    device=device,
+                )
+                for bundle, model, lpm in members
+            ),
         )
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A part's rows as a Parquet file's bytes."""
-        resolution = self.classifier.bundle.spec.resolution
-        raw = np.frombuffer(batch["pixels"][0].as_buffer(), np.uint8)
-        images: UInt8[np.ndarray, "B R R 3"] = raw.reshape(-1, resolution, resolution, 3)
-        answers = self.classifier.answers(np.array(images))  # a copy: Ray's memory is not writable
-        names = ("paths", "hashes", "errors")
-        table = answer_rows(self.classifier.bundle, answers, *(batch[name][0].as_py() for name in names))
+        squares: dict[Preparation, UInt8[np.ndarray, "B R R 3"]] = {}
+        for number, preparation in enumerate(self.ensemble.preparations):
+            raw = np.frombuffer(batch[f"pixels_{number}"][0].as_buffer(), np.uint8)
+            # A copy: Ray's memory is not writable.
+            squares[preparation] = np.array(raw.reshape(-1, preparation.resolution, preparation.resolution, 3))
+        paths, hashes, errors = (batch[name][0].as_py() for name in ("paths", "hashes", "errors"))
+        read = [one for one, error in zip(hashes, errors, strict=True) if not error]
+        table = answer_rows(self.ensemble.answers(squares, read), paths, hashes, errors)
         return pa.table({"part": batch["part"], "answers": pa.array([_encoded(table, ".parquet")], pa.large_binary())})
 
 
-def probability_columns(target: Target) -> list[str]:
-    """What the columns of the probabilities are called, or that of the value."""
-    return ["value"] if target.task == "regression" else [f"probability_{name}" for name in target.classes]
+def answer_rows(answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]) -> pa.Table:
+    """A row an image: path, hash, class, a probability for each class (or the value), spread, familiarity, error, ...
 
-
-def answer_rows(
-    bundle: Bundle, answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]
-) -> pa.Table:
-    """A row an image: path, sha256, class, a probability for each class (or the value), spread, decisions, error.
-
-    ``answers`` are of the images without an error. Others have nulls. A column for each threshold of the bundle says
-    whether it is reached.
+    ``answers`` are of the images without an error. Others have nulls. A column for each operating point says whether
+    its threshold is reached.
     """
     at = np.cumsum([not error for error in errors]) - 1
 
     def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return pa.array([None if error else values[i] for i, error in zip(at, errors, strict=True)], kind)
 
-    shares, target = answers.probabilities.T.tolist(), bundle.target
+    shares, target = answers.probabilities.T.tolist(), answers.target
     names = probability_columns(target)
+    known = {} if answers.familiarity is None else {"familiarity": column(answers.familiarity.tolist(), pa.float64())}
+    best = answers.of_best
+    of_best = {} if best is None else {OF_BEST: column(best.tolist(), pa.list_(pa.float64()))}
     classes = {} if target.task == "regression" else {"class": column(answers.labels, pa.string())}
     return pa.table(
         {
@@ -212,10 +226,9 @@ def answer_rows(
             **classes,
             **{name: column(values, pa.float64()) for name, values in zip(names, shares, strict=True)},
             "spread": column(answers.spread.tolist(), pa.float64()),
-            **{
-                name: column([value >= least for value in shares[1]], pa.bool_())
-                for name, least in bundle.thresholds.items()
-            },
+            **known,
+            **of_best,
+            **{name: column(called.tolist(), pa.bool_()) for name, called in answers.decisions.items()},
             "error": pa.array(errors, pa.string()),
         }
     )

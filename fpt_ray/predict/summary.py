@@ -8,18 +8,31 @@ from jaxtyping import Float
 
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.typesetting import Table, text_column, typeset
-from fpt_ray.metrics.intervals import bootstrap, interval
-from fpt_ray.metrics.operating_points import rates
+from fpt_ray.metrics.familiarity import UNLIKE
+from fpt_ray.metrics.intervals import Estimate, bootstrap, interval
+from fpt_ray.metrics.operating_points import OperatingPoint, rates_at
 from fpt_ray.metrics.scores import MetricError, scores
-from fpt_ray.predict.pipeline import probability_columns
+from fpt_ray.predict.answers import probability_columns
+from fpt_ray.predict.gain import cost_text, gain_lines
+from fpt_ray.predict.pipeline import OF_BEST
 from fpt_ray.train.bundle import Bundle
 
 _SHOWN = 5
 """Of the images that could not be read."""
 
 
-def summary_text(table: pa.Table, bundle: Bundle, labels: np.ndarray | None, out: str) -> str:
-    """All of it, of the rows that were written; ``labels`` are as a network learns them."""
+def summary_text(
+    table: pa.Table, bundle: Bundle, labels: np.ndarray | None, out: str, others: Sequence[Bundle] = ()
+) -> str:
+    """All of it.
+
+    Args:
+        table: of ``predict_all``.
+        bundle: what answered; of several, the best.
+        labels: as a network learns them, where they are known.
+        out: the file that was written.
+        others: what answered beside it.
+    """
     lines = []
     if "class" in table.column_names and bundle.target.task != "multilabel":
         called = table["class"].to_pylist()
@@ -29,7 +42,14 @@ def summary_text(table: pa.Table, bundle: Bundle, labels: np.ndarray | None, out
     errors = table["error"].to_pylist()
     read = np.array([not error for error in errors])
     if labels is not None and read.any():
-        lines += _how_rightly(said_in(table.filter(pa.array(read)), bundle), labels[read], bundle)
+        there = table.filter(pa.array(read))
+        said = said_in(there, bundle)
+        lines += _how_rightly(said, labels[read], bundle, () if others else bundle.operating_points)
+        if others:
+            lines += gain_lines(said, np.array(there[OF_BEST].to_pylist()), labels[read], bundle)
+    if others:
+        lines.append(cost_text((bundle, *others)))
+    lines += _unlike(table, bundle)
     lines += _unread([(path, error) for path, error in zip(table["path"].to_pylist(), errors, strict=True) if error])
     return "\n".join([*lines, f"written to {out}"])
 
@@ -39,7 +59,9 @@ def said_in(table: pa.Table, bundle: Bundle) -> Float[np.ndarray, "N C"]:
     return np.stack([table[name].to_numpy() for name in probability_columns(bundle.target)], axis=1)
 
 
-def _how_rightly(said: Float[np.ndarray, "N C"], labels: np.ndarray, bundle: Bundle) -> list[str]:
+def _how_rightly(
+    said: Float[np.ndarray, "N C"], labels: np.ndarray, bundle: Bundle, points: Sequence[OperatingPoint]
+) -> list[str]:
     """Scores with 95 % intervals over the images."""
     target = bundle.target
     try:
@@ -47,14 +69,31 @@ def _how_rightly(said: Float[np.ndarray, "N C"], labels: np.ndarray, bundle: Bun
     except MetricError as error:
         return [f"no scores: {error}"]
     drawn = bootstrap([[said]], labels, target.scores, target.task)
-    lines = []
-    for name in target.scores:
-        low, high = interval(drawn[name][0])
-        lines.append(f"{TITLES[name]} {found[name]:.4f} ({low:.4f} to {high:.4f})")
-    for name, threshold in bundle.thresholds.items():
-        at = rates(said[:, 1], labels == 1, threshold)
-        lines.append(f"{name} ({threshold:.4f}): sensitivity {at.sensitivity:.4f}, specificity {at.specificity:.4f}")
+    estimates = {name: Estimate(found[name], *interval(drawn[name][0])) for name in target.scores}
+    lines = [f"{TITLES[name]} {_shown(estimate)}" for name, estimate in estimates.items()]
+    for point in points:
+        at = rates_at(point, said, labels, target.classes)
+        shares = (f"{name} {_shown(getattr(at, name))}" for name in ("sensitivity", "specificity"))
+        lines.append(f"{point.name} ({point.threshold:.4f}): {', '.join(shares)}")
     return lines
+
+
+def _shown(estimate: Estimate | None) -> str:
+    return "unknown" if estimate is None else f"{estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
+
+
+def _unlike(table: pa.Table, bundle: Bundle) -> list[str]:
+    """How many images are unlike the training images, and how many of those that are like them would be called so."""
+    if bundle.familiarity is None:
+        return []
+    found = table["familiarity"].drop_null().to_numpy()
+    unlike = int((found < UNLIKE).sum())
+    if not unlike:
+        return []
+    return [
+        f"warning: {unlike} of {len(found)} images are unlike the training images (familiarity below {UNLIKE}; of "
+        f"images like them, {bundle.familiarity.by_chance:.1%} are to be expected): their answers mean little"
+    ]
 
 
 def _unread(failed: Sequence[tuple[str, str]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
 from fpt_ray.images.dicom import is_dicom
 from fpt_ray.images.picture import ImageError
+from fpt_ray.metrics.familiarity import UNLIKE
+from fpt_ray.predict.answers import answer_columns, probability_columns
 from fpt_ray.predict.classifier import Answers
-from fpt_ray.predict.pipeline import answer_rows, probability_columns
 from fpt_ray.serve.limits import Limits
 from fpt_ray.train.bundle import Bundle
 from fpt_ray.train.card import must_not
@@ -41,21 +41,25 @@ def _reason(data: bytes, error: ConfigError) -> str:
     return error.reason if isinstance(error, ImageError) else str(error)
 
 
-def answers_json(bundle: Bundle, answers: Answers) -> list[Answer]:
-    """Class, probabilities (or the value), spread, decisions, and whatever else ``predict`` writes of an image."""
-    blank = [""] * len(answers.probabilities)
-    rows = answer_rows(bundle, answers, blank, blank, blank).to_pylist()
-    return [_nested(bundle, row) for row in rows]
+def answers_json(answers: Answers) -> list[Answer]:
+    """Class and probabilities (or the value), spread, decisions, familiarity and a warning where it is too small.
+
+    Of each image, in their order; what ``predict`` writes besides is among it.
+    """
+    columns = answer_columns(answers)
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return [_nested(answers, row) for row in rows]
 
 
-def _nested(bundle: Bundle, row: Mapping[str, Any]) -> Answer:
-    target, columns = bundle.target, probability_columns(bundle.target)
-    known = {"path", "sha256", "error", *bundle.thresholds}
-    if target.task == "regression":
-        return {name: value for name, value in row.items() if name not in known}
-    shares = {name: row[column] for name, column in zip(target.classes, columns, strict=True)}
-    others = {name: value for name, value in row.items() if name not in {*known, *columns}}
-    return {"probabilities": shares, "decisions": {name: row[name] for name in bundle.thresholds}} | others
+def _nested(answers: Answers, row: dict[str, Any]) -> Answer:
+    target, found = answers.target, dict(row)
+    if target.task != "regression":
+        names = zip(target.classes, probability_columns(target), strict=True)
+        found["probabilities"] = {name: found.pop(column) for name, column in names}
+        found["decisions"] = {name: found.pop(name) for name in answers.decisions}
+    if (known := found.get("familiarity")) is not None and known < UNLIKE:
+        found["warning"] = f"it is unlike the training images (familiarity below {UNLIKE}): the answer means little"
+    return found
 
 
 def metadata_json(bundle: Bundle, digest: str, limits: Limits) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def metadata_json(bundle: Bundle, digest: str, limits: Limits) -> dict[str, Any]
         "name": f"{trial.method} on {trial.backbone.name}",
         "task": target.task,
         "classes": list(target.classes),
-        "thresholds": dict(bundle.thresholds),
+        "operating_points": [dataclasses.asdict(point) for point in bundle.operating_points],
         "metrics": dict(bundle.metrics),
         "images": dict(bundle.data["images"]),
         "note": bundle.data["note"] or "",

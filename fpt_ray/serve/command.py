@@ -20,7 +20,8 @@ class Command:
 
     model: str
     """The folder of a bundle or of a run of train; or a study of workdir, whose best trial by its validation score is
-    taken; or one of its trials, as STUDY:NUMBER."""
+    taken; or one of its trials, as STUDY:NUMBER; or `best`, of all studies of workdir; or a registered model,
+    models:/NAME@ALIAS or models:/NAME/VERSION."""
     workdir: str = "."
     """The working directory of the study."""
     host: str = "127.0.0.1"
@@ -33,6 +34,8 @@ class Command:
     """Answer without a token; on this machine's own address alone."""
     backbone: str | None = None
     """The file of the LPM's weights. Default: where they were in training."""
+    tracking_uri: str | None = None
+    """MLflow's tracking server or database, for models:/... Default: MLFLOW_TRACKING_URI, else mlflow.db in workdir."""
     request_mib: int = 64
     """The most MiB of a request, up to 512."""
     request_images: int = 16
@@ -68,7 +71,7 @@ def run(command: Command) -> None:
 
     limits = _limits(command)
     token, drawn = (None, False) if command.open else token_at_start()
-    uri = bundle_named(command.model, command.workdir)
+    uri = bundle_named(command.model, command.workdir, command.tracking_uri)
     bundle = with_backbone_at(read_bundle(uri), command.backbone)
     with bound(command.host, command.port) as at, ray_session(local=True):
         say(f"serve: starting {command.replicas} x {uri}")

@@ -1,6 +1,7 @@
 """The bundle behind Ray Serve: replicas that decode on threads and compute batches, and how they are asked."""
 
 import asyncio
+import copy
 import importlib
 import logging
 import math
@@ -23,8 +24,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from fpt_ray.cluster import cluster_resources
+from fpt_ray.models.device import compute_device
+from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.predict.classifier import Classifier
-from fpt_ray.predict.pipeline import handed_over, taken_over
 from fpt_ray.serve.answers import Answer, answers_json, square_or_answer
 from fpt_ray.serve.app import Unavailable
 
@@ -53,6 +55,23 @@ def share_of(replicas: int, cpus: int, gpus: int) -> Share:
         cpus=max(math.floor(1000 * cpus / replicas) / 1000, 0.001),
         gpus=math.floor(1000 * alone) / 1000,
         threads=max(1, cpus // replicas),
+    )
+
+
+def handed_over(classifier: Classifier) -> tuple[Any, ...]:
+    """A classifier as it is put into Ray's memory, for ``taken_over`` in other processes."""
+    lpm = None if classifier.lpm is None else take_apart(classifier.lpm)
+    return classifier.bundle, take_apart(classifier.model), lpm
+
+
+def taken_over(handed: tuple[Any, ...]) -> Classifier:
+    """The classifier on this process's device; on CPUs the LPM's weights stay in Ray's memory, for all replicas."""
+    (bundle, model, lpm), device = handed, compute_device()
+    return Classifier(
+        bundle=bundle,
+        model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
+        lpm=None if lpm is None else put_together(*lpm).to(device),
+        device=device,
     )
 
 
@@ -100,7 +119,7 @@ class Replica:
         return await asyncio.get_running_loop().run_in_executor(self.computing, self._computed, squares)
 
     def _computed(self, squares: list[UInt8[np.ndarray, "R R 3"]]) -> list[Answer]:
-        return answers_json(self.classifier.bundle, self.classifier.answers(np.stack(squares)))
+        return answers_json(self.classifier.answers(np.stack(squares)))
 
 
 def start_replicas(classifier: Classifier, replicas: int, *, requests: int, max_pixels: int) -> DeploymentHandle:

@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ _SERVER = ("http://", "https://")
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print a password in it
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # its own would hold up whoever waits for minutes before it gives up
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
@@ -75,7 +77,7 @@ def open_tracking(uri: str) -> MlflowClient:
             _answers(uri)
         if uri.startswith("sqlite:///"):
             database_path(uri).parent.mkdir(parents=True, exist_ok=True)
-        with _quiet():
+        with quiet():
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # each kind of database has its own
@@ -130,14 +132,16 @@ def _answers(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the log lines of a database's creation off the terminal."""
+def quiet() -> Iterator[None]:
+    """Keeps off the terminal what MLflow says of doing as it should."""
     loggers = [logging.getLogger(name) for name in ("alembic", "mlflow")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -14,7 +14,7 @@ from fpt_ray.models.loss import network_for
 from fpt_ray.models.methods import load_learnable_state
 from fpt_ray.train.checkpoint import Checkpoint
 from fpt_ray.train.evaluation import predict
-from fpt_ray.train.seeds import trial_task
+from fpt_ray.train.seeds import assignment_of
 
 
 def scores_of_best(trial: TrialConfig, store: Features, split: str, checkpoint: Checkpoint) -> list[Scores]:
@@ -34,5 +34,5 @@ def predictions_of_best(
     found = []
     for best in checkpoint.best:
         load_learnable_state(model, best.model)
-        found.append(predict(model, rows, trial, trial_task(store, device))[0])
+        found.append(predict(model, rows, trial, assignment_of(store, device))[0])
     return found, rows.labels

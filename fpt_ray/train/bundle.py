@@ -9,9 +9,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -20,11 +21,17 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import BackboneConfig, TrialConfig, trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import StoreSpec, spec_from
+from fpt_ray.metrics.familiarity import Familiarity
+from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
 from fpt_ray.train.checkpoint import State
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: thresholds of two classes alone, and no familiarity; it is read, too. 2: operating points of labels as well."""
 BUNDLE_FILE, MODEL_FILE, CARD_FILE = "bundle.json", "model.safetensors", "README.md"
+FAMILIARITY_FILE = "familiarity.safetensors"
+FRONT_FILE = "front.json"
+"""Beside the bundles of a study: the names of those whose trials are on its front."""
 BACKBONE_FILE = "backbone.safetensors"
 _WITHIN = "/"
 """Between the names of nested states, as AdaLoRA and the nearest neighbours keep them."""
@@ -45,9 +52,8 @@ class Bundle:
     temperatures: tuple[tuple[float, ...], ...]
     """By which the logits of each seed's network are divided, of each label where there are several; chosen on the
     validation split. Values have none."""
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    """{name: the probability of the second class from which on an image is called that}, of two classes; chosen on the
-    validation split."""
+    operating_points: tuple[OperatingPoint, ...] = ()
+    """Of two classes, or of labels; chosen on the validation split."""
     metrics: Mapping[str, float]
     """{name with its split: value}."""
     data: Mapping[str, Any]
@@ -55,21 +61,35 @@ class Bundle:
     identity: str
     """Digest of all that determines the trial's numbers."""
     versions: Mapping[str, str]
+    familiarity: Familiarity | None = None
+    """What tells images like the training images from others; None where no LPM looks at a new image, or of a bundle
+    that is older than this."""
 
 
-def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Tensor] | None = None) -> None:
+def write_bundle(
+    bundle: Bundle,
+    uri: str,
+    card: str,
+    backbone: bytes | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> None:
     """Writes a bundle's folder, locally or on S3; what makes it a bundle comes last, so that none is ever half one.
 
     Args:
         bundle: what it holds.
         uri: its folder.
         card: the text of its README.md.
-        backbone: the LPM's weights, for a bundle that needs no network.
+        backbone: the file of the LPM's weights (``models.weights.backbone_bytes``), for a bundle that needs no other.
+        pictures: {file: content} of what the card shows.
     """
     tensors, plain = _taken_apart(bundle.states)
-    files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode()}
+    files = {MODEL_FILE: save(tensors), CARD_FILE: card.encode(), **(pictures or {})}
     if backbone is not None:
-        files[BACKBONE_FILE] = save({name: tensor.contiguous() for name, tensor in backbone.items()})
+        files[BACKBONE_FILE] = backbone
+    if (known := bundle.familiarity) is not None:
+        files[FAMILIARITY_FILE] = save(
+            {item.name: torch.from_numpy(getattr(known, item.name)) for item in dataclasses.fields(known)}
+        )
     trial = {name: value for name, value in flatten(bundle.trial).items() if name != "backbone.weights"}
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -81,7 +101,7 @@ def write_bundle(bundle: Bundle, uri: str, card: str, backbone: Mapping[str, Ten
         "seeds": len(bundle.states),
         "state": plain,
         **{name: getattr(bundle, name) for name in ("temperatures", "metrics", "data", "identity", "versions")},
-        "thresholds": dict(bundle.thresholds),
+        "operating_points": [dataclasses.asdict(point) for point in bundle.operating_points],
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     for name, content in files.items():
@@ -101,9 +121,9 @@ def read_bundle(uri: str) -> Bundle:
     try:
         document = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
         version = document["schema_version"]
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise ConfigError(
-                f"{uri}: schema_version is {version}, not {SCHEMA_VERSION}; use the fpt_ray that wrote it"
+                f"{uri}: schema_version is {version}, this program reads 1 and {SCHEMA_VERSION}; update fpt_ray"
             )
         tensors = load(_checked(folder, MODEL_FILE, document["sha256"]))
         backbone = {**document["backbone"], "own": BACKBONE_FILE in document["sha256"]}
@@ -115,11 +135,12 @@ def read_bundle(uri: str) -> Bundle:
             weights_digest=backbone["weights_digest"],
             states=_put_together(tensors, document["state"], document["seeds"]),
             temperatures=tuple(map(tuple, document["temperatures"])),
-            thresholds=document["thresholds"],
+            operating_points=_operating_points(document),
             metrics=document["metrics"],
             data=document["data"],
             identity=document["identity"],
             versions=document["versions"],
+            familiarity=_familiarity(folder, document["sha256"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
@@ -128,11 +149,24 @@ def read_bundle(uri: str) -> Bundle:
         raise ConfigError(f"{uri}/{BUNDLE_FILE} cannot be used ({why}); copy it again") from None
 
 
+def _operating_points(document: Mapping[str, Any]) -> tuple[OperatingPoint, ...]:
+    if document["schema_version"] == 1:
+        found = document["thresholds"].items()
+        return tuple(OperatingPoint(name=name, of=document["classes"][1], threshold=least) for name, least in found)
+    return tuple(OperatingPoint(**point) for point in document["operating_points"])
+
+
 def _weights(folder: str, backbone: Mapping[str, Any]) -> str | None:
     """Where the LPM's weights are: in the bundle, or where they were; None: timm has them."""
     if backbone["own"]:
         return f"{folder}/{BACKBONE_FILE}"
     return backbone["weights"]
+
+
+def _familiarity(folder: str, digests: Mapping[str, str]) -> Familiarity | None:
+    if FAMILIARITY_FILE not in digests:
+        return None
+    return Familiarity(**{name: one.numpy() for name, one in load(_checked(folder, FAMILIARITY_FILE, digests)).items()})
 
 
 def _checked(folder: str, name: str, digests: Mapping[str, str]) -> bytes:

@@ -3,13 +3,18 @@
 After Mitchell et al., "Model Cards for Model Reporting" (arXiv 1810.03993).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from fpt_ray.metrics.familiarity import UNLIKE
 from fpt_ray.train.bundle import Bundle
 
+LOW, HIGH = "_low", "_high"
+"""What the names of metrics end in that are the ends of another one's 95 % interval."""
+RELIABILITY_FILE = "reliability.png"
 
-def model_card(bundle: Bundle, uri: str) -> str:
-    """Markdown, of which every number is in the bundle."""
+
+def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
+    """Markdown, of which every number is in the bundle; ``whole``: the LPM's weights lie in it, too."""
     trial, data = bundle.trial, bundle.data
     sizes = ", ".join(f"{count} {split}" for split, count in data["images"].items())
     note = [f"**{data['note']}**", ""] if data["note"] else []
@@ -25,11 +30,12 @@ def model_card(bundle: Bundle, uri: str) -> str:
             "",
             "## How good it is",
             "",
-            *_table("quantity", bundle.metrics, ("val", "test")),
+            *_table(bundle.metrics, ("val", "test")),
             "",
-            "`low` and `high` are the ends of a 95 % interval. Temperatures and thresholds were chosen on the",
-            "validation split, as the epoch and the trial were: its numbers are optimistic, the test split's are not.",
+            "In brackets are the ends of a 95 % interval. Temperatures and thresholds were chosen on the validation",
+            "split, as the epoch and the trial were: its numbers are optimistic, the test split's are not.",
             "",
+            *_reliability(bundle),
             *_operating_points(bundle),
             "## What it must not be used for",
             "",
@@ -47,8 +53,7 @@ def model_card(bundle: Bundle, uri: str) -> str:
             f'fpt_ray.load("{uri}").predict(["image.png"])',
             "```",
             "",
-            f"It needs the weights of {trial.backbone.name} whose digest (SHA-256) is {bundle.weights_digest[:12]}...,",
-            "which are checked.",
+            *_weights(bundle, whole),
             "",
             f"Made with {_versions(bundle)}.",
             "",
@@ -57,42 +62,89 @@ def model_card(bundle: Bundle, uri: str) -> str:
 
 
 def must_not(bundle: Bundle) -> list[str]:
-    """What a bundle must not be used for, a sentence each."""
+    """What a bundle must not be used for, a sentence or more each."""
     found = [
         "Diagnosis, or any decision about a person: it has seen its own images and no others, and no authority has "
         "approved it.",
         "Images of another kind (other devices, populations, magnifications) before it was measured on them.",
+        _unfamiliar(bundle),
     ]
     if bundle.trial.method == "knn":
         found.append("Handing on, where the training images must not be: it holds a feature vector of each of them.")
     return found
 
 
+def _weights(bundle: Bundle, whole: bool) -> list[str]:
+    name, digest = bundle.trial.backbone.name, f"{bundle.weights_digest[:12]}..."
+    if whole:
+        return [f"The weights of {name} (SHA-256 {digest}) lie in it and are checked: it needs no network."]
+    return [f"It needs the weights of {name} whose digest (SHA-256) is {digest},", "which are checked."]
+
+
 def _versions(bundle: Bundle) -> str:
     return ", ".join(f"{name.removeprefix('version.')} {version}" for name, version in sorted(bundle.versions.items()))
 
 
-def _table(heading: str, metrics: object, splits: Sequence[str]) -> list[str]:
-    """A row for each metric that one of the splits has, a column for each split."""
-    assert isinstance(metrics, dict)
-    names = list(dict.fromkeys(name.partition("_")[2] for name in metrics if name.partition("_")[0] in splits))
+def _table(metrics: Mapping[str, float], splits: Sequence[str]) -> list[str]:
+    """A row for each metric that one of the splits has, a column for each split, the ends of intervals in brackets."""
+    names = dict.fromkeys(name.partition("_")[2] for name in metrics if name.partition("_")[0] in splits)
+    ends = {f"{name}{end}" for name in names for end in (LOW, HIGH)}
     rows = [
-        f"| {name} | " + " | ".join(_shown(metrics.get(f"{split}_{name}")) for split in splits) + " |" for name in names
+        f"| {name} | " + " | ".join(_shown(metrics, f"{split}_{name}") for split in splits) + " |"
+        for name in names
+        if name not in ends
     ]
-    return [f"| {heading} | {' | '.join(splits)} |", "|---|" + "---:|" * len(splits), *rows]
+    return [f"| quantity | {' | '.join(splits)} |", "|---|" + "---:|" * len(splits), *rows]
 
 
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _shown(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return ""
+    low, high = metrics.get(f"{name}{LOW}"), metrics.get(f"{name}{HIGH}")
+    between = "" if low is None or high is None else f" ({low:.4f} to {high:.4f})"
+    return f"{metrics[name]:.4f}{between}"
+
+
+def _reliability(bundle: Bundle) -> list[str]:
+    if bundle.target.task == "regression":
+        return []
+    return [
+        f"![How often it is right, against how sure it is, before and after calibration]({RELIABILITY_FILE})",
+        "",
+        "Of the test split. In resamples the expected calibration error (`ece`) is larger than in the images",
+        "themselves, since chance adds to every bin: its interval lies high, the more so the fewer images there are.",
+        "",
+    ]
 
 
 def _operating_points(bundle: Bundle) -> list[str]:
-    if not bundle.thresholds:
-        return []
-    positive = bundle.target.classes[1]
-    return [
-        f"An image is called {positive!r} where its probability is at least:",
-        "",
-        *(f"- `{name}`: {threshold:.4f}" for name, threshold in bundle.thresholds.items()),
-        "",
-    ]
+    lines = []
+    for of in dict.fromkeys(point.of for point in bundle.operating_points):
+        points = [point for point in bundle.operating_points if point.of == of]
+        chosen = [f"- `{point.name}`: {point.threshold:.4f}" for point in points]
+        lines += [f"An image is called {of!r} where its probability is at least:", "", *chosen, ""]
+    if without := without_points(bundle):
+        lines += [
+            f"Of {', '.join(without)} there are no operating points: the validation split lacks one kind of images.",
+            "",
+        ]
+    return lines
+
+
+def without_points(bundle: Bundle) -> list[str]:
+    """The labels that have no operating points, where others may have some."""
+    having = {point.of for point in bundle.operating_points}
+    return [name for name in bundle.target.classes if name not in having] if bundle.target.task == "multilabel" else []
+
+
+def _unfamiliar(bundle: Bundle) -> str:
+    if bundle.familiarity is None:
+        return (
+            "Images that nobody else looks at: the frozen ViT does not see them, so that nothing warns of images of "
+            "another kind."
+        )
+    return (
+        f"Images whose `familiarity` is below {UNLIKE}: they are farther from the training images than "
+        f"{1 - UNLIKE:.0%} of the validation images are, by the class token of the ViT's last block. It tells other "
+        "images, not other patients: an image may be familiar and its answer wrong."
+    )

@@ -36,6 +36,9 @@ class Command(LearnOptions):
     one that was interrupted goes on; one that has ended is reported."""
     workdir: str = "."
     """The working directory of the run and, of images, of the feature store: a folder, or s3://bucket/prefix."""
+    with_backbone: bool = False
+    """The weights of the LPM lie in the bundle that the run leaves, which then needs no network: one file more, as
+    large as the LPM (ViT-S 87 MB, ViT-B 343 MB, ViT-L 1.2 GB)."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
     trial: Annotated[TrialConfig, tyro.conf.arg(name="")] = field(default_factory=TrialConfig)
@@ -68,7 +71,13 @@ def run(command: Command) -> None:
         else:
             features = preload(command.images, trial, workdir, options=command)
         found = train_trial(
-            trial, features, workdir=workdir, name=command.name, num_workers=command.num_workers, read=command.read
+            trial,
+            features,
+            workdir=workdir,
+            name=command.name,
+            num_workers=command.num_workers,
+            read=command.read,
+            with_backbone=command.with_backbone,
         )
         print(result_text(found))
         if features.data_note:

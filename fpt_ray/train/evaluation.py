@@ -24,7 +24,7 @@ from fpt_ray.train.buffers import Buffers, RowReader, taken_ahead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Task:
+class Assignment:
     """What is learnt, beside the configuration: target, preprocessing, and this worker's part of the work."""
 
     target: Target
@@ -57,28 +57,30 @@ def picked_by(trial: TrialConfig, target: Target) -> str:
     return target.scores[0] if asked == "auto" else asked
 
 
-def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> list[Found]:
+def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, assignment: Assignment) -> list[Found]:
     """The scores of a model's networks on a split, gathered over all workers; each worker holds a share of its rows."""
-    said, _ = predict(model, rows, trial, task)
-    said, labels = of_all_workers(rows, said, task)
-    target, picks = task.target, picked_by(trial, task.target)
+    said, _ = predict(model, rows, trial, assignment)
+    said, labels = of_all_workers(rows, said, assignment)
+    target, picks = assignment.target, picked_by(trial, assignment.target)
     found = []
     for one in said.reshape(-1, *said.shape[-2:]):
-        values = {name: score(name, one, labels, target.classes, target.task) for name in {picks, *task.also}}
+        values = {name: score(name, one, labels, target.classes, target.task) for name in {picks, *assignment.also}}
         found.append(Found(picking=values[picks], scores=values))
     return found
 
 
-def labels_of_all_workers(rows: RowReader, task: Task) -> np.ndarray:
+def labels_of_all_workers(rows: RowReader, assignment: Assignment) -> np.ndarray:
     """The labels of a split, whichever worker holds them, in the order of the row ids."""
-    return of_all_workers(rows, np.zeros((len(rows), 0)), task)[1]
+    return of_all_workers(rows, np.zeros((len(rows), 0)), assignment)[1]
 
 
-def of_all_workers(rows: RowReader, found: Float[np.ndarray, "*G M F"], task: Task) -> tuple[np.ndarray, np.ndarray]:
+def of_all_workers(
+    rows: RowReader, found: Float[np.ndarray, "*G M F"], assignment: Assignment
+) -> tuple[np.ndarray, np.ndarray]:
     """What each worker found of its rows, and their labels, in the order of the row ids."""
-    if task.num_workers == 1:
+    if assignment.num_workers == 1:
         return found, rows.labels
-    gathered: list[Any] = [None] * task.num_workers
+    gathered: list[Any] = [None] * assignment.num_workers
     dist.all_gather_object(gathered, (rows.row_ids, found, rows.labels))
     row_ids, parts, labels = zip(*gathered, strict=True)
     order = np.argsort(np.concatenate(row_ids))
@@ -86,34 +88,36 @@ def of_all_workers(rows: RowReader, found: Float[np.ndarray, "*G M F"], task: Ta
 
 
 def predict(
-    model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task
+    model: nn.Module, rows: RowReader, trial: TrialConfig, assignment: Assignment
 ) -> tuple[Float[np.ndarray, "*G N C"], np.ndarray]:
     """What each of a model's networks says (``loss.says``), and labels, of all rows in the order of their ids."""
     if not len(rows):
-        return np.zeros((0, len(task.target.classes)), np.float32), rows.labels
-    logits, _ = outputs(model, rows, trial, task)
-    return says(task.target.task, logits, unwrapped(model)).cpu().numpy(), rows.labels
+        return np.zeros((0, len(assignment.target.classes)), np.float32), rows.labels
+    logits, _ = outputs(model, rows, trial, assignment)
+    return says(assignment.target.task, logits, unwrapped(model)).cpu().numpy(), rows.labels
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, rows: RowReader, trial: TrialConfig, task: Task) -> tuple[Float[Tensor, "*G N F"], float]:
+def outputs(
+    model: nn.Module, rows: RowReader, trial: TrialConfig, assignment: Assignment
+) -> tuple[Float[Tensor, "*G N F"], float]:
     """What a model's networks say of all rows, in the order of their ids, and the seconds spent on reading."""
     model.eval()
     found, waited, size = [], 0.0, trial.training.batch_size * networks_in(model)  # as many as in a step
     batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
-    for _, batch, seconds in taken_ahead(rows, batches, task.buffers):
+    for _, batch, seconds in taken_ahead(rows, batches, assignment.buffers):
         waited += seconds
-        with autocast(task.device, arithmetic_type(trial.training, task.device)):
-            found.append(model(*network_inputs(batch, None, 0, trial, task)).float().cpu())
+        with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):
+            found.append(model(*network_inputs(batch, None, 0, trial, assignment)).float().cpu())
     return torch.cat(found, dim=-2), waited
 
 
-def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, task: Task) -> Inputs:
+def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, assignment: Assignment) -> Inputs:
     """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6).
 
     Of several seeds together, each has a row of row ids, and the batch has what they name one after the other.
     """
-    images, masks, device = batch.low_res, None, task.device
+    images, masks, device = batch.low_res, None, assignment.device
     drawn = () if row_ids is None else tuple(enumerate(np.atleast_2d(row_ids)))
     if images is not None:
         images = images.to(device, non_blocking=True)
@@ -124,7 +128,7 @@ def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, t
                     for part, (repeat, ids) in zip(images.chunk(len(drawn)), drawn, strict=True)
                 ]
             )
-        images = normalise(images, task.mean, task.std)
+        images = normalise(images, assignment.mean, assignment.std)
     if drawn and has_dropout(trial):
         masks = torch.cat([dropout_masks(trial, ids, epoch, repeat) for repeat, ids in drawn], dim=1).to(device)
     if trial.method not in SIDE_METHODS:
@@ -133,7 +137,7 @@ def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, t
         return images, masks
     arithmetic = arithmetic_type(trial.training, device)
     keys, values, summaries = (
-        None if kind is None else task.buffers.converted(name, kind, device, arithmetic)
+        None if kind is None else assignment.buffers.converted(name, kind, device, arithmetic)
         for name, kind in (("keys", batch.keys), ("values", batch.values), ("summaries", batch.summaries))
     )
     return (summaries,) if trial.method in SUMMARY_METHODS else (images, keys, values, masks)

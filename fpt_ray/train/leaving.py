@@ -8,18 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fpt_ray.config.tasks import Task
+from fpt_ray.config.tasks import Target, Task
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import trial_slice
 from fpt_ray.features.spec import StoreSpec
-from fpt_ray.metrics.calibration import calibrated, calibrations, temperatures
-from fpt_ray.metrics.operating_points import operating_points, rates
+from fpt_ray.metrics.calibration import Bin, calibrated, estimated_errors, fitted_temperatures, reliability
+from fpt_ray.metrics.intervals import Estimate, bootstrap, interval
+from fpt_ray.metrics.operating_points import OperatingPoint, operating_points, rates_at
 from fpt_ray.metrics.scores import Scores, scores
+from fpt_ray.models.weights import backbone_bytes
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
-from fpt_ray.train.card import model_card
+from fpt_ray.train.card import HIGH, LOW, RELIABILITY_FILE, model_card
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
+from fpt_ray.train.reliability import reliability_diagram
+from fpt_ray.train.tokens import familiarity_of
 
 SPLITS = ("val", "test")
 
@@ -37,6 +41,8 @@ class Leaving:
     metrics: Mapping[str, float]
     """What is known of the trial: its costs, and scores with their intervals."""
     versions: Mapping[str, str]
+    with_backbone: bool = False
+    """The LPM's weights lie in the bundle, too."""
 
 
 def leave_saved(trial: TrialConfig, store: Features, checkpoint: str, leaving: Leaving) -> dict[str, list[Scores]]:
@@ -57,20 +63,19 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         StoreError: the store cannot be read.
     """
     found = {split: predictions_of_best(trial, store, split, saved) for split in SPLITS}
-    target, of_val, val_labels = store.target, *found["val"]
-    by = tuple(temperatures(one, val_labels, target.task) for one in of_val)
+    target, (of_val, val_labels) = store.target, found["val"]
+    by = tuple(fitted_temperatures(one, val_labels, target.task) for one in of_val)
     means = {split: ensemble(said, by, target.task) for split, (said, _) in found.items()}
-    thresholds = operating_points(means["val"][:, 1], val_labels == 1) if target.task == "binary" else {}
+    points = operating_points(means["val"], val_labels, target.classes, target.task)
     scored = {
         split: [scores(one, labels, target.classes, target.task) for one in said]
         for split, (said, labels) in found.items()
     }
-    metrics = dict(leaving.metrics)
+    metrics: dict[str, float] = {}
     for split, (said, labels) in found.items():
-        for name in target.scores:
-            metrics.setdefault(f"{split}_{name}", statistics.fmean(one[name] for one in scored[split]))
+        metrics |= _score_metrics(split, said, labels, scored[split], target)
         metrics |= _calibration_metrics(split, (np.mean(said, axis=0), means[split]), labels, target.task)
-        metrics |= _rate_metrics(split, means[split], labels, thresholds)
+        metrics |= _rate_metrics(split, points, means[split], labels, target.classes)
     bundle = Bundle(
         trial=trial,
         target=target,
@@ -78,13 +83,18 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         weights_digest=leaving.weights_digest,
         states=tuple(best.model for best in saved.best),
         temperatures=by,
-        thresholds=thresholds,
-        metrics=metrics,
+        operating_points=points,
+        metrics={**metrics, **leaving.metrics},
         data=_data(store),
         identity=leaving.identity,
         versions=leaving.versions,
+        familiarity=familiarity_of(trial, store),
     )
-    write_bundle(bundle, leaving.uri, model_card(bundle, leaving.uri))
+    of_test, test_labels = found["test"]
+    pictures = _pictures((np.mean(of_test, axis=0), means["test"]), test_labels, target.task)
+    backbone = backbone_bytes(trial.backbone, leaving.weights_digest) if leaving.with_backbone else None
+    card = model_card(bundle, leaving.uri, whole=leaving.with_backbone)
+    write_bundle(bundle, leaving.uri, card, backbone, pictures)
     return scored
 
 
@@ -115,25 +125,66 @@ def _data(store: Features) -> dict[str, object]:
     }
 
 
+def _score_metrics(
+    split: str,
+    said: Sequence[Float[np.ndarray, "N C"]],
+    labels: np.ndarray,
+    scored: Sequence[Scores],
+    target: Target,
+) -> dict[str, float]:
+    """Means over the seeds with their intervals, where resamples have such a score."""
+    metrics: dict[str, float] = {}
+    drawn = bootstrap([said], labels, target.scores, target.task)
+    for name in target.scores:
+        metrics[f"{split}_{name}"] = value = statistics.fmean(one[name] for one in scored)
+        if np.isfinite(drawn[name]).any():
+            metrics |= _with_ends(f"{split}_{name}", Estimate(value, *interval(drawn[name][0])))
+    return metrics
+
+
 def _calibration_metrics(
     split: str,
     before_and_after: tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C"]],
     labels: np.ndarray,
     task: Task,
 ) -> dict[str, float]:
-    """{name: value} of the error of calibration before and after; of values there is none."""
-    metrics = {}
-    for when, said in zip(("uncalibrated", "calibrated"), before_and_after, strict=True):
-        if (of_these := calibrations(said, labels, task)) is not None:
-            metrics |= {f"{split}_{name}_{when}": value for name, value in dataclasses.asdict(of_these).items()}
+    """{name: value} of the errors of calibration before and after, with their intervals; of values there are none."""
+    metrics: dict[str, float] = {}
+    found = estimated_errors(before_and_after, labels, task)
+    for when, errors in zip(("uncalibrated", "calibrated"), found, strict=True):
+        for name, estimate in errors.items():
+            metrics |= _with_ends(f"{split}_{name}_{when}", estimate)
     return metrics
 
 
 def _rate_metrics(
-    split: str, probabilities: Float[np.ndarray, "N C"], labels: np.ndarray, thresholds: Mapping[str, float]
+    split: str,
+    points: Sequence[OperatingPoint],
+    probabilities: Float[np.ndarray, "N C"],
+    labels: np.ndarray,
+    classes: Sequence[str],
 ) -> dict[str, float]:
-    metrics = {}
-    for name, threshold in thresholds.items():
-        of_these = dataclasses.asdict(rates(probabilities[:, 1], labels == 1, threshold))
-        metrics |= {f"{split}_{rate}_at_{name}": value for rate, value in of_these.items() if value is not None}
+    metrics: dict[str, float] = {}
+    for point in points:
+        rates = rates_at(point, probabilities, labels, classes)
+        for name, share in (("sensitivity", rates.sensitivity), ("specificity", rates.specificity)):
+            if share is not None:
+                metrics |= _with_ends(f"{split}_{name}_at_{point.name}", share)
     return metrics
+
+
+def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
+    """A value and the ends of its interval, as metrics of a bundle."""
+    return {name: estimate.value, f"{name}{LOW}": estimate.low, f"{name}{HIGH}": estimate.high}
+
+
+def _pictures(
+    before_and_after: tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C"]], labels: np.ndarray, task: Task
+) -> dict[str, bytes]:
+    """{file: content} of what the model card shows; of values there is nothing."""
+    if task == "regression":
+        return {}
+    bins = [reliability(said, labels, task) for said in before_and_after]
+    counted = "test images" if task != "multilabel" else "labels of test images"
+    by_title: dict[str, list[Bin]] = dict(zip(("before calibration", "calibrated"), bins, strict=True))
+    return {RELIABILITY_FILE: reliability_diagram(by_title, counted)}

@@ -18,7 +18,7 @@ from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
 from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Checkpoint, save_checkpoint
-from fpt_ray.train.seeds import epoch_report, fit_seeds, trial_task
+from fpt_ray.train.seeds import assignment_of, epoch_report, fit_seeds
 
 
 @runtime_checkable
@@ -75,12 +75,12 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
         StorageError: S3 fails.
     """
     trial = work.trial
-    task = replace(trial_task(work.store, session.device, session.rank, session.num_workers), also=work.also)
+    assignment = replace(assignment_of(work.store, session.device, session.rank, session.num_workers), also=work.also)
     steps = fit_seeds(
         trial,
         work.seeds,
         rows,
-        task,
+        assignment,
         identity=work.identity,
         started=session.started,
         together=work.together,

@@ -17,13 +17,13 @@ from fpt_ray.models.together import Together
 from fpt_ray.search.messages import EpochReport, SeedEpoch
 from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
-from fpt_ray.train.evaluation import Task, picked_by
+from fpt_ray.train.evaluation import Assignment, picked_by
 from fpt_ray.train.loop import Epoch, fit_together
 
 
-def trial_task(store: Features, device: torch.device, rank: int = 0, num_workers: int = 1) -> Task:
+def assignment_of(store: Features, device: torch.device, rank: int = 0, num_workers: int = 1) -> Assignment:
     """What is learnt from this store, by one of several workers."""
-    return Task(
+    return Assignment(
         target=store.target,
         mean=store.spec.mean,
         std=store.spec.std,
@@ -68,7 +68,7 @@ def fit_seeds(
     trial: TrialConfig,
     seeds: int,
     rows: Mapping[str, RowReader],
-    task: Task,
+    assignment: Assignment,
     *,
     identity: str,
     started: float,
@@ -89,12 +89,12 @@ def fit_seeds(
     before = resume.seconds if resume else Seconds()
     finished = resume.finished if resume else ()
     current = resume.current if resume else ()
-    spent, waited, picks = 0.0, 0.0, picked_by(trial, task.target)
+    spent, waited, picks = 0.0, 0.0, picked_by(trial, assignment.target)
     while len(finished) < seeds:
         first, left = len(finished), seeds - len(finished)
-        model = prepare(_model(trial, first, len(current) or (left if together else 1), task))
+        model = prepare(_model(trial, first, len(current) or (left if together else 1), assignment))
         best = tuple(one.best for one in current)
-        for epochs in fit_together(model, rows["train"], rows["val"], with_seed(trial, first), task, current):
+        for epochs in fit_together(model, rows["train"], rows["val"], with_seed(trial, first), assignment, current):
             best = tuple(epoch.snapshot.best for epoch in epochs)
             spent += sum(epoch.seconds for epoch in epochs)
             waited += sum(epoch.data_seconds for epoch in epochs)
@@ -105,9 +105,9 @@ def fit_seeds(
         finished, current = finished + best, ()
 
 
-def _model(trial: TrialConfig, first: int, count: int, task: Task) -> nn.Module:
+def _model(trial: TrialConfig, first: int, count: int, assignment: Assignment) -> nn.Module:
     """The network of a seed, or those of several from it on as one, as the seeds initialise them."""
-    made = [network_for(with_seed(trial, first + at), task.target).to(task.device) for at in range(count)]
+    made = [network_for(with_seed(trial, first + at), assignment.target).to(assignment.device) for at in range(count)]
     return Together(made) if count > 1 else made[0]
 
 

@@ -17,7 +17,7 @@ from fpt_ray.features.serving import Stores, trial_identity, trial_slice
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial
-from fpt_ray.models.weights import anchored, known_weights
+from fpt_ray.models.weights import anchored, check_packable, known_weights
 from fpt_ray.reading.host_disk import host_disk
 from fpt_ray.reading.places import clear_disks, prepare_reading
 from fpt_ray.search.messages import EpochReport, unpack_message
@@ -72,6 +72,7 @@ def train_trial(
     num_workers: int = 1,
     read: Read = "auto",
     local: bool = False,
+    with_backbone: bool = False,
 ) -> TrialResult:
     """Trains one trial on a feature store and scores its best epoch on the validation and the test split.
 
@@ -79,12 +80,15 @@ def train_trial(
     lies in workdir/runs, under its name and the digest of all that determines its numbers (trial, weights, features,
     image table): an equal one that was interrupted goes on, one that has ended is not trained again, any other is
     another run. The numbers do not depend on ``num_workers``, nor on ``read``: where features are read from.
+    ``with_backbone``: the LPM's weights lie in the bundle, too.
 
     Raises:
         ConfigError: the trial cannot be built, the store does not serve it, or the cluster or the disk is too small.
     """
     trial = fitted(replace(trial, backbone=anchored(trial.backbone, str(Path.cwd()))), store.target)
     check_trial(trial)
+    if with_backbone:
+        check_packable(trial.backbone)
     with ray_session(local=local):
         weights = known_weights([trial.backbone], str(Path.cwd()))
         hardware = ask_worker(hardware_here)
@@ -111,6 +115,7 @@ def train_trial(
             weights_digest=weights[trial.backbone],
             metrics=report.metrics,
             versions=provenance(),
+            with_backbone=with_backbone,
         )
         found = _result(trial, store, report, f"{run}/{Path(result.checkpoint.path).name}", leaving)
     write(f"{run}/{_ENDED}", as_text(identity).encode())

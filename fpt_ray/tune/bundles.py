@@ -1,17 +1,24 @@
 """What a study leaves to be used: the bundle of every trial whose test scores it shows."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
+import optuna
+
 from fpt_ray.config.trial import BackboneConfig, TrialConfig
+from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
 from fpt_ray.report.confirmation import confirming
-from fpt_ray.storage.files import exists
+from fpt_ray.report.front import front_of
+from fpt_ray.search.drivers import turn
+from fpt_ray.storage.files import exists, list_files, write
 from fpt_ray.tracking.provenance import provenance
 from fpt_ray.tracking.records import TrialRecord
-from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE
 from fpt_ray.train.checkpoint import Checkpoint
 from fpt_ray.train.leaving import Leaving, leave_bundle
+from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.scoring import on_workers, shown_trials
 from fpt_ray.tune.worker import Shared
 
@@ -21,25 +28,49 @@ def bundle_folder(study_uri: str, number: int) -> str:
     return f"{study_uri}/bundles/trial-{number:04d}"
 
 
-def leave_bundles(records: Sequence[TrialRecord], shared: Shared) -> Iterator[str]:
+def leave_all(
+    study: optuna.Study, log: StudyLog, shared: Shared, records: Sequence[TrialRecord], *, with_backbone: bool
+) -> None:
+    """Leaves the bundles of the trials that are shown; of several drivers the first does."""
+    with turn(study):
+        left = list(leave_bundles(records, shared, with_backbone=with_backbone))
+    if left:
+        size = sum(file.bytes for file in list_files(left[0])) / 1e6
+        also = ", and the LPM" if with_backbone else ""
+        each = f"each with a model card and the command that uses it{also} ({size:,.0f} MB)"
+        say(f"bundles: {len(left)} in {log.study_uri}/bundles, {each}")
+
+
+def leave_bundles(records: Sequence[TrialRecord], shared: Shared, *, with_backbone: bool = False) -> Iterator[str]:
     """The folders of bundles as they are written: of the front's members, a grid's rows, and what was confirmed.
 
-    Those that have theirs are left alone. The records have their test scores.
+    Those that have theirs are left alone; beside them stands which are the front's. The records have their test scores.
+    ``with_backbone``: the LPM's weights lie in each, too.
 
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    shown = [record for record in shown_trials(records, shared.space) if "test_auc" in record.metrics]
-    numbered = {record.number: record for record in (*shown, *confirming(records))}
+    score = shared.space.score
+    shown = [r for r in shown_trials(records, shared.space) if score.replace("val_", "test_") in r.metrics]
+    numbered = {record.number: record for record in (*shown, *confirming(records, score.removeprefix("val_")))}
     missing = [
         record
         for number, record in numbered.items()
         if not exists(f"{bundle_folder(shared.study_uri, number)}/{BUNDLE_FILE}")
     ]
     by_run = {record.run_id: record for record in missing}
-    leave = partial(_leave, shared.study_uri, shared.stores.weights, by_run, provenance())
+    leave = partial(_leave, shared.study_uri, shared.stores.weights, by_run, provenance(), with_backbone)
     for run_id, _ in on_workers(leave, missing, shared):
         yield bundle_folder(shared.study_uri, by_run[run_id].number)
+    _name_front(numbered, front_of(records, shared.space.objectives, shared.space.constraints), shared.study_uri)
+
+
+def _name_front(left: Collection[int], front: Sequence[TrialRecord], study_uri: str) -> None:
+    """Writes which bundles are the front's; a study that goes on has another front when it ends again."""
+    folders = [bundle_folder(study_uri, record.number) for record in front if record.number in left]
+    names = [folder.rpartition("/")[2] for folder in folders]
+    if names:
+        write(f"{study_uri}/bundles/{FRONT_FILE}", json.dumps(names).encode())
 
 
 def _leave(
@@ -47,6 +78,7 @@ def _leave(
     weights: Mapping[BackboneConfig, str],
     records: Mapping[str, TrialRecord],
     versions: Mapping[str, str],
+    with_backbone: bool,
     trial: TrialConfig,
     store: Features,
     saved: Checkpoint,
@@ -60,5 +92,6 @@ def _leave(
         weights_digest=weights[trial.backbone],
         metrics=record.metrics,
         versions=versions,
+        with_backbone=with_backbone,
     )
     leave_bundle(trial, store, saved, leaving)

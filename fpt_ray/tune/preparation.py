@@ -8,8 +8,10 @@ from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.methods import check_trial
+from fpt_ray.models.weights import check_packable
 from fpt_ray.search.optuna_study import load_study
 from fpt_ray.search.queue import enqueue_front, paper_point
+from fpt_ray.tracking.models import check_model_name
 from fpt_ray.tune.options import StudyOptions
 
 
@@ -18,6 +20,11 @@ def check_options(options: StudyOptions, space: SearchSpace) -> None:
     for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
+    if options.register is not None:
+        check_model_name(options.register)
+    if options.with_backbone:
+        for need in space.stores():
+            check_packable(need.trial.backbone)
     if options.warm_start is not None and space.rungs:
         problem = f"warm_start is {options.warm_start}, but the rungs of the space have first points of their own"
         raise ConfigError(problem, fields=("warm_start",))

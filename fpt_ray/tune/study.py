@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, store_for, study_identity
 from fpt_ray.images.table import write_table
 from fpt_ray.models.hardware import hardware_here
+from fpt_ray.predict.logged import log_study_if_possible
 from fpt_ray.reading.host_disk import host_disk
 from fpt_ray.reading.places import clear_disks, share_features
 from fpt_ray.report.publication import publish
@@ -42,7 +43,7 @@ from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import open_tracking, tracking_uri
 from fpt_ray.tune.accounting import study_ledger
-from fpt_ray.tune.bundles import leave_bundles
+from fpt_ray.tune.bundles import leave_all
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.losses import HostLosses
 from fpt_ray.tune.options import StudyOptions
@@ -95,7 +96,7 @@ def run_study(options: StudyOptions) -> StudyResult:
             shared = share(options, study, log, stores, packing)
             shared = search_all(options, study, log, shared, options.at_once or room, supply)
             records = score(study, log, shared, front=options.confirm is None)
-            leave_all(study, log, shared, records)
+            leave_all(study, log, shared, records, with_backbone=options.with_backbone)
             attach_pictures(study, log)
             ledger = study_ledger(space, shared.stores, records)
         log.end("FINISHED", ledger)
@@ -105,6 +106,8 @@ def run_study(options: StudyOptions) -> StudyResult:
         except Exception as error:  # hours of searching are not lost for a picture
             why = without_secrets(f"{type(error).__name__}: {error}", uri)
             say(f"study {name}: its report could not be written ({why}); `report` writes it again")
+        with turn(study):
+            log_study_if_possible(study_uri, uri, options.register)
     return result
 
 
@@ -255,14 +258,6 @@ def score(study: optuna.Study, log: StudyLog, shared: Shared, *, front: bool) ->
         records = score_missing(log, shared, front=front)
         log.client.settle()
     return records
-
-
-def leave_all(study: optuna.Study, log: StudyLog, shared: Shared, records: Sequence[TrialRecord]) -> None:
-    """Leaves the bundles of the trials that are shown; of several drivers the first does."""
-    with turn(study):
-        left = list(leave_bundles(records, shared))
-    if left:
-        say(f"bundles: {len(left)} in {log.study_uri}/bundles, each with a model card and the command that uses it")
 
 
 def attach_pictures(study: optuna.Study, log: StudyLog) -> None:

@@ -26,7 +26,7 @@ from fpt_ray.report.command import report
 from fpt_ray.search.messages import NEVER_RAN
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.train.seeds import fit_seeds, trial_task
+from fpt_ray.train.seeds import assignment_of, fit_seeds
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
@@ -269,8 +269,8 @@ def test_rays_object_store_full(cluster, tmp_path):
     client = open_tracking(default_uri(tmp_path))
     (record,) = tracking.read_trials(client, tracking.find_study(client, "l"))
     assert record.status == "FINISHED"
-    trial, task = load_space(space).trial(record.values), trial_task(ample, torch.device("cpu"))
+    trial, assignment = load_space(space).trial(record.values), assignment_of(ample, torch.device("cpu"))
     cut = trial_slice(trial, ample.spec)
     rows = {split: rows_from_files(ample, split, cut) for split in ("train", "val")}
-    *_, last = fit_seeds(trial, 1, rows, task, identity="", started=0.0)
+    *_, last = fit_seeds(trial, 1, rows, assignment, identity="", started=0.0)
     assert record.metrics["val_auc"] == pytest.approx(last.epochs[0].best_val_score, abs=1e-6)

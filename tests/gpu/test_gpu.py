@@ -21,7 +21,7 @@ from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import arithmetic_type, make_learner, take_step
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.preload import batches
-from fpt_ray.train.evaluation import Task, network_inputs, predict
+from fpt_ray.train.evaluation import Assignment, network_inputs, predict
 from fpt_ray.train.loop import fit
 from tests.conftest import ABC
 
@@ -74,8 +74,8 @@ class Rows:
         return Batch(low_res=images, keys=features, values=values, labels=labels, summaries=summaries)
 
 
-def task(device, num_train=12):
-    return Task(target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, device=device)
+def assignment(device, num_train=12):
+    return Assignment(target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, device=device)
 
 
 def distance(found, expected):
@@ -151,8 +151,8 @@ def test_what_the_side_network_says_of_a_split_is_what_it_says_on_the_cpu(device
     plain = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="float32"))
     model, rows = make_model(trial, 3), Rows(trial)
     torch.nn.init.normal_(model.fusion.prompts, generator=torch.Generator().manual_seed(2))
-    expected, _ = predict(model, rows, plain, task(torch.device("cpu")))
-    found, labels = predict(model.to(device), rows, trial, task(device))
+    expected, _ = predict(model, rows, plain, assignment(torch.device("cpu")))
+    found, labels = predict(model.to(device), rows, trial, assignment(device))
     assert labels.tolist() == rows.labels.tolist()
     assert distance(torch.as_tensor(found), torch.as_tensor(expected)) < most
 
@@ -163,8 +163,8 @@ def test_an_epochs_loss_in_autocast_is_the_cpus_and_what_learns_stays_float32(de
     plain = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="float32"))
     rows, val = Rows(trial), Rows(trial, seed=1)
     model = make_model(trial, 3).to(device)
-    found = list(fit(model, rows, val, trial, task(device)))
-    expected = list(fit(make_model(plain, 3), rows, val, plain, task(torch.device("cpu"))))
+    found = list(fit(model, rows, val, trial, assignment(device)))
+    expected = list(fit(make_model(plain, 3), rows, val, plain, assignment(torch.device("cpu"))))
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=most)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -187,7 +187,7 @@ def test_steps_of_every_method_lower_the_loss(device, method):
             take_step(
                 learner,
                 number,
-                lambda: network_inputs(batch, ids, 1, trial, task(device)),
+                lambda: network_inputs(batch, ids, 1, trial, assignment(device)),
                 lambda logits: batch.labels.to(logits.device),
             )
         )

@@ -47,6 +47,12 @@ def test_the_same_seed_gives_the_same_and_a_class_of_one_image_stays():
     assert (one != other).any()
 
 
+def test_resamples_of_many_images_come_a_few_at_a_time():
+    for images, at_once in ((1000, 250), (500_000, 8)):
+        first = next(resamples(np.zeros(images, np.int64), 300, 0))
+        assert first.sum(axis=1).tolist() == [images] * at_once
+
+
 def test_two_equal_models_do_not_differ_and_a_better_one_does():
     generator = np.random.default_rng(3)
     labels = np.arange(200) % 2

@@ -13,7 +13,7 @@ from fpt_ray.features.rows import Batch
 from fpt_ray.models.methods import AdaLora, learnable_state, load_learnable_state, make_model
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fpt_ray.train.evaluation import Task
+from fpt_ray.train.evaluation import Assignment
 from fpt_ray.train.loop import fit
 from tests.conftest import ABC, SMALL
 
@@ -78,9 +78,9 @@ def small(method, **training):
     )
 
 
-def task():
+def assignment():
     options = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    return Task(device=torch.device("cpu"), target=ABC, num_train=12, **options)
+    return Assignment(device=torch.device("cpu"), target=ABC, num_train=12, **options)
 
 
 def trained(trial, stop_after=None, resume=None):
@@ -88,7 +88,7 @@ def trained(trial, stop_after=None, resume=None):
     model = make_model(trial, 3)
     before = {name: value.clone() for name, value in model.named_parameters()}
     epoch = None
-    for epoch in fit(model, ImageRows(12), ImageRows(6), trial, task(), resume):
+    for epoch in fit(model, ImageRows(12), ImageRows(6), trial, assignment(), resume):
         if epoch.number == stop_after:
             break
     return model, before, epoch

@@ -19,7 +19,7 @@ from fpt_ray.models.weights import known_weights, load_backbone
 from fpt_ray.preload.batches import extract_batches
 from fpt_ray.train.checkpoint import save_checkpoint
 from fpt_ray.train.leaving import Leaving, leave_bundle
-from fpt_ray.train.seeds import fit_seeds, trial_task
+from fpt_ray.train.seeds import assignment_of, fit_seeds
 from tests.stores import add_rows, rows_from_files
 
 TRIAL = trial_from(
@@ -58,11 +58,11 @@ def squared(table, row, resolution):
     return read_square(Path(table.root, row.path).read_bytes(), row.path, Preparation(resolution=resolution))
 
 
-def left(trial, store, folder, seeds=1, metrics=None):
+def left(trial, store, folder, seeds=1, metrics=None, **more):
     """Trains, keeps the checkpoint and leaves a bundle in the folder."""
     cut = trial_slice(trial, store.spec)
     rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
-    *_, last = fit_seeds(trial, seeds, rows, trial_task(store, torch.device("cpu")), identity="it", started=0.0)
+    *_, last = fit_seeds(trial, seeds, rows, assignment_of(store, torch.device("cpu")), identity="it", started=0.0)
     save_checkpoint(last.checkpoint, folder)
     leaving = Leaving(
         uri=f"{folder}/bundle",
@@ -70,6 +70,7 @@ def left(trial, store, folder, seeds=1, metrics=None):
         weights_digest=known_weights([trial.backbone], ".")[trial.backbone],
         metrics=metrics or {},
         versions={"git_commit": "c0ffee"},
+        **more,
     )
     leave_bundle(trial, store, last.checkpoint, leaving)
     return leaving.uri

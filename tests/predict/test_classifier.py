@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,21 @@ import pytest
 from PIL import Image
 
 import fpt_ray
-from fpt_ray.config.trial import Method, override
+from fpt_ray.config.trial import SUMMARY_METHODS, Method, override
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import Slice
 from fpt_ray.images.decoding import ImageError
-from fpt_ray.metrics.calibration import temperature
+from fpt_ray.metrics.calibration import fitted_temperatures
+from fpt_ray.metrics.familiarity import fitted_familiarity
+from fpt_ray.metrics.operating_points import rates_at
 from fpt_ray.metrics.scores import scores
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
-from fpt_ray.train.bundle import BUNDLE_FILE, MODEL_FILE, read_bundle
+from fpt_ray.train.bundle import BUNDLE_FILE, FAMILIARITY_FILE, MODEL_FILE, read_bundle
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.leaving import ensemble
 from tests.predict.bundles import TRIAL, left, squared, stored, table_of_images
-from tests.stores import draw_images
+from tests.stores import draw_images, rows_from_files
 
 METHODS = Method.__args__
 
@@ -47,7 +51,7 @@ def test_a_bundle_says_of_the_images_what_the_study_said_of_their_features(metho
     uri = left(trial, store, tmp_path)
     expected, _ = predictions_of_best(trial, store, "test", load_checkpoint(tmp_path))
     of_val, val_labels = predictions_of_best(trial, store, "val", load_checkpoint(tmp_path))
-    assert read_bundle(uri).temperatures == tuple((temperature(one, val_labels),) for one in of_val)
+    assert read_bundle(uri).temperatures == tuple(fitted_temperatures(one, val_labels, "multiclass") for one in of_val)
     Path(tmp_path, "store").rename(tmp_path / "moved")
     rows = of_split(store, table, "test")
     found = load(uri).probabilities(np.stack([squared(table, row, 64) for row in rows]))
@@ -56,6 +60,7 @@ def test_a_bundle_says_of_the_images_what_the_study_said_of_their_features(metho
     np.testing.assert_allclose(
         again.probabilities, ensemble(expected, read_bundle(uri).temperatures, "multiclass"), atol=1e-5
     )
+    assert (again.familiarity is not None) == (method in (*SUMMARY_METHODS, "fpt+", "fpt", "probe"))
 
 
 LABELS = {
@@ -87,7 +92,18 @@ def test_a_bundle_of_every_task_says_what_the_study_said(task, method, table, tm
         np.mean([scores(one, truth, classes, task)[first] for one in expected])
     )
     assert ("test_brier_calibrated" in bundle.metrics) == (task != "regression")
-    assert bool(bundle.thresholds) == (task == "binary")
+    points = {"binary": ["yes"] * 3, "multilabel": ["x"] * 3 + ["y"] * 3}.get(task, [])
+    assert [point.of for point in bundle.operating_points] == points
+    for point in bundle.operating_points:
+        at = rates_at(point, answers.probabilities, truth, classes)
+        for name, share in (("sensitivity", at.sensitivity), ("specificity", at.specificity)):
+            found = [bundle.metrics.get(f"test_{name}_at_{point.name}{end}") for end in ("", "_low", "_high")]
+            assert found == pytest.approx(share, abs=1e-4)
+        assert (
+            answers.decisions[point.name] == (answers.probabilities[:, classes.index(point.of)] >= point.threshold)
+        ).all()
+    card = Path(uri, "README.md").read_text()
+    assert Path(uri, "reliability.png").exists() == ("](reliability.png)" in card) == (task != "regression")
     assert [len(by) for by in bundle.temperatures] == [{"multilabel": 2, "regression": 0}.get(task, 1)] * len(expected)
     if task == "multilabel":
         names = [[name for name, share in zip("xy", row, strict=True) if share >= 0.5] for row in answers.probabilities]
@@ -123,6 +139,33 @@ def test_seeds_are_averaged_and_their_spread_is_told(two_seeds, table):
     assert classifier.answers(images[:0]).probabilities.shape == (0, 3)
 
 
+def test_familiarity_is_measured_on_the_validation_images_from_the_last_class_token(two_seeds, table):
+    """Of each of the twelve: how many of them are as far from the training images, by what the store holds of them."""
+    uri, store = two_seeds
+    cut = Slice(blocks=(), num_kept=0, low_resolutions=(), summaries=True)
+    train, val = (
+        rows_from_files(store, split, cut).take(range(store.num_rows(split))).summaries[:, -1, 0].float().numpy()
+        for split in ("train", "val")
+    )
+    far = fitted_familiarity(train, val).distances(val)
+    found = load(uri).predict([Path(table.root, row.path) for row in of_split(store, table, "val")])
+    np.testing.assert_allclose(found.familiarity, [(far >= one).mean() for one in far], atol=1e-6)
+    assert sorted(found.familiarity) == pytest.approx(np.arange(1, 13) / 12)
+    black = load(uri).predict([np.zeros((64, 64, 3), np.uint8)])
+    assert black.familiarity == [0.0]
+
+
+def test_a_bundle_of_the_first_version_is_read_as_it_was_meant(two_seeds, table, tmp_path):
+    """Thresholds were of the second class alone, and nothing was said of familiarity."""
+    shutil.copytree(two_seeds[0], tmp_path / "bundle")
+    digests = json.loads((tmp_path / "bundle" / BUNDLE_FILE).read_text())["sha256"]
+    digests = {name: one for name, one in digests.items() if name != FAMILIARITY_FILE}
+    edit(tmp_path / "bundle", schema_version=1, sha256=digests, thresholds={"youden": 0.25})
+    found = load(str(tmp_path / "bundle")).predict([Path(table.root, table.row(0).path)])
+    assert found.familiarity is None
+    assert found.decisions["youden"].tolist() == [found.probabilities[0, 1] >= 0.25]
+
+
 def test_files_bytes_arrays_and_pillows_images_are_the_same_image(two_seeds, table):
     uri, _ = two_seeds
     path = Path(table.root, table.row(0).path)
@@ -142,8 +185,19 @@ def test_the_model_card_and_the_json_say_what_it_is(two_seeds):
     assert bundle.data["images"] == {split: store.num_rows(split) for split in ("train", "val", "test")}
     assert document["backbone"]["weights_digest"] == store.spec.weights_digest
     test_auc = bundle.metrics["test_auc"]
-    assert f"| auc | 0.7500 | {test_auc:.4f} |" in card, "what is known is kept, what is not is computed"
+    ends = [f"{bundle.metrics[f'test_auc{end}']:.4f}" for end in ("_low", "_high")]
+    assert f"| {test_auc:.4f} ({' to '.join(ends)}) |" in card, "what is not known is computed"
+    assert "| auc | 0.7500 (" in card, "what is known is kept"
     assert f"fpt-ray predict --model {uri}" in card
+    low, value, high = (bundle.metrics[f"test_log_loss_calibrated{end}"] for end in ("_low", "", "_high"))
+    assert low < value < high
+    assert f" {value:.4f} ({low:.4f} to {high:.4f}) |" in card
+    assert "| log_loss_calibrated_low |" not in card
+    with Image.open(Path(uri, "reliability.png")) as diagram:
+        assert diagram.info["Title"] == "Reliability diagram"
+    assert (
+        document["sha256"]["reliability.png"] == hashlib.sha256(Path(uri, "reliability.png").read_bytes()).hexdigest()
+    )
     assert not [path.name for path in Path(uri).iterdir() if path.suffix in (".pt", ".pkl")]
 
 
@@ -154,7 +208,7 @@ def test_the_model_card_and_the_json_say_what_it_is(two_seeds):
         (lambda folder: (folder / MODEL_FILE).unlink(), "model.safetensors is missing; copy the bundle again"),
         (lambda folder: (folder / BUNDLE_FILE).unlink(), "is no bundle: it has no bundle.json"),
         (lambda folder: (folder / BUNDLE_FILE).write_text("{}"), "KeyError: 'schema_version'"),
-        (lambda folder: edit(folder, schema_version=2), "schema_version is 2, not 1; use the fpt_ray"),
+        (lambda folder: edit(folder, schema_version=3), "schema_version is 3, this program reads 1 and 2; update"),
         (
             lambda folder: edit(folder, backbone={"weights": "random", "weights_digest": "0" * 64}),
             r"backbone.weights \(SHA-256\) is .* of random, the bundle's trial had 000000000000",

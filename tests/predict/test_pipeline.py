@@ -14,9 +14,11 @@ from sklearn.metrics import roc_auc_score
 from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
+from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.predict import pipeline
 from fpt_ray.predict.classifier import Answers, load
 from fpt_ray.predict.command import Command, run
+from fpt_ray.predict.ensemble import Ensemble
 from fpt_ray.predict.finding import bundle_named
 from fpt_ray.predict.listing import listed
 from fpt_ray.predict.summary import summary_text
@@ -40,6 +42,10 @@ def bundle(images, tmp_path_factory):
     return left(trial, stored(trial, table, folder / "store"), folder, seeds=2)
 
 
+def alone(bundle):
+    return Ensemble(members=(load(bundle),))
+
+
 def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundle, images, tmp_path, capsys):
     folder = tmp_path / "images"
     shutil.copytree(images, folder)
@@ -56,6 +62,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
     found = np.array([[row[f"probability_{name}"] for name in expected.target.classes] for row in good])
     np.testing.assert_allclose(found, expected.probabilities, atol=1e-6)
     np.testing.assert_allclose([row["spread"] for row in good], expected.spread, atol=1e-6)
+    np.testing.assert_allclose([row["familiarity"] for row in good], expected.familiarity, atol=1e-6)
     assert [row["class"] for row in good] == expected.labels
     assert not list(tmp_path.glob("out.parquet.parts-*/*"))
     said = capsys.readouterr()
@@ -76,13 +83,13 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
 
     monkeypatch.setattr(pipeline, "write", write)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.predict_all(load(bundle), bundle_digest(bundle), listing, out)
+        pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
     assert not Path(out).exists()
     monkeypatch.setattr(pipeline, "write", whole)
     asked = []
     write_parts = pipeline._write_parts
     monkeypatch.setattr(pipeline, "_write_parts", lambda *given: (asked.extend(given[2]), write_parts(*given)))
-    found = pipeline.predict_all(load(bundle), bundle_digest(bundle), listing, out)
+    found = pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
     assert len(asked) == 2, "of four parts, two were there"
     with Path(out).open() as file:
         rows = list(csv.DictReader(file))
@@ -90,7 +97,7 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
     expected = load(bundle).predict([Path(images, path) for path in listing.paths])
     np.testing.assert_allclose([float(row["probability_c1"]) for row in rows], expected.probabilities[:, 1], atol=1e-6)
     with pytest.raises(ConfigError, match=r"out: .*out.csv is there already; remove it, or give another name"):
-        pipeline.predict_all(load(bundle), bundle_digest(bundle), listing, out)
+        pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
 
 
 # --- without Ray --------------------------------------------------------------------------------------------------
@@ -121,16 +128,31 @@ def test_parts_are_of_all_images_in_their_order_and_of_bounded_size(images):
     assert all(len(part) >= 8 for part in parts[:-1])
 
 
-def test_values_have_a_column_of_their_own_whatever_they_are_called(bundle):
+def test_values_have_a_column_of_their_own_whatever_they_are_called():
     target = Target(task="regression", classes=("path",))
-    read = dataclasses.replace(read_bundle(bundle), target=target)
-    answers = Answers(target=target, probabilities=np.array([[2.5]]), spread=np.array([0.5]))
-    table = pipeline.answer_rows(read, answers, ["a.png", "b.png"], ["", ""], ["", "why"])
+    answers = Answers(target=target, probabilities=np.array([[2.5]]), spread=np.array([0.5]), familiarity=None)
+    table = pipeline.answer_rows(answers, ["a.png", "b.png"], ["", ""], ["", "why"])
     assert table.select(["path", "value", "spread"]).to_pylist() == [
         {"path": "a.png", "value": 2.5, "spread": 0.5},
         {"path": "b.png", "value": None, "spread": None},
     ]
-    assert "class" not in table.column_names
+    assert not {"class", "familiarity"} & set(table.column_names)
+
+
+def test_every_label_is_called_by_its_own_operating_points():
+    answers = Answers(
+        target=Target(task="multilabel", classes=("x", "y")),
+        probabilities=np.array([[0.2, 0.7], [0.3, 0.1]]),
+        spread=np.zeros(2),
+        familiarity=None,
+        operating_points=(
+            OperatingPoint(name="youden_x", of="x", threshold=0.25),
+            OperatingPoint(name="youden_y", of="y", threshold=0.7),
+        ),
+    )
+    table = pipeline.answer_rows(answers, ["a", "b", "c"], ["", "", ""], ["", "why", ""])
+    assert table["youden_x"].to_pylist() == [False, None, True]
+    assert table["youden_y"].to_pylist() == [True, None, False]
 
 
 def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):
@@ -161,15 +183,22 @@ def test_where_labels_are_known_the_answers_are_scored(bundle, images):
     read, listing = read_bundle(bundle), listed(images, (), TARGET)
     answers = load(bundle).predict([Path(images, path) for path in listing.paths])
     blank = [""] * len(listing.paths)
-    table = pipeline.answer_rows(read, answers, listing.paths, blank, blank)
+    table = pipeline.answer_rows(answers, listing.paths, blank, blank)
     text = summary_text(table, read, listing.labels, "out.csv")
     area = roc_auc_score(listing.labels, answers.probabilities, multi_class="ovr", labels=[0, 1, 2])
     assert f"AUC {area:.4f} (" in text
     right = np.mean(answers.probabilities.argmax(axis=1) == listing.labels)
     assert f"accuracy {right:.4f} (" in text
+    assert "unlike the training images" not in text
+    strange = answers.familiarity.copy()
+    strange[:7] = 0.0
+    unlike = pipeline.answer_rows(dataclasses.replace(answers, familiarity=strange), listing.paths, blank, blank)
+    said = summary_text(unlike, read, listing.labels, "out.csv")
+    assert "warning: 7 of 60 images are unlike the training images (familiarity below 0.01; of images like" in said
+    assert "them, 7.7% are to be expected)" in said
     alone = np.flatnonzero(listing.labels == 2)
     assert "no scores: " in summary_text(table.take(alone), read, listing.labels[alone], "out.csv")
-    broken = pipeline.answer_rows(read, load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
+    broken = pipeline.answer_rows(load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
     assert "1 image could not be read:\n  a: why\n" in summary_text(broken, read, np.zeros(1, np.int64), "out.csv")
 
 

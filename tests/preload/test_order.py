@@ -27,7 +27,7 @@ from fpt_ray.preload.pipeline import plan_shards
 from fpt_ray.train import loop
 from fpt_ray.train.loop import fit
 from fpt_ray.train.order import epoch_order
-from fpt_ray.train.seeds import trial_task
+from fpt_ray.train.seeds import assignment_of
 from tests.conftest import SMALL
 from tests.stores import image_table, rows_from_files, rows_in_memory, rows_on_device, rows_on_disk
 
@@ -111,7 +111,7 @@ def losses(features, read):
     model, steps = make_model(TRIAL, 2), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "take_step", lambda *given: steps.append(take_step(*given)) or steps[-1])
-        epochs = list(fit(model, rows["train"], rows["val"], TRIAL, trial_task(features, torch.device("cpu"))))
+        epochs = list(fit(model, rows["train"], rows["val"], TRIAL, assignment_of(features, torch.device("cpu"))))
     return [float(loss) for loss in steps], epochs[-1].val_score
 
 

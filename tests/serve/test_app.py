@@ -19,13 +19,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from starlette.testclient import TestClient
 
+from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
-from fpt_ray.predict.classifier import load
-from fpt_ray.predict.pipeline import handed_over
+from fpt_ray.predict.classifier import Answers, load
 from fpt_ray.serve import replicas
 from fpt_ray.serve.access import TOKEN_VARIABLE, token_at_start
-from fpt_ray.serve.answers import metadata_json
+from fpt_ray.serve.answers import answers_json, metadata_json
 from fpt_ray.serve.app import Model, Unavailable, make_app
 from fpt_ray.serve.command import Command, run
 from fpt_ray.serve.limits import Limits
@@ -64,7 +64,7 @@ def model(classifier, monkeypatch):
     """A replica in this process."""
     monkeypatch.setattr(replicas.ray, "get", lambda handed: handed)
     monkeypatch.setattr(replicas, "listen_on_loopback", lambda: None)
-    replica = Alone((handed_over(classifier),), 1, LIMITS.image_pixels)
+    replica = Alone((replicas.handed_over(classifier),), 1, LIMITS.image_pixels)
     metadata = metadata_json(classifier.bundle, "d" * 64, LIMITS)
     yield Model(answer=replica.answer, check=replica.check, metadata=metadata)
     replica.decoding.shutdown()
@@ -133,16 +133,28 @@ def test_it_says_of_images_what_the_bundle_says(client, classifier, images):
     np.testing.assert_allclose(shares, expected.probabilities[[0, 1, 2, 2]], atol=1e-6)
     np.testing.assert_allclose([answer["spread"] for answer in found], expected.spread[[0, 1, 2, 2]], atol=1e-6)
     assert [answer["class"] for answer in found[:3]] == expected.labels
+    points = classifier.bundle.operating_points
+    assert len(points) == 3
     for answer in found:
         assert list(answer["probabilities"]) == ["no", "yes"]
-        reached = {name: answer["probabilities"]["yes"] >= least for name, least in thresholds(classifier).items()}
+        reached = {point.name: answer["probabilities"][point.of] >= point.threshold for point in points}
         assert answer["decisions"] == reached
         assert answer["error"] is None
 
 
-def thresholds(classifier):
-    assert classifier.bundle.thresholds
-    return classifier.bundle.thresholds
+def test_an_image_that_is_unlike_the_training_images_has_a_warning(classifier, images):
+    answers = classifier.predict(files_of(images)[:2])
+    known = dataclasses.replace(answers, familiarity=np.array([0.5, 0.005]))
+    first, second = answers_json(known)
+    assert (first["familiarity"], second["familiarity"]) == (0.5, 0.005)
+    assert "warning" not in first
+    assert second["warning"].startswith("it is unlike the training images (familiarity below 0.01)")
+
+
+def test_values_are_told_as_values():
+    target = Target(task="regression", classes=("mm",))
+    answers = Answers(target=target, probabilities=np.array([[2.5]]), spread=np.array([0.5]), familiarity=None)
+    assert answers_json(answers) == [{"value": 2.5, "spread": 0.5}]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
@@ -345,7 +357,7 @@ def test_the_metadata_say_what_it_is_and_no_path_of_the_host(client, classifier)
     found = client.get("/metadata").json()
     assert (found["task"], found["classes"], found["seeds"]) == ("binary", ["no", "yes"], 2)
     assert found["metrics"] == dict(classifier.bundle.metrics)
-    assert found["thresholds"] == dict(classifier.bundle.thresholds)
+    assert found["operating_points"][0] == dataclasses.asdict(classifier.bundle.operating_points[0])
     assert found["must_not_be_used_for"][0].startswith("Diagnosis, or any decision about a person")
     assert found["limits"]["image_pixels"] == 20_000
     assert "/tmp" not in json.dumps(found)

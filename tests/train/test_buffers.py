@@ -6,7 +6,7 @@ import torch
 
 from fpt_ray.models.methods import make_model
 from fpt_ray.train.buffers import Buffers
-from fpt_ray.train.evaluation import Task
+from fpt_ray.train.evaluation import Assignment
 from fpt_ray.train.loop import fit
 from tests.conftest import ABC, FakeRows
 
@@ -59,7 +59,7 @@ def test_training_on_halves_gives_the_numbers_of_the_same_floats(small_trial, sm
     found = []
     for dtype in (torch.float16, torch.float32):
         rows = (Stored(dtype, 18, small_trial, small_shape), Stored(dtype, 9, small_trial, small_shape, split="val"))
-        task = Task(device=CPU, target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=18)
-        epochs = list(fit(make_model(small_trial, 3), *rows, small_trial, task))
+        assignment = Assignment(device=CPU, target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=18)
+        epochs = list(fit(make_model(small_trial, 3), *rows, small_trial, assignment))
         found.append([(epoch.train_loss, epoch.val_score) for epoch in epochs])
     assert repr(found[0]) == repr(found[1])

@@ -13,7 +13,7 @@ from fpt_ray.config.trial import BackboneConfig, FeaturesConfig, SideConfig, Tra
 from fpt_ray.features.rows import Batch
 from fpt_ray.models.methods import AdaLora, make_model
 from fpt_ray.models.side_network import dropout_masks
-from fpt_ray.train.evaluation import Task
+from fpt_ray.train.evaluation import Assignment
 from fpt_ray.train.loop import fit
 from fpt_ray.train.order import epoch_order
 from tests.conftest import ABC, SMALL
@@ -131,12 +131,12 @@ def by_hand(trial, model, rows):
 def by_the_loop(trial, model, rows):
     """Weights after each step of ``fit``."""
     after = []
-    task = Task(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=24)
+    assignment = Assignment(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=24)
     hook = register_optimizer_step_post_hook(
         lambda *_: after.append({name: value.detach().clone() for name, value in learnt(model).items()})
     )
     try:
-        list(fit(model, rows, DoubleRows(np.arange(6) % 3, 2), trial, task))
+        list(fit(model, rows, DoubleRows(np.arange(6) % 3, 2), trial, assignment))
     finally:
         hook.remove()
     return after

@@ -23,21 +23,25 @@ from fpt_ray.models.side_network import dropout_masks
 from fpt_ray.models.step import learns, take_step, unwrapped
 from fpt_ray.train.buffers import Buffers, taken_ahead
 from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint, save_checkpoint
-from fpt_ray.train.evaluation import Found, Task, evaluate
+from fpt_ray.train.evaluation import Assignment, Found, evaluate
 from fpt_ray.train.loop import NonFiniteLossError, fit
 from fpt_ray.train.order import epoch_order, worker_rows
 from fpt_ray.train.seeds import epoch_report, fit_seeds
 from tests.conftest import ABC, FakeRows
 
 
-def task(num_train=18, **options):
-    return Task(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, **options)
+def assignment(num_train=18, **options):
+    return Assignment(
+        device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=num_train, **options
+    )
 
 
 def run(trial, shape, resume=None, stop_after=None):
     model = make_model(trial, 3)
     epochs = []
-    for epoch in fit(model, FakeRows(18, trial, shape), FakeRows(9, trial, shape, split="val"), trial, task(), resume):
+    for epoch in fit(
+        model, FakeRows(18, trial, shape), FakeRows(9, trial, shape, split="val"), trial, assignment(), resume
+    ):
         epochs.append((epoch.number, epoch.train_loss, epoch.val_score, epoch.best_epoch))
         if epoch.number == stop_after:
             return epochs, stored(epoch.snapshot)
@@ -52,7 +56,7 @@ def test_what_an_image_loses_counts_by_its_weight(small_trial, small_shape):
         train = FakeRows(18, still, small_shape)
         train.weights = weights
         val = FakeRows(9, still, small_shape, split="val")
-        return next(fit(make_model(still, 3), train, val, still, task())).train_loss
+        return next(fit(make_model(still, 3), train, val, still, assignment())).train_loss
 
     plain, ones = loss_of(None), np.ones(18, np.float32)
     assert loss_of(ones) == plain
@@ -100,7 +104,7 @@ def test_a_resumed_trial_has_taken_the_time_of_both_workers(small_trial, small_s
 
     def steps(resume=None, identity="own"):
         started = float(next(clock))
-        return fit_seeds(small_trial, 1, rows, task(), identity=identity, started=started, resume=resume)
+        return fit_seeds(small_trial, 1, rows, assignment(), identity=identity, started=started, resume=resume)
 
     first = next(steps())
     assert first.seconds.train > first.seconds.fit > first.seconds.data > 0
@@ -131,7 +135,7 @@ def worker(rank, port, trial, shape):
     model = torch.nn.parallel.DistributedDataParallel(model) if learns(model) else model
     numbers = [
         (epoch.train_loss or 0, epoch.val_score)
-        for epoch in fit(model, rows, val, trial, task(rank=rank, num_workers=2))
+        for epoch in fit(model, rows, val, trial, assignment(rank=rank, num_workers=2))
     ]
     dist.destroy_process_group()
     return numbers, arrays(unwrapped(model))
@@ -165,7 +169,7 @@ def test_neighbours_are_remembered_once_whatever_is_set_for_training(small_trial
     trial = dataclasses.replace(small_trial, method="knn")
     rows, val = FakeRows(18, trial, small_shape), FakeRows(9, trial, small_shape, split="val")
     splits = {"train": rows, "val": val}
-    (first, second) = fit_seeds(trial, 2, splits, task(), identity="own", started=0.0)
+    (first, second) = fit_seeds(trial, 2, splits, assignment(), identity="own", started=0.0)
     for progress in (first, second):
         (epoch,) = progress.epochs
         assert (epoch.number, epoch.train_loss, epoch.best_epoch) == (1, None, 1)
@@ -176,7 +180,7 @@ def test_neighbours_are_remembered_once_whatever_is_set_for_training(small_trial
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(first.checkpoint, folder)
         saved = load_checkpoint(folder)
-    resumed = list(fit_seeds(trial, 2, splits, task(), identity="own", started=0.0, resume=saved))
+    resumed = list(fit_seeds(trial, 2, splits, assignment(), identity="own", started=0.0, resume=saved))
     assert [(len(one.finished), one.epochs[0].val_score) for one in resumed] == [(1, second.epochs[0].val_score)]
     remembered = saved.current[0].best.model["_extra_state"]
     tokens = rows.summaries[:, -1, 0].half().double()
@@ -203,10 +207,12 @@ def test_best_epoch_is_kept(small_trial, small_shape):
     trial = dataclasses.replace(small_trial, training=dataclasses.replace(small_trial.training, epochs=6))
     model = make_model(trial, 3)
     val = FakeRows(9, trial, small_shape, split="val")
-    last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, task()))[-1]
+    last = list(fit(model, FakeRows(18, trial, small_shape), val, trial, assignment()))[-1]
     best = last.snapshot.best
     model.load_state_dict(best.model)
-    assert [one.picking for one in evaluate(model, val, trial, task())] == [best.val_score] == [last.best_val_score]
+    assert (
+        [one.picking for one in evaluate(model, val, trial, assignment())] == [best.val_score] == [last.best_val_score]
+    )
 
 
 def test_a_checkpoints_file_holds_plain_values_and_gives_the_same_records_back(tmp_path):
@@ -232,7 +238,7 @@ def test_nan_ends_the_trial_with_a_reason(small_trial, small_shape):
     rows = FakeRows(18, small_trial, small_shape)
     rows.features[3] = torch.nan
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan in epoch 1 .*learning_rate"):
-        list(fit(make_model(small_trial, 3), rows, rows, small_trial, task()))
+        list(fit(make_model(small_trial, 3), rows, rows, small_trial, assignment()))
 
 
 def test_an_epoch_visits_rows_once_and_drops_the_remainder():
@@ -268,7 +274,7 @@ def test_the_mode_is_trainings_in_steps_and_evaluations_in_between(small_trial, 
     model, seen = make_model(small_trial, 3), []
     model.register_forward_pre_hook(lambda module, _: seen.append((module.training, torch.is_grad_enabled())))
     rows, val = FakeRows(8, small_trial, small_shape), FakeRows(6, small_trial, small_shape, split="val")
-    list(fit(model, rows, val, small_trial, task(8)))
+    list(fit(model, rows, val, small_trial, assignment(8)))
     assert seen == 3 * [(True, True), (True, True), (False, False), (False, False)]
 
 
@@ -285,7 +291,7 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_its_weights_stay_as_they
     model, rows = make_model(trial, 3), FakeRows(8, small_trial, small_shape)
     aucs, weights, snapshots, best = [0.6, 0.9, 0.7, 0.9, 0.8], [], [], []
     scripted(monkeypatch, aucs)
-    for epoch in fit(model, rows, rows, trial, task(8)):
+    for epoch in fit(model, rows, rows, trial, assignment(8)):
         weights.append({name: value.clone() for name, value in model.state_dict().items()})
         snapshots.append(stored(epoch.snapshot))
         best.append((epoch.best_epoch, epoch.best_val_score))
@@ -293,7 +299,7 @@ def test_the_best_epoch_is_the_first_of_the_highest_and_its_weights_stay_as_they
     assert best == [(1, 0.6), (2, 0.9), (2, 0.9), (2, 0.9), (2, 0.9)]
     assert all(torch.equal(value, weights[1][name]) for name, value in kept.items())
     scripted(monkeypatch, aucs[3:])
-    resumed = list(fit(make_model(trial, 3), rows, rows, trial, task(8), snapshots[2]))
+    resumed = list(fit(make_model(trial, 3), rows, rows, trial, assignment(8), snapshots[2]))
     assert [(epoch.number, epoch.best_epoch) for epoch in resumed] == [(4, 2), (5, 2)]
 
 
@@ -306,7 +312,7 @@ def test_steps_count_on_over_epochs_and_mean_loss_is_of_an_epochs_steps(small_tr
 
     monkeypatch.setattr("fpt_ray.train.loop.take_step", recorded)
     rows = FakeRows(18, small_trial, small_shape)
-    epochs = list(fit(make_model(small_trial, 3), rows, rows, small_trial, task()))
+    epochs = list(fit(make_model(small_trial, 3), rows, rows, small_trial, assignment()))
     assert [number for number, _ in steps] == list(range(1, 13))
     means = np.reshape([loss for _, loss in steps], (3, 4)).mean(axis=1)
     assert [epoch.train_loss for epoch in epochs] == pytest.approx(means, rel=1e-5)
@@ -384,6 +390,6 @@ def test_what_heeds_rare_classes_changes_what_is_learnt(small_trial, small_shape
     losses = []
     for values in ({}, option, {"training.sampling": sampling}, {**option, "training.sampling": sampling}):
         trial = override(small_trial, {"training.epochs": 1, **values})
-        (epoch,) = fit(make_model(trial, 3), rows, FakeRows(9, trial, small_shape, split="val"), trial, task())
+        (epoch,) = fit(make_model(trial, 3), rows, FakeRows(9, trial, small_shape, split="val"), trial, assignment())
         losses.append(epoch.train_loss)
     assert len(set(losses)) == (4 if sampling == "balanced" else 2)

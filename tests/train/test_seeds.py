@@ -17,12 +17,12 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
 from fpt_ray.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, packed, save_checkpoint, unpacked
-from fpt_ray.train.evaluation import Task, predict
+from fpt_ray.train.evaluation import Assignment, predict
 from fpt_ray.train.loop import NonFiniteLossError, fit
 from fpt_ray.train.seeds import epoch_report, fit_seeds, gains_together
 from tests.conftest import ABC, FakeRows
 
-TASK = Task(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=12)
+ASSIGNMENT = Assignment(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=12)
 ASKED = {"identity": "one", "started": 0.0}
 COSTS = {"param_ratio": 0.02, "memory_ratio": 0.3, "peak_memory_bytes": 5.0}
 METHODS = ["probe", "layer_fusion", "stored_linear_probe", "fpt+"]
@@ -64,7 +64,7 @@ def alone(trial, rows, seeds=3):
     found, best = [], []
     for repeat in range(seeds):
         one = with_seed(trial, repeat)
-        for epoch in fit(make_model(one, 3), rows["train"], rows["val"], one, TASK):
+        for epoch in fit(make_model(one, 3), rows["train"], rows["val"], one, ASSIGNMENT):
             found.append((repeat, epoch.number, epoch.train_loss, epoch.val_score))
         best.append(epoch.snapshot.best)
     return found, best
@@ -74,28 +74,28 @@ def alone(trial, rows, seeds=3):
 
 
 def test_each_seed_gives_what_it_gives_alone(trial, rows):
-    one_by_one = numbers_of(fit_seeds(trial, 3, rows, TASK, **ASKED))
+    one_by_one = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED))
     assert one_by_one == alone(trial, rows)[0]
     assert len({loss for _, _, loss, _ in one_by_one}) == 6
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
 def test_resumed_equals_uninterrupted_within_and_between_seeds(trial, rows, stop_after):
-    whole = numbers_of(fit_seeds(trial, 3, rows, TASK, **ASKED))
-    seeds = fit_seeds(trial, 3, rows, TASK, **ASKED)
+    whole = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED))
+    seeds = fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED)
     for _ in range(stop_after):
         progress = next(seeds)
-    after = numbers_of(fit_seeds(trial, 3, rows, TASK, **ASKED, resume=progress.checkpoint))
+    after = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, resume=progress.checkpoint))
     assert after == whole[stop_after:]
 
 
 def test_another_trials_checkpoint_is_refused_and_seconds_go_on(trial, rows):
-    first = next(fit_seeds(trial, 1, rows, TASK, identity="one", started=time.perf_counter() - 100))
+    first = next(fit_seeds(trial, 1, rows, ASSIGNMENT, identity="one", started=time.perf_counter() - 100))
     assert 100 < first.seconds.train < 150
     with pytest.raises(ConfigError, match=r"another trial, store or image table \(identity one, asked is two\)"):
-        next(fit_seeds(trial, 1, rows, TASK, identity="two", started=0.0, resume=first.checkpoint))
+        next(fit_seeds(trial, 1, rows, ASSIGNMENT, identity="two", started=0.0, resume=first.checkpoint))
     started = time.perf_counter()
-    (second,) = fit_seeds(trial, 1, rows, TASK, identity="one", started=started, resume=first.checkpoint)
+    (second,) = fit_seeds(trial, 1, rows, ASSIGNMENT, identity="one", started=started, resume=first.checkpoint)
     assert first.seconds.train < second.seconds.train < first.seconds.train + time.perf_counter() - started
     assert second.seconds.fit > first.seconds.fit > 0
     assert second.seconds.data > first.seconds.data > 0
@@ -114,7 +114,7 @@ def uneven(trial, rows, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_together_each_seed_gives_what_it_gives_alone(trial, rows, method):
     trial = uneven(trial, rows, method)
-    steps = list(fit_seeds(trial, 3, rows, TASK, **ASKED, together=True))
+    steps = list(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
     expected, best = alone(trial, rows)
     assert [len(progress.epochs) for progress in steps] == [3, 3, 3]
     np.testing.assert_allclose(sorted(numbers_of(steps)), expected, atol=2e-5)
@@ -130,32 +130,32 @@ def test_together_each_seed_gives_what_it_gives_alone(trial, rows, method):
 def test_together_in_bfloat16_they_agree_to_its_rounding(trial, rows, method):
     trial = uneven(trial, rows, method)
     trial = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="bfloat16"))
-    found = sorted(numbers_of(fit_seeds(trial, 3, rows, TASK, **ASKED, together=True)))
+    found = sorted(numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True)))
     expected, _ = alone(trial, rows)
     np.testing.assert_allclose([loss for *_, loss, _ in found], [loss for *_, loss, _ in expected], rtol=0.02)
     exact = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="float32"))
-    assert found != sorted(numbers_of(fit_seeds(exact, 3, rows, TASK, **ASKED, together=True)))
+    assert found != sorted(numbers_of(fit_seeds(exact, 3, rows, ASSIGNMENT, **ASKED, together=True)))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_together_a_resumed_trial_equals_an_uninterrupted_one(trial, rows, method, tmp_path):
     trial = uneven(trial, rows, method)
-    whole = numbers_of(fit_seeds(trial, 3, rows, TASK, **ASKED, together=True))
-    first = next(fit_seeds(trial, 3, rows, TASK, **ASKED, together=True))
+    whole = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
+    first = next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
     save_checkpoint(first.checkpoint, tmp_path)
     for together in (True, False):  # what trained together goes on together, wherever it goes on
         saved = load_checkpoint(tmp_path)
-        after = numbers_of(fit_seeds(trial, 3, rows, TASK, **ASKED, together=together, resume=saved))
+        after = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=together, resume=saved))
         assert after == whole[3:]
 
 
 def test_what_trained_alone_goes_on_alone_and_the_rest_together(trial, rows):
     """As where a checkpoint is of a program that knew no other way; it named one seed in no list."""
     trial = dataclasses.replace(trial, method="probe")
-    first = next(fit_seeds(trial, 3, rows, TASK, **ASKED))
+    first = next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED))
     plain = packed(first.checkpoint)
     (plain["current"],) = plain["current"]
-    steps = list(fit_seeds(trial, 3, rows, TASK, **ASKED, together=True, resume=unpacked(plain)))
+    steps = list(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True, resume=unpacked(plain)))
     assert [len(progress.epochs) for progress in steps] == [1, 2, 2]
     np.testing.assert_allclose(sorted(numbers_of(steps)), alone(trial, rows)[0][1:], atol=2e-5)
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_of_seeds_together_is_as_large_as_theirs(trial, rows):
 
     def size(**options):
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(next(fit_seeds(trial, 3, rows, TASK, **ASKED, **options)).checkpoint, folder)
+            save_checkpoint(next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, **options)).checkpoint, folder)
             return Path(folder, CHECKPOINT_FILE).stat().st_size
 
     assert size(together=True) < 3.2 * size()
@@ -183,7 +183,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_seed(trial, rows, together, m
 
     monkeypatch.setattr("fpt_ray.train.seeds.network_for", spoilt)
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan in epoch 1 by step 3 .*training\.seed 6\)"):
-        list(fit_seeds(trial, 3, rows, TASK, **ASKED, together=together))
+        list(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=together))
 
 
 def test_together_every_row_is_read_once_to_validate(trial, rows, monkeypatch):
@@ -191,10 +191,10 @@ def test_together_every_row_is_read_once_to_validate(trial, rows, monkeypatch):
     asked = []
     take = rows["val"].take
     monkeypatch.setattr(rows["val"], "take", lambda ids, memory=None: asked.append(list(ids)) or take(ids, memory))
-    next(fit_seeds(trial, 3, rows, TASK, **ASKED, together=True))
+    next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
     assert asked == [list(range(12))]  # 3 batches of 4 at once, as in a step
     model = make_model(trial, 3)
-    assert predict(model, rows["val"], trial, TASK)[0].shape == (12, 3)
+    assert predict(model, rows["val"], trial, ASSIGNMENT)[0].shape == (12, 3)
 
 
 def test_seeds_train_together_where_operations_are_small(trial):
@@ -207,7 +207,7 @@ def test_seeds_train_together_where_operations_are_small(trial):
 
 
 def test_a_report_is_of_the_best_epochs_of_all_seeds(trial, rows):
-    *_, before, last = fit_seeds(trial, 3, rows, TASK, **ASKED)
+    *_, before, last = fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED)
     found = epoch_report(last, trial, 3, COSTS)
     (epoch,), (seed,) = last.epochs, found.seeds
     best = [*(one.val_score for one in last.finished), epoch.best_val_score]
@@ -225,7 +225,7 @@ def test_a_report_is_of_the_best_epochs_of_all_seeds(trial, rows):
 def test_together_a_report_has_an_epoch_of_every_seed(trial, rows):
     trial = dataclasses.replace(trial, method="probe")
     first, last = (
-        epoch_report(one, trial, 3, COSTS) for one in fit_seeds(trial, 3, rows, TASK, **ASKED, together=True)
+        epoch_report(one, trial, 3, COSTS) for one in fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True)
     )
     assert [(one.repeat, one.epoch) for one in (*first.seeds, *last.seeds)] == [
         (r, e) for e in (1, 2) for r in range(3)

@@ -17,7 +17,7 @@ from fpt_ray.models.loss import network_for
 from fpt_ray.models.methods import load_learnable_state
 from fpt_ray.models.step import learns
 from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from fpt_ray.train.evaluation import Task, predict
+from fpt_ray.train.evaluation import Assignment, predict
 from fpt_ray.train.loop import fit
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.seeds import fit_seeds
@@ -82,7 +82,7 @@ def trial_of(method, **training):
 
 
 def setting(name, rows=18, **options):
-    return Task(
+    return Assignment(
         device=torch.device("cpu"), target=TARGETS[name], mean=(0.5,) * 3, std=(0.5,) * 3, num_train=rows, **options
     )
 

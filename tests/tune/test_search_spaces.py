@@ -30,7 +30,7 @@ from fpt_ray.preload.decoded import read_image
 from fpt_ray.preload.extraction import lpm_precision
 from fpt_ray.preload.pipeline import plan_shards
 from fpt_ray.train.evaluation import evaluate
-from fpt_ray.train.seeds import fit_seeds, trial_task
+from fpt_ray.train.seeds import assignment_of, fit_seeds
 from tests.stores import rows_from_files
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
@@ -114,10 +114,10 @@ def test_every_row_of_the_paper_runs(name, rows, stores):
 
 def trial_ends_with_two_seeds(trial, store):
     rows = {split: rows_from_files(store, split, trial_slice(trial, store.spec)) for split in ("train", "val")}
-    task = trial_task(store, torch.device("cpu"))
+    assignment = assignment_of(store, torch.device("cpu"))
     models = []
     kept = {"prepare": lambda model: models.append(model) or model}
-    *_, last = fit_seeds(trial, 2, rows, task, identity="", started=0.0, **kept)
+    *_, last = fit_seeds(trial, 2, rows, assignment, identity="", started=0.0, **kept)
     (epoch,) = last.epochs
     assert (epoch.number, len(last.finished)) == (1, 1)
     assert math.isfinite(epoch.train_loss)
@@ -125,7 +125,7 @@ def trial_ends_with_two_seeds(trial, store):
     assert any(not torch.equal(first[key], value) for key, value in second.items() if isinstance(value, torch.Tensor))
     for model, best in zip(models, last.checkpoint.best, strict=True):
         load_learnable_state(model, best.model)
-        assert [found.picking for found in evaluate(model, rows["val"], trial, task)] == [best.val_score]
+        assert [found.picking for found in evaluate(model, rows["val"], trial, assignment)] == [best.val_score]
 
 
 def test_the_grids_are_the_papers():

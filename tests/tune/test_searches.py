@@ -20,7 +20,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
 from fpt_ray.metrics.scores import auc
 from fpt_ray.predict.classifier import load
-from fpt_ray.predict.finding import bundle_named
+from fpt_ray.predict.finding import bundle_named, bundles_of_front
 from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
@@ -57,7 +57,8 @@ def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images,
     records = tracking.read_trials(client, tracking.find_study(client, "s"))
     shown = {bundle_folder(f"{workdir}/studies/s", one.number): one for one in records if "test_auc" in one.metrics}
     left = Path(workdir, "studies/s/bundles")
-    assert {str(folder) for folder in left.iterdir()} == set(shown)
+    assert {str(one) for one in left.iterdir() if one.is_dir()} == set(shown)
+    assert set(bundles_of_front("s", workdir)) == set(shown)
     assert f"bundles: {len(shown)} in {left}, each with a model card" in searched[0]
     paths = sorted(Path(images, "test").rglob("*.png"))
     labels = np.array([store.classes.index(path.parent.name) for path in paths])
@@ -66,7 +67,8 @@ def test_a_search_leaves_a_bundle_of_every_member_of_its_front(searched, images,
         (found,) = classifier.probabilities(np.stack([squared(path, 96) for path in paths]))
         assert auc(found, labels, store.classes) == pytest.approx(record.metrics["test_auc"], abs=1e-6)
         assert classifier.predict(paths[:2]).labels == [store.classes[at] for at in found[:2].argmax(axis=1)]
-        assert f"| auc | {record.metrics['val_auc']:.4f} | {record.metrics['test_auc']:.4f} |" in card_of(folder)
+        assert f"| auc | {record.metrics['val_auc']:.4f} (" in card_of(folder)
+        assert f" | {record.metrics['test_auc']:.4f} (" in card_of(folder)
     best = max(shown, key=lambda folder: shown[folder].metrics["val_auc"])
     assert bundle_named("s", workdir) == best
 

@@ -12,7 +12,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.features.rows import Batch, Memory, fresh_memory
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.methods import make_model
-from fpt_ray.train.evaluation import Task
+from fpt_ray.train.evaluation import Assignment
 from fpt_ray.train.loop import fit
 
 _CLASSES = ("0", "1")
@@ -93,8 +93,8 @@ def _train(_rank: int, trial: TrialConfig, rows: int, device_name: str, together
     device, shape = torch.device(device_name), backbone_shape(trial.backbone.name)
     held = ResidentRows(trial, rows, device)
     target = Target(task="multiclass", classes=_CLASSES)
-    task = Task(target=target, mean=shape.mean, std=shape.std, num_train=rows, device=device)
-    epochs = fit(make_model(trial, len(_CLASSES)).to(device), held, held, trial, task)
+    assignment = Assignment(target=target, mean=shape.mean, std=shape.std, num_train=rows, device=device)
+    epochs = fit(make_model(trial, len(_CLASSES)).to(device), held, held, trial, assignment)
     next(epochs)
     together.wait(_PATIENCE_S)
     seconds = sum(epoch.seconds for epoch in epochs)

@@ -22,7 +22,7 @@ from fpt_ray.features.rows import Rows
 from fpt_ray.images.table import ImageTable
 from fpt_ray.models.methods import make_model
 from fpt_ray.train.loop import Epoch, fit
-from fpt_ray.train.seeds import trial_task
+from fpt_ray.train.seeds import assignment_of
 
 _WARM_UP = 1
 _SPLITS = ("train", "val")
@@ -125,7 +125,7 @@ def our_epochs(trial: TrialConfig, features: Features, rows: Sequence[Rows], dev
     """Our loop on the training and the validation split."""
     model = make_model(trial, len(features.classes)).to(device)
     train, val = rows
-    return fit(model, train, val, trial, trial_task(features, device))
+    return fit(model, train, val, trial, assignment_of(features, device))
 
 
 def plain_copies(table: ImageTable, features: Features, trial: TrialConfig, folder: Path) -> dict[str, list[Labelled]]:

@@ -21,7 +21,7 @@ from fpt_ray.features.rows import Batch
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import arithmetic_type, make_learner, take_step
-from fpt_ray.train.evaluation import Task, network_inputs
+from fpt_ray.train.evaluation import Assignment, network_inputs
 
 _CLASSES = 5
 _WARM_UP = 2
@@ -169,8 +169,8 @@ def our_step(
     batch = Batch(low_res=low_res.to(device), keys=keys, values=values, labels=labels.to(device))
     classes = tuple(map(str, range(_CLASSES)))
     target = Target(task="multiclass", classes=classes)
-    task = Task(target=target, mean=shape.mean, std=shape.std, num_train=len(images), device=device)
-    inputs = partial(network_inputs, batch, range(len(images)), 1, trial, task)
+    assignment = Assignment(target=target, mean=shape.mean, std=shape.std, num_train=len(images), device=device)
+    inputs = partial(network_inputs, batch, range(len(images)), 1, trial, assignment)
 
     def step() -> float:
         return float(take_step(learner, 1, inputs, lambda logits: batch.labels.to(logits.device)))

@@ -115,10 +115,11 @@ function show(card, answer) {
     state.textContent = `${answer.class || "none of them"} (${spread})`;
     bars(card.querySelector(".bars"), answer.probabilities);
   }
-  for (const [name, reached] of Object.entries(answer.decisions || {})) {
-    const least = (100 * about.thresholds[name]).toFixed(1);
-    const called = reached ? about.classes[1] : about.classes[0];
-    line(card.querySelector(".decisions"), `${name.replaceAll("_", " ")}: ${called} (called ${about.classes[1]} from ${least} % on)`);
+  for (const { name, of, threshold } of about.operating_points) {
+    const other = about.task === "binary" ? about.classes.find((one) => one !== of) : `not ${of}`;
+    const called = answer.decisions[name] ? of : other;
+    const from = `called ${of} from ${(100 * threshold).toFixed(1)} % on`;
+    line(card.querySelector(".decisions"), `${name.replaceAll("_", " ")}: ${called} (${from})`);
   }
   const known = ["sha256", "error", "class", "probabilities", "value", "spread", "decisions"];
   for (const [name, value] of Object.entries(answer)) {
