@@ -73,18 +73,17 @@ def run(command: Command) -> None:
     token, drawn = (None, False) if command.open else token_at_start()
     uri = bundle_named(command.model, command.workdir, command.tracking_uri)
     bundle = with_backbone_at(read_bundle(uri), command.backbone)
-    with bound(command.host, command.port) as at, ray_session(local=True):
+    with bound(command.host, command.port) as at:
+        classifier = classifier_of(bundle, torch.device("cpu"))  # replicas bring it to their device
         say(f"serve: starting {command.replicas} x {uri}")
-        handle = start_replicas(
-            classifier_of(bundle, torch.device("cpu")),
-            command.replicas,
-            requests=limits.requests,
-            max_pixels=limits.image_pixels,
-        )
-        metadata = metadata_json(bundle, bundle_digest(uri), limits)
-        model = Model(answer=asked(handle.answer), check=asked(handle.check), metadata=metadata)
-        app = make_app(model, limits, token, answered_hosts(command.host))
-        run_server(app, at, lambda: print(_told(address_of(at), token if drawn else None), flush=True))
+        with ray_session(local=True):
+            handle = start_replicas(
+                classifier, command.replicas, requests=limits.requests, max_pixels=limits.image_pixels
+            )
+            metadata = metadata_json(bundle, bundle_digest(uri), limits)
+            model = Model(answer=asked(handle.answer), check=asked(handle.check), metadata=metadata)
+            app = make_app(model, limits, token, answered_hosts(command.host))
+            run_server(app, at, lambda: print(_told(address_of(at), token if drawn else None), flush=True))
     say("serve: ended")
 
 

@@ -60,7 +60,7 @@ def test_many_clients_get_what_predict_says_and_bad_requests_their_reasons(serve
     expected = load(bundle).predict(images).probabilities
     good = [Asked(body=path.read_bytes(), status=200, image=at, kind="image/png") for at, path in enumerate(images)]
     requests = (good + bad_requests(Path(images[0]).read_bytes())) * 4
-    outcomes = ask_all(server, requests, 6, lambda _: None)
+    outcomes = ask_all(server.address, server.token, requests, 6, lambda _: None)
     assert wrong_of(outcomes, len(requests), expected) == {}
     shares = [list(one.answer["answers"][0]["probabilities"].values()) for one in outcomes if one.status == 200]
     at = [one.asked.image for one in outcomes if one.status == 200]
@@ -86,7 +86,7 @@ def test_a_lost_replica_is_told_and_replaced(server, images):
         replica.kill()
     psutil.wait_procs(server.replicas, 20)
     asked = [Asked(body=images[0].read_bytes(), status=200, kind="image/png")]
-    (outcome,) = ask_all(server, asked, 1, lambda _: None)
+    (outcome,) = ask_all(server.address, server.token, asked, 1, lambda _: None)
     assert outcome.status == 200
     assert get(server, "/healthz")[0] == 200
 
@@ -173,9 +173,12 @@ def test_a_drawn_token_is_printed_once_and_a_signal_ends_all_even_at_the_start(b
 
     process = start()
     wait_for("serve: starting", "err")
-    children = psutil.Process(process.pid).children(recursive=True)
+    main = psutil.Process(process.pid)
+    while not any("raylet" in child.name() for child in main.children(recursive=True)):
+        time.sleep(0.05)
+    time.sleep(3)  # Serve has begun
+    children = main.children(recursive=True)
     assert ended(process) == 130
-    assert children
     assert psutil.wait_procs(children, 20)[1] == []
     process = start()
     wait_for("token: ", "out")

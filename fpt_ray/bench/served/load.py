@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from fpt_ray.bench.served.server import Server
-
 _TIMEOUT_S = 300
 
 
@@ -42,7 +40,9 @@ class Outcome:
     """How often it was sent again, since all places were taken."""
 
 
-def ask_all(server: Server, requests: Sequence[Asked], clients: int, each: Callable[[int], None]) -> list[Outcome]:
+def ask_all(
+    address: str, token: str, requests: Sequence[Asked], clients: int, each: Callable[[int], None]
+) -> list[Outcome]:
     """Outcomes in the order of the requests; ``each`` is called with how many there are, after every one."""
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(requests)):
@@ -51,13 +51,13 @@ def ask_all(server: Server, requests: Sequence[Asked], clients: int, each: Calla
     lock = threading.Lock()
 
     def client() -> None:
-        connection = _connection(server)
+        connection = _connection(address)
         while True:
             try:
                 number = todo.get_nowait()
             except queue.Empty:
                 break
-            outcome = _ask(server, connection, requests[number])
+            outcome = _ask(connection, token, requests[number])
             with lock:
                 found[number] = outcome
                 each(len(found))
@@ -71,16 +71,16 @@ def ask_all(server: Server, requests: Sequence[Asked], clients: int, each: Calla
     return [found[number] for number in range(len(requests)) if number in found]
 
 
-def _connection(server: Server) -> http.client.HTTPConnection:
-    url = urlsplit(server.address)
+def _connection(address: str) -> http.client.HTTPConnection:
+    url = urlsplit(address)
     assert url.hostname is not None
     return http.client.HTTPConnection(url.hostname, url.port, timeout=_TIMEOUT_S)
 
 
-def _ask(server: Server, connection: http.client.HTTPConnection, asked: Asked) -> Outcome:
+def _ask(connection: http.client.HTTPConnection, token: str, asked: Asked) -> Outcome:
     headers = {"Content-Type": asked.kind}
     if asked.token:
-        headers["Authorization"] = f"Bearer {server.token}"
+        headers["Authorization"] = f"Bearer {token}"
     again = 0
     while True:
         started = time.perf_counter()

@@ -120,9 +120,9 @@ def _turn(
     for file in files:
         classifier.predict([file])
     looped = time.perf_counter()
-    outcomes = ask_all(server, good, clients, lambda _: None)
+    outcomes = ask_all(server.address, server.token, good, clients, lambda _: None)
     served = time.perf_counter()
-    ask_all(server, good, 1, lambda _: None)
+    ask_all(server.address, server.token, good, 1, lambda _: None)
     alone = time.perf_counter()
     return looped - started, served - looped, alone - served, [outcome.seconds for outcome in outcomes]
 
@@ -138,7 +138,7 @@ def _mixed(server: Server, good: Sequence[Asked], setting: ServeSetting, expecte
             held[count] = server.replica_bytes, server.front_bytes
 
     started = time.perf_counter()
-    outcomes = ask_all(server, requests, setting.clients, look)
+    outcomes = ask_all(server.address, server.token, requests, setting.clients, look)
     seconds = time.perf_counter() - started
     replica_bytes, front_bytes = zip(*(held[count] for count in sorted(held)), strict=True)
     return {
