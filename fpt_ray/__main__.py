@@ -9,7 +9,20 @@ from pathlib import Path
 from fpt_ray import __version__
 from fpt_ray.errors import nearest_name
 
-COMMANDS = ("preload", "train", "tune", "predict", "report", "cost", "features", "datasets", "demo", "authors", "bench")
+COMMANDS = (
+    "preload",
+    "train",
+    "tune",
+    "predict",
+    "serve",
+    "report",
+    "cost",
+    "features",
+    "datasets",
+    "demo",
+    "authors",
+    "bench",
+)
 """In the order one meets them."""
 
 

@@ -21,7 +21,7 @@ FLOORS = {
     6: "train",
     7: "predict",
     8: "tune",
-    9: "bench",
+    9: "serve bench",
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms.split()}
 DOORS = {"__init__", "__main__"}  # of the package: they open any room

@@ -45,6 +45,7 @@ def test_the_installed_package_is_the_wheels(installed, tmp_path):
     file = run(installed / "python", "-c", "import fpt_ray; print(fpt_ray.__file__)", cwd=tmp_path)
     assert Path(file.strip()).is_relative_to(installed.parent)
     assert Path(file.strip()).with_name("py.typed").is_file()
+    assert Path(file.strip()).with_name("serve").joinpath("page", "page.js").is_file()
 
 
 def test_its_front_door_lists_the_commands(installed, tmp_path):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from fpt_ray.bench.scaling import Cluster
-from fpt_ray.bench.stages.settings import EpochSetting, GpuSetting, PreloadSetting, SearchSetting
+from fpt_ray.bench.stages.settings import EpochSetting, GpuSetting, PreloadSetting, SearchSetting, ServeSetting
 from fpt_ray.config.trial import BackboneConfig, TrialConfig
 
 _Setting = TypeVar("_Setting")
@@ -22,7 +22,7 @@ _Trial = _Flat[TrialConfig]
 _RANDOM = TrialConfig(backbone=BackboneConfig(weights="random"))
 """The paper's configuration on weights that need not be had: what is timed does not depend on them."""
 _CLUSTER, _PRELOAD, _EPOCH = Cluster(), PreloadSetting(), EpochSetting()
-_SEARCH, _GPU = SearchSetting(), GpuSetting()
+_SEARCH, _GPU, _SERVE = SearchSetting(), GpuSetting(), ServeSetting()
 
 
 def preload(trial: _Trial = _RANDOM, setting: _Flat[PreloadSetting] = _PRELOAD, json: bool = False) -> None:
@@ -109,6 +109,20 @@ def gpu(trial: _Trial = _RANDOM, setting: _Flat[GpuSetting] = _GPU, json: bool =
 
     figures = measure_gpu(trial, setting)
     _print(figures.as_json(), gpu_text(figures, trial.training.batch_size), as_json=json)
+
+
+def serve(setting: _Flat[ServeSetting] = _SERVE, json: bool = False) -> None:
+    """Time a served bundle on loopback in turns with a plain loop of predict; then send it good and bad requests.
+
+    Args:
+        setting: What is served, and how much it is asked.
+        json: Print ratios and raw seconds as JSON.
+    """
+    from fpt_ray.bench.served.turns import measure_serving, serve_text
+
+    with _folder() as folder:
+        times = measure_serving(setting, folder)
+    _print(times.as_json(), serve_text(times), as_json=json)
 
 
 def read(rows: int = 48, runs: int = 9) -> None:
@@ -238,6 +252,7 @@ VERBS = {
     "epoch": epoch,
     "search": search,
     "gpu": gpu,
+    "serve": serve,
     "read": read,
     "startup": startup,
     "stopping": stopping,

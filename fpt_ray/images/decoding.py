@@ -22,13 +22,15 @@ _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations in which height and width change places."""
 
 
-def read_square(data: bytes, source: str, preparation: Preparation) -> UInt8[np.ndarray, "R R 3"]:
+def read_square(
+    data: bytes, source: str, preparation: Preparation, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "R R 3"]:
     """An encoded image as extraction takes it.
 
     Raises:
         ImageError: as ``read_picture`` and ``square_of``.
     """
-    return square_of(read_picture(data, source), preparation)
+    return square_of(read_picture(data, source, max_pixels), preparation)
 
 
 def decode(data: bytes, source: str, preparation: Preparation | None = None) -> UInt8[np.ndarray, "Y X 3"]:
@@ -43,24 +45,24 @@ def decode(data: bytes, source: str, preparation: Preparation | None = None) -> 
     return eight_bit(read_picture(data, source), preparation or Preparation())
 
 
-def read_picture(data: bytes, source: str) -> Picture:
+def read_picture(data: bytes, source: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """An encoded image as its file holds it, upright (EXIF orientation applied).
 
     Transparent pixels are blended onto black. Of several frames or pages the first is taken.
 
     Raises:
         ImageError: the bytes are empty, too many, no image of a known format, cut off or damaged; the image has no
-            pixels or more than MAX_PIXELS (said by its header, before anything is decoded); its range is unknown.
+            pixels or more than ``max_pixels`` (said by its header, before anything is decoded); its range is unknown.
     """
     if not data:
         raise ImageError(source, "the file is empty (0 bytes)")
     if len(data) > MAX_BYTES:
         raise ImageError(source, f"the file has more than {MAX_BYTES:,} bytes")
     if is_dicom(data):
-        return read_dicom(data, source, MAX_PIXELS)
+        return read_dicom(data, source, max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, source)
+            _check_size(image.size, source, max_pixels)
             white_is_zero = image.format == "TIFF" and image.getexif().get(_TIFF_PHOTOMETRIC) == 0
             image.load()
             return _picture(ImageOps.exif_transpose(image), white_is_zero, source)
@@ -69,7 +71,7 @@ def read_picture(data: bytes, source: str) -> Picture:
     except UnidentifiedImageError:
         raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)}, DICOM)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(source, f"it has more than {MAX_PIXELS:,} pixels; make it smaller first") from None
+        raise ImageError(source, f"it has more than {max_pixels:,} pixels; make it smaller first") from None
     except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
         raise ImageError(source, f"it cannot be decoded ({type(error).__name__}: {error})") from error
 
@@ -104,12 +106,12 @@ def size_and_frame(data: bytes, source: str, preparation: Preparation) -> tuple[
     return (width, height), shown_part(content, preparation)
 
 
-def _check_size(size: tuple[int, int], source: str) -> None:
+def _check_size(size: tuple[int, int], source: str, max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise ImageError(source, f"it is {width}x{height}; it has no pixels")
-    if width * height > MAX_PIXELS:
-        raise ImageError(source, f"it is {width}x{height}, more than {MAX_PIXELS:,} pixels; make it smaller first")
+    if width * height > max_pixels:
+        raise ImageError(source, f"it is {width}x{height}, more than {max_pixels:,} pixels; make it smaller first")
 
 
 def _picture(image: Image.Image, white_is_zero: bool, source: str) -> Picture:

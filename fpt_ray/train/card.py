@@ -39,11 +39,7 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             *_operating_points(bundle),
             "## What it must not be used for",
             "",
-            "- Diagnosis, or any decision about a person: it has seen the images above and no others, and no authority",
-            "  has approved it.",
-            "- Images of another kind (other devices, populations, magnifications) before it was measured on them.",
-            *_unfamiliar(bundle),
-            *_remembers(bundle),
+            *(f"- {one}" for one in must_not(bundle)),
             "",
             "## How to use it",
             "",
@@ -63,6 +59,19 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             "",
         ]
     )
+
+
+def must_not(bundle: Bundle) -> list[str]:
+    """What a bundle must not be used for, a sentence or more each."""
+    found = [
+        "Diagnosis, or any decision about a person: it has seen its own images and no others, and no authority has "
+        "approved it.",
+        "Images of another kind (other devices, populations, magnifications) before it was measured on them.",
+        _unfamiliar(bundle),
+    ]
+    if bundle.trial.method == "knn":
+        found.append("Handing on, where the training images must not be: it holds a feature vector of each of them.")
+    return found
 
 
 def _weights(bundle: Bundle, whole: bool) -> list[str]:
@@ -128,21 +137,14 @@ def without_points(bundle: Bundle) -> list[str]:
     return [name for name in bundle.target.classes if name not in having] if bundle.target.task == "multilabel" else []
 
 
-def _unfamiliar(bundle: Bundle) -> list[str]:
+def _unfamiliar(bundle: Bundle) -> str:
     if bundle.familiarity is None:
-        return [
-            "- Images that nobody else looks at: the frozen ViT does not see them, so that nothing warns of images of",
-            "  another kind.",
-        ]
-    return [
-        f"- Images whose `familiarity` is below {UNLIKE}: they are farther from the training images than "
-        f"{1 - UNLIKE:.0%}",
-        "  of the validation images are, by the class token of the ViT's last block. It tells other images, not other",
-        "  patients: an image may be familiar and its answer wrong.",
-    ]
-
-
-def _remembers(bundle: Bundle) -> list[str]:
-    if bundle.trial.method != "knn":
-        return []
-    return ["- Handing on, where the training images must not be: it holds a feature vector of each of them."]
+        return (
+            "Images that nobody else looks at: the frozen ViT does not see them, so that nothing warns of images of "
+            "another kind."
+        )
+    return (
+        f"Images whose `familiarity` is below {UNLIKE}: they are farther from the training images than "
+        f"{1 - UNLIKE:.0%} of the validation images are, by the class token of the ViT's last block. It tells other "
+        "images, not other patients: an image may be familiar and its answer wrong."
+    )

@@ -1,4 +1,4 @@
-"""What is measured, as values: the options of ``fpt-ray bench preload``, ``epoch``, ``search`` and ``gpu``."""
+"""What is measured, as values: options of ``bench preload``, ``epoch``, ``search``, ``gpu`` and ``serve``."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -70,3 +70,25 @@ class GpuSetting:
     """The number of epochs of a trial that are timed, after one that is not."""
     runs: int = 9
     """The number of rounds of extraction, and of pairs of steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeSetting:
+    """What is served, and how much it is asked."""
+
+    model: str | None = None
+    """The folder of a bundle or a run of train. Default: a tiny ViT with random weights, trained for it."""
+    backbone: str | None = None
+    """The file of the LPM's weights. Default: where they were in training."""
+    replicas: int = 1
+    """The number of replicas."""
+    images: int = 64
+    """The number of images of a turn, JPEGs."""
+    size: int = 512
+    """Their side in pixels."""
+    clients: int = 8
+    """The number of threads that ask at once."""
+    rounds: int = 5
+    """The number of turns of loop and server."""
+    requests: int = 2000
+    """The number of mixed requests, a third of them bad."""

@@ -1,0 +1,1 @@
+"""``serve``: a bundle behind HTTP."""
