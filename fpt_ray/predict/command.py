@@ -4,7 +4,12 @@ Any member of a study's front, any confirmed trial and any run of ``train`` left
 prediction goes on where it was. More than 1 % of images that cannot be read end it with exit status 1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from fpt_ray.predict.evidence.options import EvidenceOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,19 +32,22 @@ class Command:
     """The file of the LPM's weights. Default: where they were in training."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
+    looking: Annotated[EvidenceOptions, tyro.conf.arg(name="")] = field(default_factory=EvidenceOptions)
 
 
 def run(command: Command) -> int:
     """Predicts, writes, and says what came out.
 
     Raises:
-        ConfigError: there is no such bundle, its LPM is another one, there are no images, or the output is there.
+        ConfigError: there is no such bundle, its LPM is another one, there are no images, the output is there, or there
+            can be no evidence.
     """
     import torch
 
     from fpt_ray.cluster import ray_session
     from fpt_ray.display.terminal import say
     from fpt_ray.predict.classifier import classifier_of
+    from fpt_ray.predict.evidence.writing import planned_evidence, write_evidence
     from fpt_ray.predict.finding import bundle_named
     from fpt_ray.predict.listing import listed
     from fpt_ray.predict.pipeline import check_output, predict_all
@@ -51,6 +59,7 @@ def run(command: Command) -> int:
     check_output(out)
     bundle = with_backbone_at(read_bundle(uri), command.backbone)
     listing = listed(command.images, command.columns, bundle.target)
+    plan = planned_evidence(bundle, listing, command.looking)
     say(f"predict: {len(listing.paths)} images by {uri}")
     if note := bundle.data["note"]:
         say(f"predict: it was trained on: {note}")
@@ -58,5 +67,7 @@ def run(command: Command) -> int:
     with ray_session(local=command.local):
         found = predict_all(classifier, bundle_digest(uri), listing, out)
     print(summary_text(found, bundle, listing.labels, out))
+    if plan is not None:
+        print(write_evidence(classifier_of(bundle), listing, plan, found, command.workdir))
     unread = len(found) - found["error"].to_pylist().count("")
     return 1 if unread > 0.01 * len(found) else 0
