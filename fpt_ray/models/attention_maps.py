@@ -21,8 +21,8 @@ class AttentionMaps:
 
     of_prompts: tuple[Float[Tensor, "B H P T"], ...]
     """Of each layer: its fine-grained prompts, or the probe's queries, on the LPM's important tokens (Eq. 8)."""
-    of_side_tokens: tuple[Float[Tensor, "B H M Q"], ...]
-    """Of each layer: the first M tokens of the side network on all of its tokens, behind which its prompts stand. Of
+    of_side_tokens: tuple[Float[Tensor, "B H _ Q"], ...]
+    """Of each layer: the first tokens of the side network on all Q of its tokens, the prompts last. Of
     the last layer the class token alone asks. A probe has none."""
 
 

@@ -23,8 +23,8 @@ _HEIGHTS = (3.2, 2.05, 2.7)
 """Of the rows, in inches: the image, six heads, and what is below them."""
 _WIDTH = 12.4
 _CAPTION = (
-    "Green: patches whose tokens heads keep, the important ones. Colour: the attention that prompts (of a probe: queries) "
-    "pay to them on the way to the answer,",
+    "Green: patches whose tokens heads keep, the important ones. Colour: the attention that prompts (of a probe: "
+    "queries) pay to them on the way to the answer,",
     "in a scale of each panel's own. Deleted patches are painted over with the mean colour, inserted ones shown on a "
     "blurred image, and all is computed anew (grey: in",
     "random order). Attention says where the network looked, and not that what is there is the reason.",
