@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fpt_ray.features.joining import Features
     from fpt_ray.features.store import Store, open_store
     from fpt_ray.predict.classifier import load
+    from fpt_ray.predict.evidence.attention import evidence_of
     from fpt_ray.preload.pipeline import preload as preload_features
     from fpt_ray.report.result import StudyResult
     from fpt_ray.train.trial import TrialResult, train_trial
@@ -43,6 +44,7 @@ __all__ = [
     "TrainingConfig",
     "TrialConfig",
     "TrialResult",
+    "evidence_of",
     "load",
     "load_space",
     "open_store",
@@ -65,6 +67,7 @@ _PLACES = {
     "TrainingConfig": "config.trial",
     "TrialConfig": "config.trial",
     "TrialResult": "train.trial",
+    "evidence_of": "predict.evidence.attention",
     "load": "predict.classifier",
     "load_space": "config.space_yaml",
     "open_store": "features.store",

@@ -108,6 +108,7 @@ def modules(*rooms: str) -> str:
 
 CORE = f"errors display.terminal {modules('config', 'metrics', 'images', 'models', 'cost')} train.loop paper.numbers"
 STORE = f"storage.files storage.s3 {modules('features')} train.checkpoint train.seeds train.leaving predict.classifier"
+STORE += " predict.evidence.writing"
 MEASURED = "bench.stages.gpu bench.stages.epoch"
 TRACKING = f"{modules('report')} tracking.provenance tracking.runs tracking.server"
 TABLES = f"{modules('display', 'paper')} report.ledger bench.scaling"

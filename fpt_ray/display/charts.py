@@ -1,6 +1,7 @@
 """What all charts share: colours, small print below, and how pictures and pages are saved."""
 
 import html
+import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ def caption_inches(lines: Sequence[str]) -> float:
     return 0.16 * (len(lines) + 1)
 
 
-def save_picture(figure: Figure, path: Path, *, title: str, caption: str, lines: Sequence[str]) -> None:
+def save_picture(figure: Figure, path: Path | io.BytesIO, *, title: str, caption: str, lines: Sequence[str]) -> None:
     """Writes the caption's lines along the lower edge, and the figure with title and caption as its metadata.
 
     The caller has left room for the lines, ``caption_inches``.

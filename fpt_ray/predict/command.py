@@ -6,9 +6,12 @@ prediction goes on where it was. More than 1 % of images that cannot be read end
 `predict pack` writes a bundle that needs no network, `predict log` brings bundles to MLflow; their --help says how.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+import tyro
+
+from fpt_ray.predict.evidence.options import EvidenceOptions
 from fpt_ray.predict.verbs import VERBS as VERBS
 
 
@@ -38,13 +41,15 @@ class Command:
     """MLflow's tracking server or database, for models:/... Default: MLFLOW_TRACKING_URI, else mlflow.db in workdir."""
     local: bool = False
     """Start Ray on this machine even if RAY_ADDRESS names a cluster."""
+    looking: Annotated[EvidenceOptions, tyro.conf.arg(name="")] = field(default_factory=EvidenceOptions)
 
 
 def run(command: Command) -> int:
     """Predicts, writes, and says what came out.
 
     Raises:
-        ConfigError: there is no such bundle, its LPM is another one, there are no images, or the output is there.
+        ConfigError: there is no such bundle, its LPM is another one, there are no images, the output is there, or there
+            can be no evidence.
     """
     import dataclasses
 
@@ -53,7 +58,9 @@ def run(command: Command) -> int:
     from fpt_ray.cluster import ray_session
     from fpt_ray.config.trial import needs_lpm
     from fpt_ray.display.terminal import say
+    from fpt_ray.predict.classifier import classifier_of
     from fpt_ray.predict.ensemble import ensemble_of
+    from fpt_ray.predict.evidence.writing import planned_evidence, write_evidence
     from fpt_ray.predict.finding import bundle_named, bundles_of_front
     from fpt_ray.predict.listing import listed
     from fpt_ray.predict.pipeline import check_output, predict_all
@@ -69,6 +76,7 @@ def run(command: Command) -> int:
     bundles = {uri: with_backbone_at(read_bundle(uri), command.backbone) for uri in uris}
     bundle, *others = bundles.values()
     listing = listed(command.images, command.columns, bundle.target)
+    plan = planned_evidence(bundle, listing, command.looking)
     say(f"predict: {len(listing.paths)} images by {', '.join(uris)}")
     if note := bundle.data["note"]:
         say(f"predict: it was trained on: {note}")
@@ -80,5 +88,7 @@ def run(command: Command) -> int:
     with ray_session(local=command.local):
         found = predict_all(ensemble, "\n".join(map(bundle_digest, uris)), listing, out)
     print(summary_text(found, bundle, listing.labels, out, others))
+    if plan is not None:
+        print(write_evidence(classifier_of(bundle), listing, plan, found, workdir))
     unread = len(found) - found["error"].to_pylist().count("")
     return 1 if unread > 0.01 * len(found) else 0

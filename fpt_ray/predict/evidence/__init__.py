@@ -1,0 +1,1 @@
+"""What the networks of a bundle looked at in an image, drawn and scored."""
