@@ -327,7 +327,8 @@ def test_the_report_prints_draws_and_attaches(tracked, capsys):
     ):
         assert part in out
     assert "Traceback" not in out
-    assert {file.path for file in client.list_artifacts(study.run_id)} == {"front.png", "front.html", "front.md"}
+    files = {"front.png", "front.html", "front.md", "report.html"}
+    assert {file.path for file in client.list_artifacts(study.run_id)} == files
     folder = workdir / "studies" / "s"
     attached = workdir / "mlartifacts" / study.run_id / "artifacts"
     for name in ("front.png", "front.html", "front.md"):
