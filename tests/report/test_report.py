@@ -327,8 +327,8 @@ def test_the_report_prints_draws_and_attaches(tracked, capsys):
     ):
         assert part in out
     assert "Traceback" not in out
-    files = {file.path for file in client.list_artifacts(study.run_id)}
-    assert files == {"front.png", "front.html", "front.md", "note"}
+    files = {"front.png", "front.html", "front.md", "note", "report.html"}
+    assert {file.path for file in client.list_artifacts(study.run_id)} == files
     folder = workdir / "studies" / "s"
     attached = workdir / "mlartifacts" / study.run_id / "artifacts"
     for name in ("front.png", "front.html", "front.md"):

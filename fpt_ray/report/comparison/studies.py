@@ -66,8 +66,8 @@ def best_table(found: Sequence[Studied]) -> Table:
         ),
         _scores("params %", "param_ratio", [_metric(one, "param_ratio") for one in found]),
         _scores("memory %", "memory_ratio", [_metric(one, "memory_ratio") for one in found]),
-        _scores("difference from", "difference_low", [between and between.low for between in differences]),
-        _scores("difference to", "difference_high", [between and between.high for between in differences]),
+        _scores("difference from", "difference_low", [None if ends is None else ends.low for ends in differences]),
+        _scores("difference to", "difference_high", [None if ends is None else ends.high for ends in differences]),
         text_column("verdict", verdicts, left=True),
     ]
     return Table(

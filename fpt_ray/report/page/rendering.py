@@ -48,8 +48,9 @@ def page_html(page: Page, *, front_png: bytes | None, confusion_png: bytes | Non
 def template() -> Template:
     """The page without what it says."""
     loader = FileSystemLoader(Path(__file__).parent)
-    kept = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, autoescape=True, **kept)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.globals |= {"header": header, "rows": rows}
     return environment.get_template(_TEMPLATE)
 
