@@ -142,7 +142,7 @@ def _run(file: Path, images: UInt8[np.ndarray, "N R R 3"]) -> Float[np.ndarray, 
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    return session.run([OUTPUT], {INPUT: images})[0]
+    return np.asarray(session.run([OUTPUT], {INPUT: images})[0])
 
 
 def _difference(found: Float[np.ndarray, "N C"], answers: Answers) -> float:
