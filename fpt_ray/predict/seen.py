@@ -93,7 +93,7 @@ def _read_or_made(
     has, lacks = np.flatnonzero(there), np.flatnonzero(~there)
     parts = []
     if len(has):
-        parts.append((has, stored.features([hashes[int(at)] for at in has], spec)))
+        parts.append((has, stored.features([hashes[at] for at in has.tolist()], spec)))
     if len(lacks):
         parts.append((lacks, extract_batches(lpm, images[lacks], spec)))
     return merged(parts, len(images))
