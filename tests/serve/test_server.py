@@ -4,6 +4,7 @@ Compared with ``fpt_ray.load(...).predict``, with what the kernel says of listen
 what Chromium shows (Debian's; elsewhere the page is not looked at).
 """
 
+import contextlib
 import dataclasses
 import http.client
 import json
@@ -93,10 +94,10 @@ def test_a_lost_replica_is_told_and_replaced(server, images):
 
 def get(server, path, token=None):
     url = urlsplit(server.address)
-    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=60)
-    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-    response = connection.getresponse()
-    return response.status, response.read()
+    with contextlib.closing(http.client.HTTPConnection(url.hostname, url.port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
 def test_metadata_and_health(server):
@@ -176,9 +177,8 @@ def test_a_drawn_token_is_printed_once_and_a_signal_ends_all_even_at_the_start(b
     main = psutil.Process(process.pid)
     while not any("raylet" in child.name() for child in main.children(recursive=True)):
         time.sleep(0.05)
-    time.sleep(3)  # Serve has begun
     children = main.children(recursive=True)
-    assert ended(process) == 130
+    assert ended(process) in (130, 15), "15 is that of Ray's own handler, while it starts"
     assert psutil.wait_procs(children, 20)[1] == []
     process = start()
     wait_for("token: ", "out")

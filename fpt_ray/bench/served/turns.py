@@ -19,6 +19,7 @@ from fpt_ray.bench.served.server import Server, serving
 from fpt_ray.bench.stages.settings import ServeSetting
 from fpt_ray.bench.stages.turns import all_cores, machine_load, rows_text, seconds_text, speedup_of
 from fpt_ray.predict.classifier import Classifier, load
+from fpt_ray.predict.finding import bundle_named
 
 _REQUEST_MIB = 2
 _TOLERANCE = 1e-2
@@ -84,7 +85,7 @@ def measure_serving(setting: ServeSetting, folder: Path) -> ServeTimes:
         ConfigError: there is no such bundle.
     """
     images = write_jpegs(folder / "images", split_counts(setting.images), setting.size)
-    model = setting.model or _tiny_model(images, folder)
+    model = bundle_named(setting.model or _tiny_model(images, folder), str(folder))
     files = sorted(images.rglob("*.jpg"))
     good = [Asked(body=file.read_bytes(), status=200, image=number) for number, file in enumerate(files)]
     backbone = ("--backbone", setting.backbone) if setting.backbone else ()

@@ -108,11 +108,11 @@ function refuse(card, why) {
 
 function show(card, answer) {
   const state = card.querySelector(".state");
-  const spread = `spread ${answer.spread.toPrecision(2)} over ${about.seeds} seed${about.seeds > 1 ? "s" : ""}`;
+  const spread = about.seeds > 1 ? ` (spread ${answer.spread.toPrecision(2)} over ${about.seeds} seeds)` : "";
   if (answer.probabilities === undefined) {
-    state.textContent = `${about.classes[0]}: ${answer.value.toPrecision(4)} (${spread})`;
+    state.textContent = `${about.classes[0]}: ${answer.value.toPrecision(4)}${spread}`;
   } else {
-    state.textContent = `${answer.class || "none of them"} (${spread})`;
+    state.textContent = `${answer.class || "none of them"}${spread}`;
     bars(card.querySelector(".bars"), answer.probabilities);
   }
   for (const { name, of, threshold } of about.operating_points) {
