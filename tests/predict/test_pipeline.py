@@ -19,6 +19,7 @@ from fpt_ray.predict import pipeline
 from fpt_ray.predict.classifier import Answers, load
 from fpt_ray.predict.command import Command, run
 from fpt_ray.predict.ensemble import Ensemble
+from fpt_ray.predict.evidence.options import EvidenceOptions
 from fpt_ray.predict.finding import bundle_named
 from fpt_ray.predict.listing import listed
 from fpt_ray.predict.summary import summary_text
@@ -52,7 +53,10 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
     (folder / "broken.png").write_bytes(b"no image")
     (folder / "note.txt").write_text("not listed")
     out = tmp_path / "out.parquet"
-    assert run(Command(model=bundle, images=str(folder), out=str(out))) == 1, "1 of 61 cannot be read"
+    looking = EvidenceOptions(evidence=str(tmp_path / "evidence"), evidence_images=2, evidence_orders=0)
+    assert run(Command(model=bundle, images=str(folder), out=str(out), looking=looking)) == 1, "1 of 61 cannot be read"
+    files = sorted(file.name for file in (tmp_path / "evidence").iterdir())
+    assert files == ["00060-3.npz", "00060-3.png", "evidence.csv"], "the first of the two cannot be read"
     rows = pq.read_table(out).to_pylist()
     assert [row["path"] for row in rows] == sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
     broken, *good = rows

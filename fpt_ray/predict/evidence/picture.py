@@ -17,10 +17,10 @@ from fpt_ray.features.importance.findings import OnSquare
 from fpt_ray.predict.evidence.attention import Evidence, heat, times_selected
 from fpt_ray.predict.evidence.curves import SHARES, Curves
 
-_HEADS_A_ROW = 6
+_SMALL_A_ROW = 6
 _COLUMNS = 12
 _HEIGHTS = (3.2, 2.05, 2.7)
-"""Of the rows, in inches: the image, six heads, and what is below them."""
+"""Of the rows, in inches: the image, six layers or heads, and what is below them."""
 _WIDTH = 12.4
 _CAPTION = (
     "Green: patches whose tokens heads keep, the important ones. Colour: the attention that prompts (of a probe: "
@@ -52,10 +52,11 @@ class Looked:
 def picture_of(looked: Looked) -> bytes:
     """A PNG."""
     evidence = looked.evidence
-    heads = evidence.tokens.shape[1]
-    rows = -(-heads // _HEADS_A_ROW)
+    layers, heads, _ = evidence.tokens.shape
+    rows = [layers if layers > 1 else 0, heads]
+    small = [-(-panels // _SMALL_A_ROW) for panels in rows]
     below = bool(evidence.to_prompts is not None or looked.curves is not None or looked.alike)
-    heights = [_HEIGHTS[0], *[_HEIGHTS[1]] * rows, *[_HEIGHTS[2]] * below]
+    heights = [_HEIGHTS[0], *[_HEIGHTS[1]] * sum(small), *[_HEIGHTS[2]] * below]
     foot, head = caption_inches(_CAPTION), 0.35
     whole = sum(heights) + foot + head + 0.3
     figure = Figure(figsize=(_WIDTH, whole), dpi=80)
@@ -72,9 +73,11 @@ def picture_of(looked: Looked) -> bytes:
         wspace=0.6,
     )
     _draw_image(figure, grid, looked)
+    for number in range(rows[0]):
+        axes = _small(figure, grid, 1, number)
+        _show(axes, looked.square, f"block {evidence.blocks[number]}: attention", heat(evidence, number))
     for number in range(heads):
-        row, column = divmod(number, _HEADS_A_ROW)
-        axes = figure.add_subplot(grid[1 + row, 2 * column : 2 * column + 2])
+        axes = _small(figure, grid, 1 + small[0], number)
         _show(axes, looked.square, f"block {evidence.blocks[-1]}, head {number}", heat(evidence, -1, number))
         _outline(axes, looked, times_selected(evidence, -1, number))
     if below:
@@ -84,6 +87,12 @@ def picture_of(looked: Looked) -> bytes:
     sink = io.BytesIO()
     save_picture(figure, sink, title=title, caption=" ".join(_CAPTION), lines=_CAPTION)
     return sink.getvalue()
+
+
+def _small(figure: Figure, grid: GridSpec, first: int, number: int) -> Axes:
+    """A panel in the rows of small ones that begin at a row."""
+    row, column = divmod(number, _SMALL_A_ROW)
+    return figure.add_subplot(grid[first + row, 2 * column : 2 * column + 2])
 
 
 # --- rows -----------------------------------------------------------------------------------------------------
