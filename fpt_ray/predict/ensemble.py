@@ -3,6 +3,7 @@
 One bundle is the smallest ensemble.
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.trial import needs_lpm
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import StoreSpec
+from fpt_ray.models.device import compute_device
+from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.predict.classifier import Answers, Classifier, averaged, classifier_of
 from fpt_ray.predict.seen import seen_by
 from fpt_ray.predict.stored import Stored
@@ -87,6 +90,33 @@ def ensemble_of(bundles: Mapping[str, Bundle], device: torch.device | None = Non
         if members[-1].lpm is not None:
             lpms[key] = members[-1].lpm
     return Ensemble(members=tuple(members))
+
+
+def handed_over(ensemble: Ensemble) -> tuple[Any, ...]:
+    """An ensemble as it is put into memory that processes share, for ``taken_over``; each LPM is there once."""
+    lpms = {id(member.lpm): member.lpm for member in ensemble.members if member.lpm is not None}
+    members = [
+        (member.bundle, take_apart(member.model), None if member.lpm is None else id(member.lpm))
+        for member in ensemble.members
+    ]
+    return members, {number: take_apart(lpm) for number, lpm in lpms.items()}, ensemble.stores
+
+
+def taken_over(handed: tuple[Any, ...]) -> Ensemble:
+    """The ensemble on this process's device; on CPUs the LPMs' weights stay in the shared memory, for all of a host."""
+    members, apart, stores = handed
+    device = compute_device()
+    lpms = {number: put_together(*lpm).to(device) for number, lpm in apart.items()}
+    networks = (
+        Classifier(
+            bundle=bundle,
+            model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
+            lpm=None if lpm is None else lpms[lpm],
+            device=device,
+        )
+        for bundle, model, lpm in members
+    )
+    return Ensemble(members=tuple(networks), stores=stores)
 
 
 def lpm_passes(bundles: Sequence[Bundle]) -> int:

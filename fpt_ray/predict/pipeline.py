@@ -4,7 +4,6 @@ A part is some of the images in their order. What an interrupted run has finishe
 which bears the digest of bundle and images; the same command goes on from there.
 """
 
-import copy
 import hashlib
 import io
 from collections.abc import Sequence
@@ -28,18 +27,14 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
 from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError
-from fpt_ray.models.device import compute_device
-from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.predict.answers import probability_columns
-from fpt_ray.predict.classifier import Answers, Classifier
-from fpt_ray.predict.ensemble import Ensemble
+from fpt_ray.predict.classifier import Answers
+from fpt_ray.predict.ensemble import Ensemble, handed_over, taken_over
 from fpt_ray.predict.listing import Listing
-from fpt_ray.predict.stored import Stored
 from fpt_ray.preload.extraction import RAYS_WORRY, READING_CPUS
 from fpt_ray.preload.pace import lpm_layouts
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import exists, list_files, read_bytes, remove, stamps, write, write_once
-from fpt_ray.train.bundle import Bundle
 
 OF_BEST = "of_best"
 """The column, of parts alone, of what the best of several bundles says by itself."""
@@ -110,7 +105,7 @@ def _write_parts(ensemble: Ensemble, listing: Listing, parts: dict[int, range], 
             "paths": pa.array([[listing.paths[at] for at in part] for part in parts.values()], pa.list_(pa.string())),
         }
     )
-    shared = (ray.put(_taken_apart(ensemble)),)
+    shared = (ray.put(handed_over(ensemble)),)
     read = partial(_read_part, listing.root, ensemble.preparations)
     answers = (
         ray.data.from_arrow(rows, override_num_blocks=len(parts))
@@ -158,36 +153,12 @@ def _read_part(root: str, preparations: Sequence[Preparation], batch: pa.Table) 
 # --- computing, in actors -----------------------------------------------------------------------------------------
 
 
-def _taken_apart(ensemble: Ensemble) -> tuple[list[tuple[Bundle, Any, int | None]], dict[int, Any], tuple[Stored, ...]]:
-    """(of each member: bundle, network, which LPM it has; the LPMs, each once; the stores)."""
-    lpms = {id(member.lpm): member.lpm for member in ensemble.members if member.lpm is not None}
-    members = [
-        (member.bundle, take_apart(member.model), None if member.lpm is None else id(member.lpm))
-        for member in ensemble.members
-    ]
-    return members, {number: take_apart(lpm) for number, lpm in lpms.items()}, ensemble.stores
-
-
 class _Actor:
-    """A Ray Data actor that holds the networks; on CPUs the LPM's weights stay in Ray's memory, for all of a host."""
+    """A Ray Data actor that holds the networks."""
 
     def __init__(self, shared: tuple[Any], threads: int) -> None:
         torch.set_num_threads(threads)
-        members, apart, stores = ray.get(shared[0])
-        device = compute_device()
-        lpms = {number: put_together(*lpm).to(device) for number, lpm in apart.items()}
-        self.ensemble = Ensemble(
-            stores=stores,
-            members=tuple(
-                Classifier(
-                    bundle=bundle,
-                    model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
-                    lpm=None if lpm is None else lpms[lpm],
-                    device=device,
-                )
-                for bundle, model, lpm in members
-            ),
-        )
+        self.ensemble = taken_over(ray.get(shared[0]))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """A part's rows as a Parquet file's bytes."""

@@ -1,7 +1,6 @@
 """The bundle behind Ray Serve: replicas that decode on threads and compute batches, and how they are asked."""
 
 import asyncio
-import copy
 import importlib
 import logging
 import math
@@ -24,9 +23,8 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from fpt_ray.cluster import cluster_resources
-from fpt_ray.models.device import compute_device
-from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.predict.classifier import Classifier
+from fpt_ray.predict.ensemble import Ensemble, handed_over, taken_over
 from fpt_ray.serve.answers import Answer, answers_json, square_or_answer
 from fpt_ray.serve.app import Unavailable
 
@@ -58,23 +56,6 @@ def share_of(replicas: int, cpus: int, gpus: int) -> Share:
     )
 
 
-def handed_over(classifier: Classifier) -> tuple[Any, ...]:
-    """A classifier as it is put into Ray's memory, for ``taken_over`` in other processes."""
-    lpm = None if classifier.lpm is None else take_apart(classifier.lpm)
-    return classifier.bundle, take_apart(classifier.model), lpm
-
-
-def taken_over(handed: tuple[Any, ...]) -> Classifier:
-    """The classifier on this process's device; on CPUs the LPM's weights stay in Ray's memory, for all replicas."""
-    (bundle, model, lpm), device = handed, compute_device()
-    return Classifier(
-        bundle=bundle,
-        model=copy.deepcopy(put_together(*model)).to(device),  # what a seed has learnt is written into it
-        lpm=None if lpm is None else put_together(*lpm).to(device),
-        device=device,
-    )
-
-
 def listen_on_loopback() -> None:
     """Has this replica's own server, which others of Serve's processes ask, listen at 127.0.0.1 and not at [::].
 
@@ -94,7 +75,7 @@ class Replica:
         logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
         listen_on_loopback()
         torch.set_num_threads(threads)
-        self.classifier = taken_over(ray.get(shared[0]))
+        (self.classifier,) = taken_over(ray.get(shared[0])).members
         self.max_pixels = max_pixels
         self.decoding = ThreadPoolExecutor(threads)
         self.computing = ThreadPoolExecutor(1)
@@ -146,7 +127,7 @@ def start_replicas(classifier: Classifier, replicas: int, *, requests: int, max_
         graceful_shutdown_wait_loop_s=_ENDING_S,
         graceful_shutdown_timeout_s=_ENDING_S,
     )
-    shared = (ray.put(handed_over(classifier)),)
+    shared = (ray.put(handed_over(Ensemble(members=(classifier,)))),)
     app = deployment.bind(shared, share.threads, max_pixels)
     return serve.run(app, name=_NAME, route_prefix=None, logging_config=quiet)
 

@@ -23,6 +23,7 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.predict.classifier import Answers, load
+from fpt_ray.predict.ensemble import Ensemble, handed_over
 from fpt_ray.serve import replicas
 from fpt_ray.serve.access import TOKEN_VARIABLE, token_at_start
 from fpt_ray.serve.answers import answers_json, metadata_json
@@ -64,7 +65,7 @@ def model(classifier, monkeypatch):
     """A replica in this process."""
     monkeypatch.setattr(replicas.ray, "get", lambda handed: handed)
     monkeypatch.setattr(replicas, "listen_on_loopback", lambda: None)
-    replica = Alone((replicas.handed_over(classifier),), 1, LIMITS.image_pixels)
+    replica = Alone((handed_over(Ensemble(members=(classifier,))),), 1, LIMITS.image_pixels)
     metadata = metadata_json(classifier.bundle, "d" * 64, LIMITS)
     yield Model(answer=replica.answer, check=replica.check, metadata=metadata)
     replica.decoding.shutdown()
