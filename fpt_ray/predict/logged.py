@@ -74,8 +74,8 @@ def _logged(client: MlflowClient, study: StudyRun, record: TrialRecord, folder: 
 def _served(folder: str, copy: Path) -> models.ServedModel:
     """A bundle as MLflow takes it, by way of a copy on this machine."""
     copy.mkdir()
-    for file in list_files(folder):
-        (copy / file.path).write_bytes(read_bytes(f"{folder}/{file.path}"))
+    for name in [file.path for file in list_files(folder) if "/" not in file.path]:  # no pictures of images below it
+        (copy / name).write_bytes(read_bytes(f"{folder}/{name}"))
     bundle = read_bundle(str(copy))
     classes = {} if bundle.target.task == "regression" else {"class": "string"}
     numbers = [*probability_columns(bundle.target), "spread", *(["familiarity"] if bundle.familiarity else [])]

@@ -23,7 +23,8 @@ def write_packed(bundle: str, out: str, backbone: str | None = None) -> str:
         raise ConfigError(f"out: {out} holds files already; give another folder")
     read = with_backbone_at(read_bundle(bundle), backbone)
     weights = backbone_bytes(read.trial.backbone, read.weights_digest)
-    pictures = {one.path: read_bytes(f"{bundle}/{one.path}") for one in list_files(bundle) if one.path.endswith(".png")}
+    own = [file.path for file in list_files(bundle) if file.path.endswith(".png") and "/" not in file.path]
+    pictures = {name: read_bytes(f"{bundle}/{name}") for name in own}
     write_bundle(read, folder, model_card(read, folder, whole=True), weights, pictures)
     return (
         f"written to {folder}: the bundle and the weights of {read.trial.backbone.name}, {len(weights) / 1e6:,.0f} MB"

@@ -29,6 +29,7 @@ from fpt_ray.predict.logged import log_study, log_study_if_possible
 from fpt_ray.predict.verbs import log
 from fpt_ray.tracking import models, runs
 from fpt_ray.tracking.folder import claim_folder
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.records import study_tags, trial_tags
 from fpt_ray.tracking.server import default_uri, open_tracking, quiet
 from fpt_ray.train.bundle import BUNDLE_FILE
@@ -57,6 +58,8 @@ def study(tmp_path_factory):
         document = json.loads((folder / BUNDLE_FILE).read_text())
         document["metrics"]["val_auc"] = score
         (folder / BUNDLE_FILE).write_text(json.dumps(document))
+        (folder / "evidence").mkdir()
+        (folder / "evidence" / "00000-patient.png").write_bytes(b"of somebody")
     return str(workdir), client
 
 
@@ -77,13 +80,13 @@ def test_every_bundle_is_a_model_of_its_trials_run_and_the_best_is_the_champion(
     for number, record in records_of(client).items():
         (model,) = models.models_of(client, runs.find_study(client, "s.1").experiment_id, record.run_id)
         assert {metric.key: metric.value for metric in model.metrics} == {
-            "val_auc_epoch": SCORES[number] / 2,
-            "val_auc": SCORES[number],
+            metric_key("val_auc_epoch"): SCORES[number] / 2,
+            metric_key("val_auc"): SCORES[number],
         }
         assert model.name == f"s-1-{number:04d}"
         run = client.get_run(record.run_id)
         assert [one.model_id for one in run.outputs.model_outputs] == [model.model_id]
-        assert len(client.get_metric_history(record.run_id, "val_auc")) == 1
+        assert len(client.get_metric_history(record.run_id, metric_key("val_auc"))) == 1
     log("s.1", register="blood cells", workdir=workdir)
     assert capsys.readouterr().out == said, "what is there is not logged or registered again"
     best = client.get_model_version_by_alias("blood cells", "champion")
@@ -121,10 +124,11 @@ def test_a_registered_model_is_a_bundle_by_alias_and_by_version(study):
     workdir, _ = study
     log_study(f"{workdir}/studies/s.1", default_uri(workdir), "blood cells")
     folder = bundle_named("models:/blood cells@champion", workdir)
+    assert not [file for file in Path(folder).rglob("*") if "patient" in file.name]
     assert folder == bundle_named("models:/blood cells/1", workdir, default_uri(workdir))
     own = Path(workdir, "studies/s.1/bundles/trial-0003")
     assert {file.name: file.read_bytes() for file in Path(folder).iterdir()} == {
-        file.name: file.read_bytes() for file in own.iterdir()
+        file.name: file.read_bytes() for file in own.iterdir() if file.is_file()
     }
     for wrong, why in (
         ("models:/blood cells/7", "Model Version .* not found"),

@@ -44,6 +44,8 @@ def packed(table, tmp_path_factory):
     bundle, whole = left(trial, store, folder), left(trial, store, folder / "whole", with_backbone=True)
     images = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
     said = load(bundle).answers(images).probabilities
+    Path(bundle, "evidence").mkdir()
+    Path(bundle, "evidence", "00000-patient.png").write_bytes(b"of somebody")
     main(["predict", "pack", bundle, "--out", str(folder / "copy")])
     Path(trial.backbone.weights).unlink()
     return bundle, str(folder / "copy"), whole, (images, said)
@@ -57,6 +59,7 @@ def test_it_says_the_same_where_the_weights_are_gone(packed):
     with pytest.raises(ConfigError, match=r"there is no file .*vit.safetensors"):
         load(bundle)
     assert read_bundle(copy).metrics == read_bundle(bundle).metrics
+    assert not [file for file in Path(copy).rglob("*") if "patient" in file.name]
     moved = Path(copy).with_name("moved")
     shutil.copytree(copy, moved)
     assert read_bundle(str(moved)).trial.backbone.weights == f"{moved}/{BACKBONE_FILE}"
