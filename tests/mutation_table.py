@@ -32,6 +32,7 @@ _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_interv
 _RESAMPLED = "tests/metrics/test_resampled.py"
 _LOSS, _TASKS = "tests/models/test_loss.py", "tests/train/test_tasks.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
+_SERVING = "tests/serve/test_app.py"
 _CALIBRATION, _CLASSIFIER = "tests/metrics/test_calibration.py", "tests/predict/test_classifier.py"
 _CHECKS, _CHECKING = "tests/datasets/checks", "tests/datasets/test_checking.py"
 _AUGMENTATION = "tests/images/test_augmentation.py"
@@ -411,7 +412,7 @@ MUTATIONS = (
     Mutation("fpt_ray/models/summary_probes.py", "(nearest / _TEMPERATURE).exp()", "nearest.exp()", _FUSION),
     Mutation(
         "fpt_ray/models/summary_probes.py",
-        "if tokens.is_meta else torch.autocast",
+        "nullcontext() if plain else torch.autocast",
         "if True else torch.autocast",
         _FUSION,
     ),
@@ -921,5 +922,43 @@ MUTATIONS = (
         "[self.spec.blocks.index(block) for block in spec.blocks]",
         "list(range(len(spec.blocks)))",
         "tests/predict/test_ensemble.py",
+    ),
+    Mutation(
+        "fpt_ray/serve/access.py",
+        "hmac.compare_digest(given.strip().encode(), token.encode())",
+        "True",
+        _SERVING,
+        "token_nothing",
+    ),
+    Mutation("fpt_ray/serve/bodies.py", "if count > most:", "if False:", _SERVING, "long_body"),
+    Mutation("fpt_ray/serve/bodies.py", "if len(parts) == limits.request_images:", "if False:", _SERVING, "not_taken"),
+    Mutation("fpt_ray/serve/app.py", "422 if unread else 200", "200", _SERVING, "reason_each"),
+    Mutation(
+        "fpt_ray/serve/answers.py",
+        "if is_dicom(data) and error.__cause__ is not None:",
+        "if False:",
+        _SERVING,
+        "of_a_patient",
+    ),
+    Mutation("fpt_ray/serve/answers.py", "known < UNLIKE", "known > UNLIKE", _SERVING, "unlike"),
+    Mutation(
+        "fpt_ray/images/decoding.py",
+        "if width * height > max_pixels:",
+        "if width * height > MAX_PIXELS:",
+        _SERVING,
+        "too_many_pixels",
+    ),
+    Mutation("fpt_ray/predict/logged.py", 'if "/" not in file.path', "if file.path", "tests/predict/test_logged.py"),
+    Mutation(
+        "fpt_ray/datasets/usable.py",
+        "if given and not (whole.splits == test).any():",
+        "if False:",
+        "tests/datasets/test_checking.py",
+    ),
+    Mutation(
+        "fpt_ray/datasets/checks/pictures.py",
+        "if chosen and all(",
+        "if chosen and not all(",
+        "tests/datasets/checks/test_remarks.py",
     ),
 )

@@ -86,6 +86,7 @@ def test_bundles_of_other_classes_cannot_answer_as_one(bundles):
         ensemble_of({uri: one, "b": other})
 
 
+@pytest.mark.slow
 def test_it_goes_through_ray_data_and_says_what_it_gains_and_costs(cluster, bundles, table, tmp_path):
     few = {uri: bundle for number, (uri, bundle) in enumerate(bundles.items()) if number in (0, 1, 4)}
     ensemble, out = ensemble_of(few), str(tmp_path / "out.parquet")

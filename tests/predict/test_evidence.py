@@ -186,7 +186,7 @@ def test_curves_follow_the_answer_while_patches_go_and_come(bundles, monkeypatch
         seen.append(images)
         shown = (images[:, 16:32, 32:48].mean(axis=(1, 2, 3)) > 200).astype(float)
         both = np.stack([1 - shown, shown], axis=1)
-        return Answers(target=self.bundle.target, probabilities=both, spread=np.zeros(len(both)))
+        return Answers(target=self.bundle.target, probabilities=both, spread=np.zeros(len(both)), familiarity=None)
 
     monkeypatch.setattr(Classifier, "answers", answers)
     attended = np.zeros((4, 4))

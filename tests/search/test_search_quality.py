@@ -11,6 +11,8 @@ import math
 import numpy as np
 import optuna
 
+import pytest
+
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.metrics.pareto import pareto_front
 from fpt_ray.search.messages import unpack_proposal
@@ -84,6 +86,7 @@ def share_found(sampler, seed):
     return hypervolume([trial.values for trial in study.best_trials]) / hypervolume(known_front(space))
 
 
+@pytest.mark.slow
 def test_tpe_finds_nine_tenths_of_the_known_front_and_more_than_random():
     shares = {name: [share_found(name, seed) for seed in range(SEEDS)] for name in ("tpe", "random")}
     said = {name: (round(float(np.mean(found)), 3), round(float(min(found)), 3)) for name, found in shares.items()}

@@ -149,6 +149,7 @@ PRELOAD += "from fpt_ray.config.space_yaml import load_space; "
 PRELOAD += "p.preload(sys.argv[1], load_space(sys.argv[3]).stores()[0], sys.argv[2], local=True)"
 
 
+@pytest.mark.slow
 def test_a_killed_preload_goes_on_and_ends_with_the_same_rows(store, images, tmp_path, monkeypatch):
     command = [sys.executable, "-c", PRELOAD, images, str(tmp_path), str(SMOKE)]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
@@ -189,6 +190,7 @@ def test_a_full_disk_is_said_and_finished_shards_are_kept(images, tmp_path, monk
         subprocess.run(["umount", str(workdir)], check=True)
 
 
+@pytest.mark.slow
 def test_a_duplicate_across_splits_stops_before_anything_is_extracted_or_stands_beside_the_numbers(tmp_path, capsys):
     folder = tmp_path / "images"
     draw_images(folder, (4, 3, 3))

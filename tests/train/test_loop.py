@@ -29,6 +29,9 @@ from fpt_ray.train.order import epoch_order, worker_rows
 from fpt_ray.train.seeds import epoch_report, fit_seeds
 from tests.conftest import ABC, FakeRows
 
+OTHERS = ("probe", "layer_fusion", "stored_linear_probe")
+"""Methods on stored features that differ from fpt+ and knn in the network alone."""
+
 
 def assignment(num_train=18, **options):
     return Assignment(
@@ -148,7 +151,7 @@ def arrays(model):
     return {**state, **{name: value for name, value in remembered.items() if name != "task"}}
 
 
-@pytest.mark.parametrize("method", ["fpt+", "probe", "layer_fusion", "stored_linear_probe", "knn"])
+@pytest.mark.parametrize("method", ["fpt+", "knn", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)])
 def test_two_workers_equal_one(small_trial, small_shape, method):
     training = dataclasses.replace(small_trial.training, batch_size=6)
     trial = dataclasses.replace(small_trial, method=method, training=training, loss=LossConfig(weights="balanced"))

@@ -147,6 +147,7 @@ def test_a_trial_with_two_workers_of_its_own_gives_the_numbers_of_one(searched, 
         assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_features_from_other_places(searched, store, workdir, capsys):
     command = of_store(store, workdir=workdir, study="s")
     with pytest.raises(ConfigError, match=r"exists .*; resume it"):
@@ -205,7 +206,11 @@ fixed: {side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
 
 
 @pytest.mark.parametrize(
-    ("first", "method", "together"), [("linear_probing", "lora", False), ("stored_linear_probe", "probe", True)]
+    ("first", "method", "together"),
+    [
+        pytest.param("linear_probing", "lora", False, marks=pytest.mark.slow),
+        ("stored_linear_probe", "probe", True),
+    ],
 )
 def test_a_grid_of_methods_is_repeated_over_seeds(first, method, together, images, workdir, tmp_path, capsys):
     """One after the other, or together: then both have had a first epoch before one of them has a second."""
@@ -245,6 +250,7 @@ fixed: {backbone.weights: random, side.depth: 2, side.reduction: 4, training.epo
 """
 
 
+@pytest.mark.slow
 def test_a_study_of_other_backbones_ends_with_scores_of_each(images, workdir, tmp_path):
     """Two stores of one study; by fpt+ and by nearest neighbours, whose only epoch is their last."""
     space = tmp_path / "backbones.yaml"

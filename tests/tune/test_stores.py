@@ -118,6 +118,7 @@ def resumed(stopped, images):
     return folder, left, found
 
 
+@pytest.mark.slow
 def test_a_trial_that_waits_for_its_store_is_asked_again_after_its_driver_died(resumed):
     folder, left, found = resumed
     assert (left[2].state, left[2].params["features.resolution"]) == (TrialState.RUNNING, 112)
@@ -132,6 +133,7 @@ def test_a_trial_that_waits_for_its_store_is_asked_again_after_its_driver_died(r
     assert ["test_auc" in record.metrics for record in records if record.status == "FINISHED"] == [True] * 4
 
 
+@pytest.mark.slow
 def test_the_study_has_both_stores_and_what_each_took(resumed):
     client, study, records = records_in(resumed[0])
     names = [Path(uri).name for uri in study.stores]
@@ -144,6 +146,7 @@ def test_the_study_has_both_stores_and_what_each_took(resumed):
     assert study.ledger["preload_seconds_per_trial"] == pytest.approx(sum(seconds) / len(records))
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_a_study_with_that_resolution_alone(resumed, images, tmp_path, capsys):
     fixed = {"features.resolution": 112}
     run_study(StudyOptions(**options(tmp_path, images, {"side.num_prompts": {"choices": [4]}}, fixed=fixed)))
@@ -155,6 +158,7 @@ def test_numbers_are_those_of_a_study_with_that_resolution_alone(resumed, images
         assert same.metrics[name] == alone.metrics[name]
 
 
+@pytest.mark.slow
 def test_a_store_that_no_trial_asks_for_is_never_made(images, tmp_path):
     run_study(StudyOptions(**options(tmp_path, images, BOTH, sampler="tpe"), num_trials=1))
     assert made_in(tmp_path) == [112]  # the nearest to the paper's
