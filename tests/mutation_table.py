@@ -413,7 +413,7 @@ MUTATIONS = (
     Mutation(
         "fpt_ray/models/summary_probes.py",
         "nullcontext() if plain else torch.autocast",
-        "if True else torch.autocast",
+        "nullcontext() if True else torch.autocast",
         _FUSION,
     ),
     Mutation("fpt_ray/models/probe.py", "self.queries * SCALE", "self.queries", _PROBE),

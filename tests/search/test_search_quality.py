@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 import optuna
-
 import pytest
 
 from fpt_ray.config.space_yaml import parse_space
