@@ -930,7 +930,7 @@ MUTATIONS = (
         _SERVING,
         "token_nothing",
     ),
-    Mutation("fpt_ray/serve/bodies.py", "if count > most:", "if False:", _SERVING, "long_body"),
+    Mutation("fpt_ray/serve/bodies.py", "if count > most:", "if count > 2 * most:", _SERVING, "long_body"),
     Mutation("fpt_ray/serve/bodies.py", "if len(parts) == limits.request_images:", "if False:", _SERVING, "not_taken"),
     Mutation("fpt_ray/serve/app.py", "422 if unread else 200", "200", _SERVING, "reason_each"),
     Mutation(
