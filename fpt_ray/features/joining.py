@@ -35,6 +35,8 @@ class SplitRows:
     """Rows within the shards."""
     weights: Float32[np.ndarray, " rows"] | None = None
     """How much each image counts in training; None: all alike."""
+    num_groups: int | None = None
+    """How many groups, such as patients, the images are of; None: the table has none."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -186,4 +188,5 @@ def _split_rows(table: ImageTable, inside: Int[np.ndarray, " _"], shards: np.nda
         shards=shards[inside].astype(np.int64),
         rows=rows[inside].astype(np.int64),
         weights=None if table.weights is None else table.weights[inside],
+        num_groups=None if table.groups is None else len(np.unique(table.groups.indices.to_numpy()[inside])),
     )

@@ -11,12 +11,17 @@ from fpt_ray.train.bundle import Bundle
 LOW, HIGH = "_low", "_high"
 """What the names of metrics end in that are the ends of another one's 95 % interval."""
 RELIABILITY_FILE = "reliability.png"
+_SQUARED = {
+    "squash": "stretched to a square",
+    "pad": "made square with black bars",
+    "crop": "cut down to its middle square",
+}
 
 
 def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
     """Markdown, of which every number is in the bundle; ``whole``: the LPM's weights lie in it, too."""
     trial, data = bundle.trial, bundle.data
-    sizes = ", ".join(f"{count} {split}" for split, count in data["images"].items())
+    sizes, groups = (_counts(data.get(kind, {})) for kind in ("images", "groups"))
     note = [f"**{data['note']}**", ""] if data["note"] else []
     return "\n".join(
         [
@@ -24,8 +29,8 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             "",
             *note,
             f"Task: {bundle.target.task} ({', '.join(bundle.target.classes)}). Images: {sizes} (image table "
-            f"{data['images_digest'][:12]}).",
-            f"Input: {bundle.spec.resolution} px, squared by resizing. Networks: {len(bundle.states)}, one a seed, "
+            f"{data['images_digest'][:12]})" + (f"; groups, such as patients: {groups}." if groups else "."),
+            f"Input: {bundle.spec.resolution} px, {_prepared(bundle)}. Networks: {len(bundle.states)}, one a seed, "
             "whose calibrated answers are averaged.",
             "",
             "## How good it is",
@@ -59,6 +64,17 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             "",
         ]
     )
+
+
+def _counts(by_split: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {split}" for split, count in by_split.items())
+
+
+def _prepared(bundle: Bundle) -> str:
+    """How an image becomes a square, and which other settings of its preparation are not the defaults."""
+    chosen = bundle.spec.preparation.chosen
+    squared = _SQUARED[chosen.pop("aspect", "squash")]
+    return "; ".join([squared, *(f"features.{name} {value}" for name, value in chosen.items())])
 
 
 def must_not(bundle: Bundle) -> list[str]:

@@ -120,6 +120,7 @@ def _data(store: Features) -> dict[str, object]:
     return {
         "images_digest": store.table_digest,
         "images": {split: store.num_rows(split) for split in store.splits},
+        "groups": {split: rows.num_groups for split, rows in store.splits.items() if rows.num_groups is not None},
         "note": store.data_note,
         "store": store.spec.name,
     }

@@ -46,11 +46,12 @@ def table_of_images(folder):
 def stored(trial, table, folder):
     """The features of a trial's images, without Ray."""
     digest = known_weights([trial.backbone], ".")[trial.backbone]
-    spec = store_spec(need_of(trial), weights_digest=digest, precision="float32")
+    spec = store_spec(need_of(trial), weights_digest=digest, precision=trial.features.precision)
     rows = table.rows_at(table.by_hash())
     high = np.stack([squared(table, row, spec.resolution) for row in rows])
     low = [np.stack(one) for one in zip(*(smaller(one, spec.low_resolutions) for one in high), strict=True)]
-    features = extract_batches(load_backbone(trial.backbone, spec.resolution), high, spec) if spec.blocks else None
+    lpm = load_backbone(trial.backbone, spec.resolution).to(getattr(torch, spec.precision))
+    features = extract_batches(lpm, high, spec) if spec.blocks else None
     return join(add_rows(folder, spec, rows, features, low, per_shard=len(rows)), table)
 
 
