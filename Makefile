@@ -15,7 +15,7 @@ export PYTHONUNBUFFERED := 1
 demo: .venv/installed
 	$(BIN)/python -m fpt_ray.demo images demo/images --count 360
 	$(BIN)/python -m fpt_ray.demo weights demo/vit_small_patch14_dinov2.safetensors
-	$(BIN)/python -m fpt_ray.tune --space search_spaces/demo.yaml --images demo/images --workdir demo --study demo \
+	$(BIN)/python -m fpt_ray.tune --space search_spaces/demo.yaml --images demo/images --workdir demo --study demo --evidence 4 \
 		$(if $(wildcard demo/studies/demo/optuna.log),--resume)
 
 test: .venv/installed

@@ -63,3 +63,6 @@ class StudyOptions(LearnOptions):
     with_backbone: bool = False
     """The weights of the LPM lie in every bundle of the study, which then needs no network: one file more in each, as
     large as the LPM (ViT-S 87 MB, ViT-B 343 MB, ViT-L 1.2 GB). `fpt-ray predict pack` does so to a single one."""
+    evidence: int = 0
+    """Draw what the best trial's networks looked at in so many test images, for the study's page, which then shows
+    these images; for fpt+, fpt and probe. `fpt-ray predict --evidence` does it for any images, and scores it."""

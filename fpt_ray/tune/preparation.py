@@ -20,6 +20,8 @@ def check_options(options: StudyOptions, space: SearchSpace) -> None:
     for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
+    if options.evidence < 0:
+        raise ConfigError(f"evidence is {options.evidence}; give the number of images, 0 or more", fields=("evidence",))
     if options.register is not None:
         check_model_name(options.register)
     if options.with_backbone:

@@ -44,6 +44,7 @@ from fpt_ray.tracking.records import TrialRecord
 from fpt_ray.tracking.server import open_tracking, tracking_uri
 from fpt_ray.tune.accounting import study_ledger
 from fpt_ray.tune.bundles import leave_all
+from fpt_ray.tune.evidence import leave_evidence
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.losses import HostLosses
 from fpt_ray.tune.options import StudyOptions
@@ -99,6 +100,7 @@ def run_study(options: StudyOptions) -> StudyResult:
             shared = search_all(options, study, log, shared, options.at_once or room, supply)
             records = score(study, log, shared, front=options.confirm is None)
             leave_all(study, log, shared, records, with_backbone=options.with_backbone)
+            leave_evidence(study_uri, supply.table, workdir, options.evidence)
             attach_pictures(study, log)
             ledger = study_ledger(space, shared.stores, records)
         log.end("FINISHED", ledger, records)
