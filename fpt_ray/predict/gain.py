@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from fpt_ray.config.tasks import TITLES
-from fpt_ray.display.units import MIB
-from fpt_ray.metrics.intervals import bootstrap, interval
-from fpt_ray.metrics.scores import MetricError, scores
+from fpt_ray.display.sums import costs_in_sum
+from fpt_ray.metrics.gain import gains
+from fpt_ray.metrics.scores import MetricError
 from fpt_ray.predict.ensemble import lpm_passes
 from fpt_ray.train.bundle import Bundle
 
@@ -16,17 +16,9 @@ from fpt_ray.train.bundle import Bundle
 def cost_text(bundles: Sequence[Bundle]) -> str:
     """What all bundles took, against the first alone: parameters, memory and time of training, looks at an image."""
     networks = sum(len(bundle.states) for bundle in bundles)
+    looks = f"the ViT looks {lpm_passes(bundles)} times at an image for its features ({lpm_passes(bundles[:1])})"
     parts = [f"cost: {len(bundles)} bundles with {networks} networks"]
-    for title, name, unit, figures in (
-        ("learnt parameters", "learnable_parameters", 1, "{:,.0f}"),
-        ("peak memory of training in MiB", "peak_memory_bytes", MIB, "{:,.0f}"),
-        ("seconds of training", "fit_seconds", 1, "{:,.1f}"),
-    ):
-        if all(name in bundle.metrics for bundle in bundles):
-            whole, best = (sum(one.metrics[name] for one in some) / unit for some in (bundles, bundles[:1]))
-            parts.append(f"{title} {figures.format(whole)} in sum ({figures.format(best)} of the best alone)")
-    parts.append(f"the ViT looks {lpm_passes(bundles)} times at an image for its features ({lpm_passes(bundles[:1])})")
-    return "; ".join(parts)
+    return "; ".join([*parts, *costs_in_sum([bundle.metrics for bundle in bundles]), looks])
 
 
 def gain_lines(
@@ -35,15 +27,11 @@ def gain_lines(
     """Each score's difference from the best member's, on the same images and resamples."""
     target = bundle.target
     try:
-        ours, best = (scores(one, labels, target.classes, target.task) for one in (said, of_best))
+        found = gains(said, of_best, labels, target.classes, target.scores, target.task)
     except MetricError:
         return []
-    drawn = bootstrap([[said], [of_best]], labels, target.scores, target.task)
-    lines = []
-    for name in target.scores:
-        low, high = interval(drawn[name][0] - drawn[name][1])
-        lines.append(
-            f"{TITLES[name]} of the best member alone {best[name]:.4f}, difference of all from it "
-            f"{ours[name] - best[name]:+.4f} ({low:+.4f} to {high:+.4f})"
-        )
-    return lines
+    return [
+        f"{TITLES[name]} of the best member alone {one.alone:.4f}, difference of all from it "
+        f"{one.difference.value:+.4f} ({one.difference.low:+.4f} to {one.difference.high:+.4f})"
+        for name, one in found.items()
+    ]

@@ -6,7 +6,7 @@ It is stored with the trial when the test split is read; a report shows that of 
 import json
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -95,8 +95,9 @@ def score_tables(record: TrialRecord, found: Tested) -> list[Table]:
     """The scores with their intervals, and those of each class."""
     number = record.number if record.confirms is None else record.confirms
     seeds = f", mean of {found.seeds} seeds" if found.seeds > 1 else ""
-    title = f"The test split by the best trial, {number}{seeds}. Scores x 100{_but(found)}, 95 % intervals over images."
-    rows = [(TITLES[name], *(_shown(name, one) for one in values)) for name, values in found.scores.items()]
+    scale = f"Scores x 100{but_for(found.scores)}, 95 % intervals over images."
+    title = f"The test split by the best trial, {number}{seeds}. {scale}"
+    rows = [(TITLES[name], *(score_text(name, one) for one in values)) for name, values in found.scores.items()]
     columns = [list(column) for column in zip(*rows, strict=True)]
     tables = [Table(title=title, columns=_columns(("score", "test", "95 % from", "to"), columns))]
     if found.per_class:
@@ -109,7 +110,7 @@ def _class_table(found: Tested) -> Table:
     listed = list(found.per_class.items())[:_LISTED]
     more = len(found.per_class) - len(listed)
     cells = [[name for name, _ in listed]]
-    cells += [[_shown(score, row.get(score)) for _, row in listed] for score in names]
+    cells += [[score_text(score, row.get(score)) for _, row in listed] for score in names]
     titles = ["class", *(TITLES.get(score, score) for score in names)]
     return Table(
         title="Each class against the rest; precision, recall and F1 are of what is predicted.",
@@ -123,11 +124,13 @@ def _columns(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> list[Colu
     return [text_column(title, column, left=at == 0) for at, (title, column) in enumerate(pairs)]
 
 
-def _but(found: Tested) -> str:
-    return " but for the MAE" if any(name in _PLAIN for name in found.scores) else ""
+def but_for(scores: Iterable[str]) -> str:
+    """Which of these scores are not shown x 100."""
+    return " but for the MAE" if any(name in _PLAIN for name in scores) else ""
 
 
-def _shown(name: str, value: float | None) -> str:
+def score_text(name: str, value: float | None) -> str:
+    """A score as it is shown: x 100, but for the MAE; counts as they are."""
     if value is None:
         return "-"
     return f"{value:.0f}" if name == "images" else f"{value:.4g}" if name in _PLAIN else f"{100 * value:.2f}"

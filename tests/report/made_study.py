@@ -147,6 +147,7 @@ def _leave(folder: Path, metrics: dict[str, float]) -> None:
         "operating_points": points,
         "classes": CLASSES,
         "task": "binary",
+        "temperatures": [[2.0]],
     }
     (folder / "bundle.json").write_text(json.dumps(document))
     (folder / "reliability.png").write_bytes(png("#0072b2"))
