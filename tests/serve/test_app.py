@@ -74,8 +74,8 @@ def test_what_cannot_be_served_is_refused_before_ray_starts(changes, said, tmp_p
 
 
 def test_an_address_that_is_taken_is_refused():
+    """Also by a server that has not begun to answer: its replicas may take a minute to start."""
     with bound("127.0.0.1", 0) as first:
-        first.listen()
         port = first.getsockname()[1]
         assert address_of(first) == f"http://127.0.0.1:{port}/"
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port} cannot be listened at"):

@@ -6,6 +6,7 @@ Compared with what HTTP says of refusals (RFC 9110).
 import asyncio
 
 import pytest
+from starlette.testclient import TestClient
 
 from fpt_ray.serve.app import Model, Unavailable, make_app
 from fpt_ray.serve.server import answered_hosts
@@ -154,3 +155,10 @@ def test_other_sites_cannot_ask_through_a_name_of_theirs(client):
     assert client.get("/metadata", headers={"Host": "evil.example:8000"}).status_code == 400
     assert client.get("/metadata", headers={"Host": "localhost:8000"}).status_code == 200
     assert answered_hosts("0.0.0.0") == ["*"]
+
+
+def test_nor_at_the_other_address_of_this_machine(model):
+    app = make_app(model, LIMITS, None, answered_hosts("::1"))
+    for host, status in (("[::1]:8000", 200), ("localhost:8000", 200), ("evil.example:8000", 400)):
+        client = TestClient(app, base_url="http://127.0.0.1:8000")
+        assert client.get("/metadata", headers={"Host": host}).status_code == status
