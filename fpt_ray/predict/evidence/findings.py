@@ -11,6 +11,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.importance.findings import Box, OnSquare, Sized, on_square, overlapped, size_of
 from fpt_ray.features.importance.measures import chance_of_touching, kept_of, touched
 from fpt_ray.predict.evidence.attention import Evidence, heat
+from fpt_ray.storage.errors import StorageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +44,15 @@ def placed_findings(
 
     Raises:
         ConfigError: a box is empty or lies outside its image.
+        StorageError: S3 fails, which says nothing of an image.
     """
     found: dict[str, list[OnSquare]] = {}
     sizes: dict[str, Sized] = {}
     for path in sorted({box.path for box in boxes} & set(chosen)):
         try:
             sizes[path] = size_of(root, path, preparation)
+        except StorageError:
+            raise
         except ConfigError as error:
             say(f"evidence: {error}")
     for box in boxes:

@@ -18,6 +18,7 @@ from fpt_ray.predict.evidence.curves import SHARES
 from fpt_ray.predict.evidence.options import EvidenceOptions
 from fpt_ray.predict.evidence.writing import answer_of, chosen_images, planned_evidence, write_evidence
 from fpt_ray.predict.listing import listed
+from fpt_ray.storage.errors import StorageError
 from fpt_ray.train.bundle import read_bundle
 
 
@@ -93,7 +94,7 @@ def test_what_cannot_be_planned_is_refused_and_of_many_images_the_number_is_said
         planned_evidence(knn, listing, EvidenceOptions(evidence="out"))
 
 
-def test_boxes_are_placed_before_anything_is_predicted(bundles, table, tmp_path, capsys):
+def test_boxes_are_placed_before_anything_is_predicted(bundles, table, tmp_path, capsys, monkeypatch):
     """One that lies outside its image ends the command then; of an image that cannot be read the answers say why."""
     bundle = read_bundle(bundles["probe"])
     listing = listed(table.root, (), bundle.target)
@@ -107,6 +108,13 @@ def test_boxes_are_placed_before_anything_is_predicted(bundles, table, tmp_path,
     assert "evidence: none.png: its header cannot be read" in capsys.readouterr().err
     boxes.write_text("image,x0,y0,x1,y1\na.png,16,0,32,65\n")
     with pytest.raises(ConfigError, match=r"row 1 is \[16.0, 0.0, 32.0, 65.0\] in a.png, which is 64x64"):
+        planned_evidence(bundle, both, options)
+
+    def away(*_):
+        raise StorageError("S3 is away")
+
+    monkeypatch.setattr("fpt_ray.predict.evidence.findings.size_of", away)
+    with pytest.raises(StorageError, match="S3 is away"):
         planned_evidence(bundle, both, options)
 
 
