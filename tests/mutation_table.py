@@ -32,7 +32,7 @@ _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_interv
 _RESAMPLED = "tests/metrics/test_resampled.py"
 _LOSS, _TASKS = "tests/models/test_loss.py", "tests/train/test_tasks.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
-_SERVING = "tests/serve/test_app.py"
+_SERVED, _REFUSED = "tests/serve/test_answers.py", "tests/serve/test_refusals.py"
 _CALIBRATION, _CLASSIFIER = "tests/metrics/test_calibration.py", "tests/predict/test_classifier.py"
 _CHECKS, _CHECKING = "tests/datasets/checks", "tests/datasets/test_checking.py"
 _AUGMENTATION = "tests/images/test_augmentation.py"
@@ -927,25 +927,25 @@ MUTATIONS = (
         "fpt_ray/serve/access.py",
         "hmac.compare_digest(given.strip().encode(), token.encode())",
         "True",
-        _SERVING,
+        _REFUSED,
         "token_nothing",
     ),
-    Mutation("fpt_ray/serve/bodies.py", "if count > most:", "if count > 2 * most:", _SERVING, "long_body"),
-    Mutation("fpt_ray/serve/bodies.py", "if len(parts) == limits.request_images:", "if False:", _SERVING, "not_taken"),
-    Mutation("fpt_ray/serve/app.py", "422 if unread else 200", "200", _SERVING, "reason_each"),
+    Mutation("fpt_ray/serve/bodies.py", "if count > most:", "if count > 2 * most:", _REFUSED, "long_body"),
+    Mutation("fpt_ray/serve/bodies.py", "if len(parts) == limits.request_images:", "if False:", _REFUSED, "not_taken"),
+    Mutation("fpt_ray/serve/app.py", "422 if unread else 200", "200", _SERVED, "reason_each"),
     Mutation(
         "fpt_ray/serve/answers.py",
         "if is_dicom(data) and error.__cause__ is not None:",
         "if False:",
-        _SERVING,
+        _SERVED,
         "of_a_patient",
     ),
-    Mutation("fpt_ray/serve/answers.py", "known < UNLIKE", "known > UNLIKE", _SERVING, "unlike"),
+    Mutation("fpt_ray/serve/answers.py", "known < UNLIKE", "known > UNLIKE", _SERVED, "unlike"),
     Mutation(
         "fpt_ray/images/decoding.py",
         "if width * height > max_pixels:",
         "if width * height > MAX_PIXELS:",
-        _SERVING,
+        _SERVED,
         "too_many_pixels",
     ),
     Mutation("fpt_ray/predict/logged.py", 'if "/" not in file.path', "if file.path", "tests/predict/test_logged.py"),

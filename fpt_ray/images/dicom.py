@@ -75,7 +75,7 @@ def read_dicom(data: bytes, source: str, max_pixels: int) -> Picture:
                 grey=values,
                 span=span,
                 white_is_zero=colours == "MONOCHROME1",
-                own_window=_own_window(file),
+                own_window=_own_window(file, source),
                 patient=patient,
             )
         image = Image.fromarray(_colours(pixels, colours, file, source))
@@ -199,11 +199,16 @@ def _rescaled(values: Grey, file: Any) -> tuple[Grey, tuple[float, float]]:
     return (values * slope + intercept).astype(np.float32), (low, high)
 
 
-def _own_window(file: Any) -> Any:
+def _own_window(file: Any, source: str) -> Any:
     """What takes rescaled values to 0..1 by the file's own table, or else its first window (PS3.3, C.11.2)."""
     if tables := file.get("VOILUTSequence"):
         white = 2.0 ** int(tables[0].LUTDescriptor[2]) - 1
-        return lambda values: _looked_up(np.rint(values).astype(np.int64), tables[0], file) / white
+
+        def looked_up(values: Grey) -> Float[np.ndarray, "Y X"]:
+            with _faults_told(source):
+                return _looked_up(np.rint(values).astype(np.int64), tables[0], file) / white
+
+        return looked_up
     holder = _holder(file, "FrameVOILUTSequence")
     if holder.get("WindowCenter") is None or holder.get("WindowWidth") is None:
         return None

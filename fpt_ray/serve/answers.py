@@ -35,7 +35,7 @@ def square_or_answer(
 
 
 def _reason(data: bytes, error: ConfigError) -> str:
-    """Why an image cannot be read, without a word of what is written in a DICOM file: that may be a patient's name."""
+    """Why an image cannot be read; pydicom's own errors are not told, which quote a DICOM file, such as its patient."""
     if is_dicom(data) and error.__cause__ is not None:
         return f"its DICOM cannot be read ({type(error.__cause__).__name__})"
     return error.reason if isinstance(error, ImageError) else str(error)

@@ -30,11 +30,16 @@ def is_loopback(host: str) -> bool:
 
 def answered_hosts(host: str) -> list[str]:
     """The names in the header Host that a server at an address answers to; of one that others reach, all."""
-    return [*_LOOPBACK, host] if is_loopback(host) and ":" not in host else ["*"]
+    return [*_LOOPBACK, in_url(host)] if is_loopback(host) else ["*"]
+
+
+def in_url(host: str) -> str:
+    """An address as URLs and the header Host have it."""
+    return f"[{host}]" if ":" in host else host
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at this address, at which nothing is answered yet; port 0 is any that is free.
+    """A socket that listens at this address, where who asks waits until it is answered; port 0 is any that is free.
 
     Raises:
         ConfigError: it cannot be had.
@@ -44,6 +49,7 @@ def bound(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen()  # of two that are bound, as Linux lets them be, the second would fail when all has started
     except (OSError, OverflowError) as error:
         found.close()
         raise ConfigError(
@@ -55,7 +61,7 @@ def bound(host: str, port: int) -> socket.socket:
 def address_of(bound_socket: socket.socket) -> str:
     """Its URL, with a slash at the end."""
     host, port = bound_socket.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    return f"http://{in_url(host)}:{port}/"
 
 
 def run_server(app: ASGIApp, at: socket.socket, started: Callable[[], None]) -> None:

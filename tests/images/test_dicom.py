@@ -282,6 +282,16 @@ def test_tables_of_a_file_are_looked_up():
     assert prepared(modality) == [5, 5, 10, 255, 255]
 
 
+def test_a_table_that_cannot_be_looked_up_is_told_of_its_image():
+    """The table is looked at after the file was read, and only where it is asked for."""
+    table = table_of([0, 51, 255], 100, 8)
+    del table[0].LUTData
+    data = grey_file(np.array([[0, 100]], np.uint16), BitsStored=12, VOILUTSequence=table)
+    assert prepared(data) == [0, 6]
+    with pytest.raises(ImageError, match="a: its DICOM cannot be read"):
+        prepared(data, intensity="window")
+
+
 def test_an_enhanced_image_has_them_in_its_functional_groups():
     groups, values, window = Dataset(), Dataset(), Dataset()
     values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, -1024, "HU"

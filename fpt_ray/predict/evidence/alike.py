@@ -80,12 +80,13 @@ def training_images(bundle: Bundle, workdir: str, root: str) -> TrainingImages:
         tokens = _as_float(group[SUMMARIES][:, -1, 0], features.spec.dtype)
         found |= {bytes(sha256).hex(): token for sha256, token in zip(group[HASH], tokens, strict=True)}
     whole = np.stack([found[row.sha256] for row in rows])
+    whole /= np.linalg.norm(whole, axis=1, keepdims=True)
     return TrainingImages(
         root=root,
         paths=[row.path for row in rows],
         hashes=[row.sha256 for row in rows],
         labels=[label_text(bundle.target, row.label) for row in rows],
-        class_tokens=whole / np.linalg.norm(whole, axis=1, keepdims=True),
+        class_tokens=whole,
     )
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpt_ray.config.preparation import Preparation
+from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.importance.findings import Box, OnSquare, on_square, overlapped, size_of
+from fpt_ray.features.importance.findings import Box, OnSquare, Sized, on_square, overlapped, size_of
 from fpt_ray.features.importance.measures import chance_of_touching, kept_of, touched
 from fpt_ray.predict.evidence.attention import Evidence, heat
+from fpt_ray.storage.errors import StorageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +39,22 @@ def placed_findings(
 ) -> Mapping[str, tuple[OnSquare, ...]]:
     """{path: where its findings lie} of those of the chosen images below a root that have findings.
 
-    Of each of these the file is read for its size. Boxes of other images are passed over.
+    Of each of these the file is read for its size; one that cannot be read is named and passed over, as by predictions.
+    Boxes of other images are passed over.
 
     Raises:
-        ConfigError: a box is empty or lies outside its image, or a file cannot be read.
+        ConfigError: a box is empty or lies outside its image.
+        StorageError: S3 fails, which says nothing of an image.
     """
     found: dict[str, list[OnSquare]] = {}
-    sizes = {path: size_of(root, path, preparation) for path in {box.path for box in boxes} & set(chosen)}
+    sizes: dict[str, Sized] = {}
+    for path in sorted({box.path for box in boxes} & set(chosen)):
+        try:
+            sizes[path] = size_of(root, path, preparation)
+        except StorageError:
+            raise
+        except ConfigError as error:
+            say(f"evidence: {error}")
     for box in boxes:
         if box.path in sizes:
             place = on_square(box, sizes[box.path], patches_a_side)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.display.terminal import say
 from fpt_ray.display.typesetting import typeset
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.importance.findings import Box, read_boxes
+from fpt_ray.features.importance.findings import OnSquare, read_boxes
 from fpt_ray.images.labels import CLASS_TASKS
 from fpt_ray.metrics.scores import predicted
 from fpt_ray.models.backbone import backbone_shape
@@ -29,7 +30,7 @@ from fpt_ray.predict.evidence.picture import Looked, picture_of
 from fpt_ray.predict.evidence.worth import Worth, worth_table
 from fpt_ray.predict.inputs import square_of_input
 from fpt_ray.predict.listing import Listing
-from fpt_ray.storage.files import absolute, write
+from fpt_ray.storage.files import absolute, exists, write
 from fpt_ray.train.bundle import Bundle
 
 TABLE_FILE = "evidence.csv"
@@ -44,7 +45,8 @@ class Plan:
     folder: str
     chosen: tuple[int, ...]
     """Numbers of the listing's images."""
-    boxes: tuple[Box, ...]
+    places: Mapping[str, tuple[OnSquare, ...]]
+    """{path: where its findings lie} of those that have some."""
     options: EvidenceOptions
 
 
@@ -52,13 +54,16 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
     """What is to be written, checked before anything is computed; None: nothing is asked for.
 
     Raises:
-        ConfigError: the bundle's method has no evidence, an image is not in the list, a number is too small, or the
-            boxes cannot be used.
+        ConfigError: the bundle's method has no evidence, an image is not in the list, a number is too small, the boxes
+            cannot be used, or the folder has evidence already.
         StorageError: S3 fails.
     """
     if options.evidence is None:
         return None
     check_evidence(bundle.trial)
+    folder, preparation = absolute(options.evidence), bundle.spec.preparation
+    if exists(f"{folder}/{TABLE_FILE}"):  # written last; a study's page shows all pictures that lie there
+        raise ConfigError(f"evidence: {folder} has evidence already; remove it, or give another folder")
     if options.evidence_orders < 0:
         raise ConfigError(f"evidence_orders is {options.evidence_orders}; it must be 0 or more")
     boxes = () if options.boxes is None else tuple(read_boxes(options.boxes))
@@ -67,7 +72,9 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
     chosen = chosen_images(options.evidence_images, listing.paths, {box.path for box in boxes})
     if len(chosen) < len(listing.paths) and isinstance(options.evidence_images, int):
         say(f"evidence: of {len(chosen)} of {len(listing.paths)} images, spread over the list (--evidence_images)")
-    return Plan(folder=absolute(options.evidence), chosen=chosen, boxes=boxes, options=options)
+    side = preparation.resolution // backbone_shape(bundle.spec.backbone).patch_size
+    places = placed_findings(boxes, listing.root, [listing.paths[number] for number in chosen], preparation, side)
+    return Plan(folder=folder, chosen=chosen, places=places, options=options)
 
 
 def chosen_images(asked: int | Sequence[str], paths: Sequence[str], with_findings: set[str]) -> tuple[int, ...]:
@@ -114,22 +121,20 @@ def write_evidence(classifier: Classifier, listing: Listing, plan: Plan, answers
         workdir: where the store of the training images lies, if it does.
 
     Raises:
-        ConfigError: a box lies outside its image, or an image has gone.
+        ConfigError: an image has gone.
         StorageError: S3 fails.
     """
     bundle, options = classifier.bundle, plan.options
     errors, hashes = (answers[name].to_pylist() for name in ("error", "sha256"))
     numbers = [number for number in plan.chosen if not errors[number]]
     preparation = bundle.spec.preparation
-    side = preparation.resolution // backbone_shape(bundle.spec.backbone).patch_size
-    places = placed_findings(plan.boxes, listing.root, [listing.paths[number] for number in numbers], preparation, side)
     trained = _training_images(bundle, workdir, options.trained_on, listing)
     found = []
     for number in tqdm(numbers, desc="evidence", unit="image", mininterval=1):
         looked = looked_at(classifier, listing, number, options.evidence_orders)
         looked = _beside(trained, looked, hashes[number], preparation)
-        looked = dataclasses.replace(looked, places=places.get(looked.path, ()))
-        stem = f"{plan.folder}/{number:05d}-{looked.path.rpartition('/')[2].rpartition('.')[0]}"
+        looked = dataclasses.replace(looked, places=plan.places.get(looked.path, ()))
+        stem = f"{plan.folder}/{number:05d}-{PurePosixPath(looked.path).stem}"
         write(f"{stem}.npz", array_file(looked))
         write(f"{stem}.png", picture_of(looked))
         found.append(_worth(looked))

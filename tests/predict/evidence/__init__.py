@@ -1,0 +1,1 @@
+"""``predict.evidence``: what the networks of a bundle looked at, drawn and scored."""
