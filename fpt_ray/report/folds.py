@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fpt_ray.config.space import POINT
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.typesetting import Table, text_column
 from fpt_ray.errors import ConfigError
@@ -76,7 +77,7 @@ def _rows(result: StudyResult, searched: Sequence[str]) -> dict[str, TrialRecord
     found = {}
     trials = counted(result.trials, result.constraints, [f"val_{result.score}"])
     for record in sorted(trials, key=lambda one: one.number):
-        values = [f"{name}={record.params[name]}" for name in searched if name != "point"]
+        values = [f"{name}={record.params[name]}" for name in searched if name != POINT]
         found[" ".join([record.label, *values] if record.label else values)] = record
     return found
 

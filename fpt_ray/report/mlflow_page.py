@@ -9,12 +9,10 @@ from pathlib import Path
 from mlflow import MlflowClient
 from PIL import Image
 
-from fpt_ray.display.terminal import without_secrets
 from fpt_ray.display.typesetting import Table, typeset
 from fpt_ray.report.mlflow_view import saved_view
 from fpt_ray.report.result import StudyResult
 from fpt_ray.report.summary import Summary, columns_of
-from fpt_ray.storage.files import absolute
 from fpt_ray.tracking.records import ON_FRONT
 from fpt_ray.tracking.runs import LONGEST_TAG, NOTE, attach
 from fpt_ray.tracking.server import comparison_path
@@ -59,8 +57,8 @@ def note_text(result: StudyResult, found: Summary, *, with_picture: bool) -> str
     said = [f"Images: {note}."] if note else []
     if not found.rows:
         return "\n\n".join([*said, "No trial has finished."])
-    workdir = without_secrets(absolute(places.uri).removesuffix(f"/studies/{result.name}"))
-    command = f"fpt-ray predict --model {result.name} --workdir {shlex.quote(workdir)} --images DIR --out out.csv"
+    workdir = shlex.quote(places.workdir)
+    command = f"fpt-ray predict --model {result.name} --workdir {workdir} --images DIR --out out.csv"
     address = f"get-artifact?path={_PICTURE_FOLDER}/{_PICTURE}&run_uuid={places.run_id}"
     parts = [
         f"**[Compare the front](#{comparison_path(places.experiment_id, places.run_id)})**: {found.heading[0]}.",

@@ -70,6 +70,11 @@ class Picture:
         yield "front", [point for point in self.trials if point.on_front]
         yield "first", [point for point in self.trials if point.is_first]
 
+    @property
+    def points(self) -> list[Point]:
+        """All that is drawn."""
+        return [*self.paper, *self.trials]
+
 
 # --- pure -----------------------------------------------------------------------------------------------------
 
@@ -119,9 +124,9 @@ def staircase(points: Sequence[Point], cost: Callable[[Point], float]) -> tuple[
     return xs, ys
 
 
-def axis(picture: Picture, label: str, field: str) -> tuple[str, Callable[[Point], float]]:
+def axis(points: Iterable[Point], label: str, field: str) -> tuple[str, Callable[[Point], float]]:
     """The title of a logarithmic axis, and where a point stands on it: left of all others if its cost is 0."""
-    costs = [getattr(point, field) for _, points in picture.groups() for point in points]
+    costs = [getattr(point, field) for point in points]
     left = min((cost for cost in costs if cost), default=3) / 3
     note = "" if all(costs) else f", 0 is drawn at {left:.2g}"
     return label + note, lambda point: getattr(point, field) or left
@@ -152,7 +157,7 @@ def draw_png(picture: Picture, path: Path) -> None:
     figure = Figure(figsize=(12, 5.2 + foot), dpi=150)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (label, field) in zip(panels, AXES, strict=True):
-        title, cost = axis(picture, label, field)
+        title, cost = axis(picture.points, label, field)
         _draw_panel(panel, picture, cost)
         panel.set_xlabel(title, fontsize=11)
     panels[0].set_ylabel(f"validation {picture.score} x 100", fontsize=11)
@@ -169,11 +174,16 @@ def _draw_panel(panel: Axes, picture: Picture, cost: Callable[[Point], float]) -
     for group, points in picture.groups():
         if points:
             panel.scatter([cost(p) for p in points], [100 * p.score for p in points], **_PNG_MARKS[group])  # type: ignore[arg-type]
-    panel.set_xscale("log")
-    costs = [cost(point) for _, points in picture.groups() for point in points]
+    costs = [cost(point) for point in picture.points]
     _write_names(panel, picture, cost, min(costs) ** 0.2 * max(costs) ** 0.8)
     steps = ((5, ticker.MaxNLocator(6)), (500, ticker.LogLocator(subs=(1, 2, 5))), (math.inf, ticker.LogLocator()))
-    panel.xaxis.set_major_locator(next(locator for most, locator in steps if max(costs) <= most * min(costs)))
+    frame_panel(panel, next(locator for most, locator in steps if max(costs) <= most * min(costs)))
+
+
+def frame_panel(panel: Axes, ticks: ticker.Locator) -> None:
+    """A panel's logarithmic axis of costs with these ticks, its margins and its grid."""
+    panel.set_xscale("log")
+    panel.xaxis.set_major_locator(ticks)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     panel.xaxis.set_minor_locator(ticker.NullLocator())
     panel.margins(x=0.07, y=0.1)
@@ -214,7 +224,7 @@ def draw_html(picture: Picture, path: Path) -> None:
     """The same, to be hovered over; one file that needs no network."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (label, field) in enumerate(AXES, start=1):
-        title, cost = axis(picture, label, field)
+        title, cost = axis(picture.points, label, field)
         for trace in _traces(picture, cost, column == 1):
             figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text=title, type="log", exponentformat="none", row=1, col=column)
@@ -234,9 +244,9 @@ def front_charts(picture: Picture) -> list[go.Figure]:
     """A chart for each axis, without title, legend and caption: for a page that has these itself and may be narrow."""
     charts = []
     for label, field in AXES:
-        title, cost = axis(picture, label, field)
+        title, cost = axis(picture.points, label, field)
         chart = go.Figure(list(_traces(picture, cost, False)))
-        ticks = _ticks([cost(point) for _, points in picture.groups() for point in points])
+        ticks = _ticks([cost(point) for point in picture.points])
         texts = [f"{tick:,g}" for tick in ticks]
         chart.update_xaxes(title_text=title, type="log", tickvals=ticks, ticktext=texts)
         chart.update_yaxes(title_text=f"validation {picture.score} x 100")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from mlflow import MlflowClient
 
 from fpt_ray.config.objectives import Limit, Mode
+from fpt_ray.display.terminal import without_secrets
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
-from fpt_ray.storage.files import own_folder
+from fpt_ray.storage.files import absolute, own_folder
 from fpt_ray.tracking.folder import folder_id
 from fpt_ray.tracking.records import StudyRun, TrialRecord, infeasible
 from fpt_ray.tracking.runs import find_study, read_trials
@@ -37,6 +38,11 @@ class StudyPlaces:
     """The folder of this machine with its tables and pictures."""
     stores: tuple[str, ...]
     """URIs of the feature stores it reads."""
+
+    @property
+    def workdir(self) -> str:
+        """The working directory, as commands in any folder may name it."""
+        return without_secrets(absolute(self.uri)).rpartition("/studies/")[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,6 @@ _GROUPS = {
     "feature_bytes": _COST,
     "train_loss": _TRAINING,
     "epochs": _TRAINING,
-    "best_epoch": _TRAINING,
     "process_cpu_percentage": _SYSTEM,
     "process_memory_megabytes": _SYSTEM,
 }

@@ -12,13 +12,12 @@ SOURCE = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.sou
 """Tags of a run by which MLflow's pages show who made it with what."""
 
 
-def source_tags() -> dict[str, str]:
-    """Who runs this and which code, as MLflow's pages show them."""
+def source_tags(commit: str) -> dict[str, str]:
+    """Who runs this and which code, as MLflow's pages show them; the commit may be unknown, ""."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # in a container, a number without a name
         user = str(os.getuid())
-    commit = provenance().get("git_commit", "")
     return {name: value for name, value in zip(SOURCE, (user, "fpt-ray tune", "LOCAL", commit), strict=True) if value}
 
 

@@ -56,7 +56,9 @@ def start_study(client: MlflowClient, name: str, *, params: Mapping[str, object]
     """
     check_study_name(name)
     experiment_id = _experiment(client)
-    every = _safe_tags({**provenance(), **source_tags(), **tags, _KIND: "study", "study": name})
+    versions = provenance()
+    source = source_tags(versions.get("git_commit", ""))
+    every = _safe_tags({**versions, **source, **tags, _KIND: "study", "study": name})
     if note := every.get(DATA_NOTE):
         every[NOTE] = note
     run = client.create_run(experiment_id, run_name=name, tags=every)

@@ -36,6 +36,8 @@ from fpt_ray.tune.study_run import pruned_for, status_for
 
 _LAST_PATIENCE_SECONDS = 20
 """How long a search that ends otherwise than planned waits for MLflow."""
+_BEFORE = -1
+"""The step of numbers that a trial's last ones replace, whatever the clock says: of one step the latest time counts."""
 
 
 class StudyLog(tune.Callback):
@@ -129,7 +131,8 @@ class StudyLog(tune.Callback):
         if (began := self.began.pop(trial.trial_id, None)) is not None:
             waited = time.monotonic() - began - report.epoch_seconds
             first = weighed(final_metrics(report), self.study.score)  # so far; MLflow compares trials by these
-            tracking.log_numbers(self.client, run_id, {**first, "startup_seconds": waited})
+            tracking.log_numbers(self.client, run_id, first, _BEFORE)
+            tracking.log_numbers(self.client, run_id, {"startup_seconds": waited})
         for seed in report.seeds:
             metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch, **report.load}
             if seed.train_loss is not None:

@@ -72,9 +72,14 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
         return
     first = min(shown, key=lambda record: record.number)
     read = list({record.run_id: record for record in (first, *missing)}.values())
-    resampled = dict(on_workers(partial(_resampled, over_seeds=True), read, shared))
-    for record in missing:
-        yield _with_difference(resampled[record.run_id], resampled[first.run_id], score)
+    asked, kept, reference = {record.run_id for record in missing}, [], None
+    for run_id, found in on_workers(partial(_resampled, over_seeds=True), read, shared):
+        if run_id == first.run_id:
+            reference = found
+        if run_id in asked:
+            kept.append(found)
+        while kept and reference is not None:  # each says something of every test image: none is kept for long
+            yield _with_difference(kept.pop(0), reference, score)
 
 
 def on_workers(

@@ -105,12 +105,12 @@ def run_study(options: StudyOptions) -> StudyResult:
             ledger = study_ledger(space, shared.stores, records)
         log.end("FINISHED", ledger, records)
         result = study_result(log.study, records, ledger, uri, study_uri)
-        try:
-            publish(result)
-        except Exception as error:  # hours of searching are not lost for a picture
-            why = without_secrets(f"{type(error).__name__}: {error}", uri)
-            say(f"study {name}: its report could not be written ({why}); `report` writes it again")
-        with turn(study):
+        with turn(study):  # drivers may share the study's folder and its files
+            try:
+                publish(result)
+            except Exception as error:  # hours of searching are not lost for a picture
+                why = without_secrets(f"{type(error).__name__}: {error}", uri)
+                say(f"study {name}: its report could not be written ({why}); `report` writes it again")
             log_study_if_possible(study_uri, uri, options.register)
     return result
 

@@ -148,6 +148,17 @@ def test_a_study_without_bundles_images_and_scores_has_a_page_all_the_same(tmp_p
     assert "4 of 7 trials on the front" in section(found, "front")
 
 
+def test_the_commands_of_a_page_name_the_working_directory_from_anywhere(tmp_path, monkeypatch):
+    workdir = tmp_path / "my work"
+    workdir.mkdir()
+    uri = make_study(workdir)
+    monkeypatch.chdir(workdir)
+    run_report(Command(study=("made",), tracking_uri=uri))
+    use = section((workdir / "studies" / "made" / "report.html").read_text(), "use")
+    assert f"--model made:3 --workdir '{workdir}' --images" in use
+    assert f'fpt_ray.load("{workdir}/studies/made/bundles/trial-0003")' in use
+
+
 def test_values_have_neither_calibration_nor_points():
     assert calibration_table({"test_r2": 0.5}) is None
     assert points_table({"metrics": {"test_r2": 0.5}, "operating_points": []}) is None

@@ -286,11 +286,11 @@ def test_the_png_shows_each_group_in_its_colour(tmp_path, number):
 @pytest.mark.parametrize("shares", [(0.0, 6.0, 3.0), (0.0, 0.0)])
 def test_what_learns_nothing_stands_left_of_all_others(tmp_path, shares):
     trials = [replace(point(0.7, on_front=True), param_percent=share) for share in shares]
-    title, place = axis(Picture(title="s", caption="", trials=trials), "share", "param_percent")
+    title, place = axis(trials, "share", "param_percent")
     assert (title, [place(one) for one in trials]) == ("share, 0 is drawn at 1", [share or 1.0 for share in shares])
     draw_png(Picture(title="s", caption="", trials=trials), tmp_path / "a.png")
     draw_html(Picture(title="s", caption="", trials=trials), tmp_path / "a.html")
-    assert axis(Picture(title="s", caption="", trials=trials), "memory", "memory_mib")[0] == "memory"
+    assert axis(trials, "memory", "memory_mib")[0] == "memory"
 
 
 def test_the_page_holds_every_trial_and_needs_no_network(tmp_path, records):

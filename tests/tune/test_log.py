@@ -151,6 +151,20 @@ def test_a_trial_is_told_first_by_what_the_study_weighs(dead, tmp_path):
     assert told[:4] == ["aim/val_auc", "aim/ppe", "cost/param_ratio", "time/startup_seconds"]
 
 
+def test_the_clock_goes_backwards_between_a_trials_first_epoch_and_its_end(dead, tmp_path, monkeypatch):
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    last = report(epochs=2, val_auc=0.9, train_loss=0.1)
+    trial = SimpleNamespace(trial_id="d", config=pack_proposal(Proposal(number=3, values={})), last_result=last)
+    log.on_trial_start(0, [], trial)
+    log.on_trial_result(0, [], trial, report(epochs=1, val_auc=0.5, finished=False))
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    log.on_trial_result(0, [], trial, last)
+    log.on_trial_complete(0, [], trial)
+    (ended,) = (one for one in tracking.read_trials(client, run) if one.number == 3)
+    assert ended.metrics["val_auc"] == 0.9
+
+
 def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):
     client, run, journal = dead
     start_or_find(client, "s", SPACE, (), open_study(SPACE, "s", journal, resume=True), resume=True)

@@ -84,6 +84,27 @@ def test_rows_of_a_grid_have_intervals_over_images_and_seeds_and_differ_from_the
     np.testing.assert_allclose(stored["said"], seeds, rtol=1e-5)
 
 
+def test_rows_are_handed_on_as_soon_as_the_first_one_is_read(share, monkeypatch):
+    """What they say of every test image is not kept until the last is read; the first is read though it is known."""
+    handed, labels = [], np.arange(4) % 2
+
+    def come(function, records, shared):
+        order = [records[number] for number in (1, 0, 2)]
+        for record in order:
+            handed.append(record.run_id)
+            scores = TrialScores(run_id=record.run_id, metrics={}, seed_scores=())
+            yield (
+                record.run_id,
+                scoring._Resampled(scores=scores, samples=np.full(9, float(record.number)), labels=labels),
+            )
+
+    monkeypatch.setattr(scoring, "on_workers", come)
+    found = score_shown([record(0, test_auc=0.9), record(1), record(2)], share("bccd_methods"))
+    second = next(found)
+    assert (second.run_id, second.metrics["difference_low"], handed) == ("r1", 1, ["r1", "r0"])
+    assert [(one.run_id, one.metrics["difference_low"]) for one in found] == [("r2", 2)]
+
+
 def test_trials_without_a_test_score_are_scored_on_workers_at_once(share, monkeypatch):
     handed = {}
 

@@ -21,7 +21,7 @@ from fpt_ray.display.charts import (
     save_page,
     save_picture,
 )
-from fpt_ray.report.pictures import AXES, Point, staircase
+from fpt_ray.report.pictures import AXES, Point, axis, frame_panel, staircase
 
 _COLORS = (VERMILION, BLUE, GREEN, "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKS = (("D", "diamond"), ("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("X", "x"), ("v", "triangle-down"))
@@ -48,16 +48,14 @@ class Fronts:
     """What people call it."""
     fronts: Sequence[Front]
 
+    @property
+    def points(self) -> list[Point]:
+        """All that is drawn."""
+        return [point for front in self.fronts for point in front.points]
+
 
 def _style(number: int) -> tuple[str, tuple[str, str]]:
     return _COLORS[number % len(_COLORS)], _MARKS[number % len(_MARKS)]
-
-
-def _axis(fronts: Fronts, label: str, field: str) -> tuple[str, Callable[[Point], float]]:
-    """The title of a logarithmic axis, and where a point stands on it: left of all others if its cost is 0."""
-    costs = [getattr(point, field) for front in fronts.fronts for point in front.points]
-    left = min((cost for cost in costs if cost), default=3) / 3
-    return label + ("" if all(costs) else f", 0 is drawn at {left:.2g}"), lambda point: getattr(point, field) or left
 
 
 def draw_fronts_png(fronts: Fronts, path: Path) -> None:
@@ -67,7 +65,7 @@ def draw_fronts_png(fronts: Fronts, path: Path) -> None:
     figure = Figure(figsize=(12, 5.4 + foot), dpi=150)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (label, field) in zip(panels, AXES, strict=True):
-        title, cost = _axis(fronts, label, field)
+        title, cost = axis(fronts.points, label, field)
         _draw_panel(panel, fronts, cost)
         panel.set_xlabel(title, fontsize=11)
     panels[0].set_ylabel(f"validation {fronts.score} x 100", fontsize=11)
@@ -89,20 +87,14 @@ def _draw_panel(panel: Axes, fronts: Fronts, cost: Callable[[Point], float]) -> 
         at = [cost(point) for point in front.points]
         label = front.name.lstrip("_") or front.name  # Matplotlib leaves out names that begin so
         panel.scatter(at, [100 * one.score for one in front.points], color=color, marker=mark, s=46, label=label)
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    panel.xaxis.set_minor_locator(ticker.NullLocator())
-    panel.margins(x=0.07, y=0.1)
-    panel.grid(alpha=0.3, linewidth=0.6)
-    panel.set_axisbelow(True)
+    frame_panel(panel, ticker.LogLocator(subs=(1, 2, 5)))
 
 
 def draw_fronts_html(fronts: Fronts, path: Path) -> None:
     """The same, to be hovered over; one file that needs no network."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for column, (label, field) in enumerate(AXES, start=1):
-        title, cost = _axis(fronts, label, field)
+        title, cost = axis(fronts.points, label, field)
         for number, front in enumerate(fronts.fronts):
             for trace in _traces(front, number, cost, in_legend=column == 1):
                 figure.add_trace(trace, row=1, col=column)

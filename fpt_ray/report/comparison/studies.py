@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mlflow import MlflowClient
 
+from fpt_ray.config.space import POINT
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.typesetting import Cell, Column, Table, text_column
 from fpt_ray.errors import ConfigError
@@ -138,7 +139,7 @@ def fronts_table(found: Sequence[Studied]) -> Table:
 
 def _varied(records: Sequence[TrialRecord], found: Sequence[Studied]) -> list[Column]:
     """What any of the studies varies, and in which the members differ."""
-    searched = dict.fromkeys(name for one in found for name in one.result.searched if name != "point")
+    searched = dict.fromkeys(name for one in found for name in one.result.searched if name != POINT)
     columns = []
     for name in searched:
         texts = [value_text(name, record.params.get(name)) for record in records]

@@ -1,5 +1,6 @@
 """What a study's page says, from what the study stored: its runs, its image table, its pictures and its bundles."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,7 @@ class Page:
     """The best trial's bundle, as ``predict`` calls it; "" where there is none."""
     model_uri: str
     workdir: str
+    """As a shell takes it."""
 
 
 def page_of(result: StudyResult, client: MlflowClient, best: tuple[TrialRecord, Tested] | None) -> Page:
@@ -72,12 +74,12 @@ def page_of(result: StudyResult, client: MlflowClient, best: tuple[TrialRecord, 
     Raises:
         StorageError: S3 fails.
     """
-    summary, uri = summarise(result), result.places.uri
+    summary, places, uri = summarise(result), result.places, result.places.uri
     bundles = read_bundles(uri)
     own = _own_bundle(bundles, best[0] if best else None, result.score)
     pictures, left_out = embedded([*([own] if own else []), *(one for one in bundles if one is not own)])
     together = as_one_table(client, result)
-    stored = stored_text(client, result.places.run_id, IMPORTANCES)
+    stored = stored_text(client, places.run_id, IMPORTANCES)
     images = read_images(f"{uri}/{_IMAGES}") if exists(f"{uri}/{_IMAGES}") else None
     return Page(
         name=result.name,
@@ -102,8 +104,8 @@ def page_of(result: StudyResult, client: MlflowClient, best: tuple[TrialRecord, 
         ledger=ledger_table(result.ledger) if result.ledger else None,
         versions=versions_table(result.versions),
         model=f"{result.name}:{own.number}" if own else "",
-        model_uri=f"{uri}/bundles/trial-{own.number:04d}" if own else "",
-        workdir=uri.rpartition("/studies/")[0],
+        model_uri=f"{places.workdir}/studies/{result.name}/bundles/trial-{own.number:04d}" if own else "",
+        workdir=shlex.quote(places.workdir),
     )
 
 
