@@ -3,14 +3,21 @@
 After Mitchell et al., "Model Cards for Model Reporting" (arXiv 1810.03993).
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 
+from fpt_ray.config.preparation import Aspect
 from fpt_ray.metrics.familiarity import UNLIKE
 from fpt_ray.train.bundle import Bundle
 
 LOW, HIGH = "_low", "_high"
 """What the names of metrics end in that are the ends of another one's 95 % interval."""
 RELIABILITY_FILE = "reliability.png"
+_SQUARED: Mapping[Aspect, str] = {
+    "squash": "stretched to a square",
+    "pad": "made square by black bars",
+    "crop": "cut down to the square in its middle",
+}
 
 
 def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
@@ -25,8 +32,8 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             *note,
             f"Task: {bundle.target.task} ({', '.join(bundle.target.classes)}). Images: {sizes} (image table "
             f"{data['images_digest'][:12]}).",
-            f"Input: {bundle.spec.resolution} px, squared by resizing. Networks: {len(bundle.states)}, one a seed, "
-            "whose calibrated answers are averaged.",
+            f"Input: {bundle.spec.resolution} px, {_SQUARED[bundle.spec.aspect]}{_prepared(bundle)}. Networks: "
+            f"{len(bundle.states)}, one a seed, whose calibrated answers are averaged.",
             "",
             "## How good it is",
             "",
@@ -44,7 +51,7 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             "## How to use it",
             "",
             "```",
-            f"fpt-ray predict --model {uri} --images DIR --out predictions.parquet",
+            f"fpt-ray predict --model {shlex.quote(uri)} --images DIR --out predictions.parquet",
             "```",
             "",
             "```python",
@@ -72,6 +79,12 @@ def must_not(bundle: Bundle) -> list[str]:
     if bundle.trial.method == "knn":
         found.append("Handing on, where the training images must not be: it holds a feature vector of each of them.")
     return found
+
+
+def _prepared(bundle: Bundle) -> str:
+    """What else is not as usual in how an image becomes the square."""
+    found = {name: value for name, value in bundle.spec.chosen.items() if name != "aspect"}
+    return "".join(f", `{name}` {value}" for name, value in found.items())
 
 
 def _weights(bundle: Bundle, whole: bool) -> list[str]:
