@@ -1,7 +1,7 @@
 """Images through a bundle by Ray Data: read in tasks, computed in actors, written part by part, so that none is lost.
 
 A part is some of the images in their order. What an interrupted run has finished stands in a folder beside the output,
-which bears the digest of bundle and images; the same command goes on from there.
+which bears the digest of bundle, images and version; the same command goes on from there.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import UInt8
 from tqdm.auto import tqdm
 
+from fpt_ray import __version__
 from fpt_ray.cluster import computing_hosts, working_hosts
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.display.terminal import without_lines
@@ -55,7 +56,7 @@ def predict_all(ensemble: Ensemble, digest: str, listing: Listing, out: str) -> 
     """
     check_output(out)
     paths, parts = listing.paths, _parts(len(listing.paths))
-    found = hashlib.sha256("\n".join([digest, *stamps(listing.root, paths)]).encode()).hexdigest()
+    found = hashlib.sha256("\n".join([__version__, digest, *stamps(listing.root, paths)]).encode()).hexdigest()
     folder = f"{out}.parts-{found[:12]}"
     done = {file.path for file in list_files(folder)}
     todo = [number for number in range(len(parts)) if _part_file(number) not in done]

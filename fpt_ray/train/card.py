@@ -46,7 +46,7 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             *_operating_points(bundle),
             "## What it must not be used for",
             "",
-            *(f"- {one}" for one in must_not(bundle)),
+            *(f"- {one}" for one in out_of_scope_uses(bundle)),
             "",
             "## How to use it",
             "",
@@ -68,8 +68,8 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
     )
 
 
-def must_not(bundle: Bundle) -> list[str]:
-    """What a bundle must not be used for, a sentence or more each."""
+def out_of_scope_uses(bundle: Bundle) -> list[str]:
+    """What a bundle must not be used for, a sentence or more each (section 4.2 of the paper on model cards)."""
     found = [
         "Diagnosis, or any decision about a person: it has seen its own images and no others, and no authority has "
         "approved it.",
