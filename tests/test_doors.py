@@ -16,6 +16,7 @@ from fpt_ray.config.trial import BackboneConfig, trial_from
 from fpt_ray.cost import command as cost_command
 from fpt_ray.display.door import flag_of, open_door, with_flags
 from fpt_ray.errors import ConfigError
+from fpt_ray.predict import command as predict_command
 from fpt_ray.preload import command as preload_command
 from fpt_ray.tune import command as tune_command
 
@@ -163,6 +164,8 @@ def test_missing_weights_are_told_with_the_flag(tmp_path):
     with pytest.raises(ConfigError, match="there is no file") as error:
         load_backbone(BackboneConfig(name="vit_tiny_patch16_224", weights=str(tmp_path / "none.pth")), 224)
     assert with_flags(error.value, preload_command.Command).endswith("(here: --backbone.weights ...)")
+    assert with_flags(error.value, predict_command.Command).endswith("(here: --backbone ...)")
+    assert with_flags(error.value, predict_command.VERBS["pack"]).endswith("(here: --backbone ...)")
 
 
 # --- search spaces by name ------------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from fpt_ray.storage.files import exists, local_copy, local_path
 RANDOM_WEIGHTS = "random"
 _FAMILIES: dict[type, Any] = {eva.Eva: eva, beit.Beit: beit}
 """timm's modules, of which each reads checkpoints in its own way."""
+_FIELDS = ("backbone.weights", "backbone")
+"""What says where the weights are: of a trial, and of a bundle that is applied."""
 _WHOLE = {"fpt_ray": "backbone"}
 """Metadata of a file that ``backbone_bytes`` made: it has each weight of the LPM by its name here."""
 
@@ -145,14 +147,14 @@ def _from_timm(name: str) -> ViT:
         raise ConfigError(
             f"backbone.weights: timm's weights of {name!r} cannot be had ({type(error).__name__}); connect to the "
             "network, or give a local .safetensors, .pth or .onnx file",
-            fields=("backbone.weights",),
+            fields=_FIELDS,
         ) from error
 
 
 def _check_there(weights: str) -> None:
     if not exists(weights):
         problem = f"backbone.weights: there is no file {weights}; give a .safetensors, .pth or .onnx file"
-        raise ConfigError(problem, fields=("backbone.weights",))
+        raise ConfigError(problem, fields=_FIELDS)
 
 
 def _load_file(model: ViT, path: Path) -> None:

@@ -4,6 +4,7 @@ An image goes the way that the trial's own images went: decoded, squared, throug
 its features in the stored type, and into the network as a batch of training is. So the numbers are the study's.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ from fpt_ray.predict.inputs import ImageLike, square_of_input
 from fpt_ray.predict.seen import Seen, seen_by
 from fpt_ray.train.bundle import BACKBONE_FILE, Bundle, read_bundle, with_backbone_at
 from fpt_ray.train.evaluation import Assignment, network_inputs
+
+_HELD = 64
+"""Images that are held at once with their features, of any number: some GiB of a large LPM."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -93,10 +97,14 @@ class Classifier:
             ImageError: one cannot be decoded; it is named.
         """
         how = self.bundle.spec.preparation
-        squares = np.zeros((len(images), how.resolution, how.resolution, 3), np.uint8)
-        for number, image in enumerate(images):
-            squares[number] = square_of_input(image, f"image {number}", how)
-        return self.answers(squares)
+        each = []
+        for first in range(0, max(1, len(images)), _HELD):
+            some = images[first : first + _HELD]
+            squares = np.zeros((len(some), how.resolution, how.resolution, 3), np.uint8)
+            for number, image in enumerate(some):
+                squares[number] = square_of_input(image, f"image {first + number}", how)
+            each.append(self.answers(squares))
+        return _joined(each)
 
     def answers(self, images: UInt8[np.ndarray, "N R R 3"]) -> Answers:
         """What the bundle says of squared images at the LPM's resolution."""
@@ -131,6 +139,17 @@ class Classifier:
                 load_learnable_state(self.model, state)
             found.append(_outputs(self, seen))
         return np.stack(found)
+
+
+def _joined(each: Sequence[Answers]) -> Answers:
+    """Answers of some images after those of others, all of one bundle."""
+    known = [one.familiarity for one in each if one.familiarity is not None]
+    return dataclasses.replace(
+        each[0],
+        probabilities=np.concatenate([one.probabilities for one in each]),
+        spread=np.concatenate([one.spread for one in each]),
+        familiarity=np.concatenate(known) if known else None,
+    )
 
 
 def averaged(said: Float[np.ndarray, "S N C"], task: str) -> tuple[Float[np.ndarray, "N C"], Float[np.ndarray, " N"]]:

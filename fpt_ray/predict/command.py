@@ -56,7 +56,6 @@ def run(command: Command) -> int:
     import torch
 
     from fpt_ray.cluster import ray_session
-    from fpt_ray.config.trial import needs_lpm
     from fpt_ray.display.terminal import say
     from fpt_ray.predict.classifier import classifier_of
     from fpt_ray.predict.ensemble import ensemble_of
@@ -81,7 +80,7 @@ def run(command: Command) -> int:
     if note := bundle.data["note"]:
         say(f"predict: it was trained on: {note}")
     ensemble = ensemble_of(bundles, torch.device("cpu"))  # actors bring it to theirs
-    stores = stores_of(absolute(workdir), [one.spec for one in bundles.values() if needs_lpm(one.trial)])
+    stores = stores_of(absolute(workdir), ensemble.asked)
     for one in stores:
         say(f"predict: features that are in the store {one.store.uri} are read from it")
     ensemble = dataclasses.replace(ensemble, stores=stores)

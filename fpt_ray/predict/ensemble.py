@@ -21,7 +21,7 @@ from fpt_ray.models.device import compute_device
 from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.predict.classifier import Answers, Classifier, averaged, classifier_of
 from fpt_ray.predict.seen import seen_by
-from fpt_ray.predict.stored import Stored
+from fpt_ray.predict.stored import Stored, serves
 from fpt_ray.train.bundle import Bundle
 
 
@@ -39,20 +39,25 @@ class Ensemble:
         """How an image becomes the squares that the members are given."""
         return tuple(dict.fromkeys(member.bundle.spec.preparation for member in self.members))
 
+    @property
+    def asked(self) -> list[StoreSpec]:
+        """What the LPMs are asked for, once an image each."""
+        return [spec for spec, members in _members_by_pass(self.members) if members[0].lpm is not None]
+
     def answers(
         self, squares: Mapping[Preparation, UInt8[np.ndarray, "N R R 3"]], hashes: Sequence[str] | None = None
     ) -> Answers:
         """What the members say of the same images, squared in each way, in the mean.
 
-        With ``hashes``, the SHA-256 (hex) of the images' files, features that a store has are read from it.
+        With ``hashes``, the SHA-256 (hex) of the images' files, features that one of the stores has are read from it.
 
         The spread is over the members; familiarity is the best's that tells it. Operating points were chosen for each
         member alone, so that several have none.
         """
         found: dict[int, Answers] = {}
-        for spec, members in _passes(self.members):
-            stored = None if hashes is None else next((one for one in self.stores if one.serves(spec)), None)
-            seen = seen_by(members[0].lpm, squares[spec.preparation], spec, stored, hashes or ())
+        for spec, members in _members_by_pass(self.members):
+            stores = () if hashes is None else [one for one in self.stores if serves(one.store.spec, spec)]
+            seen = seen_by(members[0].lpm, squares[spec.preparation], spec, stores, hashes or ())
             found |= {id(member): member.answers_to(seen) for member in members}
         each = [found[id(member)] for member in self.members]
         if len(each) == 1:
@@ -124,8 +129,8 @@ def lpm_passes(bundles: Sequence[Bundle]) -> int:
     return len({_looking(bundle) for bundle in bundles if needs_lpm(bundle.trial)})
 
 
-def _passes(members: Sequence[Classifier]) -> list[tuple[StoreSpec, list[Classifier]]]:
-    """Members that one look at an image serves, and what is to be seen for all of them."""
+def _members_by_pass(members: Sequence[Classifier]) -> list[tuple[StoreSpec, list[Classifier]]]:
+    """The members that one look at an image serves, of each look, and what is to be seen for all of them."""
     groups: dict[tuple[StoreSpec, bool], list[Classifier]] = {}
     for member in members:
         groups.setdefault((_looking(member.bundle), member.lpm is not None), []).append(member)

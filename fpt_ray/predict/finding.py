@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fpt_ray.config.tasks import Target
@@ -59,7 +59,7 @@ def bundle_folders(study_uri: str) -> dict[int, str]:
     return {int(one[1]): f"{study_uri}/bundles/{one[0].partition('/')[0]}" for one in matches}
 
 
-def best_of(bundles: Any) -> str:
+def best_of(bundles: Iterable[str]) -> str:
     """The bundle, of these of one question, whose trial has the best validation score."""
     return max(bundles, key=_score_of)
 

@@ -1,6 +1,7 @@
 """The bundles of a study as models in MLflow: each logged to the run of its trial, the best registered by a name."""
 
 import io
+import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,11 +15,10 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.predict import finding
 from fpt_ray.predict.answers import probability_columns
 from fpt_ray.storage.files import list_files, read_bytes
-from fpt_ray.tracking import models
+from fpt_ray.tracking import models, server
 from fpt_ray.tracking.folder import folder_id
 from fpt_ray.tracking.records import StudyRun, TrialRecord
 from fpt_ray.tracking.runs import find_study, read_trials
-from fpt_ray.tracking.server import open_tracking
 from fpt_ray.train.bundle import read_bundle
 
 _CODE = Path(__file__).with_name("served.py")
@@ -31,7 +31,7 @@ def log_study(study_uri: str, tracking_uri: str, register: str | None = None) ->
         ConfigError: there is no such study, or it has no bundles.
         MlflowException: the server is away; what it has taken, it has.
     """
-    name, client = study_uri.rpartition("/")[2], open_tracking(tracking_uri)
+    name, client = study_uri.rpartition("/")[2], server.open_tracking(tracking_uri)
     study = find_study(client, name, folder_id(study_uri))
     records = {record.number: record for record in read_trials(client, study) if record.complete}
     bundles = {n: folder for n, folder in finding.bundle_folders(study_uri).items() if n in records}
@@ -55,7 +55,11 @@ def log_study_if_possible(study_uri: str, tracking_uri: str, register: str | Non
     except Exception as error:  # the server, the network, a disk: the bundles are there
         why = without_secrets(f"{type(error).__name__}: {error}", tracking_uri).partition("\n")[0]
         workdir, _, name = study_uri.rpartition("/studies/")
-        again = f"fpt-ray predict log {name} --workdir {workdir}{f' --register {register}' if register else ''}"
+        options = {"workdir": workdir, "register": register}
+        if not server.is_usual(tracking_uri, workdir):
+            options["tracking_uri"] = without_secrets(tracking_uri)
+        given = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
+        again = shlex.join(["fpt-ray", "predict", "log", name, *given])
         say(f"study {name}: its models could not be logged ({why}); `{again}` does it")
 
 

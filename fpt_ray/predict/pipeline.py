@@ -1,7 +1,7 @@
 """Images through a bundle by Ray Data: read in tasks, computed in actors, written part by part, so that none is lost.
 
 A part is some of the images in their order. What an interrupted run has finished stands in a folder beside the output,
-which bears the digest of bundle and images; the same command goes on from there.
+which bears the digest of bundle, images and version; the same command goes on from there.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import UInt8
 from tqdm.auto import tqdm
 
+from fpt_ray import __version__
 from fpt_ray.cluster import computing_hosts, working_hosts
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.display.terminal import without_lines
@@ -27,7 +28,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.images.decoding import read_square
 from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.picture import ImageError
-from fpt_ray.predict.answers import probability_columns
+from fpt_ray.predict.answers import answer_columns
 from fpt_ray.predict.classifier import Answers
 from fpt_ray.predict.ensemble import Ensemble, handed_over, taken_over
 from fpt_ray.predict.listing import Listing
@@ -55,7 +56,7 @@ def predict_all(ensemble: Ensemble, digest: str, listing: Listing, out: str) -> 
     """
     check_output(out)
     paths, parts = listing.paths, _parts(len(listing.paths))
-    found = hashlib.sha256("\n".join([digest, *stamps(listing.root, paths)]).encode()).hexdigest()
+    found = hashlib.sha256("\n".join([__version__, digest, *stamps(listing.root, paths)]).encode()).hexdigest()
     folder = f"{out}.parts-{found[:12]}"
     done = {file.path for file in list_files(folder)}
     todo = [number for number in range(len(parts)) if _part_file(number) not in done]
@@ -174,32 +175,19 @@ class _Actor:
 
 
 def answer_rows(answers: Answers, paths: Sequence[str], hashes: Sequence[str], errors: Sequence[str]) -> pa.Table:
-    """A row an image: path, hash, class, a probability for each class (or the value), spread, familiarity, error, ...
-
-    ``answers`` are of the images without an error. Others have nulls. A column for each operating point says whether
-    its threshold is reached.
-    """
-    at = np.cumsum([not error for error in errors]) - 1
+    """A row an image: path, hash, ``answer_columns``, error. Answers are of images without one, others have nulls."""
+    at, best = np.cumsum([not error for error in errors]) - 1, answers.of_best
 
     def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return pa.array([None if error else values[i] for i, error in zip(at, errors, strict=True)], kind)
 
-    shares, target = answers.probabilities.T.tolist(), answers.target
-    names = probability_columns(target)
-    known = {} if answers.familiarity is None else {"familiarity": column(answers.familiarity.tolist(), pa.float64())}
-    best = answers.of_best
-    of_best = {} if best is None else {OF_BEST: column(best.tolist(), pa.list_(pa.float64()))}
-    classes = {} if target.task == "regression" else {"class": column(answers.labels, pa.string())}
+    kinds = {"class": pa.string(), **dict.fromkeys(answers.decisions, pa.bool_())}
     return pa.table(
         {
             "path": pa.array(paths, pa.string()),
             "sha256": pa.array(hashes, pa.string()),
-            **classes,
-            **{name: column(values, pa.float64()) for name, values in zip(names, shares, strict=True)},
-            "spread": column(answers.spread.tolist(), pa.float64()),
-            **known,
-            **of_best,
-            **{name: column(called.tolist(), pa.bool_()) for name, called in answers.decisions.items()},
+            **{name: column(said, kinds.get(name, pa.float64())) for name, said in answer_columns(answers).items()},
+            **({} if best is None else {OF_BEST: column(best.tolist(), pa.list_(pa.float64()))}),
             "error": pa.array(errors, pa.string()),
         }
     )

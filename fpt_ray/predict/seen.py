@@ -61,7 +61,7 @@ def seen_by(
     lpm: Any,
     images: UInt8[np.ndarray, "N R R 3"],
     spec: StoreSpec,
-    stored: Stored | None = None,
+    stores: Sequence[Stored] = (),
     hashes: Sequence[str] = (),
 ) -> Sequence[Seen]:
     """Squared images, some at a time, with what an LPM makes of them.
@@ -70,30 +70,31 @@ def seen_by(
         lpm: None: none looks at them.
         images: squared.
         spec: what the LPM is asked for.
-        stored: a store that serves the spec; what it has is read from it.
-        hashes: with a store, the SHA-256 (hex) of each image's file.
+        stores: such as serve the spec; what one has is read from it.
+        hashes: with stores, the SHA-256 (hex) of each image's file.
     """
     found = []
     for first in range(0, len(images), _AT_ONCE):
         at = slice(first, first + _AT_ONCE)
         if lpm is None:
             features = None
-        elif stored is None:
+        elif not stores:
             features = extract_batches(lpm, images[at], spec)
         else:
-            features = _read_or_made(lpm, images[at], spec, stored, hashes[at])
+            features = _read_or_made(lpm, images[at], spec, stores, hashes[at])
         found.append(Seen(images=images[at], spec=spec, features=features))
     return found
 
 
 def _read_or_made(
-    lpm: Any, images: UInt8[np.ndarray, "B R R 3"], spec: StoreSpec, stored: Stored, hashes: Sequence[str]
+    lpm: Any, images: UInt8[np.ndarray, "B R R 3"], spec: StoreSpec, stores: Sequence[Stored], hashes: Sequence[str]
 ) -> Extracted:
-    there = stored.places(hashes) >= 0
-    has, lacks = np.flatnonzero(there), np.flatnonzero(~there)
-    parts = []
-    if len(has):
-        parts.append((has, stored.features([hashes[at] for at in has.tolist()], spec)))
+    lacks, parts = np.arange(len(images)), []
+    for stored in stores:
+        there = stored.places([hashes[at] for at in lacks.tolist()]) >= 0
+        has, lacks = lacks[there], lacks[~there]
+        if len(has):
+            parts.append((has, stored.features([hashes[int(at)] for at in has], spec)))
     if len(lacks):
         parts.append((lacks, extract_batches(lpm, images[lacks], spec)))
     return merged(parts, len(images))

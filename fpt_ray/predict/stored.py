@@ -32,16 +32,6 @@ class Stored:
     store: Store
     index: Index
 
-    def serves(self, spec: StoreSpec) -> bool:
-        """Whether its features are those of this spec, or more of the same."""
-        ours, asked = self.store.spec.identity, spec.identity
-        same = all(ours.get(name) == asked.get(name) for name in {*ours, *asked} - {*_WIDTH})
-        try:
-            check_serves(self.store.spec, _read_of(spec))
-        except StoreError:
-            return False
-        return same
-
     def places(self, hashes: Sequence[str]) -> Int[np.ndarray, " N"]:
         """Where in the index each image is, by its SHA-256 (hex); -1 where it has none."""
         return self.index.find(_as_bytes(hashes))
@@ -77,8 +67,23 @@ class Stored:
         return Extracted(batch.keys, batch.values, unread, batch.summaries.permute(1, 2, 0, 3))
 
 
+def serves(has: StoreSpec, asked: StoreSpec) -> bool:
+    """Whether the features of a store are those that are asked for, or more of the same."""
+    ours, theirs = has.identity, asked.identity
+    try:
+        check_serves(has, _read_of(asked))
+    except StoreError:
+        return False
+    return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs} - {*_WIDTH})
+
+
 def stores_of(workdir: str, specs: Sequence[StoreSpec]) -> tuple[Stored, ...]:
-    """The feature stores of a working directory that serve some of these specs."""
+    """The feature stores of a working directory that serve some of these specs.
+
+    Raises:
+        StoreError: the index of one of them is damaged.
+        StorageError: S3 fails.
+    """
     names = sorted({file.path.partition("/")[0] for file in list_files(f"{workdir}/features")}) if specs else []
     found = []
     for uri in (f"{workdir}/features/{name}" for name in names):
@@ -86,9 +91,8 @@ def stores_of(workdir: str, specs: Sequence[StoreSpec]) -> tuple[Stored, ...]:
             store = open_store(uri)
         except StoreError:
             continue  # it is being made, or of another version: images can be looked at anew
-        one = Stored(store=store, index=read_index(store))
-        if any(one.serves(spec) for spec in specs):
-            found.append(one)
+        if any(serves(store.spec, spec) for spec in specs):
+            found.append(Stored(store=store, index=read_index(store)))
     return tuple(found)
 
 

@@ -17,7 +17,7 @@ from fpt_ray.predict.answers import answer_columns, probability_columns
 from fpt_ray.predict.classifier import Answers
 from fpt_ray.serve.limits import Limits
 from fpt_ray.train.bundle import Bundle
-from fpt_ray.train.card import must_not
+from fpt_ray.train.card import out_of_scope_uses
 
 Answer = dict[str, Any]
 """Of an image, as JSON: what ``answers_json`` or ``unread_json`` say."""
@@ -74,7 +74,7 @@ def metadata_json(bundle: Bundle, digest: str, limits: Limits) -> dict[str, Any]
         "metrics": dict(bundle.metrics),
         "images": dict(bundle.data["images"]),
         "note": bundle.data["note"] or "",
-        "must_not_be_used_for": must_not(bundle),
+        "must_not_be_used_for": out_of_scope_uses(bundle),
         "seeds": len(bundle.states),
         "resolution": bundle.spec.resolution,
         "versions": dict(bundle.versions),

@@ -149,7 +149,7 @@ def fetch_bundle(client: MlflowClient, reference: str, folder: Path) -> Path:
             uri = f"{where}/artifacts/{_BUNDLE}"
             with TemporaryDirectory(dir=folder) as fresh:
                 fetched = mlflow.artifacts.download_artifacts(uri, dst_path=fresh, tracking_uri=client.tracking_uri)
-                Path(fetched).rename(kept)
+                _move_once(Path(fetched), kept)
     except (MlflowException, OSError) as error:
         reason = without_secrets(str(error), client.tracking_uri).partition("\n")[0]
         raise ConfigError(
@@ -158,6 +158,14 @@ def fetch_bundle(client: MlflowClient, reference: str, folder: Path) -> Path:
             fields=("tracking_uri",),
         ) from None
     return kept
+
+
+def _move_once(folder: Path, kept: Path) -> None:
+    try:
+        folder.rename(kept)
+    except OSError:
+        if not kept.exists():  # else another process was first, with the same
+            raise
 
 
 def _parts(reference: str) -> tuple[str, str | None, str | None]:

@@ -53,6 +53,14 @@ def tracking_uri(given: str | None, workdir: str | Path) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(workdir)
 
 
+def is_usual(uri: str, workdir: str | Path) -> bool:
+    """Whether a study of this working directory is tracked there where none is given."""
+    try:
+        return uri == tracking_uri(None, workdir)
+    except ConfigError:  # on S3
+        return False
+
+
 def ui_command(uri: str) -> str:
     """The one command that opens MLflow's pages on a database, on this machine only; of a server, its address."""
     shown = without_secrets(uri)

@@ -3,15 +3,17 @@
 After Mitchell et al., "Model Cards for Model Reporting" (arXiv 1810.03993).
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 
+from fpt_ray.config.preparation import Aspect
 from fpt_ray.metrics.familiarity import UNLIKE
 from fpt_ray.train.bundle import Bundle
 
 LOW, HIGH = "_low", "_high"
 """What the names of metrics end in that are the ends of another one's 95 % interval."""
 RELIABILITY_FILE = "reliability.png"
-_SQUARED = {
+_SQUARED: Mapping[Aspect, str] = {
     "squash": "stretched to a square",
     "pad": "made square with black bars",
     "crop": "cut down to its middle square",
@@ -44,12 +46,12 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             *_operating_points(bundle),
             "## What it must not be used for",
             "",
-            *(f"- {one}" for one in must_not(bundle)),
+            *(f"- {one}" for one in out_of_scope_uses(bundle)),
             "",
             "## How to use it",
             "",
             "```",
-            f"fpt-ray predict --model {uri} --images DIR --out predictions.parquet",
+            f"fpt-ray predict --model {shlex.quote(uri)} --images DIR --out predictions.parquet",
             "```",
             "",
             "```python",
@@ -77,8 +79,8 @@ def _prepared(bundle: Bundle) -> str:
     return "; ".join([squared, *(f"features.{name} {value}" for name, value in chosen.items())])
 
 
-def must_not(bundle: Bundle) -> list[str]:
-    """What a bundle must not be used for, a sentence or more each."""
+def out_of_scope_uses(bundle: Bundle) -> list[str]:
+    """What a bundle must not be used for, a sentence or more each (section 4.2 of the paper on model cards)."""
     found = [
         "Diagnosis, or any decision about a person: it has seen its own images and no others, and no authority has "
         "approved it.",

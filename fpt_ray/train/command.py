@@ -3,6 +3,7 @@
 Several workers share the rows and the batch; the numbers do not depend on how many there are.
 """
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,6 @@ def result_text(result: "TrialResult") -> str:
         f"learnable parameters {result.learnable_parameters:,} ({result.param_ratio:.2%}), peak memory "
         f"{result.peak_memory_bytes / MIB:,.0f} MiB predicted ({result.memory_ratio:.2%} of full fine-tuning)"
         f"{efficiency}",
-        f"to use it: fpt-ray predict --model {result.bundle} --images DIR --out predictions.parquet",
+        f"to use it: fpt-ray predict --model {shlex.quote(result.bundle)} --images DIR --out predictions.parquet",
     ]
     return "\n".join(lines)

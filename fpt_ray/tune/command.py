@@ -53,6 +53,12 @@ def _studies(command: Command) -> list[StudyOptions]:
     from fpt_ray.tune.data_sets import studies_of
     from fpt_ray.tune.folds import studies_of_folds
 
+    if command.register is not None and (_every_fold(command) or len(command.data_sets) > 1):
+        raise ConfigError(
+            f"register: {command.register!r} would be the best of one study after the other; leave it out, and give "
+            "one of them the name by `fpt-ray predict log STUDY --register NAME`",
+            fields=("register",),
+        )
     if _every_fold(command):
         if command.data_sets:
             raise ConfigError("folds: give --fold with --data_sets, or one data set", fields=("fold",))

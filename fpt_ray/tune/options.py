@@ -59,7 +59,7 @@ class StudyOptions(LearnOptions):
     """With --confirm: new seeds of each."""
     register: str | None = None
     """Register the model of the best trial, by its validation score, in MLflow under this name, with the alias
-    champion. Default: models are logged, and none is registered."""
+    champion; of one study. Default: models are logged, and none is registered."""
     with_backbone: bool = False
     """The weights of the LPM lie in every bundle of the study, which then needs no network: one file more in each, as
     large as the LPM (ViT-S 87 MB, ViT-B 343 MB, ViT-L 1.2 GB). `fpt-ray predict pack` does so to a single one."""

@@ -20,6 +20,7 @@ from fpt_ray.metrics.calibration import fitted_temperatures
 from fpt_ray.metrics.familiarity import fitted_familiarity
 from fpt_ray.metrics.operating_points import OperatingPoint, operating_points, rates_at
 from fpt_ray.metrics.scores import scores
+from fpt_ray.predict import classifier as classifier_module
 from fpt_ray.predict.classifier import classifier_of, load
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import BUNDLE_FILE, FAMILIARITY_FILE, MODEL_FILE, read_bundle
@@ -158,6 +159,29 @@ def test_seeds_are_averaged_and_their_spread_is_told(two_seeds, table):
     assert classifier.answers(images[:0]).probabilities.shape == (0, 3)
 
 
+def test_of_many_images_few_are_held_at_once_and_the_answers_are_the_same(two_seeds, table, monkeypatch):
+    uri, store = two_seeds
+    classifier, held = load(uri), []
+    paths = [Path(table.root, row.path) for row in of_split(store, table, "train")]
+    whole = classifier.answers(np.stack([squared(table, row, 64) for row in of_split(store, table, "train")]))
+    seen_by = classifier_module.seen_by
+    monkeypatch.setattr(classifier_module, "_HELD", 16)
+    monkeypatch.setattr(
+        classifier_module,
+        "seen_by",
+        lambda lpm, images, spec: (held.append(len(images)), seen_by(lpm, images, spec))[1],
+    )
+    found = classifier.predict(paths)
+    assert len(paths) > 32
+    assert held == [16] * (len(paths) // 16) + [len(paths) % 16] * (len(paths) % 16 > 0)
+    for name in ("probabilities", "spread", "familiarity"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    assert list(found.decisions) == list(whole.decisions)
+    assert (len(classifier.predict([]).labels), held[-1]) == (0, 0)
+    with pytest.raises(ImageError, match="image 33: "):
+        classifier.predict([*paths[:33], b"no image"])
+
+
 def test_familiarity_is_measured_on_the_validation_images_from_the_last_class_token(two_seeds, table):
     """Of each of the twelve: how many of them are as far from the training images, by what the store holds of them."""
     uri, store = two_seeds
@@ -220,6 +244,11 @@ def test_the_model_card_and_the_json_say_what_it_is(two_seeds):
     assert f"| {test_auc:.4f} ({' to '.join(ends)}) |" in card, "what is not known is computed"
     assert "| auc | 0.7500 (" in card, "what is known is kept"
     assert f"fpt-ray predict --model {uri}" in card
+    assert "Input: 64 px, stretched to a square. Networks: 2" in card
+    other = dataclasses.replace(bundle, spec=dataclasses.replace(bundle.spec, aspect="pad", crop_black=10))
+    other_card = model_card(other, "/a folder")
+    assert "Input: 64 px, made square by black bars, `crop_black` 10. Networks" in other_card
+    assert "fpt-ray predict --model '/a folder' --images" in other_card
     low, value, high = (bundle.metrics[f"test_log_loss_calibrated{end}"] for end in ("_low", "", "_high"))
     assert low < value < high
     assert f" {value:.4f} ({low:.4f} to {high:.4f}) |" in card

@@ -130,6 +130,14 @@ def test_a_registered_model_is_a_bundle_by_alias_and_by_version(study):
     assert {file.name: file.read_bytes() for file in Path(folder).iterdir()} == {
         file.name: file.read_bytes() for file in own.iterdir() if file.is_file()
     }
+    kept = sorted(Path(workdir, "models").iterdir())
+    late = Path(workdir, "models", "late")
+    shutil.copytree(folder, late)
+    models._move_once(late, Path(folder))
+    shutil.rmtree(late)
+    assert sorted(Path(workdir, "models").iterdir()) == kept, "the second who fetches it takes the first's"
+    with pytest.raises(OSError, match="No such file"):
+        models._move_once(late, Path(workdir, "models", "other"))
     for wrong, why in (
         ("models:/blood cells/7", "Model Version .* not found"),
         ("models:/blood cells@other", "alias other not found"),
@@ -173,6 +181,10 @@ def test_a_search_is_not_lost_with_mlflow_and_what_was_half_logged_is_logged_aga
     said = capsys.readouterr().err
     assert "could not be logged (MlflowException: the server is away)" in said
     assert f"`fpt-ray predict log s.1 --workdir {workdir} --register cells` does it" in said
+    elsewhere = f"sqlite:///{workdir}/other.db"
+    log_study_if_possible("s3://b/p q/studies/s.1", f"{elsewhere}?password=x", "blood cells")
+    again = "`fpt-ray predict log s.1 --workdir 's3://b/p q' --register 'blood cells'"
+    assert f"{again} --tracking_uri '{elsewhere}?password=***'` does it" in capsys.readouterr().err
     monkeypatch.setattr(logged.models, "log_model", real)
     log_study(f"{workdir}/studies/s.1", default_uri(workdir))
     (model,) = models.models_of(client, experiment, record.run_id)

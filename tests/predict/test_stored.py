@@ -60,7 +60,7 @@ def test_the_lpm_looks_only_at_images_that_no_store_has_and_the_numbers_are_the_
     assert sum(asked) == 1, "the one of the test split, which the store lacks"
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
     np.testing.assert_allclose(found.familiarity, expected.familiarity, atol=1e-6)
-    read, made_anew = seen_by(lpm, images, bundle.spec, stores[0], hashes), seen_by(lpm, images, bundle.spec)
+    read, made_anew = seen_by(lpm, images, bundle.spec, stores, hashes), seen_by(lpm, images, bundle.spec)
     for name in ("keys", "values", "summaries"):
         of_store, computed = getattr(read[0].features, name).float(), getattr(made_anew[0].features, name).float()
         torch.testing.assert_close(of_store, computed, atol=2e-3, rtol=2e-3)
@@ -77,6 +77,49 @@ def test_a_store_of_other_numbers_or_of_less_serves_none(changes, made):
     assert stores_of(workdir, [spec])
     assert not stores_of(workdir, [dataclasses.replace(spec, **changes)])
     assert not stores_of(f"{workdir}/nowhere", [spec])
+
+
+def test_images_are_read_from_whichever_store_has_them(made, tmp_path, monkeypatch):
+    workdir, table, bundles = made
+    bundle = read_bundle(bundles["fpt+"])
+    shutil.copytree(Path(workdir, "features/wide"), tmp_path / "features/a")
+    wide = override(TRIAL, {"side.depth": 4, "features.token_ratio": 0.5})
+    stored(wide, table.take(np.flatnonzero(table.splits == 2)), tmp_path / "features/b")
+    ensemble = ensemble_of({"it": bundle}, torch.device("cpu"))
+    ensemble = dataclasses.replace(ensemble, stores=stores_of(str(tmp_path), ensemble.asked))
+    assert len(ensemble.stores) == 2
+    images, hashes = images_of(table, [0, int(np.flatnonzero(table.splits == 2)[0]), 5])
+    expected = ensemble.answers({bundle.spec.preparation: images})
+    monkeypatch.setattr(type(ensemble.members[0].lpm), "forward_features", None)
+    found = ensemble.answers({bundle.spec.preparation: images}, hashes)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+
+
+def test_what_several_bundles_ask_together_must_be_in_one_store(made):
+    """Each block that they read is in some store, and no store has both: the LPM would look, whatever was announced."""
+    workdir, _, bundles = made
+    one = read_bundle(bundles["fpt+"])
+    stored_blocks = stores_of(workdir, [one.spec])[0].store.spec.blocks
+    lacking = next(block for block in range(12) if block not in stored_blocks)
+    other = dataclasses.replace(one, spec=dataclasses.replace(one.spec, blocks=(lacking, one.spec.blocks[-1])))
+    ensemble = ensemble_of({"a": one, "b": other}, torch.device("cpu"))
+    (asked,) = ensemble.asked
+    assert asked.blocks == tuple(sorted({*one.spec.blocks, lacking}))
+    assert stores_of(workdir, [one.spec, other.spec])
+    assert not stores_of(workdir, ensemble.asked)
+
+
+def test_a_damaged_store_that_serves_none_is_nobodys_business(made, tmp_path):
+    workdir, _, bundles = made
+    shutil.copytree(Path(workdir, "features/wide"), tmp_path / "features/other")
+    (manifest,) = (tmp_path / "features/other").glob("manifest-*.json")
+    (index,) = (tmp_path / "features/other/index").iterdir()
+    index.write_bytes(b"damaged")
+    spec = read_bundle(bundles["fpt+"]).spec
+    with pytest.raises(StoreError, match=r"was changed since it was written"):
+        stores_of(str(tmp_path), [spec])
+    manifest.write_text(manifest.read_text().replace('"precision": "float32"', '"precision": "bfloat16"'))
+    assert stores_of(str(tmp_path), [spec]) == ()
 
 
 def test_what_is_no_store_is_passed_over_and_what_is_damaged_is_said(made, tmp_path):

@@ -29,6 +29,12 @@ def test_what_is_not_the_same_in_each_fold_is_refused():
             studies_of_folds(Command(space=space, images="x", folds=3))
     with pytest.raises(ConfigError, match="give --fold with --data_sets, or one data set"):
         command.run(Command(space="table3", images="{}.csv", folds=3, data_sets=("ddr",)))
+    for several in (
+        Command(space="table3", images="x", folds=3, register="cells"),
+        Command(space="table3", images="{}", data_sets=("a", "b"), register="cells"),
+    ):
+        with pytest.raises(ConfigError, match="'cells' would be the best of one study after the other; leave it out"):
+            command.run(several)
 
 
 def test_every_fold_is_run_and_what_they_come_to_is_printed_last(monkeypatch, capsys):
