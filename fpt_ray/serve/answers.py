@@ -1,5 +1,6 @@
 """What is said of an image to those who ask by HTTP: a row of ``predict``, as JSON. Neither HTTP nor Ray."""
 
+import base64
 import dataclasses
 import hashlib
 from typing import Any
@@ -14,7 +15,10 @@ from fpt_ray.images.dicom import is_dicom
 from fpt_ray.images.picture import ImageError
 from fpt_ray.metrics.familiarity import UNLIKE
 from fpt_ray.predict.answers import answer_columns, probability_columns
-from fpt_ray.predict.classifier import Answers
+from fpt_ray.predict.classifier import Answers, Classifier
+from fpt_ray.predict.evidence.attention import check_evidence, evidence_of_square, heat
+from fpt_ray.predict.evidence.picture import Looked, picture_of
+from fpt_ray.predict.evidence.writing import answer_of
 from fpt_ray.serve.limits import Limits
 from fpt_ray.train.bundle import Bundle
 from fpt_ray.train.card import out_of_scope_uses
@@ -62,6 +66,34 @@ def _nested(answers: Answers, row: dict[str, Any]) -> Answer:
     return found
 
 
+def looked_at_square(classifier: Classifier, square: UInt8[np.ndarray, "R R 3"]) -> Looked:
+    """What the networks looked at in an image, of which no name is known."""
+    evidence = evidence_of_square(classifier, square)
+    said, _ = answer_of(classifier.bundle.target, evidence.probabilities)
+    return Looked(path="the image", square=square, answer=said, label="", evidence=evidence)
+
+
+def evidence_json(looked: Looked) -> dict[str, Any]:
+    """The attention on each patch, row by row of the square (1 together, but for prefix tokens), and it as a picture.
+
+    The picture is a data URI of a PNG; drawing takes a second or two.
+    """
+    return {
+        "attention": np.round(heat(looked.evidence), 6).tolist(),
+        "blocks": list(looked.evidence.blocks),
+        "picture": f"data:image/png;base64,{base64.b64encode(picture_of(looked)).decode()}",
+    }
+
+
+def _without_evidence(bundle: Bundle) -> str:
+    """Why its answers have none, or ""."""
+    try:
+        check_evidence(bundle.trial)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def metadata_json(bundle: Bundle, digest: str, limits: Limits) -> dict[str, Any]:
     """What the model is and how far to trust it: of its card what a program or a page can show. No path of a host."""
     trial, target = bundle.trial, bundle.target
@@ -75,6 +107,7 @@ def metadata_json(bundle: Bundle, digest: str, limits: Limits) -> dict[str, Any]
         "images": dict(bundle.data["images"]),
         "note": bundle.data["note"] or "",
         "must_not_be_used_for": out_of_scope_uses(bundle),
+        "without_evidence": _without_evidence(bundle),
         "seeds": len(bundle.states),
         "resolution": bundle.spec.resolution,
         "versions": dict(bundle.versions),

@@ -50,8 +50,8 @@ class Unavailable(Exception):
 class Model:
     """What computes, as the application sees it."""
 
-    answer: Callable[[Sequence[bytes]], Awaitable[list[Answer]]]
-    """Of each file, in their order; raises ``Unavailable``."""
+    answer: Callable[[Sequence[bytes], bool], Awaitable[list[Answer]]]
+    """Of each file, in their order, with evidence where that is asked for; raises ``Unavailable``."""
     check: Callable[[], Awaitable[Any]]
     """Returns where ``answer`` would; raises ``Unavailable``."""
     metadata: Mapping[str, Any]
@@ -88,12 +88,22 @@ def make_app(model: Model, limits: Limits, token: str | None, hosts: Sequence[st
 
 async def _predict(request: Request) -> Response:
     state = request.app.state
+    evidence = _asks_evidence(request)
     if state.places.locked():
         raise HTTPException(503, f"{state.limits.requests} requests are being answered; ask again", headers=_LATER)
     async with state.places:
-        found = await state.model.answer(await images_in(request, state.limits))
+        found = await state.model.answer(await images_in(request, state.limits), evidence)
     unread = all(answer.get("error") for answer in found)
     return _json({"model": state.model.metadata["model"], "answers": found}, 422 if unread else 200)
+
+
+def _asks_evidence(request: Request) -> bool:
+    asked = request.query_params.get("evidence", "0")
+    if asked not in ("0", "1"):
+        raise HTTPException(400, f"evidence is {asked[:20]!r}; give 1, or leave it out")
+    if asked == "1" and (why := request.app.state.model.metadata["without_evidence"]):
+        raise HTTPException(422, why)
+    return asked == "1"
 
 
 async def _metadata(request: Request) -> Response:

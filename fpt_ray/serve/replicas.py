@@ -25,7 +25,7 @@ from ray.serve.schema import LoggingConfig
 from fpt_ray.cluster import cluster_resources
 from fpt_ray.predict.classifier import Classifier
 from fpt_ray.predict.ensemble import Ensemble, handed_over, taken_over
-from fpt_ray.serve.answers import Answer, answers_json, square_or_answer
+from fpt_ray.serve.answers import Answer, answers_json, evidence_json, looked_at_square, square_or_answer
 from fpt_ray.serve.app import Unavailable
 
 _NAME = "fpt_ray"
@@ -79,20 +79,27 @@ class Replica:
         self.max_pixels = max_pixels
         self.decoding = ThreadPoolExecutor(threads)
         self.computing = ThreadPoolExecutor(1)
+        self.drawing = ThreadPoolExecutor(1)  # matplotlib is not for several threads at once
 
     async def check(self) -> bool:
         """True, as long as this process answers."""
         return True
 
-    async def answer(self, images: Sequence[bytes]) -> list[Answer]:
-        """What is said of each file, in their order."""
-        return list(await asyncio.gather(*map(self._answer, images)))
+    async def answer(self, images: Sequence[bytes], evidence: bool) -> list[Answer]:
+        """What is said of each file, in their order, and with ``evidence`` what was looked at in it."""
+        return list(await asyncio.gather(*(self._answer(data, evidence) for data in images)))
 
-    async def _answer(self, data: bytes) -> Answer:
+    async def _answer(self, data: bytes, evidence: bool) -> Answer:
         preparation = self.classifier.bundle.spec.preparation
         loop = asyncio.get_running_loop()
         square, answer = await loop.run_in_executor(self.decoding, square_or_answer, data, preparation, self.max_pixels)
-        return answer if square is None else {**answer, **await self.compute(square), "error": None}
+        if square is None:
+            return answer
+        answer |= {**await self.compute(square), "error": None}
+        if evidence:
+            looked = await loop.run_in_executor(self.computing, looked_at_square, self.classifier, square)
+            answer["evidence"] = await loop.run_in_executor(self.drawing, evidence_json, looked)
+        return answer
 
     @serve.batch(max_batch_size=_BATCH, batch_wait_timeout_s=_WAIT_S)
     async def compute(self, squares: list[UInt8[np.ndarray, "R R 3"]]) -> list[Answer]:

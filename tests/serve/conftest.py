@@ -40,6 +40,7 @@ def model(classifier, monkeypatch):
     yield Model(answer=replica.answer, check=replica.check, metadata=metadata)
     replica.decoding.shutdown()
     replica.computing.shutdown()
+    replica.drawing.shutdown()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 Compared with ``fpt_ray.load(...).predict`` on the same files.
 """
 
+import base64
 import dataclasses
 import io
 import json
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fpt_ray.config.tasks import Target
 from fpt_ray.predict.classifier import Answers
+from fpt_ray.predict.evidence.attention import evidence_of, heat
 from fpt_ray.serve.answers import answers_json
 from tests.serve.asking import TOKEN, bomb, dicom, files_of, form
 
@@ -74,6 +76,21 @@ def test_nothing_of_a_patient_comes_back_and_nothing_is_written_down(client, cla
     for secret in ("Doe", "Jane", "4711", "Jo", "secret name", TOKEN):
         assert secret not in said.replace("JSON", "")
     assert "serve: POST /predict 200 " in said
+
+
+def test_evidence_is_what_the_bundle_looked_at(client, classifier, images):
+    one, two = files_of(images)[:2]
+    asked = client.post("/predict?evidence=1", files=form(one.read_bytes(), b"no image", two.read_bytes()))
+    plain = client.post("/predict", files=form(one.read_bytes())).json()["answers"][0]
+    first, unread, second = asked.json()["answers"]
+    assert (plain, "evidence" in unread) == ({key: value for key, value in first.items() if key != "evidence"}, False)
+    for answer, path in ((first, one), (second, two)):
+        looked = evidence_of(classifier, path)
+        np.testing.assert_allclose(answer["evidence"]["attention"], heat(looked), atol=1e-5)
+        assert answer["evidence"]["blocks"] == list(looked.blocks)
+        kind, _, content = answer["evidence"]["picture"].partition(",")
+        picture = Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
+        assert (kind, picture.format, picture.width > 900) == ("data:image/png;base64", "PNG", True)
 
 
 def test_images_that_cannot_be_read_have_a_reason_each(client, images):

@@ -4,10 +4,13 @@ Compared with what HTTP says of refusals (RFC 9110).
 """
 
 import asyncio
+import dataclasses
 
 import pytest
 from starlette.testclient import TestClient
 
+from fpt_ray.config.trial import override
+from fpt_ray.serve.answers import metadata_json
 from fpt_ray.serve.app import Model, Unavailable, make_app
 from fpt_ray.serve.server import answered_hosts
 from tests.serve.asking import LIMITS, TOKEN, client_of, files_of
@@ -103,9 +106,9 @@ def test_more_requests_than_places_are_told_to_come_again(model, images):
     """Two are being answered, for as long as the test wants."""
     data, go_on = files_of(images)[0].read_bytes(), asyncio.Event()
 
-    async def answer(files):
+    async def answer(files, evidence):
         await go_on.wait()
-        return await model.answer(files)
+        return await model.answer(files, evidence)
 
     app = make_app(Model(answer=answer, check=model.check, metadata=model.metadata), LIMITS, None, ["*"])
 
@@ -134,6 +137,20 @@ def test_more_requests_than_places_are_told_to_come_again(model, images):
     assert (status, headers[b"retry-after"]) == (503, b"1")
     assert others == [200, 200]
     assert later[0] == 200, "their places are free again"
+
+
+def test_evidence_that_there_is_none_of_is_refused(client, model, classifier, images):
+    """Before anything is received: a bundle whose method attends to no patches has none, and says why."""
+    png = {"content": files_of(images)[0].read_bytes(), "headers": {"Content-Type": "image/png"}}
+    odd = client.post("/predict?evidence=yes", **png)
+    assert (odd.status_code, odd.json()) == (400, {"error": "evidence is 'yes'; give 1, or leave it out"})
+    bundle = dataclasses.replace(classifier.bundle, trial=override(classifier.bundle.trial, {"method": "knn"}))
+    told = metadata_json(bundle, "d" * 64, LIMITS)
+    without = client_of(dataclasses.replace(model, metadata=told))
+    refused = without.post("/predict?evidence=1", **png)
+    assert (refused.status_code, refused.json()) == (422, {"error": told["without_evidence"]})
+    assert "knn, which reads class tokens and mean patch tokens, and attends to no patch" in told["without_evidence"]
+    assert without.post("/predict?evidence=0", **png).status_code == 200
 
 
 def test_what_is_away_or_fails_is_told_without_details(model, images):

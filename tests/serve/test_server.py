@@ -143,6 +143,12 @@ def test_the_page_shows_what_is_said_of_an_image(server, bundle, images, page, t
     width = page.eval_on_selector(".bar.first .fill", "one => one.offsetWidth / one.parentElement.offsetWidth")
     assert width == pytest.approx(share, abs=0.02)
     assert page.locator(".decisions li").count() == 3
+    page.click(".look:visible")  # of the one image that has an answer
+    page.wait_for_selector(".evidence:visible")
+    page.wait_for_function("document.querySelector('.evidence:not([hidden])').naturalWidth > 900")
+    assert page.locator(".look:visible, .looking:visible").count() == 0
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert "Diagnosis, or any decision about a person" in page.text_content("#must-not")
     assert page.evaluate("Object.keys(localStorage).length + Object.keys(sessionStorage).length") == 0
     assert all(url.startswith((server.address, "blob:", "data:")) for url in asked)

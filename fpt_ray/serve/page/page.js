@@ -76,34 +76,54 @@ function next() {
 }
 
 async function ask(card, file) {
+  const state = card.querySelector(".state");
+  const answer = await answerOf("/predict", file, state);
+  if (answer === null) return;
+  show(card, answer);
+  const look = card.querySelector(".look");
+  look.hidden = about.without_evidence !== "";
+  look.addEventListener("click", () => showEvidence(card, file));
+}
+
+async function answerOf(path, file, state) {
   if (file.size > about.limits.request_bytes) {
-    refuse(card, `The file has more than ${about.limits.request_bytes.toLocaleString()} bytes.`);
-    return;
+    return refuse(state, `The file has more than ${about.limits.request_bytes.toLocaleString()} bytes.`);
   }
   for (;;) {
     const more = { "Content-Type": "application/octet-stream" };
-    const response = await fetch("/predict", { method: "POST", body: file, headers: headers(more) }).catch(() => null);
-    if (response === null) {
-      refuse(card, "The server does not answer.");
-      return;
-    }
+    const response = await fetch(path, { method: "POST", body: file, headers: headers(more) }).catch(() => null);
+    if (response === null) return refuse(state, "The server does not answer.");
     const said = await response.json().catch(() => ({ error: `The server says ${response.status}.` }));
     const later = response.headers.get("Retry-After");
     if (later === null) {
       const answer = said.answers ? said.answers[0] : said;
-      if (answer.error) refuse(card, answer.error);
-      else show(card, answer);
-      return;
+      return answer.error ? refuse(state, answer.error) : answer;
     }
-    card.querySelector(".state").textContent = `${said.error} ...`;
+    state.textContent = `${said.error} ...`;
     await new Promise((done) => setTimeout(done, 1000 * Number(later)));
   }
 }
 
-function refuse(card, why) {
-  const state = card.querySelector(".state");
+function refuse(state, why) {
   state.textContent = why;
   state.classList.add("error");
+  return null;
+}
+
+async function showEvidence(card, file) {
+  const look = card.querySelector(".look");
+  const state = card.querySelector(".looking");
+  look.hidden = true;
+  state.hidden = false;
+  state.classList.remove("error");
+  state.textContent = "Looking ...";
+  const answer = await answerOf("/predict?evidence=1", file, state);
+  look.hidden = answer !== null;
+  state.hidden = answer !== null;
+  if (answer === null) return;
+  const found = card.querySelector(".evidence");
+  found.src = answer.evidence.picture;
+  found.hidden = false;
 }
 
 function show(card, answer) {
