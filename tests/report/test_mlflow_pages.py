@@ -47,7 +47,9 @@ def study(store, server, tmp_path_factory):
     experiment = client.get_experiment_by_name("fpt_ray").experiment_id
     front = client.search_runs([experiment], f"tags.`{ON_FRONT}` = 'true'")
     assert len(front) > 1
-    return SimpleNamespace(printed=printed.getvalue(), front=front)
+    models = client.search_logged_models([experiment])
+    assert {one.source_run_id for one in models} == {one.info.run_id for one in front}
+    return SimpleNamespace(printed=printed.getvalue(), front=front, models=models)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,18 @@ def test_the_studys_page_shows_its_front_and_how_its_best_is_used(study, page):
     )
     for title in ("aim/val_auc", "cost/memory_ratio", "fpt-ray tune"):
         page.get_by_text(title).first.wait_for()
+
+
+def test_the_experiment_lists_its_models_and_a_trial_has_its_own(study, page):
+    experiment = address(study, "then open").partition("/runs/")[0]
+    page.goto(f"{experiment}/models")
+    for model in study.models:
+        page.get_by_role("link", name=model.name).first.wait_for()
+    model = study.models[0]
+    page.goto(f"{experiment}/runs/{model.source_run_id}")
+    page.locator(f"a[href$='/models/{model.model_id}']").first.wait_for()
+    page.goto(f"{experiment}/models/{model.model_id}")
+    page.get_by_text("val_auc").first.wait_for()
 
 
 def test_the_printed_link_compares_the_front_with_its_axes_chosen(study, page):
