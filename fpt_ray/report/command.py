@@ -1,7 +1,7 @@
 """Shows what came of a study: its front as a table and pictures, or one of the paper's tables or figures.
 
-With --as, several studies stand in one table, each of one data set; with --folds, each of one fold; with --compare, any
-studies that are judged by the same score.
+With --as, several studies stand in one table, each of one data set; with --folds, each of one fold. `report compare`
+sets any studies beside each other that are judged by the same score; its --help says how.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,11 @@ class Command:
     """The options of ``report``."""
 
     study: tuple[str, ...]
-    """The name of the study; of several studies with --as or --folds, each of one data set or fold, or --compare."""
+    """The name of the study; of several studies with --as or --folds, each of one data set or fold."""
     as_: Annotated[As | None, tyro.conf.arg(name="as")] = None
     """The paper's table or figure to print or draw. Default: the front of the study."""
     folds: bool = False
     """Of the studies of a data set's folds (tune --folds): each configuration's mean and deviation over them."""
-    compare: bool = False
-    """Of several studies (other LPMs, spaces or data): their fronts in one table and picture, and whether the best
-    trial of each differs from that of the first, where the test images are the same."""
     paper: bool = False
     """With --as, the paper's numbers stand beside ours."""
     html: str | None = None
@@ -47,7 +44,6 @@ def run(command: Command) -> None:
     Raises:
         ConfigError: as ``report`` and ``report_as``, or an option needs another.
     """
-    from fpt_ray.report.comparison.publication import compare_studies
     from fpt_ray.report.paper_tables import report_as
     from fpt_ray.tracking.server import tracking_uri
 
@@ -59,8 +55,6 @@ def run(command: Command) -> None:
         report_as(command.as_, command.study, **places, paper=command.paper, form=form)
     elif command.folds:
         report_folds(command.study, tracking_uri=uri, workdir=command.workdir, form=form)
-    elif command.compare:
-        compare_studies(command.study, tracking_uri=uri, workdir=command.workdir, form=form)
     else:
         report(name, tracking_uri=uri, workdir=command.workdir, form=form, html=command.html)
 
@@ -69,16 +63,18 @@ def _check(command: Command) -> None:
     """ConfigError where options do not fit each other."""
     if not command.study:
         raise ConfigError("--study: none is given; give the name of a study")
-    several = {"--as": command.as_ is not None, "--folds": command.folds, "--compare": command.compare}
+    several = {"--as": command.as_ is not None, "--folds": command.folds}
     asked = [flag for flag, given in several.items() if given]
     if len(asked) > 1:
         raise ConfigError(f"{' and '.join(asked)} are different reports; give one of them")
     if len(command.study) > 1 and not asked:
-        raise ConfigError("several studies: only with --as, such as --as table1, --folds or --compare")
+        raise ConfigError(
+            "several studies: only with --as, such as --as table1, or --folds; `report compare` compares any"
+        )
     if command.paper and command.as_ is None:
         raise ConfigError("--paper: only with --as, such as --as table1")
     if command.format == "latex" and not asked:
-        raise ConfigError("--format latex: only with --as, such as --as table1, --folds or --compare")
+        raise ConfigError("--format latex: only with --as, such as --as table1, or --folds")
     if command.html is not None and asked:
         raise ConfigError(f"--html: the page is of one study's front; leave {asked[0]} out")
     if command.html is not None and Path(command.html).is_dir():
@@ -117,3 +113,28 @@ def report_folds(names: tuple[str, ...], *, tracking_uri: str, workdir: str, for
 
     client = open_tracking(tracking_uri)
     print(typeset(over_folds([read_result(client, name, tracking_uri, workdir) for name in names]), form))
+
+
+def compare(
+    study: tyro.conf.Positional[tuple[str, ...]],
+    workdir: str = ".",
+    tracking_uri: str | None = None,
+    format: Form = "text",
+) -> None:
+    """Set several studies (other LPMs, spaces or data) beside each other: their fronts in one table and one picture.
+
+    It says too whether the best trial of each differs from that of the first, where the test images are the same.
+
+    Args:
+        study: The names of the studies; the others are compared with the first.
+        workdir: Where mlflow.db and the studies' pictures live.
+        tracking_uri: MLflow's tracking server or database. Default: MLFLOW_TRACKING_URI, else mlflow.db in workdir.
+        format: How the tables are printed; csv, json and latex are of the best trials alone.
+    """
+    from fpt_ray.report.comparison.publication import compare_studies
+    from fpt_ray.tracking import server
+
+    compare_studies(study, tracking_uri=server.tracking_uri(tracking_uri, workdir), workdir=workdir, form=format)
+
+
+VERBS = {"compare": compare}

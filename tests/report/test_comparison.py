@@ -2,18 +2,19 @@
 
 import csv
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fpt_ray.__main__ import main
 from fpt_ray.config.tasks import SCORES, Target
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.metrics.scores import scores
-from fpt_ray.report.command import Command
-from fpt_ray.report.command import run as run_report
+from fpt_ray.report import command
 from fpt_ray.report.comparison.studies import check_comparable
 from fpt_ray.report.predictions import FILE, predictions_text, read_predictions, same_images
 from fpt_ray.report.result import read_result
@@ -37,7 +38,7 @@ def several(tmp_path_factory):
 
 
 def compare(several, *names, **options):
-    run_report(Command(study=names, compare=True, workdir=str(several[0]), tracking_uri=several[1], **options))
+    command.compare(names, workdir=str(several[0]), tracking_uri=several[1], **options)
 
 
 def test_the_difference_is_paired_and_the_one_by_hand(several, capsys):
@@ -56,6 +57,12 @@ def test_the_difference_is_paired_and_the_one_by_hand(several, capsys):
         assert found[name]["difference from"] == ""
         assert found[name]["verdict"].startswith("not compared")
         assert why in found[name]["verdict"]
+
+
+def test_the_studies_are_named_after_the_verb(several, capsys):
+    places = ["--workdir", str(several[0]), "--tracking_uri", several[1]]
+    main(["report", "compare", "a", "worse", "--format", "json", *places])
+    assert [row["study"] for row in json.loads(capsys.readouterr().out)] == ["a", "worse"]
 
 
 def test_both_studies_of_the_same_numbers_are_not_told_apart(several, capsys):
@@ -92,8 +99,6 @@ def test_what_cannot_be_compared_is_said(several):
         compare(several, "a")
     with pytest.raises(ConfigError, match="a, a; give several"):
         compare(several, "a", "a")
-    with pytest.raises(ConfigError, match="--folds and --compare are different reports"):
-        compare(several, "a", "worse", folds=True)
     client = open_tracking(several[1])
     one, other = (read_result(client, name, several[1], str(several[0])) for name in ("a", "worse"))
     with pytest.raises(ConfigError, match="a by AUC, worse by R2"):
