@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fpt_ray.__main__ import main
-from fpt_ray.config.trial import override
+from fpt_ray.config.trial import Method, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.picture import resize
 from fpt_ray.metrics.calibration import calibrated
@@ -42,10 +42,7 @@ def run(file, images):
 
 @pytest.mark.parametrize(
     "method",
-    [
-        "layer_fusion",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("fpt+", "probe", "linear_probing", "knn")),
-    ],
+    [pytest.param(one, marks=() if one == "layer_fusion" else pytest.mark.slow) for one in Method.__args__],
 )
 def test_the_file_says_of_any_number_of_images_what_the_bundle_says(method, table, tmp_path, capsys):
     uri = bundle_of(method, table, tmp_path, seeds=2 if method == "probe" else 1)
