@@ -24,7 +24,7 @@ from fpt_ray.features.spec import Slice, StoreSpec, store_spec
 from fpt_ray.models.backbone import backbone_shape, blocks_read, kept_tokens, uses_bfloat16
 from fpt_ray.models.hardware import Hardware
 
-_WIDTH = ("blocks", "num_kept", "low_resolutions")
+WIDTH = ("blocks", "num_kept", "low_resolutions")
 """How much a store holds: of a wider one, a trial reads the same."""
 
 
@@ -65,7 +65,7 @@ def store_for(trial: TrialConfig, stores: Stores) -> Features:
 
 def _determining(store: Features) -> dict[str, Any]:
     """What a trial's numbers depend on: the fields of the store, and the table's images, labels and splits."""
-    spec = {name: value for name, value in store.spec.identity.items() if name not in _WIDTH}
+    spec = {name: value for name, value in store.spec.identity.items() if name not in WIDTH}
     fold = {"fold": store.fold} if store.fold else {}  # named beside the digest, which tells folds apart without it
     return {**spec, **fold, "images": store.table_digest}
 

@@ -14,6 +14,8 @@ from sklearn.covariance import LedoitWolf
 UNLIKE = 0.01
 """An image is unlike the training images below this familiarity."""
 _DIRECTIONS = 128
+_NUMBERS = 240_000
+"""Of mean and directions together, so that a bundle's stay below 1 MB: ViTs of more than 1,860 numbers keep fewer."""
 _HELD_OUT = 1000
 """Distances that are kept at most: of more images, so many quantiles."""
 _LEAST = 1e-9
@@ -55,7 +57,7 @@ def fitted_familiarity(train: Float[np.ndarray, "N D"], held_out: Float[np.ndarr
     found = LedoitWolf().fit(train.astype(np.float64))
     variances, directions = np.linalg.eigh(found.covariance_)  # rising
     variances = np.maximum(variances, max(_LEAST * variances[-1], _LEAST))
-    kept = min(_DIRECTIONS, len(variances) - 1)
+    kept = min(_DIRECTIONS, len(variances) - 1, _NUMBERS // len(variances) - 1)
     rest, leading = np.split(variances, [len(variances) - kept])
     gaussian = Familiarity(
         mean=found.location_.astype(np.float32),

@@ -60,8 +60,13 @@ def bundle_folders(study_uri: str) -> dict[int, str]:
 
 
 def best_of(bundles: Iterable[str]) -> str:
-    """The bundle, of these of one question, whose trial has the best validation score."""
-    return max(bundles, key=_score_of)
+    """The bundle, of these of a study, whose trial has the best validation score; confirmed ones come first.
+
+    What was confirmed has a score over seeds that did not choose it, while the best of many trials of one seed was
+    lucky, too. Reports follow the same rule (``report.tested.best_tested``).
+    """
+    documents = {folder: _document(folder) for folder in bundles}
+    return max(documents, key=lambda one: (documents[one].get("confirms") is not None, _score(documents[one])[1]))
 
 
 def _best_of_all(workdir: str) -> str:
@@ -78,7 +83,7 @@ def _best_of_all(workdir: str) -> str:
     if len(set(questions.values())) > 1:
         asked = "; ".join(f"{name}: {question}" for name, question in questions.items())
         raise ConfigError(f"model: {BEST}: the studies of {workdir} do not compare ({asked}); give the study's name")
-    return best_of(best.values())
+    return max(best.values(), key=_score_of)
 
 
 def _document(folder: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fpt_ray.tracking import models, server
 from fpt_ray.tracking.folder import folder_id
 from fpt_ray.tracking.records import StudyRun, TrialRecord
 from fpt_ray.tracking.runs import find_study, read_trials
-from fpt_ray.train.bundle import read_bundle
+from fpt_ray.train.bundle import bundle_digest, read_bundle
 
 _CODE = Path(__file__).with_name("served.py")
 
@@ -38,11 +38,14 @@ def log_study(study_uri: str, tracking_uri: str, register: str | None = None) ->
     if not bundles:
         raise ConfigError(f"study {name!r} has no bundles in {study_uri}; give the working directory that has them")
     logged = {number: _logged(client, study, records[number], folder) for number, folder in bundles.items()}
+    models.show_with(client, study.run_id, list(logged.values()))
     lines = [f"models: {len(logged)} of study {name} in MLflow, each with the run of its trial"]
     if register is not None:
         best = finding.best_of(bundles.values())
         number = next(number for number, folder in bundles.items() if folder == best)
-        version = models.register(client, register, logged[number], records[number].run_id)
+        target = read_bundle(best).target
+        answers = f"{target.task}: {', '.join(target.classes)}"
+        version = models.register(client, register, logged[number], records[number].run_id, answers)
         lines.append(f"models: trial {number} is {register} version {version}: models:/{register}@{models.CHAMPION}")
     return lines
 
@@ -64,15 +67,16 @@ def log_study_if_possible(study_uri: str, tracking_uri: str, register: str | Non
 
 
 def _logged(client: MlflowClient, study: StudyRun, record: TrialRecord, folder: str) -> str:
-    """The id of a trial's model in MLflow; what was left of one that was not finished is removed."""
-    there = models.models_of(client, study.experiment_id, record.run_id)
-    if there and models.is_ready(there[0]):
-        return there[0].model_id
-    for half in there:
-        client.delete_logged_model(half.model_id)
+    """The id of the model in MLflow of a trial's bundle as it is now; what was left of a half one is removed."""
+    there, digest = models.models_of(client, study.experiment_id, record.run_id), bundle_digest(folder)
+    for model in there:
+        if models.is_of(model, digest):
+            return model.model_id
+        if not models.is_ready(model):
+            client.delete_logged_model(model.model_id)
     name = f"{study.name}-{record.number:04d}".replace(".", "-")  # MLflow takes no dots
     with TemporaryDirectory() as held:
-        return models.log_model(client, study.experiment_id, record.run_id, name, _served(folder, Path(held, "bundle")))
+        return models.log_model(client, study, record.run_id, name, _served(folder, Path(held, "bundle")))
 
 
 def _served(folder: str, copy: Path) -> models.ServedModel:
@@ -85,6 +89,7 @@ def _served(folder: str, copy: Path) -> models.ServedModel:
     numbers = [*probability_columns(bundle.target), "spread", *(["familiarity"] if bundle.familiarity else [])]
     return models.ServedModel(
         bundle=copy,
+        digest=bundle_digest(str(copy)),
         code=_CODE,
         example=_example(),
         outputs={

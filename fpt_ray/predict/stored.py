@@ -15,14 +15,13 @@ from fpt_ray.features.index import Index
 from fpt_ray.features.joining import Features, SplitRows
 from fpt_ray.features.places import ShardFiles
 from fpt_ray.features.rows import Rows, check_serves
+from fpt_ray.features.serving import WIDTH
 from fpt_ray.features.spec import Slice, StoreError, StoreSpec
 from fpt_ray.features.store import Store, open_store, read_index
 from fpt_ray.models.importance import Extracted
 from fpt_ray.storage.files import list_files
 
 _ALL = "all"
-_WIDTH = ("blocks", "num_kept", "low_resolutions")
-"""Fields of a spec in which a store may hold more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -74,7 +73,7 @@ def serves(has: StoreSpec, asked: StoreSpec) -> bool:
         check_serves(has, _read_of(asked))
     except StoreError:
         return False
-    return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs} - {*_WIDTH})
+    return all(ours.get(name) == theirs.get(name) for name in {*ours, *theirs} - {*WIDTH})
 
 
 def stores_of(workdir: str, specs: Sequence[StoreSpec]) -> tuple[Stored, ...]:

@@ -39,7 +39,7 @@ def publish(result: StudyResult) -> None:
     confusion = result.places.folder / "confusion.png"
     confusion.unlink(missing_ok=True)
     client = open_tracking(result.places.tracking_uri)
-    best = best_tested(client, result.trials, result.score)
+    best = best_tested(client, result.trials, result.score, result.constraints)
     if best is not None and best[1].confusion:
         draw_confusion(*best, confusion)
     whole = result.places.folder / PAGE
@@ -69,7 +69,7 @@ def report_text(result: StudyResult, form: Form = "text") -> str:
     if form != "text":
         return table
     client = open_tracking(result.places.tracking_uri)
-    best, together = best_tested(client, result.trials, result.score), as_one_table(client, result)
+    best, together = best_tested(client, result.trials, result.score, result.constraints), as_one_table(client, result)
     more = score_tables(*best) if best is not None else []
     more += [together] if together is not None else []
     more += [ledger_table(result.ledger)] if result.ledger else []

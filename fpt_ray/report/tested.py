@@ -15,6 +15,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
+from fpt_ray.config.objectives import Limit, broken_limits
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.charts import caption_inches, save_picture
 from fpt_ray.display.typesetting import Column, Table, text_column
@@ -74,9 +75,15 @@ def as_json(found: Tested) -> str:
     return json.dumps(asdict(found), indent=1)
 
 
-def best_tested(client: MlflowClient, records: Sequence[TrialRecord], score: str) -> tuple[TrialRecord, Tested] | None:
-    """The best trial by validation score of those whose test score is stored, confirmed ones first, and what is."""
-    scored = [one for one in records if {f"val_{score}", f"test_{score}"} <= one.metrics.keys()]
+def best_tested(
+    client: MlflowClient, records: Sequence[TrialRecord], score: str, constraints: Mapping[str, Limit]
+) -> tuple[TrialRecord, Tested] | None:
+    """The best trial by validation score of those whose test score is stored, confirmed ones first, and what is.
+
+    Those that break a constraint are left out. ``predict.finding.best_of`` follows the same rule among bundles.
+    """
+    both = {f"val_{score}", f"test_{score}"}
+    scored = [one for one in records if both <= one.metrics.keys() and not broken_limits(constraints, one.metrics)]
     if not scored:
         return None
     best = max(scored, key=lambda one: (one.confirms is not None, one.metrics[f"val_{score}"], -one.number))

@@ -5,6 +5,7 @@ Every refusal is JSON, {"error": why}. Nothing here needs Ray.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _FILES = {
 }
 _HEALTH = "/healthz"
 _HEALTHY_WITHIN_S = 5
+_LOOKING = 2
+"""Requests for evidence at once: it takes seconds an image, and others are not to wait for it."""
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -79,6 +82,7 @@ def make_app(model: Model, limits: Limits, token: str | None, hosts: Sequence[st
     )
     app.state.model, app.state.limits = model, limits
     app.state.places = asyncio.Semaphore(limits.requests)
+    app.state.looking = asyncio.Semaphore(min(_LOOKING, limits.requests))
     unguarded = {_HEALTH, *_FILES}
     return logged(guarded(app, token, unguarded), {"/predict", "/metadata", *unguarded})
 
@@ -89,9 +93,13 @@ def make_app(model: Model, limits: Limits, token: str | None, hosts: Sequence[st
 async def _predict(request: Request) -> Response:
     state = request.app.state
     evidence = _asks_evidence(request)
-    if state.places.locked():
-        raise HTTPException(503, f"{state.limits.requests} requests are being answered; ask again", headers=_LATER)
-    async with state.places:
+    places = [state.places, state.looking] if evidence else [state.places]
+    for one in places:
+        if one.locked():
+            raise HTTPException(503, "as many requests as may be are being answered; ask again", headers=_LATER)
+    async with AsyncExitStack() as held:
+        for one in places:
+            await held.enter_async_context(one)
         found = await state.model.answer(await images_in(request, state.limits), evidence)
     unread = all(answer.get("error") for answer in found)
     return _json({"model": state.model.metadata["model"], "answers": found}, 422 if unread else 200)

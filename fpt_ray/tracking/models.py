@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 from fpt_ray.display.terminal import without_secrets
 from fpt_ray.errors import ConfigError
+from fpt_ray.tracking.records import StudyRun
 from fpt_ray.tracking.server import quiet
 
 SCHEME = "models:/"
@@ -24,6 +25,10 @@ CHAMPION = "champion"
 """The alias of the best of a study, by which others ask for it."""
 _BUNDLE = "bundle"
 _TYPE = "fpt_ray"
+_DIGEST = "fpt_ray.bundle_digest"
+"""Tag of a model."""
+_ANSWERS = "fpt_ray.answers"
+"""Tag of a registered version: what its answers are of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +37,8 @@ class ServedModel:
 
     bundle: Path
     """Its folder on this machine, which is called "bundle"."""
+    digest: str
+    """What identifies it."""
     code: Path
     """The file of Python that MLflow runs to apply it."""
     example: bytes
@@ -53,13 +60,19 @@ def is_ready(model: LoggedModel) -> bool:
     return model.status == LoggedModelStatus.READY
 
 
-def log_model(client: MlflowClient, experiment_id: str, run_id: str, name: str, served: ServedModel) -> str:
+def is_of(model: LoggedModel, digest: str) -> bool:
+    """Whether all of a model has arrived, and it holds the bundle of this digest."""
+    return is_ready(model) and model.tags.get(_DIGEST, digest) == digest
+
+
+def log_model(client: MlflowClient, study: StudyRun, run_id: str, name: str, served: ServedModel) -> str:
     """Logs a model to the run of its trial, with the trial's numbers, and returns its id.
 
     Raises:
         MlflowException: the server is away or refuses it; what is left of it is no finished model.
     """
-    model = client.create_logged_model(experiment_id, name, run_id, model_type=_TYPE)
+    tags = {_DIGEST: served.digest}
+    model = client.create_logged_model(study.experiment_id, name, run_id, tags=tags, model_type=_TYPE)
     with TemporaryDirectory() as folder, quiet():
         _save(served, Path(folder, "model"), run_id, model.model_id)
         client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
@@ -67,6 +80,15 @@ def log_model(client: MlflowClient, experiment_id: str, run_id: str, name: str, 
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     client.log_batch(run_id, metrics=list(_numbers(client, run_id, model.model_id)))
     return model.model_id
+
+
+def show_with(client: MlflowClient, run_id: str, model_ids: Sequence[str]) -> None:
+    """Has a run show models, those that it does not show yet."""
+    outputs = client.get_run(run_id).outputs
+    there = {one.model_id for one in outputs.model_outputs} if outputs else set[str]()
+    fresh = [LoggedModelOutput(model_id, step=0) for model_id in model_ids if model_id not in there]
+    if fresh:
+        client.log_outputs(run_id, fresh)
 
 
 def _save(served: ServedModel, folder: Path, run_id: str, model_id: str) -> None:
@@ -99,11 +121,13 @@ def _numbers(client: MlflowClient, run_id: str, model_id: str) -> Iterator[Metri
 # --- the registry -------------------------------------------------------------------------------------------------
 
 
-def register(client: MlflowClient, name: str, model_id: str, run_id: str) -> str:
+def register(client: MlflowClient, name: str, model_id: str, run_id: str, answers: str) -> str:
     """Registers a model under a name, as its champion; returns its version. One that is there is not made anew.
 
+    ``answers`` says what its answers are of (task and classes): who asks for the champion of a name gets no other ones.
+
     Raises:
-        ConfigError: MLflow does not take the name.
+        ConfigError: MLflow does not take the name, or its champion gives other answers.
     """
     check_model_name(name)
     try:
@@ -112,8 +136,16 @@ def register(client: MlflowClient, name: str, model_id: str, run_id: str) -> str
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     where = client.get_logged_model(model_id).artifact_location  # a model's id would be looked up at a global address
-    found = [one for one in client.search_model_versions(f"name = '{name}'") if one.source == where]
-    version = found[0] if found else client.create_model_version(name, where, run_id, model_id=model_id)
+    versions = client.search_model_versions(f"name = '{name}'")
+    others = {one.tags[_ANSWERS] for one in versions if _ANSWERS in one.tags} - {answers}
+    if others:
+        raise ConfigError(
+            f"register: {name!r} holds models of {min(others)}, and this one is of {answers}; give another name",
+            fields=("register",),
+        )
+    found = [one for one in versions if one.source == where]
+    tags = {_ANSWERS: answers}
+    version = found[0] if found else client.create_model_version(name, where, run_id, tags=tags, model_id=model_id)
     client.set_registered_model_alias(name, CHAMPION, str(version.version))
     return str(version.version)
 

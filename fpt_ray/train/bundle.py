@@ -17,10 +17,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fpt_ray.config.dotted import flatten
+from fpt_ray.config.space import need_of
 from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import BackboneConfig, TrialConfig, trial_from
 from fpt_ray.errors import ConfigError
-from fpt_ray.features.spec import StoreSpec, spec_from
+from fpt_ray.features.serving import WIDTH
+from fpt_ray.features.spec import StoreSpec, spec_from, store_spec
 from fpt_ray.metrics.familiarity import Familiarity
 from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
@@ -61,6 +63,8 @@ class Bundle:
     identity: str
     """Digest of all that determines the trial's numbers."""
     versions: Mapping[str, str]
+    confirms: int | None = None
+    """The number of the trial of its study that was trained again with other seeds; None: it confirms none."""
     familiarity: Familiarity | None = None
     """What tells images like the training images from others; None where no LPM looks at a new image, or of a bundle
     that is older than this."""
@@ -100,7 +104,10 @@ def write_bundle(
         "backbone": {"weights": bundle.trial.backbone.weights, "weights_digest": bundle.weights_digest},
         "seeds": len(bundle.states),
         "state": plain,
-        **{name: getattr(bundle, name) for name in ("temperatures", "metrics", "data", "identity", "versions")},
+        **{
+            name: getattr(bundle, name)
+            for name in ("temperatures", "metrics", "data", "identity", "versions", "confirms")
+        },
         "operating_points": [dataclasses.asdict(point) for point in bundle.operating_points],
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
@@ -110,10 +117,11 @@ def write_bundle(
 
 
 def read_bundle(uri: str) -> Bundle:
-    """The bundle in a folder, its digests checked.
+    """The bundle in a folder, the digests of its files checked; that of the LPM's weights is when they are loaded.
 
     Raises:
-        ConfigError: there is none, it is of another version, or a file of it is missing or changed.
+        ConfigError: there is none, it is of another version, a file of it is missing or changed, or it prepares images
+            otherwise than its trial did.
     """
     folder = absolute(uri)
     if not exists(f"{folder}/{BUNDLE_FILE}"):
@@ -125,13 +133,18 @@ def read_bundle(uri: str) -> Bundle:
             raise ConfigError(
                 f"{uri}: schema_version is {version}, this program reads 1 and {SCHEMA_VERSION}; update fpt_ray"
             )
-        tensors = load(_checked(folder, MODEL_FILE, document["sha256"]))
-        backbone = {**document["backbone"], "own": BACKBONE_FILE in document["sha256"]}
+        digests = document["sha256"]
+        for name in digests.keys() - {MODEL_FILE, FAMILIARITY_FILE, BACKBONE_FILE}:
+            _checked(folder, name, digests)
+        tensors = load(_checked(folder, MODEL_FILE, digests))
+        backbone = {**document["backbone"], "own": BACKBONE_FILE in digests}
         trial = trial_from({**document["trial"], "backbone.weights": _weights(folder, backbone)})
+        spec = spec_from(document["features"])
+        _check_features(folder, spec, trial)
         return Bundle(
             trial=trial,
             target=Target(task=document["task"], classes=tuple(document["classes"])),
-            spec=spec_from(document["features"]),
+            spec=spec,
             weights_digest=backbone["weights_digest"],
             states=_put_together(tensors, document["state"], document["seeds"]),
             temperatures=tuple(map(tuple, document["temperatures"])),
@@ -140,13 +153,26 @@ def read_bundle(uri: str) -> Bundle:
             data=document["data"],
             identity=document["identity"],
             versions=document["versions"],
-            familiarity=_familiarity(folder, document["sha256"]),
+            confirms=document.get("confirms"),
+            familiarity=_familiarity(folder, digests),
         )
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         why = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{uri}/{BUNDLE_FILE} cannot be used ({why}); copy it again") from None
+
+
+def _check_features(folder: str, spec: StoreSpec, trial: TrialConfig) -> None:
+    """ConfigError, by the field, where features would be computed otherwise than the trial asks for."""
+    asked = store_spec(need_of(trial), weights_digest=spec.weights_digest, precision=spec.precision)
+    for name in {item.name for item in dataclasses.fields(spec)} - {*WIDTH, "schema_version"}:
+        has, wants = getattr(spec, name), getattr(asked, name)
+        if has != wants:
+            raise ConfigError(
+                f"{folder}/{BUNDLE_FILE}: features has {name} {has}, and its trial was trained with {wants}: they are "
+                "of different trials, or one was changed; copy the bundle again"
+            )
 
 
 def _operating_points(document: Mapping[str, Any]) -> tuple[OperatingPoint, ...]:

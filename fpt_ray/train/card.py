@@ -3,6 +3,7 @@
 After Mitchell et al., "Model Cards for Model Reporting" (arXiv 1810.03993).
 """
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,8 @@ from fpt_ray.train.bundle import Bundle
 LOW, HIGH = "_low", "_high"
 """What the names of metrics end in that are the ends of another one's 95 % interval."""
 RELIABILITY_FILE = "reliability.png"
+TITLES = {"val": "validation", "test": "test"}
+"""What splits are called."""
 _SQUARED: Mapping[Aspect, str] = {
     "squash": "stretched to a square",
     "pad": "made square with black bars",
@@ -25,6 +28,7 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
     trial, data = bundle.trial, bundle.data
     sizes, groups = (_counts(data.get(kind, {})) for kind in ("images", "groups"))
     note = [f"**{data['note']}**", ""] if data["note"] else []
+    splits = [split for split in TITLES if any(name.startswith(f"{split}_") for name in bundle.metrics)]
     return "\n".join(
         [
             f"# {trial.method} on {trial.backbone.name}",
@@ -37,12 +41,13 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             "",
             "## How good it is",
             "",
-            *_table(bundle.metrics, ("val", "test")),
+            *_table(bundle.metrics, splits),
             "",
             "In brackets are the ends of a 95 % interval. Temperatures and thresholds were chosen on the validation",
-            "split, as the epoch and the trial were: its numbers are optimistic, the test split's are not.",
+            "split, as the epoch and the trial were: its numbers are optimistic, "
+            + ("the test split's are not." if "test" in splits else "and the test split was kept for other trials."),
             "",
-            *_reliability(bundle),
+            *_reliability(bundle, TITLES[splits[-1]]),
             *_operating_points(bundle),
             "## What it must not be used for",
             "",
@@ -57,8 +62,10 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             "```python",
             "import fpt_ray",
             "",
-            f'fpt_ray.load("{uri}").predict(["image.png"])',
+            f'fpt_ray.load({json.dumps(uri)}).predict(["image.png"])',
             "```",
+            "",
+            "Of a copy of this folder, give the copy's path in place of this one.",
             "",
             *_weights(bundle, whole),
             "",
@@ -123,13 +130,13 @@ def _shown(metrics: Mapping[str, float], name: str) -> str:
     return f"{metrics[name]:.4f}{between}"
 
 
-def _reliability(bundle: Bundle) -> list[str]:
+def _reliability(bundle: Bundle, split: str) -> list[str]:
     if bundle.target.task == "regression":
         return []
     return [
         f"![How often it is right, against how sure it is, before and after calibration]({RELIABILITY_FILE})",
         "",
-        "Of the test split. In resamples the expected calibration error (`ece`) is larger than in the images",
+        f"Of the {split} split. In resamples the expected calibration error (`ece`) is larger than in the images",
         "themselves, since chance adds to every bin: its interval lies high, the more so the fewer images there are.",
         "",
     ]

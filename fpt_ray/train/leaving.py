@@ -20,12 +20,13 @@ from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.weights import backbone_bytes
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
-from fpt_ray.train.card import HIGH, LOW, RELIABILITY_FILE, model_card
+from fpt_ray.train.card import HIGH, LOW, RELIABILITY_FILE, TITLES, model_card
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 from fpt_ray.train.reliability import reliability_diagram
 from fpt_ray.train.tokens import familiarity_of
 
 SPLITS = ("val", "test")
+"""In this order: what is shown of a bundle is of the last that is scored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,10 @@ class Leaving:
     versions: Mapping[str, str]
     with_backbone: bool = False
     """The LPM's weights lie in the bundle, too."""
+    splits: Sequence[str] = SPLITS
+    """Those that are scored: validation always, the test split unless it is kept for others."""
+    confirms: int | None = None
+    """The number of the trial that it trained again with other seeds."""
 
 
 def leave_saved(trial: TrialConfig, store: Features, checkpoint: str, leaving: Leaving) -> dict[str, list[Scores]]:
@@ -57,12 +62,12 @@ def leave_saved(trial: TrialConfig, store: Features, checkpoint: str, leaving: L
 
 
 def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving: Leaving) -> dict[str, list[Scores]]:
-    """Writes the bundle of a trained trial; returns the scores of every seed on the validation and the test split.
+    """Writes the bundle of a trained trial; returns the scores of every seed on the splits that are scored.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    found = {split: predictions_of_best(trial, store, split, saved) for split in SPLITS}
+    found = {split: predictions_of_best(trial, store, split, saved) for split in leaving.splits}
     target, (of_val, val_labels) = store.target, found["val"]
     by = tuple(fitted_temperatures(one, val_labels, target.task) for one in of_val)
     means = {split: ensemble(said, by, target.task) for split, (said, _) in found.items()}
@@ -88,10 +93,12 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
         data=_data(store),
         identity=leaving.identity,
         versions=leaving.versions,
+        confirms=leaving.confirms,
         familiarity=familiarity_of(trial, store),
     )
-    of_test, test_labels = found["test"]
-    pictures = _pictures((np.mean(of_test, axis=0), means["test"]), test_labels, target.task)
+    shown = leaving.splits[-1]
+    said, labels = found[shown]
+    pictures = _pictures((np.mean(said, axis=0), means[shown]), labels, target.task, TITLES[shown])
     backbone = backbone_bytes(trial.backbone, leaving.weights_digest) if leaving.with_backbone else None
     card = model_card(bundle, leaving.uri, whole=leaving.with_backbone)
     write_bundle(bundle, leaving.uri, card, backbone, pictures)
@@ -180,12 +187,15 @@ def _with_ends(name: str, estimate: Estimate) -> dict[str, float]:
 
 
 def _pictures(
-    before_and_after: tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C"]], labels: np.ndarray, task: Task
+    before_and_after: tuple[Float[np.ndarray, "N C"], Float[np.ndarray, "N C"]],
+    labels: np.ndarray,
+    task: Task,
+    split: str,
 ) -> dict[str, bytes]:
     """{file: content} of what the model card shows; of values there is nothing."""
     if task == "regression":
         return {}
     bins = [reliability(said, labels, task) for said in before_and_after]
-    counted = "test images" if task != "multilabel" else "labels of test images"
+    counted = f"{split} images" if task != "multilabel" else f"labels of {split} images"
     by_title: dict[str, list[Bin]] = dict(zip(("before calibration", "calibrated"), bins, strict=True))
     return {RELIABILITY_FILE: reliability_diagram(by_title, counted)}

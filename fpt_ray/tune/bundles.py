@@ -6,18 +6,19 @@ from functools import partial
 
 import optuna
 
-from fpt_ray.config.trial import BackboneConfig, TrialConfig
+from fpt_ray.config.objectives import broken_limits
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
 from fpt_ray.search.drivers import turn
-from fpt_ray.storage.files import exists, list_files, write
+from fpt_ray.storage.files import exists, list_files, read_bytes, write
 from fpt_ray.tracking.provenance import provenance
 from fpt_ray.tracking.records import TrialRecord
-from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE
+from fpt_ray.train.bundle import BACKBONE_FILE, BUNDLE_FILE, FRONT_FILE
 from fpt_ray.train.checkpoint import Checkpoint
-from fpt_ray.train.leaving import Leaving, leave_bundle
+from fpt_ray.train.leaving import SPLITS, Leaving, leave_bundle
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.scoring import on_workers, shown_trials
 from fpt_ray.tune.worker import Shared
@@ -44,25 +45,35 @@ def leave_all(
 def leave_bundles(records: Sequence[TrialRecord], shared: Shared, *, with_backbone: bool = False) -> Iterator[str]:
     """The folders of bundles as they are written: of the front's members, a grid's rows, and what was confirmed.
 
-    Those that have theirs are left alone; beside them stands which are the front's. The records have their test scores.
+    Those that have theirs are left alone; beside them stands which are the front's. Records that have no test score by
+    now, as where only what was confirmed is tested, leave bundles that the test split was not read for.
     ``with_backbone``: the LPM's weights lie in each, too.
 
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
-    score = shared.space.score.removeprefix("val_")
-    shown = [record for record in shown_trials(records, shared.space) if f"test_{score}" in record.metrics]
-    numbered = {record.number: record for record in (*shown, *confirming(records, score))}
+    score, limits = shared.space.score.removeprefix("val_"), shared.space.constraints
+    again = [record for record in confirming(records, score) if not broken_limits(limits, record.metrics)]
+    numbered = {record.number: record for record in (*shown_trials(records, shared.space), *again)}
     missing = [
         record
         for number, record in numbered.items()
-        if not exists(f"{bundle_folder(shared.study_uri, number)}/{BUNDLE_FILE}")
+        if not _is_left(bundle_folder(shared.study_uri, number), with_backbone, f"test_{score}" in record.metrics)
     ]
     by_run = {record.run_id: record for record in missing}
-    leave = partial(_leave, shared.study_uri, shared.stores.weights, by_run, provenance(), with_backbone)
+    leave = partial(_leave, shared, by_run, provenance(), with_backbone)
     for run_id, _ in on_workers(leave, missing, shared):
         yield bundle_folder(shared.study_uri, by_run[run_id].number)
-    _name_front(numbered, front_of(records, shared.space.objectives, shared.space.constraints), shared.study_uri)
+    _name_front(numbered, front_of(records, shared.space.objectives, limits), shared.study_uri)
+
+
+def _is_left(folder: str, with_backbone: bool, tested: bool) -> bool:
+    """Whether a bundle is there with all that it is to have."""
+    if not exists(f"{folder}/{BUNDLE_FILE}"):
+        return False
+    found = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
+    has_test = any(name.startswith("test_") for name in found["metrics"])
+    return (has_test or not tested) and (BACKBONE_FILE in found["sha256"] or not with_backbone)
 
 
 def _name_front(left: Collection[int], front: Sequence[TrialRecord], study_uri: str) -> None:
@@ -74,8 +85,7 @@ def _name_front(left: Collection[int], front: Sequence[TrialRecord], study_uri: 
 
 
 def _leave(
-    study_uri: str,
-    weights: Mapping[BackboneConfig, str],
+    shared: Shared,
     records: Mapping[str, TrialRecord],
     versions: Mapping[str, str],
     with_backbone: bool,
@@ -85,13 +95,15 @@ def _leave(
     run_id: str,
 ) -> None:
     """On a worker: one bundle."""
-    record = records[run_id]
+    record, tested = records[run_id], f"test_{shared.space.score.removeprefix('val_')}"
     leaving = Leaving(
-        uri=bundle_folder(study_uri, record.number),
+        uri=bundle_folder(shared.study_uri, record.number),
         identity=saved.identity,
-        weights_digest=weights[trial.backbone],
+        weights_digest=shared.stores.weights[trial.backbone],
         metrics=record.metrics,
         versions=versions,
         with_backbone=with_backbone,
+        splits=SPLITS if tested in record.metrics else SPLITS[:1],
+        confirms=record.confirms,
     )
     leave_bundle(trial, store, saved, leaving)

@@ -100,7 +100,8 @@ def run_study(options: StudyOptions) -> StudyResult:
             shared = search_all(options, study, log, shared, options.at_once or room, supply)
             records = score(study, log, shared, front=options.confirm is None)
             leave_all(study, log, shared, records, with_backbone=options.with_backbone)
-            leave_evidence(study_uri, supply.table, workdir, options.evidence)
+            with turn(study):
+                leave_evidence(study_uri, supply.table, workdir, options.evidence)
             attach_pictures(study, log)
             ledger = study_ledger(space, shared.stores, records)
         log.end("FINISHED", ledger, records)

@@ -49,3 +49,13 @@ def test_a_wide_token_keeps_its_leading_directions_under_a_megabyte_and_tells_ot
 def test_images_that_are_all_the_same_have_no_spread_and_no_nan():
     found = fitted_familiarity(np.ones((5, 8)), np.ones((3, 8)))
     np.testing.assert_array_equal(found.of(np.stack([np.ones(8), np.full(8, 2.0)])), [1, 0])
+
+
+def test_of_a_wide_vit_fewer_directions_are_kept_so_that_the_file_stays_small(monkeypatch):
+    tokens = np.random.default_rng(0).normal(size=(60, 24))
+    assert fitted_familiarity(tokens[:40], tokens[40:]).directions.shape == (23, 24)
+    monkeypatch.setattr("fpt_ray.metrics.familiarity._NUMBERS", 24 * 6)
+    narrow = fitted_familiarity(tokens[:40], tokens[40:])
+    assert narrow.directions.shape == (5, 24)
+    assert narrow.variances.shape == (6,)
+    assert (narrow.of(tokens[40:]) > 0).all()

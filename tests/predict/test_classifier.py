@@ -273,6 +273,11 @@ def test_the_card_says_which_labels_have_no_operating_points(two_seeds):
     [
         (lambda folder: (folder / MODEL_FILE).write_bytes(b"x"), "model.safetensors is not the file that bundle.json"),
         (lambda folder: (folder / MODEL_FILE).unlink(), "model.safetensors is missing; copy the bundle again"),
+        (lambda folder: (folder / "README.md").write_text("x"), "README.md is not the file that bundle.json names"),
+        (lambda folder: (folder / "reliability.png").unlink(), "reliability.png is missing; copy the bundle again"),
+        (lambda folder: with_features(folder, aspect="crop"), "features has aspect crop, and its trial was .* squash"),
+        (lambda folder: with_features(folder, mean=[0, 0, 0]), r"features has mean \(0, 0, 0\), and its trial was"),
+        (lambda folder: with_features(folder, resolution=128), "features has resolution 128, and its trial was .* 64"),
         (lambda folder: (folder / BUNDLE_FILE).unlink(), "is no bundle: it has no bundle.json"),
         (lambda folder: (folder / BUNDLE_FILE).write_text("{}"), "KeyError: 'schema_version'"),
         (lambda folder: edit(folder, schema_version=3), "schema_version is 3, this program reads 1 and 2; update"),
@@ -295,6 +300,10 @@ def test_what_was_changed_is_refused(two_seeds, tmp_path, spoil, said):
 def edit(folder, **changes):
     file = folder / BUNDLE_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def with_features(folder, **changes):
+    edit(folder, features=json.loads((folder / BUNDLE_FILE).read_text())["features"] | changes)
 
 
 def test_it_is_found_as_the_package_offers_it(two_seeds):

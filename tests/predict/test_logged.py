@@ -32,7 +32,7 @@ from fpt_ray.tracking.folder import claim_folder
 from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.records import study_tags, trial_tags
 from fpt_ray.tracking.server import default_uri, open_tracking, quiet
-from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.train.bundle import BUNDLE_FILE, bundle_digest
 from tests.predict.bundles import TRIAL, left, stored, table_of_images
 from tests.stores import draw_images
 
@@ -87,6 +87,8 @@ def test_every_bundle_is_a_model_of_its_trials_run_and_the_best_is_the_champion(
         run = client.get_run(record.run_id)
         assert [one.model_id for one in run.outputs.model_outputs] == [model.model_id]
         assert len(client.get_metric_history(record.run_id, metric_key("val_auc"))) == 1
+    own = client.get_run(runs.find_study(client, "s.1").run_id).outputs.model_outputs
+    assert len({one.model_id for one in own}) == 3, "the study's run shows them, too"
     log("s.1", register="blood cells", workdir=workdir)
     assert capsys.readouterr().out == said, "what is there is not logged or registered again"
     best = client.get_model_version_by_alias("blood cells", "champion")
@@ -172,8 +174,8 @@ def test_a_search_is_not_lost_with_mlflow_and_what_was_half_logged_is_logged_aga
         client.delete_logged_model(model.model_id)
     real = logged.models.log_model
 
-    def away(client, experiment_id, run_id, *_):
-        client.create_logged_model(experiment_id, name, run_id)
+    def away(client, study, run_id, *_):
+        client.create_logged_model(study.experiment_id, name, run_id)
         raise MlflowException("the server is away")
 
     monkeypatch.setattr(logged.models, "log_model", away)
@@ -189,6 +191,38 @@ def test_a_search_is_not_lost_with_mlflow_and_what_was_half_logged_is_logged_aga
     log_study(f"{workdir}/studies/s.1", default_uri(workdir))
     (model,) = models.models_of(client, experiment, record.run_id)
     assert models.is_ready(model)
+
+
+def test_a_bundle_that_was_written_again_is_another_model(study):
+    workdir, client = study
+    log_study(f"{workdir}/studies/s.1", default_uri(workdir))
+    experiment, record = runs.find_study(client, "s.1").experiment_id, records_of(client)[0]
+    (first,) = models.models_of(client, experiment, record.run_id)
+    file = Path(workdir, "studies/s.1/bundles/trial-0000", BUNDLE_FILE)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"versions": {"git_commit": "another"}}))
+    for _ in range(2):
+        log_study(f"{workdir}/studies/s.1", default_uri(workdir))
+        assert len(models.models_of(client, experiment, record.run_id)) == 2
+    assert models.is_of(first, first.tags["fpt_ray.bundle_digest"])
+    assert not models.is_of(first, bundle_digest(str(file.parent)))
+
+
+def test_a_name_is_not_taken_over_by_models_of_other_classes(study):
+    workdir, client = study
+    log_study(f"{workdir}/studies/s.1", default_uri(workdir), "blood cells")
+    before = client.get_model_version_by_alias("blood cells", "champion").version
+    model, record = models.models_of(client, "1", records_of(client)[0].run_id)[0], records_of(client)[0]
+    with pytest.raises(ConfigError, match="holds models of multiclass: c0, c1, c2, and this one is of binary: no"):
+        models.register(client, "blood cells", model.model_id, record.run_id, "binary: no, yes")
+    assert client.get_model_version_by_alias("blood cells", "champion").version == before
+
+
+def test_what_was_confirmed_is_the_best_whatever_a_single_seed_reached(study, tmp_path):
+    shutil.copytree(Path(study[0], "studies"), tmp_path / "studies")
+    file = tmp_path / "studies/s.1/bundles/trial-0004" / BUNDLE_FILE
+    assert bundle_named("s.1", str(tmp_path)).endswith("trial-0003")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"confirms": 3}))
+    assert bundle_named("s.1", str(tmp_path)) == str(file.parent)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b", "x'y"])

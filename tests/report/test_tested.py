@@ -52,11 +52,11 @@ def test_the_best_trials_is_read_back_as_it_was_stored(task, tmp_path):
         record(1, runs[1], **numbers),
         record(2, runs[2], **{**numbers, f"val_{name}": 0.5}),
     ]
-    best, again = best_tested(client, records, name)
+    best, again = best_tested(client, records, name, {})
     assert (best.number, again) == (1, found)
     confirmed = record(3, runs[3], confirms=2, **{**numbers, f"val_{name}": 0.1})
-    assert best_tested(client, [*records, confirmed], name) is None  # an earlier version has stored nothing of it
-    assert best_tested(client, records[:1], name) is None
+    assert best_tested(client, [*records, confirmed], name, {}) is None  # an earlier version has stored nothing of it
+    assert best_tested(client, records[:1], name, {}) is None
 
 
 def test_tables_have_the_scores_and_every_class_and_the_picture_is_drawn(tmp_path):

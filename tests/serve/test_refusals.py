@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fpt_ray.config.trial import override
+from fpt_ray.serve import app as app_module
 from fpt_ray.serve.answers import metadata_json
 from fpt_ray.serve.app import Model, Unavailable, make_app
 from fpt_ray.serve.server import answered_hosts
@@ -151,6 +152,25 @@ def test_evidence_that_there_is_none_of_is_refused(client, model, classifier, im
     assert (refused.status_code, refused.json()) == (422, {"error": told["without_evidence"]})
     assert "knn, which reads class tokens and mean patch tokens, and attends to no patch" in told["without_evidence"]
     assert without.post("/predict?evidence=0", **png).status_code == 200
+
+
+def test_who_asks_for_evidence_keeps_nobody_waiting(model, images, monkeypatch):
+    """Of two places one alone is for evidence: the second is told to come again, an answer is given."""
+    monkeypatch.setattr(app_module, "_LOOKING", 1)
+    file = files_of(images)[0].read_bytes()
+    client, statuses = None, []
+
+    async def answer(files, evidence):
+        if evidence:
+            png = {"content": file, "headers": {"Content-Type": "image/png"}}
+            asked = ("/predict?evidence=1", "/predict")
+            statuses.extend([await asyncio.to_thread(lambda path=path: client.post(path, **png)) for path in asked])
+        return await model.answer(files, False)
+
+    client = client_of(dataclasses.replace(model, answer=answer))
+    first = client.post("/predict?evidence=1", content=file, headers={"Content-Type": "image/png"})
+    assert (first.status_code, [one.status_code for one in statuses]) == (200, [503, 200])
+    assert statuses[0].headers["Retry-After"] == "1"
 
 
 def test_what_is_away_or_fails_is_told_without_details(model, images):

@@ -26,7 +26,7 @@ from fpt_ray.report.result import read_result
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.train.bundle import BUNDLE_FILE
+from fpt_ray.train.bundle import BUNDLE_FILE, read_bundle
 from fpt_ray.tune.bundles import bundle_folder
 from fpt_ray.tune.command import Command, run
 from fpt_ray.tune.options import StudyOptions
@@ -189,6 +189,14 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
         assert record.metrics["test_auc_std"] == pytest.approx(np.std(scores, ddof=1))
         assert record.metrics["test_auc_low"] <= record.metrics["test_auc"] <= record.metrics["test_auc_high"]
     assert sum("difference_low" in record.metrics for record in confirmed) == len(confirmed) - 1
+    members = {int(folder[-4:]): read_bundle(folder) for folder in bundles_of_front("c", workdir)}
+    assert set(members) == {one.number for one in read_result(client, "c", default_uri(workdir), workdir).front}
+    for bundle in members.values():
+        assert "val_auc_low" in bundle.metrics
+        assert not any(name.startswith("test_") for name in bundle.metrics), "nor for its bundle"
+    best = max(confirmed, key=lambda record: record.metrics["val_auc"])
+    assert bundle_named("c", workdir) == bundle_folder(f"{workdir}/studies/c", best.number)
+    assert "the test split was kept for other trials" in card_of(bundles_of_front("c", workdir)[0])
     files = {file.path for file in client.list_artifacts(study.run_id)}
     assert {"history.html", "front.md"} <= files
 

@@ -22,6 +22,8 @@ _COLUMNS = 12
 _HEIGHTS = (3.2, 2.05, 2.7)
 """Of the rows, in inches: the image, six layers or heads, and what is below them."""
 _WIDTH = 12.4
+_DPI = 130
+"""Of a picture that is 1,600 pixels wide, an image has 350: about as many as the LPM sees."""
 _CAPTION = (
     "Green: patches whose tokens heads keep, the important ones. Colour: the attention that prompts (of a probe: "
     "queries) pay to them on the way to the answer,",
@@ -59,7 +61,7 @@ def picture_of(looked: Looked) -> bytes:
     heights = [_HEIGHTS[0], *[_HEIGHTS[1]] * sum(small), *[_HEIGHTS[2]] * below]
     foot, head = caption_inches(_CAPTION), 0.35
     whole = sum(heights) + foot + head + 0.3
-    figure = Figure(figsize=(_WIDTH, whole), dpi=80)
+    figure = Figure(figsize=(_WIDTH, whole), dpi=_DPI)
     grid = GridSpec(
         len(heights),
         _COLUMNS,

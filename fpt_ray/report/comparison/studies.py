@@ -32,7 +32,7 @@ class Studied:
 
 def studied(client: MlflowClient, result: StudyResult) -> Studied:
     """A study as it is compared."""
-    best, tested = best_tested(client, result.trials, result.score) or (None, None)
+    best, tested = best_tested(client, result.trials, result.score, result.constraints) or (None, None)
     predictions = read_predictions(client, best.run_id) if best else None
     return Studied(result=result, best=best, tested=tested, predictions=predictions)
 
