@@ -7,6 +7,7 @@ Findings are kept by path, size and time of change: in parts as they come, which
 # (pyarrow.compute makes its functions when it is imported)
 
 import hashlib
+import importlib.metadata
 import io
 import re
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -47,6 +49,8 @@ SCHEMA = pa.schema(
 """The columns of a ``Finding``."""
 STAMPED = SCHEMA.insert(0, pa.field("stamp", pa.string()))
 """With the stamp of the file that each is of (``storage.files.stamps``)."""
+_VERSION = 2
+"""Of what the columns mean: raised where the same file would have other findings in the same columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +62,7 @@ class Finding:
     sha256: bytes | None = None
     """Of the file's bytes; None: it cannot be read."""
     pixels: bytes | None = None
-    """A hash of the decoded pixels, which files of other formats or with other metadata may share."""
+    """A hash of the decoded values, which files of other formats or with other metadata may share."""
     width: int | None = None
     """In pixels, upright."""
     height: int | None = None
@@ -96,8 +100,14 @@ def as_columns(findings: Sequence[Finding]) -> pa.Table:
 
 
 def findings_name(root: str) -> str:
-    """What files of findings on the images below a root are called; those of another schema have another name."""
-    return hashlib.sha256(f"{root}\n{STAMPED}".encode()).hexdigest()[:16]
+    """What files of findings on the images below a root are called; those that were found by other means have another
+    name: those of another schema or version of it, of another Pillow or pydicom."""
+    try:
+        pydicom = importlib.metadata.version("pydicom")
+    except importlib.metadata.PackageNotFoundError:
+        pydicom = ""
+    means = (_VERSION, PIL.__version__, pydicom, STAMPED)
+    return hashlib.sha256("\n".join(map(str, (root, *means))).encode()).hexdigest()[:16]
 
 
 def read_findings(folder: str, name: str) -> pa.Table:

@@ -47,10 +47,28 @@ def _mode(data: bytes) -> str:
         return ""
 
 
-def _pixels_hash(pixels: UInt8[np.ndarray, "Y X 3"]) -> bytes:
-    found = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    found.update(np.ascontiguousarray(pixels).data)
+def _pixels_hash(picture: Picture, pixels: UInt8[np.ndarray, "Y X 3"]) -> bytes:
+    """Of the values that the file holds: its ``pixels`` of 8 bits where these say all of them, or else its grey.
+
+    Black is the least of grey, and its values are of 32-bit floats, as extraction takes them.
+    """
+    told = pixels.shape, pixels
+    if picture.grey is not None:
+        black, white = picture.span
+        grey = picture.grey.astype("<f4")
+        grey = black + white - grey if picture.white_is_zero else grey
+        levels = (black + np.arange(256) * ((white - black) / 255)).astype("<f4")
+        if not np.array_equal(grey, levels[pixels[..., 0]]):
+            told = (grey.shape, picture.span), grey
+    found = hashlib.blake2b(repr(told[0]).encode(), digest_size=16)
+    found.update(np.ascontiguousarray(told[1]).data)
     return found.digest()
+
+
+def _as_seen(picture: Picture, pixels: UInt8[np.ndarray, "Y X 3"]) -> UInt8[np.ndarray, "Y X 3"]:
+    """The ``pixels``, or by the image's own range where its type can hold more values than these."""
+    black, white = picture.span
+    return eight_bit(picture, Preparation(intensity="percentile")) if white - black > 255 else pixels
 
 
 def _finding(sha256: bytes, mode: str, picture: Picture) -> Finding:
@@ -61,7 +79,7 @@ def _finding(sha256: bytes, mode: str, picture: Picture) -> Finding:
     item = np.dtype(ImageMode.getmode(mode).typestr) if mode else None
     return Finding(
         sha256=sha256,
-        pixels=_pixels_hash(pixels),
+        pixels=_pixels_hash(picture, pixels),
         width=pixels.shape[1],
         height=pixels.shape[0],
         mode=mode,
@@ -75,5 +93,5 @@ def _finding(sha256: bytes, mode: str, picture: Picture) -> Finding:
         patient=facts.patient,
         means=tuple(counts @ values / number),
         squares=tuple(counts @ values**2 / number),
-        perceptual=perceptual_hash(pixels),
+        perceptual=perceptual_hash(_as_seen(picture, pixels)),
     )

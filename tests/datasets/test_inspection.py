@@ -1,11 +1,13 @@
 """Images are read once: what is found of one, against numbers by hand, and what is remembered of it."""
 
 import hashlib
+import importlib.metadata
 import os
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +17,7 @@ from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets import findings as remembering
 from fpt_ray.datasets import inspection as inspecting
 from fpt_ray.datasets.checks.alike import perceptual_hash
-from fpt_ray.datasets.findings import SCHEMA, findings_name, read_findings
+from fpt_ray.datasets.findings import SCHEMA, findings_name
 from fpt_ray.datasets.inspection import inspect
 from fpt_ray.datasets.one_image import inspect_here, inspect_image
 from fpt_ray.images.picture import eight_bit
@@ -57,6 +59,33 @@ def test_equal_pixels_are_equal_in_any_file(tmp_path):
     assert len({found(path)[0].sha256 for path in others} | {own.sha256}) == 4
     turned = PIXELS.reshape(60, 40, 3)  # the same bytes
     assert found(put(tmp_path / "e.png", turned))[0].pixels != own.pixels
+
+
+def test_dark_images_of_16_bits_are_not_the_same_and_do_not_look_alike(tmp_path):
+    """By their whole range all of them are black."""
+    random = np.random.default_rng(3)
+    dark = [random.integers(0, 128, (40, 60), dtype=np.uint16) for _ in range(18)]
+    findings = [found(put(tmp_path / f"{n}.png", values))[0] for n, values in enumerate(dark)]
+    assert len({finding.pixels for finding in findings}) == len({finding.perceptual for finding in findings}) == 18
+    assert found(put(tmp_path / "again.tif", dark[0]))[0].pixels == findings[0].pixels
+    assert found(put(tmp_path / "other.tif", dark[0] + np.uint16(1)))[0].pixels != findings[0].pixels
+    inverted = tmp_path / "inverted.tif"
+    Image.fromarray(np.uint16(65535) - dark[0]).save(inverted, tiffinfo={262: 0})
+    assert found(inverted)[0].pixels == findings[0].pixels
+
+
+def test_grey_that_8_bits_hold_is_the_same_in_files_of_8_and_of_16(tmp_path):
+    grey = PIXELS[..., 0]
+    own = found(put(tmp_path / "a.png", grey))[0].pixels
+    assert (
+        own
+        == found(put(tmp_path / "b.tif", grey))[0].pixels
+        == found(put(tmp_path / "c.png", PIXELS[..., [0] * 3]))[0].pixels
+    )
+    wide = grey.astype(np.uint16) * 257
+    assert found(put(tmp_path / "d.png", wide))[0].pixels == own
+    wide[3, 4] += 1
+    assert found(put(tmp_path / "e.png", wide))[0].pixels != own
 
 
 @pytest.mark.parametrize(
@@ -213,11 +242,27 @@ def test_what_has_changed_or_could_not_be_read_is_read_again(tmp_path, images, m
     assert sorted(asked) == ["7.png", "late.png"]
 
 
-def test_findings_of_another_schema_and_older_ones_are_not_read(tmp_path, images, monkeypatch):
-    folder = tmp_path / "work/images"
-    folder.mkdir(parents=True)
-    (folder / "0123456789abcdef.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("of", "name", "value"),
+    [
+        (remembering, "STAMPED", remembering.STAMPED.append(pa.field("more", pa.string()))),
+        (remembering, "_VERSION", remembering._VERSION + 1),
+        (PIL, "__version__", "0.1"),
+        (importlib.metadata, "version", lambda _: "0.1"),
+    ],
+)
+def test_findings_by_other_means_are_not_read(images, monkeypatch, of, name, value):
+    """Another schema, other numbers, another Pillow or pydicom: files of another name."""
+    before = findings_name(images)
+    assert findings_name(images) == before
+    monkeypatch.setattr(of, name, value)
+    assert findings_name(images) != before
+
+
+def test_without_pydicom_findings_have_another_name(images, monkeypatch):
+    def missing(_):
+        raise importlib.metadata.PackageNotFoundError
+
     name = findings_name(images)
-    monkeypatch.setattr(remembering, "STAMPED", remembering.STAMPED.append(pa.field("more", pa.string())))
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     assert findings_name(images) != name
-    assert len(read_findings(str(folder), name)) == 0
