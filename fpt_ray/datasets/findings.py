@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from fpt_ray.storage.files import list_files, read_bytes, remove, write
 
+FOLDER = "inspected"
+"""Of a working directory, for what is found; not ``images``, which may be the user's own."""
 SAVE_EVERY_S = 10
 """What was found within this time is lost where the process is killed."""
 
@@ -100,8 +102,11 @@ def as_columns(findings: Sequence[Finding]) -> pa.Table:
 
 
 def findings_name(root: str) -> str:
-    """What files of findings on the images below a root are called; those that were found by other means have another
-    name: those of another schema or version of it, of another Pillow or pydicom."""
+    """What files of findings on the images below a root are called.
+
+    Those that were found by other means have another name: with another schema, other numbers in it, another Pillow or
+    pydicom.
+    """
     try:
         pydicom = importlib.metadata.version("pydicom")
     except importlib.metadata.PackageNotFoundError:

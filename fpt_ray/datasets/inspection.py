@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from fpt_ray.cluster import ray_session
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets.decoded import Decoded, keep, kept_bytes, room_for_decoded
-from fpt_ray.datasets.findings import as_columns, findings_name, read_findings, remembered
+from fpt_ray.datasets.findings import FOLDER, as_columns, findings_name, read_findings, remembered
 from fpt_ray.datasets.one_image import inspect_image
 from fpt_ray.errors import ConfigError
 from fpt_ray.storage.files import stamps
@@ -46,12 +46,12 @@ def inspect(
 ) -> Found:
     """What is found of the images below a root; and these, prepared as they will be extracted.
 
-    Findings are kept in ``workdir/images``, so that a second call reads no image.
+    Findings are kept in ``workdir/inspected``, so that a second call reads no image.
 
     Raises:
         StorageError: S3 fails.
     """
-    folder, name = f"{workdir}/images", findings_name(root)
+    folder, name = f"{workdir}/{FOLDER}", findings_name(root)
     asked = pa.array(stamps(root, paths.to_pylist()), pa.string())
     known, decoded = read_findings(folder, name), {}
     todo = pc.indices_nonzero(pc.invert(pc.is_in(asked, value_set=known["stamp"].combine_chunks())))

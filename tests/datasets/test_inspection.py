@@ -196,7 +196,7 @@ def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, images, monkey
     with pytest.raises(KeyboardInterrupt):
         inspect(images, paths, work)
     assert len(asked) == 20
-    (first, *_) = parts = sorted(Path(work, "images").iterdir())
+    (first, *_) = parts = sorted(Path(work, "inspected").iterdir())
     assert len(parts) == 10
     (first.parent / f".{first.name}.0.tmp").write_bytes(b"half")  # what a killed writer leaves
     again = in_this_process(monkeypatch)
@@ -205,14 +205,14 @@ def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, images, monkey
     last = in_this_process(monkeypatch)
     assert inspect(images, paths, work).findings == expected
     assert last == []
-    (merged,) = Path(work, "images").glob("*.parquet")
+    (merged,) = Path(work, "inspected").glob("*.parquet")
     assert len(pq.read_table(merged)) == len(paths)
 
 
 def test_few_parts_are_written_where_tasks_are_short(tmp_path, images, monkeypatch):
     in_this_process(monkeypatch)
     inspect(images, names(images), str(tmp_path / "work"))
-    assert len(list((tmp_path / "work/images").iterdir())) == 1
+    assert len(list((tmp_path / "work/inspected").iterdir())) == 1
 
 
 def test_rows_are_in_the_order_that_is_asked_for(tmp_path, images, monkeypatch):

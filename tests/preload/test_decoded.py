@@ -166,7 +166,7 @@ def test_room_follows_from_memory_and_disk(cluster, monkeypatch):
 def test_a_table_with_hashes_is_taken_as_it_is(read_again, tmp_path):
     table = read_images(str(next(Path(read_again.uri).parents[1].glob("tables/*.parquet"))))
     assert inspected(table, str(tmp_path)) == Inspection(table=table)
-    assert not (tmp_path / "images").exists()
+    assert not (tmp_path / "inspected").exists()
 
 
 # --- what is said ---------------------------------------------------------------------------------------------

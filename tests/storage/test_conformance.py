@@ -311,6 +311,19 @@ def test_a_folder_whose_files_are_removed_is_gone(root):
     remove(root, NAMES)  # nor is there an error when all is gone
 
 
+def test_folders_that_others_have_made_stay(tmp_path):
+    filled(tmp_path)
+    for name in ("mine/of mine", "b/empty"):
+        (tmp_path / name).mkdir(parents=True)
+    remove(str(tmp_path), NAMES)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "b",
+        "b/empty",
+        "mine",
+        "mine/of mine",
+    ]
+
+
 def test_more_files_than_a_request_takes_are_listed_and_removed(root):
     names = sorted(f"{number}.bin" for number in range(1002))
     with ThreadPoolExecutor(16) as pool:
