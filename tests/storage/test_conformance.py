@@ -13,7 +13,7 @@ import pytest
 
 import fpt_ray
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage import s3_client
+from fpt_ray.storage import s3, s3_client
 from fpt_ray.storage.errors import ExistsError, StorageError
 from fpt_ray.storage.files import (
     abort_uploads,
@@ -37,6 +37,7 @@ from fpt_ray.storage.files import (
     write_once,
 )
 from fpt_ray.storage.local import append
+from fpt_ray.storage.protocol import File
 from tests.s3_server import BUCKET, forget_clients
 
 NAMES = ("a.txt", "b c/ü.bin", "b/x", "b/x.y/z", "b0", "ba/x")
@@ -218,6 +219,7 @@ def test_a_stamp_changes_with_the_content_and_only_then(root):
     assert second[:2] == first[:2]
     assert second[2] != first[2]
     assert second[2] == f"x|{list_files(root)[1].stamp}"
+    assert stamps(root, ["d/y", "d/none"]) == [first[0], "d/none|gone"]
     assert stamps(f"{root}/none", ["x"]) == ["x|gone"]
 
 
@@ -231,6 +233,30 @@ def test_only_failures_of_a_service_become_another_error(root):
         with pytest.raises(type(error)) as caught, failure_as_error(root):
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("paths", "listed"),
+    [
+        (["train/a/1", "train/a/2"], ["s3://b/train/a"]),
+        (["train/a1/1", "train/a2/2", "val/3"], ["s3://b/train", "s3://b/val"]),
+        (["1", "train/a/1"], ["s3://b"]),
+        ([f"{number}/1" for number in range(100)], ["s3://b"]),
+        ([], []),
+    ],
+)
+def test_only_folders_that_hold_the_files_are_listed(monkeypatch, paths, listed):
+    """A bucket with a table holds stores, too."""
+    there, asked = [*paths[:-1], "features/x"], []
+
+    def list_files(uri):
+        asked.append(uri)
+        below = f"{uri}/".removeprefix("s3://b/")
+        return [File(path=one.removeprefix(below), bytes=1, stamp="s") for one in there if one.startswith(below)]
+
+    monkeypatch.setattr(s3, "list_files", list_files)
+    assert stamps("s3://b", paths) == [f"{path}|{'s' if path in there else 'gone'}" for path in paths]
+    assert sorted(asked) == listed
 
 
 # --- writing --------------------------------------------------------------------------------------------------
