@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("mode", pa.string()),
         ("bits", pa.uint8()),
+        ("frames", pa.int32()),
         ("one_colour", pa.bool_()),
         ("low", pa.float64()),
         ("high", pa.float64()),
@@ -43,6 +44,7 @@ SCHEMA = pa.schema(
         ("white", pa.float64()),
         ("window", pa.bool_()),
         ("patient", pa.string()),
+        ("profile", pa.string()),
         ("means", pa.list_(pa.float64(), 3)),
         ("squares", pa.list_(pa.float64(), 3)),
         ("perceptual", pa.uint64()),
@@ -71,7 +73,9 @@ class Finding:
     mode: str | None = None
     """Of the file, as Pillow calls it: RGB, L, P, I;16, ...; empty where Pillow does not open it."""
     bits: int | None = None
-    """Of a channel of that mode."""
+    """Of a channel in the file. Of colours of 16 bits the upper 8 are read, and all else here is of these."""
+    frames: int | None = None
+    """Or pages, of which the first is taken."""
     one_colour: bool | None = None
     low: float | None = None
     """The least value of any channel in the file."""
@@ -85,6 +89,8 @@ class Finding:
     """Whether the file has a window of its own, or needs none."""
     patient: str | None = None
     """Who it is of, where the file says that (DICOM); empty where it does not."""
+    profile: str | None = None
+    """Why its colour profile cannot be applied; empty where it can be, or where there is none."""
     means: tuple[float, float, float] | None = None
     """Of the channels, in 0..1."""
     squares: tuple[float, float, float] | None = None

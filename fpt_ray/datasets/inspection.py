@@ -23,6 +23,7 @@ from fpt_ray.datasets.decoded import Decoded, keep, kept_bytes, room_for_decoded
 from fpt_ray.datasets.findings import FOLDER, as_columns, findings_name, read_findings, remembered
 from fpt_ray.datasets.one_image import inspect_image
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.picture import ImageError
 from fpt_ray.storage.files import stamps
 
 _CHUNK = 32
@@ -127,10 +128,17 @@ def _findings(done: Any) -> pa.Table:
 
 
 def _inspect_chunk(root: str, paths: Sequence[str], preparations: Sequence[Preparation]) -> Any:
-    """A task: the findings and then, image by image, its square of each preparation; None where it has none."""
+    """A task: the findings and then, image by image, its square of each preparation; None where it has none.
+
+    An image that cannot be prepared so, for want of a window, for instance, ends nothing here: findings tell of it.
+    """
     findings, kept = [], []
     for path in paths:
         finding, picture = inspect_image(root, path)
         findings.append(finding)
-        kept += [None if picture is None else keep(picture, one) for one in preparations]
+        for one in preparations:
+            try:
+                kept.append(None if picture is None else keep(picture, one))
+            except ImageError:
+                kept.append(None)
     return (as_columns(findings), *kept) if preparations else as_columns(findings)

@@ -6,11 +6,13 @@ import os
 from contextlib import nullcontext
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from PIL import Image
 
 from fpt_ray.config.preparation import Preparation
@@ -21,6 +23,8 @@ from fpt_ray.datasets.findings import SCHEMA, findings_name
 from fpt_ray.datasets.inspection import inspect
 from fpt_ray.datasets.one_image import inspect_here, inspect_image
 from fpt_ray.images.picture import eight_bit
+from tests.images.test_dicom import grey_file
+from tests.images.test_picture import swapped_profile
 
 PIXELS = np.random.default_rng(0).integers(0, 200, (40, 60, 3), np.uint8)
 
@@ -111,6 +115,60 @@ def test_the_range_of_twelve_bits_in_sixteen_and_one_colour_are_seen(tmp_path):
     assert found(put(tmp_path / "c.png", red))[0].one_colour is False
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_colours_of_16_bits_are_told(tmp_path, kind, channels):
+    values = np.random.default_rng(1).integers(0, 4096, (40, 60, channels), np.uint16)
+    path = tmp_path / f"a.{kind}"
+    if kind == "png":
+        path.write_bytes(imagecodecs.png_encode(values))
+    else:
+        alpha = ["unassalpha"] * (channels % 2 == 0)
+        tifffile.imwrite(path, values, photometric="rgb" if channels > 2 else "minisblack", extrasamples=alpha)
+    if (kind, channels) == ("tif", 2):
+        assert "no readable image" in found(path)[0].reason
+        return
+    finding, _ = found(path)
+    assert (finding.bits, finding.white) == (16, 255)
+    assert finding.high <= values.max() >> 8
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_colours_of_16_bits_in_planes_are_read_or_refused(tmp_path, order):
+    values = np.random.default_rng(1).integers(0, 65536, (40, 60, 3), np.uint16)
+    layout = {"photometric": "rgb", "planarconfig": "separate", "byteorder": order}
+    tifffile.imwrite(tmp_path / "a.tif", values.transpose(2, 0, 1), **layout)
+    assert "in planes that are not compressed" in found(tmp_path / "a.tif")[0].reason
+    tifffile.imwrite(tmp_path / "b.tif", values.transpose(2, 0, 1), compression="deflate", **layout)
+    assert np.array_equal(eight_bit(found(tmp_path / "b.tif")[1], Preparation()), values >> 8)
+    tifffile.imwrite(tmp_path / "c.tif", (values >> 8).astype(np.uint8).transpose(2, 0, 1), **layout)
+    assert np.array_equal(eight_bit(found(tmp_path / "c.tif")[1], Preparation()), values >> 8)
+
+
+@pytest.mark.parametrize("kind", ["tif", "gif", "png", "webp"])
+def test_pages_are_counted(tmp_path, kind):
+    pages = [Image.fromarray(PIXELS // (number + 1)) for number in range(3)]
+    pages[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=pages[1:])
+    assert found(tmp_path / f"a.{kind}")[0].frames == 3
+    assert found(put(tmp_path / f"b.{kind}"))[0].frames == 1
+
+
+def test_pages_behind_the_first_that_are_damaged_are_not_counted(tmp_path, monkeypatch):
+    def fail(_):
+        raise SyntaxError("damaged")
+
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.n_frames", property(fail))
+    finding, _ = found(put(tmp_path / "a.tif"))
+    assert (finding.reason, finding.frames) == ("", 1)
+
+
+def test_a_profile_that_does_not_fit_is_told(tmp_path):
+    finding, picture = found(put(tmp_path / "a.jpg", PIXELS[..., 0], icc_profile=swapped_profile()))
+    assert (finding.reason, picture is None) == ("", False)
+    assert "its colour profile cannot be applied" in finding.profile
+    assert found(put(tmp_path / "b.jpg", icc_profile=swapped_profile()))[0].profile == ""
+
+
 def test_what_cannot_be_used_has_a_reason(tmp_path):
     half = put(tmp_path / "half.png")
     half.write_bytes(half.read_bytes()[:-2000])
@@ -147,6 +205,18 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch)
 
     monkeypatch.setattr("fpt_ray.images.file.read_bytes", refuse)
     assert found(tmp_path / "a.png")[0].reason == "the file cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize(("name", "means"), [("a.png", "PIL.ImageFile.ImageFile.load"), ("a.dcm", "pydicom.dcmread")])
+def test_too_little_memory_says_nothing_of_an_image(tmp_path, monkeypatch, name, means):
+    def fail(*_, **__):
+        raise MemoryError
+
+    path = tmp_path / name
+    path.write_bytes(grey_file(PIXELS[..., 0])) if name.endswith("dcm") else put(path)
+    monkeypatch.setattr(means, fail)
+    with pytest.raises(MemoryError):
+        found(path)
 
 
 def test_findings_are_columns(tmp_path):
