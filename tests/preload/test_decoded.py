@@ -57,7 +57,7 @@ def test_a_file_that_changes_between_check_and_preload_is_named_with_the_remedy(
         path.write_bytes(content)
         with pytest.raises(
             ConfigError,
-            match=rf"{row.path} is another image than the table says .* correct this row; otherwise run the command again",
+            match=rf"{row.path} is another image than the table says .* otherwise run the command again",
         ):
             read_image(folder, row, SQUARE)
     path.unlink()
