@@ -129,12 +129,12 @@ def colour_bits(image: Image.Image, data: bytes) -> int:
 
 
 def _refuse_planes(image: Image.Image, data: bytes, source: str) -> None:
-    """Pillow takes the bytes of such a file for pixels. Grey has one plane, whatever its file says."""
-    tags = {} if image.format != "TIFF" or image.mode.startswith("I") else image.getexif()
+    """Pillow takes the bytes of such a file for pixels."""
+    tags = image.getexif() if image.format == "TIFF" else {}
     plain = tags.get(_TIFF_COMPRESSION, 1) == 1
     if plain and tags.get(_TIFF_PLANES) == 2 and colour_bits(image, data) > 8:
         raise ImageError(
-            source, "its colours of 16 bits lie in planes that are not compressed, which is not read; save it as PNG"
+            source, "its values of 16 bits lie in planes that are not compressed, which is not read; save it as PNG"
         )
 
 
