@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.tasks import Doubt
 from fpt_ray.datasets.checks.pictures import require_intensity
-from fpt_ray.datasets.checks.remark import Remark
+from fpt_ray.datasets.checks.remark import Remark, counted
 from fpt_ray.datasets.checks.table_remarks import remarks_on
 from fpt_ray.datasets.decoded import Decoded
 from fpt_ray.datasets.inspection import inspect
-from fpt_ray.datasets.usable import divided, usable
+from fpt_ray.datasets.usable import as_prepared, divided, usable
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import ImageTable
@@ -51,11 +51,13 @@ def inspected(
     """
     if table.hashes_ is None:
         found = inspect(table.root, table.paths, workdir, preparations if kept else (), local=local)
-        whole, findings, decoded = *usable(table, found.findings), found.decoded
+        whole, findings, decoded = *usable(table, as_prepared(found.findings, preparations)), found.decoded
     else:
         whole, findings, decoded = divided(table), None, {}
     if findings is not None:
         require_intensity(whole, findings, preparations)
+    if whole.ignored:
+        say(f"images: {passed_over(whole)}")
     remarks = remarks_on(whole, findings, preparations)
     _stop_at(remarks, table.root, allow)
     for remark in remarks:
@@ -64,6 +66,11 @@ def inspected(
 
 
 # --- what comes of remarks ----------------------------------------------------------------------------------------
+
+
+def passed_over(table: ImageTable) -> str:
+    """How many files of a folder are no images of its table."""
+    return f"{counted(table.ignored, 'file')} passed over: hidden, without an image's suffix, or in no class folder"
 
 
 def listed(remark: Remark, shown: int = _SHOWN) -> str:

@@ -7,6 +7,7 @@ Findings are kept by path, size and time of change: in parts as they come, which
 # (pyarrow.compute makes its functions when it is imported)
 
 import hashlib
+import importlib.metadata
 import io
 import re
 import time
@@ -14,12 +15,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fpt_ray.storage.files import list_files, read_bytes, remove, write
 
+FOLDER = "inspected"
+"""Of a working directory, for what is found; not ``images``, which may be the user's own."""
 SAVE_EVERY_S = 10
 """What was found within this time is lost where the process is killed."""
 
@@ -32,6 +36,7 @@ SCHEMA = pa.schema(
         ("height", pa.int32()),
         ("mode", pa.string()),
         ("bits", pa.uint8()),
+        ("frames", pa.int32()),
         ("one_colour", pa.bool_()),
         ("low", pa.float64()),
         ("high", pa.float64()),
@@ -39,6 +44,7 @@ SCHEMA = pa.schema(
         ("white", pa.float64()),
         ("window", pa.bool_()),
         ("patient", pa.string()),
+        ("profile", pa.string()),
         ("means", pa.list_(pa.float64(), 3)),
         ("squares", pa.list_(pa.float64(), 3)),
         ("perceptual", pa.uint64()),
@@ -47,6 +53,8 @@ SCHEMA = pa.schema(
 """The columns of a ``Finding``."""
 STAMPED = SCHEMA.insert(0, pa.field("stamp", pa.string()))
 """With the stamp of the file that each is of (``storage.files.stamps``)."""
+_VERSION = 2
+"""Of what the columns mean: raised where the same file would have other findings in the same columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,14 +66,16 @@ class Finding:
     sha256: bytes | None = None
     """Of the file's bytes; None: it cannot be read."""
     pixels: bytes | None = None
-    """A hash of the decoded pixels, which files of other formats or with other metadata may share."""
+    """A hash of the decoded values, which files of other formats or with other metadata may share."""
     width: int | None = None
     """In pixels, upright."""
     height: int | None = None
     mode: str | None = None
     """Of the file, as Pillow calls it: RGB, L, P, I;16, ...; empty where Pillow does not open it."""
     bits: int | None = None
-    """Of a channel of that mode."""
+    """Of a channel in the file. Of colours of 16 bits the upper 8 are read, and all else here is of these."""
+    frames: int | None = None
+    """Or pages, of which the first is taken."""
     one_colour: bool | None = None
     low: float | None = None
     """The least value of any channel in the file."""
@@ -79,6 +89,8 @@ class Finding:
     """Whether the file has a window of its own, or needs none."""
     patient: str | None = None
     """Who it is of, where the file says that (DICOM); empty where it does not."""
+    profile: str | None = None
+    """Why its colour profile cannot be applied; empty where it can be, or where there is none."""
     means: tuple[float, float, float] | None = None
     """Of the channels, in 0..1."""
     squares: tuple[float, float, float] | None = None
@@ -96,8 +108,17 @@ def as_columns(findings: Sequence[Finding]) -> pa.Table:
 
 
 def findings_name(root: str) -> str:
-    """What files of findings on the images below a root are called; those of another schema have another name."""
-    return hashlib.sha256(f"{root}\n{STAMPED}".encode()).hexdigest()[:16]
+    """What files of findings on the images below a root are called.
+
+    Those that were found by other means have another name: with another schema, other numbers in it, another Pillow or
+    pydicom.
+    """
+    try:
+        pydicom = importlib.metadata.version("pydicom")
+    except importlib.metadata.PackageNotFoundError:
+        pydicom = ""
+    means = (_VERSION, PIL.__version__, pydicom, STAMPED)
+    return hashlib.sha256("\n".join(map(str, (root, *means))).encode()).hexdigest()[:16]
 
 
 def read_findings(folder: str, name: str) -> pa.Table:

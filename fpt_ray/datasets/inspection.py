@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 from fpt_ray.cluster import ray_session
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets.decoded import Decoded, keep, kept_bytes, room_for_decoded
-from fpt_ray.datasets.findings import as_columns, findings_name, read_findings, remembered
+from fpt_ray.datasets.findings import FOLDER, as_columns, findings_name, read_findings, remembered
 from fpt_ray.datasets.one_image import inspect_image
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.picture import ImageError
 from fpt_ray.storage.files import stamps
 
 _CHUNK = 32
@@ -46,12 +47,12 @@ def inspect(
 ) -> Found:
     """What is found of the images below a root; and these, prepared as they will be extracted.
 
-    Findings are kept in ``workdir/images``, so that a second call reads no image.
+    Findings are kept in ``workdir/inspected``, so that a second call reads no image.
 
     Raises:
         StorageError: S3 fails.
     """
-    folder, name = f"{workdir}/images", findings_name(root)
+    folder, name = f"{workdir}/{FOLDER}", findings_name(root)
     asked = pa.array(stamps(root, paths.to_pylist()), pa.string())
     known, decoded = read_findings(folder, name), {}
     todo = pc.indices_nonzero(pc.invert(pc.is_in(asked, value_set=known["stamp"].combine_chunks())))
@@ -127,10 +128,17 @@ def _findings(done: Any) -> pa.Table:
 
 
 def _inspect_chunk(root: str, paths: Sequence[str], preparations: Sequence[Preparation]) -> Any:
-    """A task: the findings and then, image by image, its square of each preparation; None where it has none."""
+    """A task: the findings and then, image by image, its square of each preparation; None where it has none.
+
+    An image that cannot be prepared so, for want of a window, for instance, ends nothing here: findings tell of it.
+    """
     findings, kept = [], []
     for path in paths:
         finding, picture = inspect_image(root, path)
         findings.append(finding)
-        kept += [None if picture is None else keep(picture, one) for one in preparations]
+        for one in preparations:
+            try:
+                kept.append(None if picture is None else keep(picture, one))
+            except ImageError:
+                kept.append(None)
     return (as_columns(findings), *kept) if preparations else as_columns(findings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.datasets.checking import listed
+from fpt_ray.datasets.checking import listed, passed_over
 from fpt_ray.datasets.checks.contact_sheets import write_contact_sheets
 from fpt_ray.datasets.checks.remark import Remark
 from fpt_ray.datasets.checks.summary import summaries
@@ -65,7 +65,7 @@ def survey_text(found: Survey) -> str:
     """A survey for people: tables, then what makes results untrue, then what is odd, each with some examples."""
     parts = [typeset(table, "text") for table in summaries(found.table, found.findings).values()]
     if found.table.ignored:
-        parts.append(f"{found.table.ignored:,} files were passed over, which are no images of a class")
+        parts.append(passed_over(found.table))
     for heading, doubtful in (("Results would be untrue:", True), ("To be known:", False)):
         remarks = [listed(remark) for remark in found.remarks if (remark.doubt is not None) == doubtful]
         parts += [heading, *remarks] if remarks else []

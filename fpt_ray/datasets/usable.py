@@ -4,11 +4,13 @@
 # (pyarrow.compute makes its functions when it is imported)
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets.checks.alike import as_binary
 from fpt_ray.datasets.one_image import inspect_here
 from fpt_ray.display.terminal import say
@@ -21,6 +23,14 @@ from fpt_ray.images.table import ImageTable, check_splits
 def inspected_here(table: ImageTable) -> ImageTable:
     """The table of the images that can be used, inspected in this process and divided; nothing is checked or said."""
     return usable(table, inspect_here(table.root, table.paths))[0]
+
+
+def as_prepared(findings: pa.Table, preparations: Sequence[Preparation]) -> pa.Table:
+    """Findings where images cannot be used either whose colour profile shall be applied and cannot be."""
+    if not any(one.srgb for one in preparations):
+        return findings
+    reasons = pc.if_else(pc.equal(findings["reason"], ""), pc.fill_null(findings["profile"], ""), findings["reason"])
+    return findings.set_column(findings.schema.get_field_index("reason"), "reason", reasons)
 
 
 def usable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]:

@@ -16,7 +16,9 @@ MAX_BYTES = 512 * 2**20
 # Only these decoders run on foreign bytes; Pillow has others that start programs (EPS) or are hardly maintained.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 
-_TIFF_PHOTOMETRIC = 262
+_TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 259, 262, 284
+_PNG_BITS_AT = 24
+"""In the header, which comes first."""
 _ORIENTATION = 274
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations in which height and width change places."""
@@ -63,10 +65,11 @@ def read_picture(data: bytes, source: str, max_pixels: int = MAX_PIXELS) -> Pict
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.size, source, max_pixels)
+            _refuse_planes(image, data, source)
             white_is_zero = image.format == "TIFF" and image.getexif().get(_TIFF_PHOTOMETRIC) == 0
             image.load()
             return _picture(ImageOps.exif_transpose(image), white_is_zero, source)
-    except ImageError:
+    except (ImageError, MemoryError):  # too little memory says nothing of the image
         raise
     except UnidentifiedImageError:
         raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)}, DICOM)") from None
@@ -88,6 +91,8 @@ def image_size(data: bytes, source: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    except MemoryError:
+        raise
     except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
         raise ImageError(source, f"its header cannot be read ({type(error).__name__}: {error})") from error
     return (height, width) if turned else (width, height)
@@ -112,6 +117,25 @@ def _check_size(size: tuple[int, int], source: str, max_pixels: int) -> None:
         raise ImageError(source, f"it is {width}x{height}; it has no pixels")
     if width * height > max_pixels:
         raise ImageError(source, f"it is {width}x{height}, more than {max_pixels:,} pixels; make it smaller first")
+
+
+def colour_bits(image: Image.Image, data: bytes) -> int:
+    """Bits of a channel of an opened PNG or TIFF, by its header, of which Pillow gives colours 8; 0: another format."""
+    if image.format == "PNG":
+        return data[_PNG_BITS_AT]
+    if image.format == "TIFF":
+        return max(np.atleast_1d(image.getexif().get(_TIFF_BITS, 0)).tolist())
+    return 0
+
+
+def _refuse_planes(image: Image.Image, data: bytes, source: str) -> None:
+    """Pillow takes the bytes of such a file for pixels."""
+    tags = image.getexif() if image.format == "TIFF" else {}
+    plain = tags.get(_TIFF_COMPRESSION, 1) == 1
+    if plain and tags.get(_TIFF_PLANES) == 2 and colour_bits(image, data) > 8:
+        raise ImageError(
+            source, "its values of 16 bits lie in planes that are not compressed, which is not read; save it as PNG"
+        )
 
 
 def _picture(image: Image.Image, white_is_zero: bool, source: str) -> Picture:

@@ -90,7 +90,7 @@ def _faults_told(source: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except ConfigError:
+    except (ConfigError, MemoryError):  # too little memory says nothing of the image
         raise
     except Exception as error:
         raise ImageError(source, f"its DICOM cannot be read ({type(error).__name__}: {error})") from error

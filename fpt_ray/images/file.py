@@ -34,5 +34,8 @@ def image_bytes(root: str, image: ImageRow) -> bytes:
     except FileNotFoundError:
         raise ConfigError(f"{uri} is gone; put it back, or take it out of the image table") from None
     if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise ConfigError(f"{uri} is another image than the table says by its sha256; inspect the images again")
+        raise ConfigError(
+            f"{uri} is another image than the table says by its sha256; where the table has that column, remove it or "
+            "correct this row; otherwise run the command again, which inspects what has changed"
+        )
     return data

@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     """Whether it has a window of its own, or needs none."""
     patient: str
     """Who it is of, where the file says that (DICOM)."""
+    profile: str
+    """Why its colour profile cannot be applied; empty where it can be, or where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,7 @@ class Picture:
             one_colour=all(low == high for low, high in ends),
             window=self.grey is None or self.own_window is not None,
             patient=self.patient,
+            profile=_misfit(self),
         )
 
 
@@ -133,23 +136,29 @@ def _between(values: Float[np.ndarray, "Y X"], low: float, high: float) -> Float
 
 def _srgb(picture: Picture) -> Image.Image:
     assert picture.colours is not None
-    profile = picture.colours.info.get("icc_profile")
-    if not profile:
+    if reason := _misfit(picture):
+        raise ImageError(picture.source, reason)
+    if not (profile := picture.colours.info.get("icc_profile")):
         return picture.colours.convert("RGB")
-    try:
-        found = ImageCms.profileToProfile(
-            picture.colours,
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-            ImageCms.createProfile("sRGB"),
-            outputMode="RGB",
-        )
-    except (ImageCms.PyCMSError, OSError) as error:
-        raise ImageError(
-            picture.source,
-            f"its colour profile cannot be applied ({error}); features.srgb false takes its numbers as they are",
-        ) from None
+    found = ImageCms.applyTransform(picture.colours, _to_srgb(profile, picture.colours.mode))
     assert found is not None
     return found
+
+
+def _misfit(picture: Picture) -> str:
+    """Why the colour profile of an image cannot be applied; empty where it can be, or where there is none."""
+    if picture.colours is None or not (profile := picture.colours.info.get("icc_profile")):
+        return ""
+    try:
+        _to_srgb(profile, picture.colours.mode)
+    except (ImageCms.PyCMSError, OSError) as error:
+        return f"its colour profile cannot be applied ({error}); features.srgb false takes its numbers as they are"
+    return ""
+
+
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+    given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.buildTransform(given, ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
 # --- the square -----------------------------------------------------------------------------------------------

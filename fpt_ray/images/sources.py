@@ -19,6 +19,8 @@ from fpt_ray.images.labels import task_of_classes
 from fpt_ray.storage.files import absolute, exists, leaving, walk
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".dcm")
+NOTE_FILE = "DATA_NOTE.txt"
+"""Beside the images: its first line is said wherever results on them are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +60,7 @@ def find_images(source: str, options: ImagesOptions, *, labelled: bool = True) -
             raise ConfigError(f"images: {f'{uri}/{entry.path}'.rstrip('/')} {entry.fault}")
     files = [entry.path for entry in visible]
     columns = _from_folder(uri, files) if labelled else _all_of_folder(uri, files)
-    ignored = sum(not entry.path.endswith("/") for entry in entries) - len(columns.paths)
+    ignored = sum(not entry.path.endswith("/") and entry.path != NOTE_FILE for entry in entries) - len(columns.paths)
     return Found(root=uri, columns=columns, ignored=ignored)
 
 

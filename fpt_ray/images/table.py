@@ -21,11 +21,8 @@ from fpt_ray.images.columns import FOLD_KEY, LABEL_PREFIX, NOTE_KEY, SPLITS, TAS
 from fpt_ray.images.digest import digest_of, order_by_hash
 from fpt_ray.images.folds import fold_of, undivided
 from fpt_ray.images.labels import CLASS_TASKS, Values, read_labels
-from fpt_ray.images.sources import IMAGE_SUFFIXES, find_images
+from fpt_ray.images.sources import IMAGE_SUFFIXES, NOTE_FILE, find_images
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
-
-NOTE_FILE = "DATA_NOTE.txt"
-"""Beside the images: its first line is said wherever results on them are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

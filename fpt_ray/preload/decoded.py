@@ -66,8 +66,9 @@ def image_at(source: ImageSource, image: ImageRow, kept: Any) -> UInt8[np.ndarra
     if kept is not None:
         with suppress(RayError):  # a host was lost with it
             pixels: Any = ray.get(kept)
-            side = source.preparation.resolution
-            return pixels[: 3 * side**2].reshape(side, side, 3)
+            if pixels is not None:
+                side = source.preparation.resolution
+                return pixels[: 3 * side**2].reshape(side, side, 3)
     return read_image(source.root, image, source.preparation)
 
 

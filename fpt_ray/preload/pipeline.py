@@ -14,6 +14,7 @@ from fpt_ray.config.space import StoreNeed, need_of
 from fpt_ray.config.tasks import LearnOptions
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.datasets.checking import Inspection, inspected
+from fpt_ray.datasets.findings import FOLDER
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features, join, missing
 from fpt_ray.features.shards import adopted
@@ -145,7 +146,7 @@ def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: 
             model.to(getattr(torch, spec.precision))
         plans = plan_shards(todo, store)
         work = Work(holder=share_model(model), spec=spec, plans=plans, root=table.root, decoded=inspection.decoded)
-        layout = _announced(work, table, hardware, f"{workdir}/images")
+        layout = _announced(work, table, hardware, f"{workdir}/{FOLDER}")
         entries = {entry.path: entry for entry in write_shards(work, layout)}
         store = add_shards(store, [(entries[plan.path], plan.images.hashes()) for plan in plans])
         remove_leftovers(store)

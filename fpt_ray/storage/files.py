@@ -185,7 +185,7 @@ def write(uri: str, content: bytes) -> None:
 
 
 def remove(uri: str, paths: Sequence[str]) -> None:
-    """Removes these files below a folder, in this order on a disk, and local folders that are empty then.
+    """Removes these files below a folder, in this order on a disk, and their local folders where they are empty then.
 
     Raises:
         StorageError: S3 fails.

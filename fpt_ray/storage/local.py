@@ -7,8 +7,8 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -180,13 +180,14 @@ def append(path: Path, content: bytes) -> None:
 
 
 def remove(uri: str, paths: Sequence[str]) -> None:
-    """Removes these files below a folder, in this order, and the folders that are empty then."""
+    """Removes these files below a folder, in this order, and those of their folders that are empty then."""
     root = local_path(uri)
     for path in paths:
         (root / path).unlink(missing_ok=True)
-    for folder, _, _ in os.walk(root, topdown=False):
-        if not os.listdir(folder):
-            os.rmdir(folder)
+    folders = {folder for path in paths for folder in PurePath(path).parents}  # the root itself among them
+    for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        with suppress(OSError):  # it is not empty, or gone
+            os.rmdir(root / folder)
 
 
 def abort_uploads(_uri: str) -> int:

@@ -1,7 +1,9 @@
 """Files on S3, each an object that is put whole or not at all; a folder is what keys begin with."""
 
+import dataclasses
 import errno
 import os
+import posixpath
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ from fpt_ray.storage.s3_client import SCHEME, client, failure, failure_as_error,
 
 _LONGEST_WAIT_S = 20
 _REMOVED_AT_ONCE = 1000
+_LISTINGS = 16
+"""Folders that are listed one by one to find files; of more, all that lies beside them is listed, too."""
 _CONFLICT = "ConditionalRequestConflict"
 
 
@@ -75,8 +79,17 @@ def _file(found: Mapping[str, Any], prefix: str) -> File:
 
 
 def find(uri: str, paths: Sequence[str]) -> list[File | None]:
-    """Each of these files below a folder, by one listing of it; None: it is missing."""
-    listed = {file.path: file for file in list_files(uri)}
+    """Each of these files below a folder, by listing the folders that hold them; None: it is missing."""
+    members: dict[str, list[str]] = {}
+    for path in paths:
+        members.setdefault(path.partition("/")[0], []).append(path)
+    groups = [paths] if len(members) > _LISTINGS else list(members.values())
+    folders = {posixpath.commonprefix([min(group), max(group)]).rpartition("/")[0] for group in groups}
+    listed: dict[str, File] = {}
+    for folder in {""} if "" in folders else folders:
+        begin = f"{folder}/" if folder else ""
+        for file in list_files(f"{uri}/{begin}".rstrip("/")):
+            listed[begin + file.path] = dataclasses.replace(file, path=begin + file.path)
     return [listed.get(path) for path in paths]
 
 

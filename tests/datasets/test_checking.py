@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.datasets import checking, command
 from fpt_ray.datasets import survey as surveying
@@ -21,6 +22,7 @@ from fpt_ray.display.door import open_door
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import read_images, write_table
 from tests.images.test_dicom import grey_file
+from tests.images.test_picture import swapped_profile
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +126,29 @@ def test_half_written_files_stop_where_they_are_many(tmp_path):
     found = inspected(read_images(str(root)), str(tmp_path), allow=("unreadable",))
     assert [path for path, _ in found.table.skipped] == ["train/no/1.png"]
     assert len(found.table) == 17
+
+
+def test_profiles_that_cannot_be_applied_stop_before_extraction_where_they_shall_be(tmp_path):
+    root = folder(tmp_path / "images")
+    for name in ("a", "b"):
+        grey = Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (24, 24), np.uint8))
+        grey.save(root / f"train/no/{name}.jpg", icc_profile=swapped_profile())
+    asked = [Preparation(resolution=24), Preparation(resolution=24, srgb=True)]
+    error = refused(root, tmp_path, preparations=asked)
+    assert "2 of 20 images cannot be read, more than 1%" in str(error)
+    assert "train/no/b.jpg: its colour profile cannot be applied" in str(error)
+    assert "features.srgb false" in str(error)
+    found = inspected(read_images(str(root)), str(tmp_path), asked, allow=("unreadable",))
+    assert [path for path, _ in found.table.skipped] == ["train/no/a.jpg", "train/no/b.jpg"]
+    assert len(inspected(read_images(str(root)), str(tmp_path), asked[:1]).table) == 20
+
+
+def test_files_that_are_passed_over_are_told(tmp_path, capfd):
+    root = folder(tmp_path / "images")
+    (root / "DATA_NOTE.txt").write_text("made by a test\n")
+    copy(root / "train/no/0.png", root / "train/no/IM0001")
+    inspected(read_images(str(root)), str(tmp_path))
+    assert "images: 1 file passed over: hidden, without an image's suffix" in capfd.readouterr().err
 
 
 def test_a_file_that_vanishes_before_it_is_inspected_is_named(tmp_path):

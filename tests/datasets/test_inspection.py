@@ -1,24 +1,30 @@
 """Images are read once: what is found of one, against numbers by hand, and what is remembered of it."""
 
 import hashlib
+import importlib.metadata
 import os
 from contextlib import nullcontext
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
+import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from PIL import Image
 
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets import findings as remembering
 from fpt_ray.datasets import inspection as inspecting
 from fpt_ray.datasets.checks.alike import perceptual_hash
-from fpt_ray.datasets.findings import SCHEMA, findings_name, read_findings
+from fpt_ray.datasets.findings import SCHEMA, findings_name
 from fpt_ray.datasets.inspection import inspect
 from fpt_ray.datasets.one_image import inspect_here, inspect_image
 from fpt_ray.images.picture import eight_bit
+from tests.images.test_dicom import grey_file
+from tests.images.test_picture import swapped_profile
 
 PIXELS = np.random.default_rng(0).integers(0, 200, (40, 60, 3), np.uint8)
 
@@ -59,6 +65,33 @@ def test_equal_pixels_are_equal_in_any_file(tmp_path):
     assert found(put(tmp_path / "e.png", turned))[0].pixels != own.pixels
 
 
+def test_dark_images_of_16_bits_are_not_the_same_and_do_not_look_alike(tmp_path):
+    """By their whole range all of them are black."""
+    random = np.random.default_rng(3)
+    dark = [random.integers(0, 128, (40, 60), dtype=np.uint16) for _ in range(18)]
+    findings = [found(put(tmp_path / f"{n}.png", values))[0] for n, values in enumerate(dark)]
+    assert len({finding.pixels for finding in findings}) == len({finding.perceptual for finding in findings}) == 18
+    assert found(put(tmp_path / "again.tif", dark[0]))[0].pixels == findings[0].pixels
+    assert found(put(tmp_path / "other.tif", dark[0] + np.uint16(1)))[0].pixels != findings[0].pixels
+    inverted = tmp_path / "inverted.tif"
+    Image.fromarray(np.uint16(65535) - dark[0]).save(inverted, tiffinfo={262: 0})
+    assert found(inverted)[0].pixels == findings[0].pixels
+
+
+def test_grey_that_8_bits_hold_is_the_same_in_files_of_8_and_of_16(tmp_path):
+    grey = PIXELS[..., 0]
+    own = found(put(tmp_path / "a.png", grey))[0].pixels
+    assert (
+        own
+        == found(put(tmp_path / "b.tif", grey))[0].pixels
+        == found(put(tmp_path / "c.png", PIXELS[..., [0] * 3]))[0].pixels
+    )
+    wide = grey.astype(np.uint16) * 257
+    assert found(put(tmp_path / "d.png", wide))[0].pixels == own
+    wide[3, 4] += 1
+    assert found(put(tmp_path / "e.png", wide))[0].pixels != own
+
+
 @pytest.mark.parametrize(
     ("mode", "bits"), [("L", 8), ("P", 8), ("RGBA", 8), ("1", 1), ("I;16", 16), ("LA", 8), ("CMYK", 8)]
 )
@@ -80,6 +113,63 @@ def test_the_range_of_twelve_bits_in_sixteen_and_one_colour_are_seen(tmp_path):
     assert found(put(tmp_path / "b.png", red))[0].one_colour is True
     red[0, 0, 2] = 11
     assert found(put(tmp_path / "c.png", red))[0].one_colour is False
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_colours_of_16_bits_are_told(tmp_path, kind, channels):
+    values = np.random.default_rng(1).integers(0, 4096, (40, 60, channels), np.uint16)
+    path = tmp_path / f"a.{kind}"
+    if kind == "png":
+        path.write_bytes(imagecodecs.png_encode(values))
+    else:
+        alpha = ["unassalpha"] * (channels % 2 == 0)
+        tifffile.imwrite(path, values, photometric="rgb" if channels > 2 else "minisblack", extrasamples=alpha)
+    if (kind, channels) == ("tif", 2):
+        assert "no readable image" in found(path)[0].reason
+        return
+    finding, _ = found(path)
+    assert (finding.bits, finding.white) == (16, 255)
+    assert finding.high <= values.max() >> 8
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_colours_of_16_bits_in_planes_are_read_or_refused(tmp_path, order):
+    values = np.random.default_rng(1).integers(0, 65536, (40, 60, 3), np.uint16)
+    layout = {"photometric": "rgb", "planarconfig": "separate", "byteorder": order}
+    tifffile.imwrite(tmp_path / "a.tif", values.transpose(2, 0, 1), **layout)
+    assert "in planes that are not compressed" in found(tmp_path / "a.tif")[0].reason
+    tifffile.imwrite(tmp_path / "b.tif", values.transpose(2, 0, 1), compression="deflate", **layout)
+    assert np.array_equal(eight_bit(found(tmp_path / "b.tif")[1], Preparation()), values >> 8)
+    tifffile.imwrite(tmp_path / "c.tif", (values >> 8).astype(np.uint8).transpose(2, 0, 1), **layout)
+    assert np.array_equal(eight_bit(found(tmp_path / "c.tif")[1], Preparation()), values >> 8)
+    assert "in planes" in found(put(tmp_path / "d.tif", values[..., 0], tiffinfo={284: 2}))[0].reason
+    packed = found(put(tmp_path / "e.tif", values[..., 0], tiffinfo={284: 2}, compression="tiff_deflate"))[1]
+    assert np.array_equal(packed.grey, values[..., 0])
+
+
+@pytest.mark.parametrize("kind", ["tif", "gif", "png", "webp"])
+def test_pages_are_counted(tmp_path, kind):
+    pages = [Image.fromarray(PIXELS // (number + 1)) for number in range(3)]
+    pages[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=pages[1:])
+    assert found(tmp_path / f"a.{kind}")[0].frames == 3
+    assert found(put(tmp_path / f"b.{kind}"))[0].frames == 1
+
+
+def test_pages_behind_the_first_that_are_damaged_are_not_counted(tmp_path, monkeypatch):
+    def fail(_):
+        raise SyntaxError("damaged")
+
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.n_frames", property(fail))
+    finding, _ = found(put(tmp_path / "a.tif"))
+    assert (finding.reason, finding.frames) == ("", 1)
+
+
+def test_a_profile_that_does_not_fit_is_told(tmp_path):
+    finding, picture = found(put(tmp_path / "a.jpg", PIXELS[..., 0], icc_profile=swapped_profile()))
+    assert (finding.reason, picture is None) == ("", False)
+    assert "its colour profile cannot be applied" in finding.profile
+    assert found(put(tmp_path / "b.jpg", icc_profile=swapped_profile()))[0].profile == ""
 
 
 def test_what_cannot_be_used_has_a_reason(tmp_path):
@@ -118,6 +208,18 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch)
 
     monkeypatch.setattr("fpt_ray.images.file.read_bytes", refuse)
     assert found(tmp_path / "a.png")[0].reason == "the file cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize(("name", "means"), [("a.png", "PIL.ImageFile.ImageFile.load"), ("a.dcm", "pydicom.dcmread")])
+def test_too_little_memory_says_nothing_of_an_image(tmp_path, monkeypatch, name, means):
+    def fail(*_, **__):
+        raise MemoryError
+
+    path = tmp_path / name
+    path.write_bytes(grey_file(PIXELS[..., 0])) if name.endswith("dcm") else put(path)
+    monkeypatch.setattr(means, fail)
+    with pytest.raises(MemoryError):
+        found(path)
 
 
 def test_findings_are_columns(tmp_path):
@@ -167,7 +269,7 @@ def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, images, monkey
     with pytest.raises(KeyboardInterrupt):
         inspect(images, paths, work)
     assert len(asked) == 20
-    (first, *_) = parts = sorted(Path(work, "images").iterdir())
+    (first, *_) = parts = sorted(Path(work, "inspected").iterdir())
     assert len(parts) == 10
     (first.parent / f".{first.name}.0.tmp").write_bytes(b"half")  # what a killed writer leaves
     again = in_this_process(monkeypatch)
@@ -176,14 +278,14 @@ def test_what_was_found_before_a_kill_is_not_read_again(tmp_path, images, monkey
     last = in_this_process(monkeypatch)
     assert inspect(images, paths, work).findings == expected
     assert last == []
-    (merged,) = Path(work, "images").glob("*.parquet")
+    (merged,) = Path(work, "inspected").glob("*.parquet")
     assert len(pq.read_table(merged)) == len(paths)
 
 
 def test_few_parts_are_written_where_tasks_are_short(tmp_path, images, monkeypatch):
     in_this_process(monkeypatch)
     inspect(images, names(images), str(tmp_path / "work"))
-    assert len(list((tmp_path / "work/images").iterdir())) == 1
+    assert len(list((tmp_path / "work/inspected").iterdir())) == 1
 
 
 def test_rows_are_in_the_order_that_is_asked_for(tmp_path, images, monkeypatch):
@@ -213,11 +315,27 @@ def test_what_has_changed_or_could_not_be_read_is_read_again(tmp_path, images, m
     assert sorted(asked) == ["7.png", "late.png"]
 
 
-def test_findings_of_another_schema_and_older_ones_are_not_read(tmp_path, images, monkeypatch):
-    folder = tmp_path / "work/images"
-    folder.mkdir(parents=True)
-    (folder / "0123456789abcdef.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("of", "name", "value"),
+    [
+        (remembering, "STAMPED", remembering.STAMPED.append(pa.field("more", pa.string()))),
+        (remembering, "_VERSION", remembering._VERSION + 1),
+        (PIL, "__version__", "0.1"),
+        (importlib.metadata, "version", lambda _: "0.1"),
+    ],
+)
+def test_findings_by_other_means_are_not_read(images, monkeypatch, of, name, value):
+    """Another schema, other numbers, another Pillow or pydicom: files of another name."""
+    before = findings_name(images)
+    assert findings_name(images) == before
+    monkeypatch.setattr(of, name, value)
+    assert findings_name(images) != before
+
+
+def test_without_pydicom_findings_have_another_name(images, monkeypatch):
+    def missing(_):
+        raise importlib.metadata.PackageNotFoundError
+
     name = findings_name(images)
-    monkeypatch.setattr(remembering, "STAMPED", remembering.STAMPED.append(pa.field("more", pa.string())))
+    monkeypatch.setattr(importlib.metadata, "version", missing)
     assert findings_name(images) != name
-    assert len(read_findings(str(folder), name)) == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space_yaml import load_space
@@ -56,7 +56,8 @@ def test_a_file_that_changes_between_check_and_preload_is_named_with_the_remedy(
     for content in (whole[: len(whole) // 2], b"", whole + b"0"):
         path.write_bytes(content)
         with pytest.raises(
-            ConfigError, match=rf"{row.path} is another image than the table says .* inspect the images"
+            ConfigError,
+            match=rf"{row.path} is another image than the table says .* otherwise run the command again",
         ):
             read_image(folder, row, SQUARE)
     path.unlink()
@@ -157,6 +158,17 @@ def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
     assert {sha256 for sha256, _ in inspection.decoded} == {row.sha256 for row in inspection.table.rows()}
 
 
+def test_an_image_that_cannot_be_prepared_as_asked_ends_no_task_of_inspection(cluster, tmp_path):
+    folder = draw_images(tmp_path / "images", (40, 4, 4))
+    path = Path(folder, "train", "c0", "3.png")
+    Image.open(path).convert("L").save(
+        path, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    )
+    asked = dataclasses.replace(SQUARE, srgb=True)
+    found = inspected(read_images(folder), str(tmp_path), [asked])
+    assert [path for path, _ in found.table.skipped] == ["train/c0/3.png"]
+
+
 def test_room_follows_from_memory_and_disk(cluster, monkeypatch):
     monkeypatch.setattr(keeping, "_free_disk_bytes", lambda: 1000)
     monkeypatch.setattr(keeping, "computing_hosts", lambda: [{"object_store_memory": 600.0}, {"CPU": 1.0}])
@@ -166,7 +178,7 @@ def test_room_follows_from_memory_and_disk(cluster, monkeypatch):
 def test_a_table_with_hashes_is_taken_as_it_is(read_again, tmp_path):
     table = read_images(str(next(Path(read_again.uri).parents[1].glob("tables/*.parquet"))))
     assert inspected(table, str(tmp_path)) == Inspection(table=table)
-    assert not (tmp_path / "images").exists()
+    assert not (tmp_path / "inspected").exists()
 
 
 # --- what is said ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 import fpt_ray
 from fpt_ray.errors import ConfigError
-from fpt_ray.storage import s3_client
+from fpt_ray.storage import s3, s3_client
 from fpt_ray.storage.errors import ExistsError, StorageError
 from fpt_ray.storage.files import (
     abort_uploads,
@@ -37,6 +37,7 @@ from fpt_ray.storage.files import (
     write_once,
 )
 from fpt_ray.storage.local import append
+from fpt_ray.storage.protocol import File
 from tests.s3_server import BUCKET, forget_clients
 
 NAMES = ("a.txt", "b c/ü.bin", "b/x", "b/x.y/z", "b0", "ba/x")
@@ -218,6 +219,7 @@ def test_a_stamp_changes_with_the_content_and_only_then(root):
     assert second[:2] == first[:2]
     assert second[2] != first[2]
     assert second[2] == f"x|{list_files(root)[1].stamp}"
+    assert stamps(root, ["d/y", "d/none"]) == [first[0], "d/none|gone"]
     assert stamps(f"{root}/none", ["x"]) == ["x|gone"]
 
 
@@ -231,6 +233,30 @@ def test_only_failures_of_a_service_become_another_error(root):
         with pytest.raises(type(error)) as caught, failure_as_error(root):
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("paths", "listed"),
+    [
+        (["train/a/1", "train/a/2"], ["s3://b/train/a"]),
+        (["train/a1/1", "train/a2/2", "val/3"], ["s3://b/train", "s3://b/val"]),
+        (["1", "train/a/1"], ["s3://b"]),
+        ([f"{number}/1" for number in range(100)], ["s3://b"]),
+        ([], []),
+    ],
+)
+def test_only_folders_that_hold_the_files_are_listed(monkeypatch, paths, listed):
+    """A bucket with a table holds stores, too."""
+    there, asked = [*paths[:-1], "features/x"], []
+
+    def list_files(uri):
+        asked.append(uri)
+        below = f"{uri}/".removeprefix("s3://b/")
+        return [File(path=one.removeprefix(below), bytes=1, stamp="s") for one in there if one.startswith(below)]
+
+    monkeypatch.setattr(s3, "list_files", list_files)
+    assert stamps("s3://b", paths) == [f"{path}|{'s' if path in there else 'gone'}" for path in paths]
+    assert sorted(asked) == listed
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -309,6 +335,19 @@ def test_a_folder_whose_files_are_removed_is_gone(root):
     with pytest.raises(FileNotFoundError):
         walk(root)
     remove(root, NAMES)  # nor is there an error when all is gone
+
+
+def test_folders_that_others_have_made_stay(tmp_path):
+    filled(tmp_path)
+    for name in ("mine/of mine", "b/empty"):
+        (tmp_path / name).mkdir(parents=True)
+    remove(str(tmp_path), NAMES)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "b",
+        "b/empty",
+        "mine",
+        "mine/of mine",
+    ]
 
 
 def test_more_files_than_a_request_takes_are_listed_and_removed(root):

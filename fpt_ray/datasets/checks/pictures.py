@@ -33,11 +33,12 @@ def on_pictures(
     if any(one.intensity == "full" for one in preparations) or not preparations:
         yield from _listed(
             table,
-            _faint(findings) & ~plain,
+            _fine(findings) & _faint(findings) & ~plain,
             f"{{}} of less than {_FAINT:.0%} of the values that their type can hold, as 12 bits in a file of 16 are, "
             "so that few grey levels are left; give features.intensity percentile, or window with features.window "
             "(centre and width)",
         )
+    yield from _read_in_part(table, findings)
     if preparations:
         resolution = max(one.resolution for one in preparations)
         sides = np.minimum(_column(findings["width"]), _column(findings["height"]))
@@ -49,10 +50,29 @@ def on_pictures(
         )
 
 
+def _read_in_part(table: ImageTable, findings: pa.Table) -> Iterator[Remark]:
+    """Files that hold more than is read: colours of 16 bits, several pages."""
+    deep, faint = (_column(findings["bits"], 0) > 8) & ~_fine(findings), _faint(findings)
+    told = "{} of colours of 16 bits, of which the upper 8 are read, whatever features.intensity is"
+    yield from _listed(table, deep & ~faint, told)
+    yield from _listed(
+        table,
+        deep & faint,
+        f"{told}; they use less than {_FAINT:.0%} of these values, so that few levels are left: convert them to 8 bits "
+        "over the range that they use, or to grey of 16 bits",
+    )
+    yield from _listed(table, _column(findings["frames"], 1) > 1, "{} of several pages, of which the first is taken")
+
+
+def _fine(findings: pa.Table) -> Bool[np.ndarray, " rows"]:
+    """Whether the values that are read have more than 8 bits."""
+    return _column(findings["white"]) - _column(findings["black"]) > 255
+
+
 def _faint(findings: pa.Table) -> Bool[np.ndarray, " rows"]:
-    """Whether grey values of more than 8 bits span a small part of what their type can hold."""
+    """Whether values span a small part of what their type can hold."""
     low, high, black, white = (_column(findings[name]) for name in ("low", "high", "black", "white"))
-    return (white - black > 255) & (high - low < _FAINT * (white - black))
+    return high - low < _FAINT * (white - black)
 
 
 def require_intensity(table: ImageTable, findings: pa.Table, preparations: Sequence[Preparation]) -> None:

@@ -35,8 +35,8 @@ def made_findings(table, **columns):
         "pixels": [bytes(one[:16]) for one in hashes],
         "perceptual": random,
     }
-    usual = {"width": 640, "height": 480, "mode": "RGB", "bits": 8, "one_colour": False}
-    usual |= {"low": 0.0, "high": 255.0, "black": 0.0, "white": 255.0, "window": True, "patient": ""}
+    usual = {"width": 640, "height": 480, "mode": "RGB", "bits": 8, "frames": 1, "one_colour": False}
+    usual |= {"low": 0.0, "high": 255.0, "black": 0.0, "white": 255.0, "window": True, "patient": "", "profile": ""}
     usual |= {"means": (0.5, 0.25, 0.0), "squares": (0.25, 0.125, 0.0)}
     rows = [{**usual, **{name: values[row] for name, values in (own | columns).items()}} for row in range(len(table))]
     return as_columns([Finding(**row) for row in rows])

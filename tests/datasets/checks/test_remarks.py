@@ -184,6 +184,9 @@ def test_a_million_rows_of_ten_thousand_classes_are_checked_in_seconds():
     [
         ({"one_colour": [True] + [False] * 11}, "1 image of one colour"),
         ({"high": [4095.0] * 12, "white": [65535.0] + [255.0] * 11}, "1 image of less than 25% of the values that"),
+        ({"bits": [16] + [8] * 11}, "1 image of colours of 16 bits, of which the upper 8 are read"),
+        ({"bits": [16] + [8] * 11, "high": [15.0] + [255.0] * 11}, "they use less than 25% of these values"),
+        ({"frames": [3] + [1] * 11}, "1 image of several pages"),
         ({"width": [99] + [640] * 11}, "1 image with a side of fewer than the 480 pixels"),
     ],
 )
