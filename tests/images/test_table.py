@@ -121,6 +121,29 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
         read_images(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("names", "renamed"),
+    [
+        (["Training", "Testing"], "rename Testing to test and Training to train"),
+        (["Train", "Val", "Test"], "rename Test to test and Train to train and Val to val"),
+        (["training", "validation"], "rename training to train and validation to val"),
+        (["TRAIN", "test", "Dev"], "rename Dev to val and TRAIN to train"),
+        (["train", "Validation", "test", "notes"], "rename Validation to val"),
+        (["Training", "Testing", "masks"], "rename Testing to test and Training to train"),
+        (["Testing"], "rename Testing to test"),
+    ],
+)
+def test_folders_that_are_called_nearly_as_splits_are_no_classes(tmp_path: Path, names: list[str], renamed: str) -> None:
+    split_folder(tmp_path, dict.fromkeys(names, {"mild": 1, "none": 1}))
+    with pytest.raises(ConfigError, match=rf"lacks the folder .*it has .*; {renamed}, and give train, val and test"):
+        read_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [["Testing", "control"], ["valid", "invalid"], ["Dev", "ops"]])
+def test_a_class_may_be_called_as_a_split_beside_another(tmp_path: Path, names: list[str]) -> None:
+    assert read_images(str(class_folder(tmp_path, dict.fromkeys(names, 3)))).classes == tuple(sorted(names))
+
+
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     class_folder(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "hollow").mkdir()
@@ -339,6 +362,45 @@ def rows_of(count: int) -> ImageTable:
 def test_equal_names_in_different_folders_are_different_images(tmp_path: Path) -> None:
     table = read_images(str(split_folder(tmp_path)))
     assert len(set(inspect_here(table.root, table.paths)["sha256"].to_pylist())) == len(table) == 15
+
+
+# --- notes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (b"", ""),
+        (b"\n", ""),
+        (b"Made by a test.\nmore\n", "Made by a test."),
+        (b"\xef\xbb\xbfMade by a test.\r\n", "Made by a test."),
+    ],
+)
+@pytest.mark.parametrize("name", ["DATA_NOTE.txt", "set.note.txt"])
+def test_the_first_line_of_a_note_is_the_tables(tmp_path: Path, name: str, content: bytes, note: str) -> None:
+    put(tmp_path / name, content)
+    assert read_images(csv_table(tmp_path / "set.csv", GOOD)).note == note
+
+
+@pytest.mark.parametrize("name", ["DATA_NOTE.txt", "set.note.txt"])
+def test_a_note_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name, "Größe".encode("latin-1"))
+    with pytest.raises(ConfigError, match=rf"{name} is not UTF-8; save it as UTF-8"):
+        read_images(csv_table(tmp_path / "set.csv", GOOD))
+
+
+@pytest.mark.parametrize(
+    ("images", "own", "note"),
+    [
+        ("Not of people.", "Split by a test.", "Split by a test; Not of people."),
+        ("Not of people.", "Not of people; 2 files twice", "Not of people; 2 files twice"),
+        ("Not of people; of 2020.", "Not of people.", "Not of people; of 2020."),
+    ],
+)
+def test_what_is_said_of_a_table_and_of_its_images_is_both_said(tmp_path: Path, images: str, own: str, note: str) -> None:
+    put(tmp_path / "DATA_NOTE.txt", images.encode())
+    put(tmp_path / "set.note.txt", own.encode())
+    assert read_images(csv_table(tmp_path / "set.csv", GOOD)).note == note
 
 
 # --- digest ---------------------------------------------------------------------------------------------------

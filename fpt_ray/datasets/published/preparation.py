@@ -22,7 +22,8 @@ from fpt_ray.datasets.published.layout import Download, Entry, Published, open_d
 from fpt_ray.datasets.published.messidor2 import MESSIDOR2
 from fpt_ray.datasets.published.names import Name, Split
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.columns import NOTE_KEY, SPLITS, note_of_csv
+from fpt_ray.images.columns import NOTE_KEY, SPLITS
+from fpt_ray.images.notes import note_of_csv
 from fpt_ray.images.splits import stratified
 from fpt_ray.images.table import ImageTable
 from fpt_ray.storage.errors import ExistsError
