@@ -4,7 +4,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -74,10 +74,10 @@ def _file(found: Mapping[str, Any], prefix: str) -> File:
     return File(path=found["Key"].removeprefix(prefix), bytes=found["Size"], stamp=f"{found['Size']}|{checksum}")
 
 
-def find(uri: str, paths: Sequence[str]) -> list[File | None]:
-    """Each of these files below a folder, by one listing of it; None: it is missing."""
+def find(uri: str, paths: Iterable[str]) -> Iterator[tuple[str, File | None]]:
+    """Each of these paths below a folder with its file, by one listing of it; None: it is missing."""
     listed = {file.path: file for file in list_files(uri)}
-    return [listed.get(path) for path in paths]
+    return ((path, listed.get(path)) for path in paths)
 
 
 def walk(uri: str) -> list[Entry]:

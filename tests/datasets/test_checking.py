@@ -254,7 +254,8 @@ def test_a_contact_sheet_shows_grey_of_16_bits_over_its_own_range_and_says_so(tm
         picture(root / f"{n}.png", seed=n)
         Image.fromarray(pixels.astype(kind)).save(root / f"{n}.png")
         rows.append((f"{n}.png", label, ("train", "val", "test")[n // 4]))
-    found = survey(read_images(table_of(root, "path,label,split", rows)), str(tmp_path), sheets=str(tmp_path / "sheets"))
+    table = read_images(table_of(root, "path,label,split", rows))
+    found = survey(table, str(tmp_path), sheets=str(tmp_path / "sheets"))
     lit = {}
     for sheet in found.sheets:
         with Image.open(sheet) as opened:

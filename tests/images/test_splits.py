@@ -147,5 +147,5 @@ def test_what_must_be_said_of_the_images_is_said_of_a_table_above_them(tmp_path:
     assert read_images(above).note == "Not of people."
     write_stratified(str(tmp_path / "set"), above, 0)
     (tmp_path / "set/DATA_NOTE.txt").write_text("Of people.\n")
-    with pytest.raises(ConfigError, match=r"all\.note\.txt is there already and is another; remove it, or give another"):
+    with pytest.raises(ConfigError, match=r"all\.note\.txt is there already and is another; remove it, or"):
         write_stratified(str(tmp_path / "set"), above, 0)

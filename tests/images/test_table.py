@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -133,8 +134,8 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
         (["Testing"], "rename Testing to test"),
     ],
 )
-def test_folders_that_are_called_nearly_as_splits_are_no_classes(tmp_path: Path, names: list[str], renamed: str) -> None:
-    split_folder(tmp_path, dict.fromkeys(names, {"mild": 1, "none": 1}))
+def test_folders_called_nearly_as_splits_are_no_classes(tmp_path: Path, names: list[str], renamed: str) -> None:
+    split_folder(tmp_path, {name: {"mild": 1, "none": 1} for name in names})
     with pytest.raises(ConfigError, match=rf"lacks the folder .*it has .*; {renamed}, and give train, val and test"):
         read_images(str(tmp_path))
 
@@ -169,6 +170,32 @@ def test_what_is_neither_folder_nor_table(tmp_path: Path, name: str) -> None:
     put(tmp_path / "notes.txt")
     with pytest.raises(ConfigError, match=r"neither a folder nor a .csv or .parquet file"):
         read_images(str(tmp_path / name))
+
+
+@pytest.mark.slow
+def test_a_folder_of_200_000_files_is_read_without_an_object_for_each(tmp_path: Path) -> None:
+    """Of what is held; while it is walked, each file has its name and path."""
+    rows = 200_000
+    read_images(str(class_folder(tmp_path / "few", {"a": 1, "b": 1})))  # what is imported then is not counted
+    root = tmp_path / "many"
+    for number in range(rows):
+        if number % 50_000 == 0:  # a file has at most 65,000 names on ext4
+            first = put(root / f"first{number}", png(number))
+        path = root / f"{'ab'[number % 2]}/{number}.png"
+        if number < 2:
+            path.parent.mkdir()
+        os.link(first, path)
+    tracemalloc.start()
+    try:
+        table = read_images(str(root))
+        (held, peak), blocks = tracemalloc.get_traced_memory(), tracemalloc.take_snapshot().traces
+        assert len(blocks) < rows / 100
+    finally:
+        tracemalloc.stop()
+    assert (len(table), table.classes, np.bincount(table.labels).tolist()) == (rows, ("a", "b"), [rows // 2] * 2)
+    print(f"{held / rows:.0f} bytes a row, {peak / rows:.0f} at most")
+    assert held / rows < 30
+    assert peak / rows < 400
 
 
 # --- links ----------------------------------------------------------------------------------------------------
@@ -397,7 +424,7 @@ def test_a_note_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
         ("Not of people; of 2020.", "Not of people.", "Not of people; of 2020."),
     ],
 )
-def test_what_is_said_of_a_table_and_of_its_images_is_both_said(tmp_path: Path, images: str, own: str, note: str) -> None:
+def test_a_table_says_its_own_note_and_that_of_its_images(tmp_path: Path, images: str, own: str, note: str) -> None:
     put(tmp_path / "DATA_NOTE.txt", images.encode())
     put(tmp_path / "set.note.txt", own.encode())
     assert read_images(csv_table(tmp_path / "set.csv", GOOD)).note == note
