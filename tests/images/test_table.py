@@ -173,6 +173,7 @@ def test_what_is_neither_folder_nor_table(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_folder_of_200_000_files_is_read_without_an_object_for_each(tmp_path: Path) -> None:
     """Of what is held; while it is walked, each file has its name and path."""
     rows = 200_000
