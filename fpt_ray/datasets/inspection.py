@@ -28,6 +28,8 @@ from fpt_ray.storage.files import stamps
 
 _CHUNK = 32
 """Images of a task."""
+_AT_HAND = 2**14
+"""Rows of a table that are Python objects at once."""
 _AT_ONCE = 512
 """Tasks that wait or run: with a hundred thousand of them, to ask which has ended would take longer than they do."""
 
@@ -53,7 +55,7 @@ def inspect(
         StorageError: S3 fails.
     """
     folder, name = f"{workdir}/{FOLDER}", findings_name(root)
-    asked = pa.array(stamps(root, paths.to_pylist()), pa.string())
+    asked = _stamped(root, paths)
     known, decoded = read_findings(folder, name), {}
     todo = pc.indices_nonzero(pc.invert(pc.is_in(asked, value_set=known["stamp"].combine_chunks())))
     if len(todo):
@@ -66,6 +68,14 @@ def inspect(
         known = pa.concat_tables(parts)
     places = pc.index_in(asked, value_set=known["stamp"].combine_chunks())
     return Found(findings=known.drop_columns("stamp").take(places), decoded=decoded)
+
+
+def _stamped(root: str, paths: pa.StringArray) -> pa.StringArray:
+    """The path and stamp of each image, of which only some are objects at once."""
+    firsts = range(0, len(paths), _AT_HAND)
+    found = stamps(root, (path for first in firsts for path in paths.slice(first, _AT_HAND).to_pylist()))
+    chunks = [pa.array(list(islice(found, _AT_HAND)), pa.string()) for _ in firsts]
+    return pa.chunked_array(chunks, pa.string()).combine_chunks()
 
 
 # --- in tasks -------------------------------------------------------------------------------------------------

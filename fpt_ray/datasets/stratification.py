@@ -3,9 +3,13 @@
 import csv
 import io
 
+import pyarrow as pa
+
 from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.labels import task_said
+from fpt_ray.images.notes import note_of_csv
 from fpt_ray.images.splits import stratified
 from fpt_ray.images.table import ImageTable, read_images
 from fpt_ray.storage.errors import ExistsError
@@ -16,11 +20,13 @@ _ROWS = 2**14
 
 
 def write_stratified(images: str, table: str | None, seed: int, options: ImagesOptions | None = None) -> str:
-    """Writes path, label, split, group and weight of all images as CSV; returns where, and how many in each split.
+    """Writes path, label, split, group and weight of all images as CSV, and their note, if they have one.
+
+    Returns what is said of it: where both are, how many images each split has, and the task, if it must be given.
 
     Raises:
         ConfigError: the images have splits already, a class is too small, or the table would lie where it cannot name
-            them; or it is there already, since to write it anew could move images between splits.
+            them; or it is there already, since to write it anew could move images between splits; or another note is.
         StorageError: S3 fails.
     """
     found = read_images(images, options)
@@ -39,7 +45,28 @@ def write_stratified(images: str, table: str | None, seed: int, options: ImagesO
         write_once(uri, _csv_text(divided, below).encode())
     except ExistsError:
         raise ConfigError(f"table: {uri} is there already; give it as images, or another name") from None
-    return f"{uri}\n{', '.join(f'{len(divided.of(split))} {split}' for split in SPLITS)}"
+    sizes = ", ".join(f"{len(divided.of(split))} {split}" for split in SPLITS)
+    return "\n".join([uri, *_write_note(uri, found.note), sizes, *_task_to_give(found)])
+
+
+def _write_note(uri: str, note: str) -> list[str]:
+    """Where the note of a table is now, if there is one."""
+    if not note:
+        return []
+    try:
+        write_once(note_of_csv(uri), f"{note}\n".encode())
+    except ExistsError:
+        raise ConfigError(
+            f"{note_of_csv(uri)} is there already and is another; remove it, or give another --table"
+        ) from None
+    return [note_of_csv(uri)]
+
+
+def _task_to_give(table: ImageTable) -> list[str]:
+    """What is said where the names of the classes, all that a CSV table has, say another task."""
+    if task_said({"label": pa.array(table.classes, pa.string())}) == table.task:
+        return []
+    return [f"give --task {table.task} with it from now on, since a CSV table does not keep that"]
 
 
 def _csv_text(table: ImageTable, below: str) -> str:

@@ -22,7 +22,7 @@ from fpt_ray import __version__
 from fpt_ray.demo.fundus import DIFFICULTY, NUM_GRADES, REFERENCE_SIZE, Box, draw, scaled_photo
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import NOTE_FILE
+from fpt_ray.images.notes import NOTE_FILE
 from fpt_ray.models.onnx_weights import read_onnx
 
 SPLIT_SHARES = {"train": 0.55, "val": 0.2, "test": 0.25}

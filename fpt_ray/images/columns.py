@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float32, Float64, Int8, UInt8
 
 from fpt_ray.config.tasks import ImagesOptions, Task
 from fpt_ray.errors import ConfigError, nearest_name
-from fpt_ray.storage.files import exists, read_bytes
+from fpt_ray.images.notes import first_line, note_of_csv
+from fpt_ray.storage.files import read_bytes
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "group", "sha256", "weight")
@@ -177,14 +178,8 @@ def _read_csv(uri: str, asked: Mapping[str, tuple[str, ...]], needed: Sequence[s
                 f"{row.expected_columns}; fill it, and put a text with a comma in quotes"
             ) from None
         raise ConfigError(f"images: {uri} cannot be read as CSV in UTF-8: {error}") from None
-    note = note_of_csv(uri)
-    notes = {NOTE_KEY.encode(): read_bytes(note).partition(b"\n")[0].strip()} if exists(note) else {}
+    notes = {NOTE_KEY.encode(): first_line(note_of_csv(uri)).encode()}
     return _by_name(places, {name: one_array(found[name]) for name in places.values()}), notes
-
-
-def note_of_csv(uri: str) -> str:
-    """Where the note of a CSV table lies, which cannot hold it as Parquet does: TABLE.note.txt beside TABLE.csv."""
-    return f"{uri.removesuffix('.csv')}.note.txt"
 
 
 def _read_parquet(uri: str, asked: Mapping[str, tuple[str, ...]], needed: Sequence[str]) -> _Read:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float32, Float64, Int64
 
 from fpt_ray.config.tasks import Task
+from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import is_empty, numbers, refuse_first
 
@@ -38,7 +39,8 @@ def read_labels(uri: str, columns: Mapping[str, pa.Array], task: Task | None) ->
         ConfigError: one is missing or cannot be used, or they do not fit the task.
     """
     name, column = next(iter(columns.items()))
-    task = task or _said(columns)
+    if task is None and (task := task_said(columns)) == "multilabel" and len(columns) == 1:
+        _tell_of_texts(uri, name, column)
     if len(columns) > 1 and task != "multilabel":
         raise _unfit(task, f"the labels are in {len(columns)} columns, {', '.join(columns)}", "give one, or multilabel")
     if task == "multilabel" and (len(columns) > 1 or not pa.types.is_string(column.type)):
@@ -53,7 +55,19 @@ def read_labels(uri: str, columns: Mapping[str, pa.Array], task: Task | None) ->
     return _classes(uri, name, column, task)
 
 
-def _said(columns: Mapping[str, pa.Array]) -> Task:
+def _tell_of_texts(uri: str, name: str, column: pa.StringArray) -> None:
+    """Says why a column is of several labels: one class whose name has a ``|`` is enough."""
+    number = pc.sum(pc.match_substring(column, BETWEEN)).as_py()
+    some = f"{number:,} of {len(column):,} texts of {name!r} {'has' if number == 1 else 'have'} {BETWEEN!r} in "
+    say(
+        f"images: {uri}: {some}{'it' if number == 1 else 'them'}, so images have any of several labels (multilabel), "
+        "and an empty cell none of them; --task multilabel says so without this line, --task binary or multiclass "
+        "takes each text as a class"
+    )
+
+
+def task_said(columns: Mapping[str, pa.Array]) -> Task:
+    """The task that labels say where none is given."""
     if len(columns) > 1:
         return "multilabel"
     (column,) = columns.values()

@@ -16,11 +16,16 @@ from fpt_ray.config.tasks import ImagesOptions
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS, Columns, read_columns
 from fpt_ray.images.labels import task_of_classes
+from fpt_ray.images.notes import NOTE_FILE
 from fpt_ray.storage.files import absolute, exists, leaving, walk
 
+_NEARLY = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What people call the folder of a split, in small letters, and what it is called here."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".jp2", ".dcm")
-NOTE_FILE = "DATA_NOTE.txt"
-"""Beside the images: its first line is said wherever results on them are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,12 +76,7 @@ def _from_folder(root: str, paths: Sequence[str]) -> Columns:
     """The images of class folders, of three splits or of none; ``paths`` of folders end with a slash."""
     names = sorted({path.partition("/")[0] for path in paths if "/" in path})
     divided = bool(set(names) & set(SPLITS))
-    absent = [split for split in SPLITS if divided and split not in names]
-    if absent:
-        raise ConfigError(
-            f"images: {root} lacks the folder {' and '.join(absent)} (it has {', '.join(names)}); give train, val and"
-            " test, or one folder of class folders to be split"
-        )
+    _refuse_nearly_divided(root, names, divided)
     folders: dict[str, list[str]] = {}
     for path in paths:
         parts = path.split("/")
@@ -98,6 +98,23 @@ def _from_folder(root: str, paths: Sequence[str]) -> Columns:
         task=task_of_classes(column),
         splits=np.repeat(np.array(splits, np.int8), sizes) if divided else None,
     )
+
+
+def _refuse_nearly_divided(root: str, names: Sequence[str], divided: bool) -> None:
+    """ConfigError where a split is missing, or where folders are called nearly as splits and so are hardly classes.
+
+    The latter are folders of two splits, or all that there are.
+    """
+    meant = {name: _NEARLY[name.casefold()] for name in names if name.casefold() in _NEARLY}
+    nearly = len(set(meant.values())) > 1 or 0 < len(meant) == len(names)
+    absent = [split for split in SPLITS if split not in names]
+    if absent and (divided or nearly):
+        others = [f"{name} to {split}" for name, split in meant.items() if split in absent]
+        renamed = f"rename {' and '.join(others)}, and " if others else ""
+        raise ConfigError(
+            f"images: {root} lacks the folder {' and '.join(absent)} (it has {', '.join(names)}); {renamed}give train,"
+            " val and test, or one folder of class folders to be split"
+        )
 
 
 def _all_of_folder(root: str, paths: Sequence[str]) -> Columns:

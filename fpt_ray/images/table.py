@@ -21,8 +21,9 @@ from fpt_ray.images.columns import FOLD_KEY, LABEL_PREFIX, NOTE_KEY, SPLITS, TAS
 from fpt_ray.images.digest import digest_of, order_by_hash
 from fpt_ray.images.folds import fold_of, undivided
 from fpt_ray.images.labels import CLASS_TASKS, Values, read_labels
-from fpt_ray.images.sources import IMAGE_SUFFIXES, NOTE_FILE, find_images
-from fpt_ray.storage.files import absolute, exists, read_bytes, write
+from fpt_ray.images.notes import NOTE_FILE, both, first_line
+from fpt_ray.images.sources import IMAGE_SUFFIXES, find_images
+from fpt_ray.storage.files import absolute, write
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +67,8 @@ class ImageTable:
     ignored: int = 0
     """Files that were passed over: hidden ones, those without an image's suffix, those outside a class folder."""
     note: str = ""
-    """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
+    """What must be said wherever results on these images are shown: of the table, and of the folder in which it lies
+    (see ``notes``)."""
     fold: str = ""
     """Which fold of training and validation images validates, such as ``2 of 5``; empty where there are none."""
 
@@ -189,7 +191,7 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
 
     Raises:
         ConfigError: there are no images, a split or a class in a split is missing, a group stands in several splits,
-            a path leaves the root, the labels do not fit the task, or there is no such fold.
+            a path leaves the root, the labels do not fit the task, a note is not UTF-8, or there is no such fold.
     """
     options = options or ImagesOptions()
     fold, found = fold_of(options), find_images(source, options)
@@ -211,7 +213,7 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
         hashes_=columns.hashes,
         weights=columns.weights,
         ignored=found.ignored,
-        note=_data_note(found.root) or columns.note,
+        note=both(columns.note, first_line(f"{found.root}/{NOTE_FILE}")),
         fold=columns.fold,
     ).ordered()
     if fold:
@@ -219,11 +221,6 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
     if columns.splits is not None:
         check_splits(table, source)
     return table
-
-
-def _data_note(root: str) -> str:
-    uri = f"{root}/{NOTE_FILE}"
-    return read_bytes(uri).decode().splitlines()[0].strip() if exists(uri) else ""
 
 
 def counts_by_split(table: ImageTable) -> Int[np.ndarray, "3 classes"]:

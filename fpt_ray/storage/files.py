@@ -5,7 +5,7 @@ This is the one place that asks which of the two a URI is.
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -141,14 +141,13 @@ def walk(uri: str) -> list[Entry]:
     return _storage_at(uri).walk(uri)
 
 
-def stamps(uri: str, paths: Sequence[str]) -> list[str]:
-    """The path and stamp of each of these files below a folder; of one that is missing, that it is.
+def stamps(uri: str, paths: Iterable[str]) -> Iterator[str]:
+    """The path and stamp of each of these files below a folder, one by one; of one that is missing, that it is.
 
     Raises:
         StorageError: S3 fails.
     """
-    found = _storage_at(uri).find(uri, paths)
-    return [f"{path}|{file.stamp if file else 'gone'}" for path, file in zip(paths, found, strict=True)]
+    return (f"{path}|{file.stamp if file else 'gone'}" for path, file in _storage_at(uri).find(uri, paths))
 
 
 def leaving(root: str, paths: pa.StringArray) -> str | None:

@@ -6,7 +6,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
 
@@ -66,9 +66,10 @@ def list_files(uri: str, after: str = "") -> list[File]:
     return [file for path in paths if path > after and (file := _file(root, path))]
 
 
-def find(uri: str, paths: Sequence[str]) -> list[File | None]:
-    """Each of these files below a folder; None: it is missing."""
-    return [_file(local_path(uri), path) for path in paths]
+def find(uri: str, paths: Iterable[str]) -> Iterator[tuple[str, File | None]]:
+    """Each of these paths below a folder with its file, one by one; None: it is missing."""
+    root = local_path(uri)
+    return ((path, _file(root, path)) for path in paths)
 
 
 def _file(root: Path, path: str) -> File | None:

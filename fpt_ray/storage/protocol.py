@@ -3,7 +3,7 @@
 A module is an implementation: it has a function of each of these names. What each raises is said in ``files``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +70,8 @@ class Storage(Protocol):
         """All names below a folder."""
         ...
 
-    def find(self, uri: str, paths: Sequence[str], /) -> list[File | None]:
-        """Each of these files below a folder; None: it is missing."""
+    def find(self, uri: str, paths: Iterable[str], /) -> Iterator[tuple[str, File | None]]:
+        """Each of these paths below a folder with its file; None: it is missing."""
         ...
 
     def leaving(self, root: str, paths: pa.StringArray, /) -> str | None:

@@ -6,7 +6,7 @@ import os
 import posixpath
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -78,19 +78,19 @@ def _file(found: Mapping[str, Any], prefix: str) -> File:
     return File(path=found["Key"].removeprefix(prefix), bytes=found["Size"], stamp=f"{found['Size']}|{checksum}")
 
 
-def find(uri: str, paths: Sequence[str]) -> list[File | None]:
-    """Each of these files below a folder, by listing the folders that hold them; None: it is missing."""
-    members: dict[str, list[str]] = {}
-    for path in paths:
+def find(uri: str, paths: Iterable[str]) -> Iterator[tuple[str, File | None]]:
+    """Each of these paths below a folder with its file, by listing the folders that hold them; None: it is missing."""
+    wanted, members = list(paths), dict[str, list[str]]()
+    for path in wanted:
         members.setdefault(path.partition("/")[0], []).append(path)
-    groups = [paths] if len(members) > _LISTINGS else list(members.values())
+    groups = [wanted] if len(members) > _LISTINGS else list(members.values())
     folders = {posixpath.commonprefix([min(group), max(group)]).rpartition("/")[0] for group in groups}
     listed: dict[str, File] = {}
     for folder in {""} if "" in folders else folders:
         begin = f"{folder}/" if folder else ""
         for file in list_files(f"{uri}/{begin}".rstrip("/")):
             listed[begin + file.path] = dataclasses.replace(file, path=begin + file.path)
-    return [listed.get(path) for path in paths]
+    return ((path, listed.get(path)) for path in wanted)
 
 
 def walk(uri: str) -> list[Entry]:

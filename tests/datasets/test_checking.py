@@ -270,6 +270,36 @@ def test_a_contact_sheet_of_each_class(tmp_path):
     assert found.sheets[1] in survey_text(found)
 
 
+def test_a_contact_sheet_shows_grey_of_16_bits_over_its_own_range_and_says_so(tmp_path, monkeypatch):
+    root, rows, drawn = tmp_path / "images", [], []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda _self, _at, text, *_: drawn.append(text))
+    for n in range(12):
+        label, kind, factor = ("faint", np.uint16, 10) if n % 2 else ("dark", np.uint8, 0.1)
+        pixels = np.random.default_rng(n).integers(0, 256, (24, 24)) * factor
+        picture(root / f"{n}.png", seed=n)
+        Image.fromarray(pixels.astype(kind)).save(root / f"{n}.png")
+        rows.append((f"{n}.png", label, ("train", "val", "test")[n // 4]))
+    table = read_images(table_of(root, "path,label,split", rows))
+    found = survey(table, str(tmp_path), sheets=str(tmp_path / "sheets"))
+    lit = {}
+    for sheet in found.sheets:
+        with Image.open(sheet) as opened:
+            lit[Path(sheet).stem[4:]] = np.array(opened)[40:60, 6:26].max()
+    assert lit["dark"] < 30
+    assert lit["faint"] == 255
+    assert {text for text in drawn if "images" in text} == {
+        "dark: 6 of 6 images",
+        "faint: 6 of 6 images; each of over 8 bits from its own 0.5 % to its 99.5 % percentile",
+    }
+
+
+def test_classes_without_a_contact_sheet_are_counted(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("fpt_ray.datasets.checks.contact_sheets.MAX_SHEETS", 1)
+    table = read_images(str(folder(tmp_path / "images", number=1)))
+    assert len(survey(table, str(tmp_path), sheets=str(tmp_path / "sheets")).sheets) == 1
+    assert "contact sheets: the first 1 of 2 classes have one, the others none" in capfd.readouterr().err
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import os
+import tracemalloc
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fpt_ray.datasets.findings import SCHEMA, findings_name
 from fpt_ray.datasets.inspection import inspect
 from fpt_ray.datasets.one_image import inspect_here, inspect_image
 from fpt_ray.images.picture import eight_bit
+from fpt_ray.storage.files import stamps
 from tests.images.test_dicom import grey_file
 from tests.images.test_picture import swapped_profile
 
@@ -228,6 +230,27 @@ def test_findings_are_columns(tmp_path):
     assert columns.schema == SCHEMA
     assert columns["width"].to_pylist() == [60, None]
     assert columns["means"][0].as_py() == pytest.approx((PIXELS / 255).mean(axis=(0, 1)))
+
+
+# --- many images ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [0, 1, 20_000])
+def test_files_are_looked_at_without_an_object_for_each(tmp_path, monkeypatch, rows):
+    """A list of the stamps alone would take 100 bytes a row more."""
+    monkeypatch.setattr(inspecting, "_AT_HAND", 500)
+    (tmp_path / "19999.png").write_bytes(b"x")
+    paths = pa.array([f"{number}.png" for number in range(rows)], pa.string())
+    tracemalloc.start()
+    try:
+        stamped = inspecting._stamped(str(tmp_path), paths)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stamped.to_pylist() == list(stamps(str(tmp_path), paths.to_pylist()))
+    if rows > 1:
+        assert stamped[19_999].as_py().startswith("19999.png|1|")
+        assert peak / rows < 60
 
 
 # --- what is remembered -----------------------------------------------------------------------------------------

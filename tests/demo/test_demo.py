@@ -13,7 +13,7 @@ from fpt_ray.demo import fundus
 from fpt_ray.demo import material as demo
 from fpt_ray.demo.material import photo_file, weights_file, write_images, write_weights
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.sources import NOTE_FILE
+from fpt_ray.images.notes import NOTE_FILE
 from fpt_ray.images.table import read_images
 from fpt_ray.models.onnx_weights import read_onnx
 

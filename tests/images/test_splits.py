@@ -135,3 +135,17 @@ def test_the_table_is_written_once_and_read_as_it_was_divided(tmp_path: Path):
         assert next(csv.DictReader(file))["path"].startswith("set/a/")
     with pytest.raises(ConfigError, match=r"give a \.csv in .*set or above it"):
         write_stratified(folder, str(tmp_path / "other" / "x.csv"), 0)
+
+
+def test_what_must_be_said_of_the_images_is_said_of_a_table_above_them(tmp_path: Path):
+    for image in labelled({"a": 3, "b": 3}).rows():
+        (tmp_path / "set" / image.path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / image.path).write_bytes(b"not opened")
+    (tmp_path / "set/DATA_NOTE.txt").write_text("Not of people.\n")
+    above = str(tmp_path / "all.csv")
+    assert write_stratified(str(tmp_path / "set"), above, 0).splitlines()[:2] == [above, f"{tmp_path}/all.note.txt"]
+    assert read_images(above).note == "Not of people."
+    write_stratified(str(tmp_path / "set"), above, 0)
+    (tmp_path / "set/DATA_NOTE.txt").write_text("Of people.\n")
+    with pytest.raises(ConfigError, match=r"all\.note\.txt is there already and is another; remove it, or"):
+        write_stratified(str(tmp_path / "set"), above, 0)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -121,6 +122,29 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
         read_images(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("names", "renamed"),
+    [
+        (["Training", "Testing"], "rename Testing to test and Training to train"),
+        (["Train", "Val", "Test"], "rename Test to test and Train to train and Val to val"),
+        (["training", "validation"], "rename training to train and validation to val"),
+        (["TRAIN", "test", "Dev"], "rename Dev to val and TRAIN to train"),
+        (["train", "Validation", "test", "notes"], "rename Validation to val"),
+        (["Training", "Testing", "masks"], "rename Testing to test and Training to train"),
+        (["Testing"], "rename Testing to test"),
+    ],
+)
+def test_folders_called_nearly_as_splits_are_no_classes(tmp_path: Path, names: list[str], renamed: str) -> None:
+    split_folder(tmp_path, {name: {"mild": 1, "none": 1} for name in names})
+    with pytest.raises(ConfigError, match=rf"lacks the folder .*it has .*; {renamed}, and give train, val and test"):
+        read_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [["Testing", "control"], ["valid", "invalid"], ["Dev", "ops"]])
+def test_a_class_may_be_called_as_a_split_beside_another(tmp_path: Path, names: list[str]) -> None:
+    assert read_images(str(class_folder(tmp_path, dict.fromkeys(names, 3)))).classes == tuple(sorted(names))
+
+
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     class_folder(tmp_path, {"a": 5, "b": 5})
     (tmp_path / "hollow").mkdir()
@@ -146,6 +170,33 @@ def test_what_is_neither_folder_nor_table(tmp_path: Path, name: str) -> None:
     put(tmp_path / "notes.txt")
     with pytest.raises(ConfigError, match=r"neither a folder nor a .csv or .parquet file"):
         read_images(str(tmp_path / name))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_folder_of_200_000_files_is_read_without_an_object_for_each(tmp_path: Path) -> None:
+    """Of what is held; while it is walked, each file has its name and path."""
+    rows = 200_000
+    read_images(str(class_folder(tmp_path / "few", {"a": 1, "b": 1})))  # what is imported then is not counted
+    root = tmp_path / "many"
+    for number in range(rows):
+        if number % 50_000 == 0:  # a file has at most 65,000 names on ext4
+            first = put(root / f"first{number}", png(number))
+        path = root / f"{'ab'[number % 2]}/{number}.png"
+        if number < 2:
+            path.parent.mkdir()
+        os.link(first, path)
+    tracemalloc.start()
+    try:
+        table = read_images(str(root))
+        (held, peak), blocks = tracemalloc.get_traced_memory(), tracemalloc.take_snapshot().traces
+        assert len(blocks) < rows / 100
+    finally:
+        tracemalloc.stop()
+    assert (len(table), table.classes, np.bincount(table.labels).tolist()) == (rows, ("a", "b"), [rows // 2] * 2)
+    print(f"{held / rows:.0f} bytes a row, {peak / rows:.0f} at most")
+    assert held / rows < 30
+    assert peak / rows < 400
 
 
 # --- links ----------------------------------------------------------------------------------------------------
@@ -339,6 +390,45 @@ def rows_of(count: int) -> ImageTable:
 def test_equal_names_in_different_folders_are_different_images(tmp_path: Path) -> None:
     table = read_images(str(split_folder(tmp_path)))
     assert len(set(inspect_here(table.root, table.paths)["sha256"].to_pylist())) == len(table) == 15
+
+
+# --- notes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (b"", ""),
+        (b"\n", ""),
+        (b"Made by a test.\nmore\n", "Made by a test."),
+        (b"\xef\xbb\xbfMade by a test.\r\n", "Made by a test."),
+    ],
+)
+@pytest.mark.parametrize("name", ["DATA_NOTE.txt", "set.note.txt"])
+def test_the_first_line_of_a_note_is_the_tables(tmp_path: Path, name: str, content: bytes, note: str) -> None:
+    put(tmp_path / name, content)
+    assert read_images(csv_table(tmp_path / "set.csv", GOOD)).note == note
+
+
+@pytest.mark.parametrize("name", ["DATA_NOTE.txt", "set.note.txt"])
+def test_a_note_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name, "Größe".encode("latin-1"))
+    with pytest.raises(ConfigError, match=rf"{name} is not UTF-8; save it as UTF-8"):
+        read_images(csv_table(tmp_path / "set.csv", GOOD))
+
+
+@pytest.mark.parametrize(
+    ("images", "own", "note"),
+    [
+        ("Not of people.", "Split by a test.", "Split by a test; Not of people."),
+        ("Not of people.", "Not of people; 2 files twice", "Not of people; 2 files twice"),
+        ("Not of people; of 2020.", "Not of people.", "Not of people; of 2020."),
+    ],
+)
+def test_a_table_says_its_own_note_and_that_of_its_images(tmp_path: Path, images: str, own: str, note: str) -> None:
+    put(tmp_path / "DATA_NOTE.txt", images.encode())
+    put(tmp_path / "set.note.txt", own.encode())
+    assert read_images(csv_table(tmp_path / "set.csv", GOOD)).note == note
 
 
 # --- digest ---------------------------------------------------------------------------------------------------

@@ -77,6 +77,17 @@ def test_a_given_task_is_taken(tmp_path):
     assert read(tmp_path, {"label": ["a", ""]}, task="multilabel").labels.tolist() == [[1], [0]]
 
 
+def test_what_makes_a_table_multilabel_is_said_where_the_task_is_not_given(tmp_path, capfd):
+    read(tmp_path, {"grade": ["a", "b", "a|b", ""]}, "csv", ["label=grade"])
+    said = "1 of 4 texts of 'grade' has '|' in it, so images have any of several labels (multilabel), and an empty"
+    assert said in (told := capfd.readouterr().err)
+    assert "--task binary or multiclass" in told
+    assert told.count("\n") == 1
+    read(tmp_path, {"grade": ["a", "b", "a|b", ""]}, "csv", ["label=grade"], task="multilabel")
+    read(tmp_path, {"grade": ["a", "b", "a|b"]}, "csv", ["label=grade"], task="multiclass")
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("columns", "options", "task", "message"),
     [
@@ -235,6 +246,17 @@ def test_a_stratified_table_keeps_weights_and_is_of_the_columns_that_were_asked(
     assert {row.path: (row.label, row.weight) for row in table.rows()} == {
         f"{i:02}.png": (i % 2, 0.5 + i) for i in range(18)
     }
+
+
+@pytest.mark.parametrize(
+    ("labels", "task"), [(["1", "2", "3"], "ordinal"), (["a|b", "a"], "binary"), (["0.5", "1"], "binary")]
+)
+def test_a_stratified_table_says_the_task_that_it_cannot_keep(tmp_path, labels, task):
+    table = read(tmp_path, {"label": labels * 6}, task=task)
+    *_, said = write_stratified(f"{tmp_path}/set.parquet", None, 0, ImagesOptions(task=task)).splitlines()
+    assert said == f"give --task {task} with it from now on, since a CSV table does not keep that"
+    again = read_images(f"{tmp_path}/stratified.csv", ImagesOptions(task=task))
+    assert (again.task, again.classes) == (task, table.classes)
 
 
 # --- many rows ------------------------------------------------------------------------------------------------

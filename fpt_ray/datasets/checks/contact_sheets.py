@@ -8,7 +8,10 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont
 
-from fpt_ray.images.decoding import decode
+from fpt_ray.config.preparation import Preparation
+from fpt_ray.display.terminal import say
+from fpt_ray.images.decoding import read_picture
+from fpt_ray.images.picture import eight_bit
 from fpt_ray.images.table import ImageTable
 from fpt_ray.storage.files import read_bytes, write
 
@@ -17,6 +20,9 @@ IMAGES = 36
 MAX_SHEETS = 100
 _COLUMNS, _SIDE, _GAP, _TITLE = 6, 128, 4, 20
 """Thumbnails in a row; the others in pixels."""
+_EIGHT_BITS = 255
+_OWN_RANGE = Preparation(intensity="percentile")
+_OWN_RANGE_SAID = "; each of over 8 bits from its own {} % to its {} % percentile".format(*_OWN_RANGE.percentiles)
 
 
 def write_contact_sheets(table: ImageTable, folder: str) -> list[str]:
@@ -33,7 +39,17 @@ def write_contact_sheets(table: ImageTable, folder: str) -> list[str]:
         plain = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:60].strip("._")
         written.append(f"{folder}/{number:03d}_{plain}.png")
         write(written[-1], _sheet(table, drawn, f"{name}: {len(drawn)} of {len(rows)} images"))
+    number = _number_of_classes(table)
+    if number > len(written):
+        say(f"contact sheets: the first {len(written):,} of {number:,} classes have one, the others none")
     return written
+
+
+def _number_of_classes(table: ImageTable) -> int:
+    """How many have images."""
+    if table.task == "regression":
+        return len(table.classes)
+    return int((table.labels == 1).any(axis=0).sum()) if table.task == "multilabel" else len(np.unique(table.labels))
 
 
 def _classes(table: ImageTable) -> Iterator[tuple[str, Int[np.ndarray, " _"]]]:
@@ -46,17 +62,23 @@ def _classes(table: ImageTable) -> Iterator[tuple[str, Int[np.ndarray, " _"]]]:
 
 
 def _sheet(table: ImageTable, rows: Int[np.ndarray, " _"], title: str) -> bytes:
-    """A PNG of some images, in their order, each below the name of its split."""
+    """A PNG of some images, in their order, each below the name of its split.
+
+    By the whole range of their type, CT and grey of 12 bits in 16 would be black.
+    """
     lines, pitch = -(-len(rows) // _COLUMNS), _SIDE + _GAP
     sheet = Image.new("RGB", (_COLUMNS * pitch + _GAP, _TITLE + lines * (pitch + _TITLE)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    draw.text((_GAP, _GAP), title, "black", font)
+    wide = False
     for place, row in enumerate(table.rows_at(rows)):
         left, top = _GAP + place % _COLUMNS * pitch, _TITLE + place // _COLUMNS * (pitch + _TITLE)
-        small = Image.fromarray(decode(read_bytes(f"{table.root}/{row.path}"), row.path))
+        found = read_picture(read_bytes(f"{table.root}/{row.path}"), row.path)
+        own = found.grey is not None and found.span[1] - found.span[0] > _EIGHT_BITS
+        small, wide = Image.fromarray(eight_bit(found, _OWN_RANGE if own else Preparation())), wide or own
         small.thumbnail((_SIDE, _SIDE))
         sheet.paste(small, (left, top + _TITLE - _GAP))
         draw.text((left, top), row.split, "black", font)
+    draw.text((_GAP, _GAP), title + _OWN_RANGE_SAID * wide, "black", font)
     content = io.BytesIO()
     sheet.save(content, "PNG", optimize=True)
     return content.getvalue()

@@ -5,8 +5,9 @@ such as ``D1-0001``, and ``CMMD_clinicaldata_revision.xlsx`` with a row for each
 ID1 (the patient), LeftRight, Age, number, abnormality, classification (Benign or Malignant), subtype. So in the listing
 and the copy of the table in github.com/dangnh0611/kaggle_rsna_breast_cancer, and read so by
 github.com/BiomedSciAI/fuse-med-ml. Which breast an image shows stands in its DICOM header (ImageLaterality). Images of
-a breast without a row have no label here. TCIA counts 1,775 patients; how many images have a label no page says that
-was found, and FPT+'s paper does not say how it labelled them. No split is published.
+a breast without a row have no label here; those of a breast with rows of both results are Malignant, which the table's
+note says. TCIA counts 1,775 patients; how many images have a label no page says that was found, and FPT+'s paper does
+not say how it labelled them. No split is published.
 """
 
 import io
@@ -21,6 +22,7 @@ from fpt_ray.errors import ConfigError
 CLINICAL = "CMMD_clinicaldata_revision.xlsx"
 COLUMNS = ("ID1", "LeftRight", "classification")
 CLASSES = ("Benign", "Malignant")
+BOTH = "of breasts with both results as Malignant"
 _PATIENT = re.compile(r"(?:^|/)(D\d-\d{4})/")
 _HEADER_BYTES = 2**16
 _READERS = 16  # of headers at once: on S3 each is a request
@@ -34,21 +36,25 @@ def entries(download: Download) -> list[Entry]:
     with ThreadPoolExecutor(_READERS) as readers:
         sides = readers.map(lambda path: _side(path, download.content(path, _HEADER_BYTES)), images)
         found = zip(images, patients, sides, strict=True)
-        return [Entry(path, labels.get((patient, side), ""), group=patient) for path, patient, side in found]
+        return [_entry(path, patient, labels.get((patient, side), set())) for path, patient, side in found]
 
 
-def _labels(download: Download) -> dict[tuple[str, str], str]:
-    """{(patient, L or R): Benign or Malignant}."""
+def _entry(path: str, patient: str, results: set[str]) -> Entry:
+    return Entry(path, max(results, default=""), group=patient, decided=BOTH if len(results) > 1 else "")
+
+
+def _labels(download: Download) -> dict[tuple[str, str], set[str]]:
+    """{(patient, L or R): Benign, Malignant or both}."""
     try:
         header, *rows = first_sheet(download.read(CLINICAL))
         places = [header.index(column) for column in COLUMNS]
     except ValueError as error:
         raise ConfigError(f"{CLINICAL} of CMMD is not as published ({error}); get it anew") from None
-    labels: dict[tuple[str, str], str] = {}
+    labels: dict[tuple[str, str], set[str]] = {}
     for patient, side, name in (_cells(row, places) for row in rows if any(row)):
         if side not in ("L", "R") or name not in CLASSES:
             raise ConfigError(f"{CLINICAL} of CMMD has a row {patient!r}, {side!r}, {name!r}; get it anew")
-        labels[patient, side] = name
+        labels.setdefault((patient, side), set()).add(name)
     return labels
 
 

@@ -32,6 +32,8 @@ class Entry(NamedTuple):
     """Whose image it is; empty where that is not published."""
     boxes: tuple[Box, ...] = ()
     """Of its findings, where these are published."""
+    decided: str = ""
+    """What its label was taken for where its data set contradicts itself, in words that follow "images"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,11 +22,12 @@ from fpt_ray.datasets.published.layout import Download, Entry, Published, open_d
 from fpt_ray.datasets.published.messidor2 import MESSIDOR2
 from fpt_ray.datasets.published.names import Name, Split
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.columns import NOTE_KEY, SPLITS, note_of_csv
+from fpt_ray.images.columns import NOTE_KEY, SPLITS
+from fpt_ray.images.notes import note_of_csv
 from fpt_ray.images.splits import stratified
 from fpt_ray.images.table import ImageTable
 from fpt_ray.storage.errors import ExistsError
-from fpt_ray.storage.files import absolute, leaving, write_once
+from fpt_ray.storage.files import absolute, leaving, read_bytes, write_once
 
 PUBLISHED: Mapping[Name, Published] = {
     "ddr": DDR,
@@ -66,7 +67,8 @@ def prepare(name: Name, source: str, out: str | None, split: Split | None, seed:
     uri, below = _place(download, out or f"{download.root}/{published.table or f'{name}.parquet'}")
     entries, said = _checked(download, published.entries(download), allow_partial)
     divided, how = _divided(published, entries, split, seed)
-    note = f"{said}; {how}"
+    decided = Counter(entry.decided for entry in entries if entry.decided)
+    note = "; ".join([said, *(f"{number:,} images {what}" for what, number in decided.items()), how])
     rows = [entry._replace(path=f"{below}{entry.path}") for entry in divided]
     written = _write(uri, rows, note)
     sizes, classes = (Counter(values) for values in zip(*((row.split, row.label) for row in rows), strict=True))
@@ -188,8 +190,19 @@ def _write(uri: str, rows: Sequence[Entry], note: str) -> list[str]:
         try:
             write_once(place, content)
         except ExistsError:
+            if place.endswith(".parquet") and _is_same_table(read_bytes(place), content):
+                continue
             raise ConfigError(f"{place} is there already and is another; remove it, or give another --out") from None
     return list(files)
+
+
+def _is_same_table(one: bytes, other: bytes) -> bool:
+    """Whether two Parquet files hold the same, though versions of pyarrow write it in other bytes."""
+    try:
+        first, second = (pq.read_table(pa.BufferReader(content)) for content in (one, other))
+    except (pa.ArrowException, OSError):
+        return False
+    return first.equals(second, check_metadata=True)
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:

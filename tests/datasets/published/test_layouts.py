@@ -163,6 +163,25 @@ def test_a_breast_without_a_biopsy_has_no_label(tmp_path):
     assert views == ["1-1.dcm", "1-2.dcm"]  # its row is of the left breast: the first two of four
 
 
+@pytest.mark.parametrize("results", [("Malignant", "Benign"), ("Benign", "Malignant")])
+def test_a_breast_with_both_results_is_malignant_and_the_note_says_how_many_images_are_of_one(tmp_path, results):
+    pytest.importorskip("pydicom")
+    folder = unpack(MINIATURES["cmmd"](), tmp_path)
+    rows = [("ID1", "LeftRight", "classification"), ("D1-0004", "R", "Benign"), ("D1-0004", "R", "Benign")]
+    rows += [("D1-0004", "L", result) for result in results]
+    rows += [("D1-0002", "L", "Benign"), ("D2-0005", "R", "Malignant")]
+    (folder / "CMMD_clinicaldata_revision.xlsx").write_bytes(workbook(rows))
+    table, said = prepared("cmmd", folder, "random", allow_partial=True)
+    assert {row.path[-7:]: table.classes[row.label] for row in table.rows() if "/D1-0004/" in row.path} == {
+        "1-1.dcm": "Malignant",
+        "1-2.dcm": "Malignant",
+        "1-3.dcm": "Benign",
+        "1-4.dcm": "Benign",
+    }
+    assert "; 2 images of breasts with both results as Malignant; " in table.note
+    assert table.note in said
+
+
 @pytest.mark.parametrize(
     ("path", "content", "said"),
     [

@@ -1,7 +1,9 @@
 """What `datasets prepare` does for all data sets alike: what is found, what leaves the folder, what is written."""
 
 import shutil
+from contextlib import nullcontext
 
+import pyarrow.parquet as pq
 import pytest
 
 from fpt_ray.datasets.command import prepare as command
@@ -46,6 +48,22 @@ def test_a_table_is_written_once(folder):
     assert prepared(folder) == prepared(folder)
     with pytest.raises(ConfigError, match=r"ddr\.parquet is there already and is another; remove it, or give another"):
         prepared(folder, split="random")
+
+
+def test_a_table_of_the_same_content_is_the_same_however_it_was_written(folder):
+    said = prepared(folder)
+    table = pq.read_table(folder / "ddr.parquet")
+    for other, same in (
+        (table, True),
+        (table.slice(1), False),
+        (table.replace_schema_metadata({"fpt_ray.data_note": "another"}), False),
+    ):
+        pq.write_table(other, folder / "ddr.parquet", compression="none")  # other bytes, as of another pyarrow
+        with nullcontext() if same else pytest.raises(ConfigError, match=r"ddr\.parquet is there .* is another"):
+            assert prepared(folder) == said
+    (folder / "ddr.parquet").write_bytes(b"no table")
+    with pytest.raises(ConfigError, match=r"ddr\.parquet is there already and is another"):
+        prepared(folder)
 
 
 @pytest.mark.parametrize("out", ["elsewhere/ddr.csv", "ddr.txt"])
