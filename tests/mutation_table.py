@@ -841,7 +841,7 @@ MUTATIONS = (
         _CHECKS,
         "missing",
     ),
-    Mutation("fpt_ray/datasets/checking.py", "one.doubt not in allow]", "not allow]", _CHECKING, "allowed or together"),
+    Mutation("fpt_ray/datasets/checking.py", "one.doubt in allow)]", "allow)]", _CHECKING, "allowed or together"),
     Mutation(
         "fpt_ray/datasets/usable.py",
         "findings.take(pc.index_in(whole.paths, value_set=table.paths))",

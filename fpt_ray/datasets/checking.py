@@ -79,15 +79,16 @@ def _in_short(remark: Remark) -> str:
 
 
 def _stop_at(remarks: Sequence[Remark], root: str, allow: Sequence[Doubt]) -> None:
-    doubts = [one for one in remarks if one.doubt and one.doubt not in allow]
-    if doubts:
+    doubts = [one for one in remarks if one.doubt and not (one.can_be_allowed and one.doubt in allow)]
+    if not doubts:
+        return
+    lists = "\n".join(listed(one) for one in doubts)
+    if all(one.can_be_allowed for one in doubts):
         names = " ".join(dict.fromkeys(str(one.doubt) for one in doubts))
-        lists = "\n".join(listed(one) for one in doubts)
-        raise ConfigError(
-            f"images: results on {root} would not be true:\n{lists}\nmend this, or allow it by the names {names}, "
-            "which will be said wherever results are shown",
-            fields=("allow",),
-        )
+        remedy = f"mend this, or allow it by the names {names}, which will be said wherever results are shown"
+    else:
+        remedy = "mend this; without a score there are no results, so that it cannot be allowed"
+    raise ConfigError(f"images: results on {root} would not be true:\n{lists}\n{remedy}", fields=("allow",))
 
 
 def _noted(table: ImageTable, remarks: Sequence[Remark]) -> ImageTable:
