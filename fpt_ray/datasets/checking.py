@@ -15,6 +15,7 @@ from fpt_ray.datasets.usable import divided, usable
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import ImageTable
+from fpt_ray.storage.files import any_there
 
 _SHOWN = 10
 """Examples that are printed."""
@@ -41,18 +42,23 @@ def inspected(
 ) -> Inspection:
     """The table, inspected and checked; and its images as they will be extracted, if they are to be kept until then.
 
-    A table that has the hashes is taken as it is; whoever reads an image then sees whether it still is that one. What
-    is found odd is said; what makes results untrue and is allowed is said in the table's note, wherever they are shown.
+    Of a table that has the hashes, no file need be there: then it is taken as it is, which is said, and whoever reads
+    an image sees whether it still is that one. What is found odd is said; what makes results untrue and is allowed is
+    said in the table's note, wherever they are shown.
 
     Raises:
         StorageError: S3 fails.
         ConfigError: there is what makes results untrue and is not allowed, a split has no image, images lack the
             window that is asked for, or a window or percentiles are given that no intensity uses.
     """
-    if table.hashes_ is None:
+    if table.hashes_ is None or any_there(table.root, table.paths.to_pylist()):
         found = inspect(table.root, table.paths, workdir, preparations if kept else (), local=local)
         whole, findings, decoded = *usable(table, found.findings), found.decoded
     else:
+        say(
+            f"images: no file of the table is in {table.root}, so that none was looked at: pixels are not compared, "
+            f"and {'groups are those of the table' if table.groups is not None else 'no patient is known'}"
+        )
         whole, findings, decoded = divided(table), None, {}
     if findings is not None:
         require_intensity(whole, findings, preparations)

@@ -41,8 +41,9 @@ def on_classes(table: ImageTable) -> Iterator[Remark]:
         told_apart = _told_apart(table, split)
         if told_apart.any() and (missing := _names(table, ~told_apart & (train > 0))):
             lacks = "has not both images with and images without" if table.task == "multilabel" else "lacks"
+            what = f"{len(missing):,} of {classes}"
             yield Remark(
-                text=f"{split} {lacks} {len(missing):,} of {classes}, of which it says nothing; add some or divide anew",
+                text=f"{split} {lacks} {what}, of which it says nothing; add some, or divide anew",
                 examples=missing[:LISTED],
                 number=len(missing),
             )
