@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int, Int8, UInt8
 
-from fpt_ray.config.tasks import ImagesOptions, Task
+from fpt_ray.config.tasks import ImagesOptions, Target, Task
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import FOLD_KEY, LABEL_PREFIX, NOTE_KEY, SPLITS, TASK_KEY, as_hex
 from fpt_ray.images.digest import digest_of, order_by_hash
@@ -81,6 +81,11 @@ class ImageTable:
         return isinstance(other, ImageTable) and all(_same(getattr(self, name), getattr(other, name)) for name in names)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def target(self) -> Target:
+        """What is to be learnt of the images."""
+        return Target(task=self.task, classes=self.classes)
 
     @property
     def is_divided(self) -> bool:
@@ -201,7 +206,8 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
         raise ConfigError(f"images: {source} holds none; give class folders of {', '.join(IMAGE_SUFFIXES)} files")
     task, classes, values = read_labels(absolute(source), columns.labels, options.task or columns.task)
     if task in CLASS_TASKS and len(classes) < 2:
-        raise ConfigError(f"images: {source} has the classes {classes}; at least two are needed")
+        problem = f"images: {source} has the classes {classes}; at least two are needed: add images of another"
+        raise ConfigError(f"{problem}, or name another column (label=COLUMN)", fields=("columns",))
     nowhere = np.full(len(columns.paths), -1, np.int8)
     table = ImageTable(
         root=found.root,

@@ -3,6 +3,7 @@
 import dataclasses
 import tracemalloc
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 import tyro
 
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.config.tasks import ImagesOptions, Target
 from fpt_ray.config.trial import trial_from
 from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
@@ -166,20 +167,22 @@ def test_every_command_reads_images_with_the_same_options(command):
 
 
 def test_images_of_a_given_store_are_checked_as_the_trial_takes_them(monkeypatch):
-    taken = []
+    taken, asked = [], []
 
     def stop(table, _workdir, preparations, *, kept, allow):
         taken.append((table, preparations, kept, allow))
         raise ConfigError("far enough")
 
     monkeypatch.setattr("fpt_ray.cluster.ray_session", lambda **_: nullcontext())
-    monkeypatch.setattr("fpt_ray.images.table.read_images", lambda *given: given)
+    table = SimpleNamespace(target=Target(task="binary", classes=("a", "b")))
+    monkeypatch.setattr("fpt_ray.images.table.read_images", lambda *given: asked.append(given) or table)
     monkeypatch.setattr("fpt_ray.datasets.checking.inspected", stop)
     trial = trial_from({"features.intensity": "percentile", "features.resolution": 384})
     command = train_command.Command(images="i", features="store", allow=("labels",), folds=3, fold=1, trial=trial)
     with pytest.raises(ConfigError, match="far enough"):
         train_command.run(command)
-    assert taken == [(("i", command), (Preparation(intensity="percentile", resolution=384),), False, ("labels",))]
+    assert asked == [("i", command)]
+    assert taken == [(table, (Preparation(intensity="percentile", resolution=384),), False, ("labels",))]
 
 
 # --- written and read again -----------------------------------------------------------------------------------
