@@ -844,8 +844,8 @@ MUTATIONS = (
     Mutation("fpt_ray/datasets/checking.py", "one.doubt in allow)]", "allow)]", _CHECKING, "allowed or together"),
     Mutation(
         "fpt_ray/datasets/usable.py",
-        "findings.take(pc.index_in(whole.paths, value_set=table.paths))",
-        "findings.take(rows)",
+        "own.take(pc.index_in(whole.paths, value_set=readable.paths))",
+        "own",
         _CHECKING,
         "order",
     ),
@@ -958,6 +958,27 @@ MUTATIONS = (
         "if given and not (whole.splits == test).any():",
         "if False:",
         "tests/datasets/test_checking.py",
+    ),
+    Mutation(
+        "fpt_ray/datasets/checks/classes.py",
+        "(own == 1).any(axis=0) & (own == 0).any(axis=0)",
+        "(own == 1).any(axis=0)",
+        _CHECKS,
+        "one_kind",
+    ),
+    Mutation(
+        "fpt_ray/datasets/checking.py",
+        "table.hashes_ is None or any_there(",
+        "table.hashes_ is None and any_there(",
+        _CHECKING,
+        "files_of_a_table",
+    ),
+    Mutation(
+        "fpt_ray/datasets/units.py",
+        "(group, number + content)",
+        "(group, number + group)",
+        "tests/datasets/test_stratification.py",
+        "share_a_content",
     ),
     Mutation(
         "fpt_ray/datasets/checks/pictures.py",

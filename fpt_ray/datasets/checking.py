@@ -65,7 +65,7 @@ def inspected(
     remarks = remarks_on(whole, findings, preparations)
     _stop_at(remarks, table.root, allow)
     for remark in remarks:
-        say(f"images: {_in_short(remark)}")
+        say(f"images: {in_short(remark)}")
     return Inspection(table=_noted(whole, remarks), decoded=decoded)
 
 
@@ -79,7 +79,8 @@ def listed(remark: Remark, shown: int = _SHOWN) -> str:
     return "\n".join([*lines, f"  and {rest} more"] if rest > 0 else lines)
 
 
-def _in_short(remark: Remark) -> str:
+def in_short(remark: Remark) -> str:
+    """A remark with its first example, in a line."""
     first = f", for instance {remark.examples[0]}" if remark.examples else ""
     return f"{'WARNING: ' if remark.doubt else ''}{remark.text}{first}"
 

@@ -72,6 +72,8 @@ class ImageTable:
     """What must be said wherever results on these images are shown: the first line of their DATA_NOTE.txt."""
     fold: str = ""
     """Which fold of training and validation images validates, such as ``2 of 5``; empty where there are none."""
+    split_seed: int = 0
+    """Of the hash that will divide those without a split."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -197,7 +199,7 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
 
     Raises:
         ConfigError: there are no images, a split or a class in a split is missing, a group stands in several splits,
-            a path leaves the root, the labels do not fit the task, or there is no such fold.
+            a path leaves the root, the labels do not fit the task, there is no such fold, or a seed for given splits.
     """
     options = options or ImagesOptions()
     fold, found = fold_of(options), find_images(source, options)
@@ -222,9 +224,13 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
         ignored=found.ignored,
         note=_data_note(found.root) or columns.note,
         fold=columns.fold,
+        split_seed=options.split_seed,
     ).ordered()
     if fold:
         return dataclasses.replace(table, splits=undivided(table.splits, source), fold=fold).ordered()
+    if columns.splits is not None and options.split_seed:
+        problem = f"split_seed is {options.split_seed}, and {source} has splits already; leave it out, or the splits"
+        raise ConfigError(problem, fields=("split_seed",))
     if columns.splits is not None:
         check_splits(table, source)
     return table

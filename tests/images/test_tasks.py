@@ -71,6 +71,28 @@ def test_several_columns_are_labels_of_which_some_are_not_known(tmp_path, kind):
     assert table.row(0).label == (0, 1)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (["a", "nan", "b"], None),
+        (["1", "NaN", "2"], None),
+        (["1", " ", "2"], "ordinal"),
+        (["a", "\t", "b"], None),
+        (["a|b", "a| NaN", "b"], None),
+        (["0.5", "nan", "1.5"], "regression"),
+    ],
+)
+def test_a_text_for_a_missing_label_is_no_class(tmp_path, kind, labels, task):
+    with pytest.raises(ConfigError, match=r"row 2 has the label '.*'; (fill it, or take|take it out|give a fi)"):
+        read(tmp_path, {"label": labels}, kind, task=task)
+
+
+@pytest.mark.parametrize("label", ["nano", "none", "NA", "a nan"])
+def test_names_that_only_look_so_are_classes(tmp_path, label):
+    assert label in read(tmp_path, {"label": [label, "b", label]}, "csv").classes
+
+
 def test_a_given_task_is_taken(tmp_path):
     assert read(tmp_path, {"label": [3, 1, 2]}, task="ordinal").classes == ("1", "2", "3")
     assert read(tmp_path, {"label": [3, 1, 2]}, task="regression").labels.tolist() == [3, 1, 2]
@@ -228,16 +250,6 @@ def test_tables_without_classes_are_divided_by_hash_and_not_class_by_class(tmp_p
     assert imbalance(table) == "33.3% train, 33.3% val, 33.3% test (meant are 70/10/20)"
     with pytest.raises(ConfigError, match="regression has no classes to be divided"):
         write_stratified(f"{tmp_path}/set.parquet", None, 0)
-
-
-def test_a_stratified_table_keeps_weights_and_is_of_the_columns_that_were_asked(tmp_path):
-    read(tmp_path, {"diagnosis": ["a", "b"] * 9, "weight": [0.5 + i for i in range(18)]}, options=["label=diagnosis"])
-    options = ImagesOptions(columns=("label=diagnosis",))
-    write_stratified(f"{tmp_path}/set.parquet", None, 0, options)
-    table = read_images(f"{tmp_path}/stratified.csv")
-    assert {row.path: (row.label, row.weight) for row in table.rows()} == {
-        f"{i:02}.png": (i % 2, 0.5 + i) for i in range(18)
-    }
 
 
 # --- many rows ------------------------------------------------------------------------------------------------
