@@ -25,8 +25,8 @@ def check(
     """Say what is odd or wrong about images; exit status 1 if results on them would be untrue.
 
     Every image is read once. What makes results untrue, and stops preload, train and tune: the same image, or images of
-    one group, in several splits; labels of one image that contradict each other; a class that train lacks; more than
-    1 % of the images that cannot be read.
+    one group, in several splits; labels of one image that contradict each other; a class that train lacks; one class or
+    value alone in val or test; more than 1 % of the images that cannot be read.
 
     Args:
         images: A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
