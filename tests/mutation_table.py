@@ -970,7 +970,7 @@ MUTATIONS = (
         "fpt_ray/datasets/checking.py",
         "table.hashes_ is None or any_there(",
         "table.hashes_ is None and any_there(",
-        _CHECKING,
+        "tests/datasets/test_stratification.py",
         "files_of_a_table",
     ),
     Mutation(

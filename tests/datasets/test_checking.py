@@ -291,26 +291,6 @@ def test_patients_of_dicom_files_are_groups_unless_all_have_one_name(tmp_path, c
     assert ("all DICOM files name one patient, ANONYMOUS, which is taken for nobody" in said) == (groups is None)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_files_of_a_table_with_hashes_are_looked_at_where_they_are(tmp_path, capsys, there):
-    """Else the patients that they name would be torn: 60 files of 20 patients."""
-    root = tmp_path / "images"
-    root.mkdir()
-    rows = []
-    for number in range(60):
-        path = root / f"{number}.dcm"
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
-        path.write_bytes(grey_file(pixels, PatientID=f"P{number % 20}"))
-        rows.append((path.name, "ab"[number % 2], hashlib.sha256(path.read_bytes()).hexdigest()))
-        if not there:
-            path.unlink()
-    found = inspected(read_images(table_of(root, "path,label,sha256", rows)), str(tmp_path)).table
-    splits = {number: {row.split for row in found.rows() if int(row.path[:-4]) % 20 == number} for number in range(20)}
-    assert all(len(one) == 1 for one in splits.values()) == there
-    said = f"no file of the table is in {root}, so that none was looked at: pixels are not compared, and no patient is"
-    assert (said in capsys.readouterr().err) == (not there)
-
-
 def test_a_given_test_split_of_which_nothing_can_be_read_is_not_drawn_anew(tmp_path):
     root = folder(tmp_path / "images")
     for image in (root / "test").rglob("*.png"):

@@ -1,6 +1,7 @@
 """Tables with a stratified split: written once, and taken without a doubt, whatever images have in common."""
 
 import csv
+import hashlib
 import shutil
 
 import numpy as np
@@ -133,3 +134,25 @@ def test_few_images_that_cannot_be_read_are_left_out_and_many_stop(tmp_path, cap
 def test_groups_that_share_a_content_are_one_and_called_by_the_first_name():
     groups, contents = pa.array(["d", "c", "b", "c", "a", "e"]), pa.array([b"1", b"1", b"2", b"3", b"3", b"4"])
     assert joined(groups, contents).to_pylist() == ["a", "a", "b", "a", "a", "e"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_files_of_a_table_with_hashes_are_looked_at_where_they_are(tmp_path, capsys, there):
+    """Else the patients that they name would be torn: 60 files of 20 patients."""
+    root = tmp_path / "images"
+    root.mkdir()
+    rows = []
+    for number in range(60):
+        path = root / f"{number}.dcm"
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+        path.write_bytes(grey_file(pixels, PatientID=f"P{number % 20}"))
+        rows.append((path.name, "ab"[number % 2], hashlib.sha256(path.read_bytes()).hexdigest()))
+        if not there:
+            path.unlink()
+    lines = ["path,label,sha256", *(",".join(row) for row in rows)]
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
+    found = inspected(read_images(f"{root}/table.csv"), str(tmp_path)).table
+    splits = {number: {row.split for row in found.rows() if int(row.path[:-4]) % 20 == number} for number in range(20)}
+    assert all(len(one) == 1 for one in splits.values()) == there
+    said = f"no file of the table is in {root}, so that none was looked at: pixels are not compared, and no patient is"
+    assert (said in capsys.readouterr().err) == (not there)
