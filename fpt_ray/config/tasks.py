@@ -88,6 +88,8 @@ class ImagesOptions:
     fold: int | None = None
     """With folds: which of them validates, from 1 to folds. Default of tune: each in turn, in a study of its own, of a
     grid."""
+    split_seed: int = 0
+    """The seed of the hash by which images without a split, and those of folds, are divided."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

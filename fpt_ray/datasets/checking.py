@@ -15,6 +15,7 @@ from fpt_ray.datasets.usable import as_prepared, divided, usable
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import ImageTable
+from fpt_ray.storage.files import any_there
 
 _SHOWN = 10
 """Examples that are printed."""
@@ -41,18 +42,23 @@ def inspected(
 ) -> Inspection:
     """The table, inspected and checked; and its images as they will be extracted, if they are to be kept until then.
 
-    A table that has the hashes is taken as it is; whoever reads an image then sees whether it still is that one. What
-    is found odd is said; what makes results untrue and is allowed is said in the table's note, wherever they are shown.
+    Of a table that has the hashes, no file need be there: then it is taken as it is, which is said, and whoever reads
+    an image sees whether it still is that one. What is found odd is said; what makes results untrue and is allowed is
+    said in the table's note, wherever they are shown.
 
     Raises:
         StorageError: S3 fails.
         ConfigError: there is what makes results untrue and is not allowed, a split has no image, images lack the
             window that is asked for, or a window or percentiles are given that no intensity uses.
     """
-    if table.hashes_ is None:
+    if table.hashes_ is None or any_there(table.root, table.paths.to_pylist()):
         found = inspect(table.root, table.paths, workdir, preparations if kept else (), local=local)
         whole, findings, decoded = *usable(table, as_prepared(found.findings, preparations)), found.decoded
     else:
+        say(
+            f"images: no file of the table is in {table.root}, so that none was looked at: pixels are not compared, "
+            f"and {'groups are those of the table' if table.groups is not None else 'no patient is known'}"
+        )
         whole, findings, decoded = divided(table), None, {}
     if findings is not None:
         require_intensity(whole, findings, preparations)
@@ -61,7 +67,7 @@ def inspected(
     remarks = remarks_on(whole, findings, preparations)
     _stop_at(remarks, table.root, allow)
     for remark in remarks:
-        say(f"images: {_in_short(remark)}")
+        say(f"images: {in_short(remark)}")
     return Inspection(table=_noted(whole, remarks), decoded=decoded)
 
 
@@ -80,21 +86,23 @@ def listed(remark: Remark, shown: int = _SHOWN) -> str:
     return "\n".join([*lines, f"  and {rest} more"] if rest > 0 else lines)
 
 
-def _in_short(remark: Remark) -> str:
+def in_short(remark: Remark) -> str:
+    """A remark with its first example, in a line."""
     first = f", for instance {remark.examples[0]}" if remark.examples else ""
     return f"{'WARNING: ' if remark.doubt else ''}{remark.text}{first}"
 
 
 def _stop_at(remarks: Sequence[Remark], root: str, allow: Sequence[Doubt]) -> None:
-    doubts = [one for one in remarks if one.doubt and one.doubt not in allow]
-    if doubts:
+    doubts = [one for one in remarks if one.doubt and not (one.can_be_allowed and one.doubt in allow)]
+    if not doubts:
+        return
+    lists = "\n".join(listed(one) for one in doubts)
+    if all(one.can_be_allowed for one in doubts):
         names = " ".join(dict.fromkeys(str(one.doubt) for one in doubts))
-        lists = "\n".join(listed(one) for one in doubts)
-        raise ConfigError(
-            f"images: results on {root} would not be true:\n{lists}\nmend this, or allow it by the names {names}, "
-            "which will be said wherever results are shown",
-            fields=("allow",),
-        )
+        remedy = f"mend this, or allow it by the names {names}, which will be said wherever results are shown"
+    else:
+        remedy = "mend this; without a score there are no results, so that it cannot be allowed"
+    raise ConfigError(f"images: results on {root} would not be true:\n{lists}\n{remedy}", fields=("allow",))
 
 
 def _noted(table: ImageTable, remarks: Sequence[Remark]) -> ImageTable:

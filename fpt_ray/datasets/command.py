@@ -25,8 +25,8 @@ def check(
     """Say what is odd or wrong about images; exit status 1 if results on them would be untrue.
 
     Every image is read once. What makes results untrue, and stops preload, train and tune: the same image, or images of
-    one group, in several splits; labels of one image that contradict each other; a class that train lacks; more than
-    1 % of the images that cannot be read.
+    one group, in several splits; labels of one image that contradict each other; a class that train lacks; one class or
+    value alone in val or test; more than 1 % of the images that cannot be read.
 
     Args:
         images: A folder (train/ val/ test/, or classes to be split) or a table (CSV, Parquet) of path, label[, split][,
@@ -49,20 +49,22 @@ def split(
     images: tyro.conf.Positional[str],
     table: str | None = None,
     seed: int = 0,
+    workdir: str = ".",
     options: Annotated[ImagesOptions, tyro.conf.arg(name="")] = _OPTIONS,
 ) -> None:
     """Write a table of the images in which each class is divided 70/10/20, to be given as images from then on.
 
     Args:
-        images: A folder of class folders, or a table (CSV, Parquet) of path, label[, group]. Images of one group, such
-            as a patient, stay together.
+        images: A folder of class folders, or a table (CSV, Parquet) of path, label[, group]. Images of one group or of
+            one patient, as DICOM files name them, and images of the same pixels stay together.
         table: The CSV file to write, beside or above the images. Default: stratified.csv beside the class folders.
         seed: The seed of the split.
+        workdir: The working directory, in which what is found is kept, so that preload reads no image again.
         options: How the images are read.
     """
     from fpt_ray.datasets.stratification import write_stratified
 
-    print(write_stratified(images, table, seed, options))
+    print(write_stratified(images, table, seed, options, workdir=workdir))
 
 
 def prepare(
@@ -72,6 +74,7 @@ def prepare(
     split: Split | None = None,
     seed: int = 0,
     allow_partial: bool = False,
+    workdir: str = ".",
 ) -> None:
     """Write the image table of a published data set, and the table of its findings' boxes where these are published.
 
@@ -83,10 +86,11 @@ def prepare(
             patients are not published, at random, as the paper.
         seed: The seed of splits that are made.
         allow_partial: Go on with fewer images than are published; the table's note says how many.
+        workdir: The working directory, in which what is found of images whose split is made is kept.
     """
-    from fpt_ray.datasets.published.preparation import prepare
+    from fpt_ray.datasets.published.preparation import Division, prepare
 
-    print(prepare(name, source, out, split, seed, allow_partial))
+    print(prepare(name, source, out, Division(split=split, seed=seed, workdir=workdir), allow_partial))
 
 
 VERBS = {"check": check, "prepare": prepare, "split": split}

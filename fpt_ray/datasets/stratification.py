@@ -1,14 +1,24 @@
 """A stratified split, frozen into a table beside the images."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import csv
 import io
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.datasets.checking import in_short, listed
+from fpt_ray.datasets.checks.table_remarks import remarks_on
+from fpt_ray.datasets.inspection import inspect
+from fpt_ray.datasets.units import units_of
+from fpt_ray.datasets.usable import without_unreadable
+from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS
-from fpt_ray.images.labels import task_said
+from fpt_ray.images.labels import CLASS_TASKS, task_said
 from fpt_ray.images.notes import note_of_csv
 from fpt_ray.images.splits import stratified
 from fpt_ray.images.table import ImageTable, read_images
@@ -19,19 +29,29 @@ _ROWS = 2**14
 """That are at hand at once."""
 
 
-def write_stratified(images: str, table: str | None, seed: int, options: ImagesOptions | None = None) -> str:
+def write_stratified(
+    images: str, table: str | None, seed: int, options: ImagesOptions | None = None, *, workdir: str = "."
+) -> str:
     """Writes path, label, split, group and weight of all images as CSV, and their note, if they have one.
 
     Returns what is said of it: where both are, how many images each split has, and the task, if it must be given.
 
+    Images are inspected first, as ``inspection.inspect`` keeps it in the working directory: those of one group or DICOM
+    patient, and those of the same pixels, have one split. What is odd is said; images that cannot be read are left out.
+
     Raises:
-        ConfigError: the images have splits already, a class is too small, or the table would lie where it cannot name
-            them; or it is there already, since to write it anew could move images between splits; or another note is.
+        ConfigError: the images have splits already, the task has no classes, a class is too small, more images cannot
+            be read than may be left out, or the table would lie where it cannot name them; or it is there already,
+            since to write it anew could move images between splits; or another note is.
         StorageError: S3 fails.
     """
     found = read_images(images, options)
     if found.fold:
         raise ConfigError("folds: they are not written down; give them where the images are used", fields=("folds",))
+    if found.split_seed:
+        raise ConfigError("split_seed: it is of a hash; give --seed to divide class by class", fields=("split_seed",))
+    if found.task not in CLASS_TASKS:
+        raise ConfigError(f"images: the task {found.task} has no classes to be divided; leave splits out, or give them")
     if found.is_divided:
         raise ConfigError(f"images: {images} has splits already; give images without, to have them divided")
     root = found.root
@@ -40,7 +60,7 @@ def write_stratified(images: str, table: str | None, seed: int, options: ImagesO
     if not uri.endswith(".csv") or not f"{root}/".startswith(f"{folder}/"):
         raise ConfigError(f"table is {uri}; give a .csv in {root} or above it, since its paths start there")
     below = f"{root}/".removeprefix(f"{folder}/")
-    divided = stratified(found, seed)
+    divided = _inspected_and_divided(found, seed, absolute(workdir))
     try:
         write_once(uri, _csv_text(divided, below).encode())
     except ExistsError:
@@ -67,6 +87,17 @@ def _task_to_give(table: ImageTable) -> list[str]:
     if task_said({"label": pa.array(table.classes, pa.string())}) == table.task:
         return []
     return [f"give --task {table.task} with it from now on, since a CSV table does not keep that"]
+
+
+def _inspected_and_divided(table: ImageTable, seed: int, workdir: str) -> ImageTable:
+    whole, findings = without_unreadable(table, inspect(table.root, table.paths, workdir).findings)
+    divided = stratified(whole, units_of(whole, findings), seed)
+    own = findings.take(pc.index_in(divided.paths, value_set=whole.paths))
+    for remark in remarks_on(divided, own):
+        if remark.doubt == "unreadable":
+            raise ConfigError(f"images: {listed(remark)}")
+        say(f"images: {in_short(remark)}")
+    return divided
 
 
 def _csv_text(table: ImageTable, below: str) -> str:

@@ -43,6 +43,13 @@ def usable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]
     Raises:
         ConfigError: there are none, or a split has none.
     """
+    readable, own = without_unreadable(table, findings)
+    whole = divided(readable)
+    return whole, own.take(pc.index_in(whole.paths, value_set=readable.paths))
+
+
+def without_unreadable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]:
+    """``usable``, but not divided; in the order of the table."""
     reasons = findings["reason"].combine_chunks()
     if table.hashes_ is not None:
         said = pc.not_equal(findings["sha256"].combine_chunks(), as_binary(table.hashes_))
@@ -60,8 +67,8 @@ def usable(table: ImageTable, findings: pa.Table) -> tuple[ImageTable, pa.Table]
         skipped=(*table.skipped, *skipped),
     )
     _require_given_test(table, whole)
-    whole = divided(_with_patients(whole, findings.take(rows)))
-    return whole, findings.take(pc.index_in(whole.paths, value_set=table.paths))
+    findings = findings.take(rows)
+    return _with_patients(whole, findings), findings
 
 
 def _require_given_test(table: ImageTable, whole: ImageTable) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from fpt_ray.config.tasks import Task
 from fpt_ray.display.terminal import say
@@ -21,6 +21,8 @@ Values = Int64[np.ndarray, " rows"] | Float32[np.ndarray, "rows labels"] | Float
 CLASS_TASKS = ("binary", "multiclass", "ordinal")
 BETWEEN = "|"
 """Stands between labels that an image has at once."""
+
+_BLANK_OR_NAN, _NAN_AMONG = r"(?i)^\s*(nan)?\s*$", r"(?i)(^|\|)\s*nan\s*(\||$)"
 
 
 class Labels(NamedTuple):
@@ -46,8 +48,9 @@ def read_labels(uri: str, columns: Mapping[str, pa.Array], task: Task | None) ->
     if task == "multilabel" and (len(columns) > 1 or not pa.types.is_string(column.type)):
         return Labels(task, tuple(columns), np.stack([_yes_or_no(uri, *pair) for pair in columns.items()], axis=1))
     if task == "multilabel":
-        return _listed(column)
-    refuse_first(uri, name, column, is_empty(column), "fill it")
+        return _listed(uri, name, column)
+    missing = is_empty(column) | _says_nothing(column, _BLANK_OR_NAN)
+    refuse_first(uri, name, column, missing, "fill it, or take the row out")
     if task == "regression":
         found = numbers(uri, name, column)
         refuse_first(uri, name, column, ~np.isfinite(found), "give a finite number")
@@ -83,6 +86,14 @@ def task_said(columns: Mapping[str, pa.Array]) -> Task:
         if not pc.all(pc.equal(finite, pc.floor(finite)), min_count=0).as_py():
             return "regression"
     return task_of_classes(column)
+
+
+def _says_nothing(column: pa.Array, pattern: str) -> Bool[np.ndarray, " rows"]:
+    """Where a text is what programs write for a cell that has none."""
+    if not pa.types.is_string(column.type):
+        return np.zeros(len(column), bool)
+    found = pc.fill_null(pc.match_substring_regex(column, pattern), False)
+    return found.to_numpy(zero_copy_only=False)
 
 
 def task_of_classes(column: pa.Array) -> Task:
@@ -131,8 +142,10 @@ def _all_whole(names: Iterable[str]) -> bool:
 # --- any of several labels ----------------------------------------------------------------------------------------
 
 
-def _listed(column: pa.StringArray) -> Labels:
+def _listed(uri: str, name: str, column: pa.StringArray) -> Labels:
     """Of labels such as ``edema|effusion``: those that a row does not have are 0, and an empty cell has none."""
+    remedy = "take it out: an image without any label has an empty cell, and one whose labels are not known no row"
+    refuse_first(uri, name, column, _says_nothing(column, _NAN_AMONG), remedy)
     lists = pc.split_pattern(pc.fill_null(column, ""), BETWEEN)
     names, rows = pc.utf8_trim_whitespace(lists.flatten()), pc.list_parent_indices(lists)
     there = pc.not_equal(names, "")

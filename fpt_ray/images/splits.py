@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float64, Int, Int8
 
 from fpt_ray.errors import ConfigError
@@ -33,14 +34,15 @@ def _split_at(fractions: Float64[np.ndarray, " keys"]) -> Int8[np.ndarray, " key
     return np.select([fractions < test, fractions < val], [SPLITS.index("test"), SPLITS.index("val")]).astype(np.int8)
 
 
-def with_hashed_splits(table: ImageTable, seed: int = 0) -> ImageTable:
-    """An inspected table whose images without a split have one, by seed and group; by content where there is none.
+def with_hashed_splits(table: ImageTable) -> ImageTable:
+    """An inspected table whose images without a split have one, by its seed and group; by content where there is none.
 
     Of a fold, those that are not in test train or validate by a second hash, which says the same whether test is given
     or drawn here. Class by class shares would be equal, but an added image would move others.
     """
     if table.is_divided:
         return table
+    seed = table.split_seed
     drawn = _split_at(_drawn(table, f"{seed}"))
     if table.fold:
         stays = (drawn == SPLITS.index("test")) & (table.splits < 0).all()
@@ -55,27 +57,29 @@ def _drawn(table: ImageTable, seed: str) -> Float64[np.ndarray, " rows"]:
     return _fractions(seed, (group.as_py() for group in table.groups.dictionary))[table.groups.indices.to_numpy()]
 
 
-def stratified(table: ImageTable, seed: int) -> ImageTable:
-    """The same images, each class divided 70/10/20 as evenly as whole groups allow; every class is in every split.
+def stratified(table: ImageTable, units: pa.DictionaryArray, seed: int) -> ImageTable:
+    """The same images, each class divided 70/10/20 as evenly as whole units allow; every class is in every split.
 
-    A group is counted to the class of most of its images.
+    A unit is counted to the class of most of its images.
+
+    Args:
+        table: of a task with classes; its splits have no say.
+        units: of its rows, what must stay within one split, by a name that seed and split are a hash of.
+        seed: of the split.
 
     Raises:
-        ConfigError: the task has no classes, or a class has fewer than three groups (or images, where there are none).
+        ConfigError: a class has fewer than three units.
     """
-    if table.task not in CLASS_TASKS:
-        raise ConfigError(f"images: the task {table.task} has no classes to be divided; leave splits out, or give them")
-    keys, members = table.paths, np.arange(len(table))
-    if table.groups is not None:
-        used, members = np.unique(table.groups.indices.to_numpy(), return_inverse=True)
-        keys = table.groups.dictionary.take(used)
+    used, members = np.unique(units.indices.to_numpy(), return_inverse=True)
+    keys = units.dictionary.take(used)
     sizes, fractions = np.bincount(members), _fractions(seed, (key.as_py() for key in keys))
     commonest, splits = _commonest(members, table), np.zeros(len(keys), np.int8)
     for label in np.unique(commonest):
         own = np.flatnonzero(commonest == label)
         if len(own) < len(SPLITS):
             raise ConfigError(
-                f"images: class {table.classes[label]!r} has {len(own)} images or groups; a split needs at least 3"
+                f"images: class {table.classes[label]!r} has {len(own)} images or groups; a split needs at least 3: "
+                "add some, or leave it out"
             )
         own = own[np.argsort(fractions[own], kind="stable")]
         splits[own] = _divided(sizes[own])

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int, Int8, UInt8
 
-from fpt_ray.config.tasks import ImagesOptions, Task
+from fpt_ray.config.tasks import ImagesOptions, Target, Task
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import FOLD_KEY, LABEL_PREFIX, NOTE_KEY, SPLITS, TASK_KEY, as_hex
 from fpt_ray.images.digest import digest_of, order_by_hash
@@ -71,6 +71,8 @@ class ImageTable:
     (see ``notes``)."""
     fold: str = ""
     """Which fold of training and validation images validates, such as ``2 of 5``; empty where there are none."""
+    split_seed: int = 0
+    """Of the hash that will divide those without a split."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,6 +82,11 @@ class ImageTable:
         return isinstance(other, ImageTable) and all(_same(getattr(self, name), getattr(other, name)) for name in names)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    @property
+    def target(self) -> Target:
+        """What is to be learnt of the images."""
+        return Target(task=self.task, classes=self.classes)
 
     @property
     def is_divided(self) -> bool:
@@ -191,7 +198,8 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
 
     Raises:
         ConfigError: there are no images, a split or a class in a split is missing, a group stands in several splits,
-            a path leaves the root, the labels do not fit the task, a note is not UTF-8, or there is no such fold.
+            a path leaves the root, the labels do not fit the task, a note is not UTF-8, there is no such fold, or a
+            seed for given splits.
     """
     options = options or ImagesOptions()
     fold, found = fold_of(options), find_images(source, options)
@@ -200,7 +208,8 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
         raise ConfigError(f"images: {source} holds none; give class folders of {', '.join(IMAGE_SUFFIXES)} files")
     task, classes, values = read_labels(absolute(source), columns.labels, options.task or columns.task)
     if task in CLASS_TASKS and len(classes) < 2:
-        raise ConfigError(f"images: {source} has the classes {classes}; at least two are needed")
+        problem = f"images: {source} has the classes {classes}; at least two are needed: add images of another"
+        raise ConfigError(f"{problem}, or name another column (label=COLUMN)", fields=("columns",))
     nowhere = np.full(len(columns.paths), -1, np.int8)
     table = ImageTable(
         root=found.root,
@@ -215,9 +224,13 @@ def read_images(source: str, options: ImagesOptions | None = None) -> ImageTable
         ignored=found.ignored,
         note=both(columns.note, first_line(f"{found.root}/{NOTE_FILE}")),
         fold=columns.fold,
+        split_seed=options.split_seed,
     ).ordered()
     if fold:
         return dataclasses.replace(table, splits=undivided(table.splits, source), fold=fold).ordered()
+    if columns.splits is not None and options.split_seed:
+        problem = f"split_seed is {options.split_seed}, and {source} has splits already; leave it out, or the splits"
+        raise ConfigError(problem, fields=("split_seed",))
     if columns.splits is not None:
         check_splits(table, source)
     return table

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
+from fpt_ray.config.fitting import fitted
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed, need_of
 from fpt_ray.config.tasks import LearnOptions
@@ -75,7 +76,8 @@ def preload(
     LPM. Default: what one of them says.
 
     Raises:
-        ConfigError: the images, the weights or the configuration cannot be used, or the disk is full.
+        ConfigError: the images, the weights or the configuration cannot be used, a score or a loss is not of the
+            images' task, or the disk is full.
     """
     need = need_of(need) if isinstance(need, TrialConfig) else need
     (features,) = preload_all(images, [need], workdir, options=options, local=local, hardware=hardware)
@@ -93,6 +95,8 @@ def preload_all(
 ) -> tuple[Features, ...]:
     """``preload`` for several needs, for which every image is decoded once."""
     workdir, table = absolute(workdir), read_images(images, options)
+    for need in needs:
+        fitted(need.trial, table.target)
     models = [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
         inspection = inspected(table, workdir, preparations(needs), allow=options.allow if options else ())

@@ -150,6 +150,15 @@ def stamps(uri: str, paths: Iterable[str]) -> Iterator[str]:
     return (f"{path}|{file.stamp if file else 'gone'}" for path, file in _storage_at(uri).find(uri, paths))
 
 
+def any_there(uri: str, paths: Sequence[str]) -> bool:
+    """Whether one of these files is below a folder.
+
+    Raises:
+        StorageError: S3 fails.
+    """
+    return any(_storage_at(uri).find(uri, paths))
+
+
 def leaving(root: str, paths: pa.StringArray) -> str | None:
     """The first of these paths below an absolute root that leaves it when links are followed; they hold no '..'.
 

@@ -52,6 +52,7 @@ def run(command: Command) -> None:
         ConfigError: as ``preload`` and ``train_trial``.
     """
     from fpt_ray.cluster import ray_session
+    from fpt_ray.config.fitting import fitted
     from fpt_ray.datasets.checking import inspected
     from fpt_ray.features.joining import join
     from fpt_ray.features.store import open_store
@@ -66,6 +67,7 @@ def run(command: Command) -> None:
     with ray_session(local=command.local):
         if command.features:
             table = read_images(command.images, command)
+            fitted(trial, table.target)
             prepared = (trial.features.preparation,)
             inspection = inspected(table, absolute(workdir), prepared, kept=False, allow=command.allow)
             features = join(open_store(command.features), inspection.table)

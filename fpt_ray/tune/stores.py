@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fpt_ray.config.fitting import fitted_space
 from fpt_ray.config.space import SearchSpace, StoreNeed
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import preload_flops
@@ -33,6 +34,7 @@ class Supply:
     """What makes the stores of a study that are only planned."""
 
     space: SearchSpace
+    """Fitted to what is to be learnt of the images."""
     table: ImageTable
     workdir: str
 
@@ -55,12 +57,17 @@ class Supply:
 def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardware: Hardware) -> tuple[Supply, Stores]:
     """Where the images are in the feature stores of the space: those given, or the working directory's.
 
-    A store that is the only one is made here. ``hardware`` is of the workers that preload.
+    A store that is the only one is made here, after the space was fitted to the images' task. ``hardware`` is of the
+    workers that preload.
+
+    Raises:
+        ConfigError: a score or a loss of the space is not of the task; the images, weights or stores cannot be used.
     """
+    images = read_images(options.images, options)
+    space = fitted_space(space, images.target)
     weights, needs = known_weights(space.backbones(), str(Path.cwd())), space.stores()
     alone = len(needs) == 1 and not options.features
     # Kept until a trial asks for another store, decoded images would fill the memory that its features are read from.
-    images = read_images(options.images, options)
     inspection = inspected(images, workdir, preparations(needs), kept=alone, allow=options.allow)
     report_table(table := inspection.table)
     stores = Stores(stores=(), weights=weights, hardware=hardware)

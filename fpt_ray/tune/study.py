@@ -12,7 +12,6 @@ from ray.tune.error import TuneError
 from ray.tune.execution import class_cache
 
 from fpt_ray.cluster import ask_worker, ray_session
-from fpt_ray.config.fitting import fitted_space
 from fpt_ray.config.space_yaml import load_space, with_fixed
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say, without_secrets
@@ -86,7 +85,7 @@ def run_study(options: StudyOptions) -> StudyResult:
             options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker, ask_worker(hardware_here)
         )
         supply, stores = open_stores(options, space, workdir, packing.hardware)
-        space = fitted_space(space, stores.stores[0].target)
+        space = supply.space
         study = open_study(space, name, location, resume=options.resume, identity=study_identity(space, stores))
         claim_folder(study_uri, study_id(study), begun=has_begun(study))
         table = f"{study_uri}/images.parquet"

@@ -116,6 +116,22 @@ def test_a_label_of_the_test_split_alone_stops(tmp_path):
     assert "\n  perhaps\n" in str(error)
 
 
+def test_what_could_not_be_scored_cannot_be_allowed(tmp_path):
+    root = folder(tmp_path / "images")
+    rows = [(str(path.relative_to(root)), path.parent.name, path.parts[-3]) for path in sorted(root.rglob("*.png"))]
+    for name, change in (("no", "yes"), ("no", "perhaps")):
+        relabelled = [
+            (path, change if (label, split) == (name, "val") else label, split) for path, label, split in rows
+        ]
+        error = refused(table_of(root, "path,label,split", relabelled), tmp_path, allow=())
+        assert ("it cannot be allowed" in str(error)) == (change == "yes")
+    alone = [(path, "yes" if split == "val" else label, split) for path, label, split in rows]
+    error = refused(table_of(root, "path,label,split", alone), tmp_path, allow=("classes",))
+    assert "val has images of one class alone" in str(error)
+    assert "divide anew, or put others into it" in str(error)
+    assert "so that it cannot be allowed" in str(error)
+
+
 def test_half_written_files_stop_where_they_are_many(tmp_path):
     root = folder(tmp_path / "images")
     half = root / "train/no/1.png"

@@ -109,6 +109,31 @@ def test_test_images_are_given_or_drawn_and_folds_stand_in_no_table_of_text(tmp_
         write_stratified(f"{tmp_path}/set.csv", None, 0, ImagesOptions(folds=OF, fold=1))
 
 
+def test_a_seed_gives_other_splits_and_other_folds_and_none_where_all_are_given(tmp_path):
+    rows = [row_of(i) for i in range(400)]
+    (tmp_path / "set.csv").write_text(
+        "path,label,sha256\n" + "".join(f"{row.path},{'ab'[row.label]},{row.sha256}\n" for row in rows)
+    )
+    of_seed = {
+        (seed, fold): splits_of(
+            with_hashed_splits(
+                read_images(f"{tmp_path}/set.csv", ImagesOptions(split_seed=seed, folds=fold and OF, fold=fold))
+            )
+        )
+        for seed in (0, 7)
+        for fold in (None, 2)
+    }
+    for path, row in ((row.path, row) for row in rows):
+        share = int(hashlib.sha256(f"7:{row.sha256}".encode()).hexdigest()[:12], 16) / 16**12
+        assert of_seed[7, None][path] == ("test" if share < 0.2 else "val" if share < 0.3 else "train")
+    assert of_seed[7, 2] != of_seed[0, 2]
+    write_table(read(tmp_path, rows), f"{tmp_path}/divided.parquet")
+    with pytest.raises(ConfigError, match=r"split_seed is 7, and .* has splits already; leave it out"):
+        read_images(f"{tmp_path}/divided.parquet", ImagesOptions(split_seed=7))
+    with pytest.raises(ConfigError, match="split_seed: it is of a hash; give --seed to divide class by class"):
+        write_stratified(f"{tmp_path}/set.csv", None, 0, ImagesOptions(split_seed=7))
+
+
 def test_which_fold_validates_is_said_wherever_numbers_stand(tmp_path):
     rows = [row_of(i) for i in range(200)]
     tables = [read(tmp_path, rows, fold) for fold in (1, 2)]

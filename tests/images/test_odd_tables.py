@@ -66,7 +66,7 @@ def test_one_image_of_each_class_is_read_and_cannot_be_stratified(tmp_path):
     table = read_images(f"{tmp_path}/a.csv")
     assert table.labels.tolist() == [0, 1, 2]
     with pytest.raises(ConfigError, match="class 'a' has 1 images or groups; a split needs at least 3"):
-        stratified(table, 0)
+        stratified(table, table.paths.dictionary_encode(), 0)
 
 
 def test_ten_thousand_classes_take_seconds(tmp_path):
@@ -80,5 +80,5 @@ def test_ten_thousand_classes_take_seconds(tmp_path):
     assert (np.bincount(table.labels) == 5).all()
     hashes = np.random.default_rng(0).integers(0, 256, (rows, 32), np.uint8)
     with_hashed_splits(dataclasses.replace(table, hashes_=hashes)).digest()
-    assert len(stratified(table, 0).of("test")) == number
+    assert len(stratified(table, table.paths.dictionary_encode(), 0).of("test")) == number
     assert time.process_time() - began < 30

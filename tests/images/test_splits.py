@@ -1,18 +1,15 @@
 """Splits by hash and stratified ones, compared with their definitions and with themselves after images were added."""
 
-import csv
 import dataclasses
 import hashlib
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.splits import imbalance, split_of, stratified, with_hashed_splits
-from fpt_ray.images.table import ImageRow, read_images
+from fpt_ray.images.table import ImageRow
 from tests.stores import image_table
 
 
@@ -47,7 +44,9 @@ def test_the_split_is_of_seed_and_content_not_of_names():
     renamed = image_table(rows)
     found = {row.sha256: row.split for row in with_hashed_splits(renamed).rows()}
     assert found == {row.sha256: row.split for row in with_hashed_splits(table).rows()}
-    assert found != {row.sha256: row.split for row in with_hashed_splits(table, seed=1).rows()}
+    assert found != {
+        row.sha256: row.split for row in with_hashed_splits(dataclasses.replace(table, split_seed=1)).rows()
+    }
 
 
 def test_by_hand():
@@ -82,6 +81,11 @@ def test_the_imbalance_is_told():
 # --- stratified -----------------------------------------------------------------------------------------------
 
 
+def divided(table, seed):
+    """Stratified by groups, or by paths where there are none."""
+    return stratified(table, table.paths.dictionary_encode() if table.groups is None else table.groups, seed)
+
+
 def labelled(counts, group=lambda name, i: ""):
     classes = sorted(counts)
     rows = [
@@ -94,14 +98,14 @@ def labelled(counts, group=lambda name, i: ""):
 
 def test_every_class_is_divided_by_itself():
     counts = {"a": 100, "b": 50, "c": 3, "d": 7}
-    sizes = Counter((list(counts)[image.label], image.split) for image in stratified(labelled(counts), 0).rows())
+    sizes = Counter((list(counts)[image.label], image.split) for image in divided(labelled(counts), 0).rows())
     wanted = {"a": (70, 10, 20), "b": (35, 5, 10), "c": (1, 1, 1), "d": (5, 1, 1)}
     assert {name: tuple(sizes[name, split] for split in SPLITS) for name in counts} == wanted
-    assert stratified(labelled(counts), 0) != stratified(labelled(counts), 1)
+    assert divided(labelled(counts), 0) != divided(labelled(counts), 1)
 
 
 def test_groups_are_divided_whole():
-    images = stratified(labelled({"a": 300, "b": 300}, lambda name, i: f"{name}{i % 50}"), 0)
+    images = divided(labelled({"a": 300, "b": 300}, lambda name, i: f"{name}{i % 50}"), 0)
     splits = {}
     for image in images.rows():
         splits.setdefault(image.group, set()).add(image.split)
@@ -112,40 +116,4 @@ def test_groups_are_divided_whole():
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_class_too_small_to_be_split_is_named(count):
     with pytest.raises(ConfigError, match=f"class 'rare' has {count} images or groups; a split needs at least 3"):
-        stratified(labelled({"common": 9, "rare": count}), 0)
-
-
-def test_the_table_is_written_once_and_read_as_it_was_divided(tmp_path: Path):
-    for image in labelled({"a": 20, "b": 10}).rows():
-        (tmp_path / "set" / image.path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "set" / image.path).write_bytes(b"not opened")
-    folder = str(tmp_path / "set")
-    assert write_stratified(folder, None, 0).endswith("/set/stratified.csv\n21 train, 3 val, 6 test")
-    table = read_images(f"{folder}/stratified.csv")
-    assert {row.path: row.split for row in table.rows()} == {
-        image.path: image.split for image in stratified(labelled({"a": 20, "b": 10}), 0).rows()
-    }
-    with pytest.raises(ConfigError, match="is there already; give it as images"):
-        write_stratified(folder, None, 1)
-    with pytest.raises(ConfigError, match="has splits already"):
-        write_stratified(f"{folder}/stratified.csv", None, 1)
-    above = str(tmp_path / "all.csv")
-    write_stratified(folder, above, 0)
-    with open(above, newline="") as file:
-        assert next(csv.DictReader(file))["path"].startswith("set/a/")
-    with pytest.raises(ConfigError, match=r"give a \.csv in .*set or above it"):
-        write_stratified(folder, str(tmp_path / "other" / "x.csv"), 0)
-
-
-def test_what_must_be_said_of_the_images_is_said_of_a_table_above_them(tmp_path: Path):
-    for image in labelled({"a": 3, "b": 3}).rows():
-        (tmp_path / "set" / image.path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "set" / image.path).write_bytes(b"not opened")
-    (tmp_path / "set/DATA_NOTE.txt").write_text("Not of people.\n")
-    above = str(tmp_path / "all.csv")
-    assert write_stratified(str(tmp_path / "set"), above, 0).splitlines()[:2] == [above, f"{tmp_path}/all.note.txt"]
-    assert read_images(above).note == "Not of people."
-    write_stratified(str(tmp_path / "set"), above, 0)
-    (tmp_path / "set/DATA_NOTE.txt").write_text("Of people.\n")
-    with pytest.raises(ConfigError, match=r"all\.note\.txt is there already and is another; remove it, or"):
-        write_stratified(str(tmp_path / "set"), above, 0)
+        divided(labelled({"common": 9, "rare": count}), 0)

@@ -3,6 +3,7 @@
 import dataclasses
 import tracemalloc
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 import tyro
 
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.config.tasks import ImagesOptions
+from fpt_ray.config.tasks import ImagesOptions, Target
 from fpt_ray.config.trial import trial_from
 from fpt_ray.datasets.stratification import write_stratified
 from fpt_ray.errors import ConfigError
@@ -68,6 +69,28 @@ def test_several_columns_are_labels_of_which_some_are_not_known(tmp_path, kind):
     assert (table.task, table.classes) == ("multilabel", ("edema", "effusion"))
     assert np.array_equal(table.labels, np.array([[0, 1], [1, NAN], [NAN, 1]], np.float32), equal_nan=True)
     assert table.row(0).label == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("labels", "task"),
+    [
+        (["a", "nan", "b"], None),
+        (["1", "NaN", "2"], None),
+        (["1", " ", "2"], "ordinal"),
+        (["a", "\t", "b"], None),
+        (["a|b", "a| NaN", "b"], None),
+        (["0.5", "nan", "1.5"], "regression"),
+    ],
+)
+def test_a_text_for_a_missing_label_is_no_class(tmp_path, kind, labels, task):
+    with pytest.raises(ConfigError, match=r"row 2 has the label '.*'; (fill it, or take|take it out|give a fi)"):
+        read(tmp_path, {"label": labels}, kind, task=task)
+
+
+@pytest.mark.parametrize("label", ["nano", "none", "NA", "a nan"])
+def test_names_that_only_look_so_are_classes(tmp_path, label):
+    assert label in read(tmp_path, {"label": [label, "b", label]}, "csv").classes
 
 
 def test_a_given_task_is_taken(tmp_path):
@@ -177,20 +200,22 @@ def test_every_command_reads_images_with_the_same_options(command):
 
 
 def test_images_of_a_given_store_are_checked_as_the_trial_takes_them(monkeypatch):
-    taken = []
+    taken, asked = [], []
 
     def stop(table, _workdir, preparations, *, kept, allow):
         taken.append((table, preparations, kept, allow))
         raise ConfigError("far enough")
 
     monkeypatch.setattr("fpt_ray.cluster.ray_session", lambda **_: nullcontext())
-    monkeypatch.setattr("fpt_ray.images.table.read_images", lambda *given: given)
+    table = SimpleNamespace(target=Target(task="binary", classes=("a", "b")))
+    monkeypatch.setattr("fpt_ray.images.table.read_images", lambda *given: asked.append(given) or table)
     monkeypatch.setattr("fpt_ray.datasets.checking.inspected", stop)
     trial = trial_from({"features.intensity": "percentile", "features.resolution": 384})
     command = train_command.Command(images="i", features="store", allow=("labels",), folds=3, fold=1, trial=trial)
     with pytest.raises(ConfigError, match="far enough"):
         train_command.run(command)
-    assert taken == [(("i", command), (Preparation(intensity="percentile", resolution=384),), False, ("labels",))]
+    assert asked == [("i", command)]
+    assert taken == [(table, (Preparation(intensity="percentile", resolution=384),), False, ("labels",))]
 
 
 # --- written and read again -----------------------------------------------------------------------------------
@@ -236,27 +261,6 @@ def test_tables_without_classes_are_divided_by_hash_and_not_class_by_class(tmp_p
     assert imbalance(table) == "33.3% train, 33.3% val, 33.3% test (meant are 70/10/20)"
     with pytest.raises(ConfigError, match="regression has no classes to be divided"):
         write_stratified(f"{tmp_path}/set.parquet", None, 0)
-
-
-def test_a_stratified_table_keeps_weights_and_is_of_the_columns_that_were_asked(tmp_path):
-    read(tmp_path, {"diagnosis": ["a", "b"] * 9, "weight": [0.5 + i for i in range(18)]}, options=["label=diagnosis"])
-    options = ImagesOptions(columns=("label=diagnosis",))
-    write_stratified(f"{tmp_path}/set.parquet", None, 0, options)
-    table = read_images(f"{tmp_path}/stratified.csv")
-    assert {row.path: (row.label, row.weight) for row in table.rows()} == {
-        f"{i:02}.png": (i % 2, 0.5 + i) for i in range(18)
-    }
-
-
-@pytest.mark.parametrize(
-    ("labels", "task"), [(["1", "2", "3"], "ordinal"), (["a|b", "a"], "binary"), (["0.5", "1"], "binary")]
-)
-def test_a_stratified_table_says_the_task_that_it_cannot_keep(tmp_path, labels, task):
-    table = read(tmp_path, {"label": labels * 6}, task=task)
-    *_, said = write_stratified(f"{tmp_path}/set.parquet", None, 0, ImagesOptions(task=task)).splitlines()
-    assert said == f"give --task {task} with it from now on, since a CSV table does not keep that"
-    again = read_images(f"{tmp_path}/stratified.csv", ImagesOptions(task=task))
-    assert (again.task, again.classes) == (task, table.classes)
 
 
 # --- many rows ------------------------------------------------------------------------------------------------

@@ -211,6 +211,7 @@ def test_a_duplicate_across_splits_stops_before_anything_is_extracted_or_stands_
         ({"features.resolution": 100}, r"features\.resolution is 100; .* take 96 or 112"),
         ({"side.depth": 13}, r"side\.depth is 13; .* has 12 blocks"),
         ({"backbone.weights": "none.safetensors"}, "there is no file none.safetensors"),
+        ({"training.select_by": "r2"}, "select_by is 'r2', no score of the task multiclass; take one of auc"),
     ],
 )
 def test_preload_refuses_before_it_starts(change, message, images, tmp_path):

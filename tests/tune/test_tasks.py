@@ -103,12 +103,12 @@ def test_a_study_of_each_task_ends_with_its_scores_and_a_report(task, tables, wo
         ("multilabel", "constraints: {val_kappa: {min: 0.1}}", "val_kappa is no score of the task multilabel"),
     ],
 )
-def test_what_is_no_score_of_the_task_is_refused_before_anything_is_trained(
-    task, more, message, tables, workdir, tmp_path
-):
+def test_what_is_no_score_of_the_task_is_refused_before_any_image_is_opened(task, more, message, tables, tmp_path):
+    workdir = tmp_path / "work"
     space = tmp_path / "refused.yaml"
     space.write_text(SPACE.replace("OBJECTIVES", more))
     columns = ("label=x,y",) if task == "multilabel" else ()
+    options = {"images": f"{tables}/{task}.parquet", "workdir": str(workdir), "columns": columns, "task": task}
     with pytest.raises(ConfigError, match=message):
-        run(Command(space=str(space), images=f"{tables}/{task}.parquet", workdir=workdir, columns=columns, task=task))
-    assert not Path(workdir, "studies", "refused", "optuna.log").exists()
+        run(Command(space=str(space), **options))
+    assert not any((workdir / name).exists() for name in ("images", "features", "studies/refused/optuna.log"))

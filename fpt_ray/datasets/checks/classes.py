@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from fpt_ray.datasets.checks.remark import LISTED, Remark, counted
 from fpt_ray.images.columns import SPLITS
@@ -23,7 +23,8 @@ def label_counts(table: ImageTable) -> Int[np.ndarray, "3 classes"]:
 
 
 def on_classes(table: ImageTable) -> Iterator[Remark]:
-    """What is to be said of the classes, or of several labels."""
+    """What is to be said of the classes, or of several labels, or of the numbers that are to be found."""
+    yield from _not_scored(table)
     if table.task == "regression":
         return
     counts, classes = label_counts(table), counted(len(table.classes), "class")
@@ -36,18 +37,18 @@ def on_classes(table: ImageTable) -> Iterator[Remark]:
             number=len(lacking),
             doubt="classes",
         )
-    for split, own in zip(SPLITS[1:], counts[1:], strict=True):
-        if table.task in CLASS_TASKS and (own > 0).sum() < 2:
-            text = f"{split} has images of one class alone, so that nothing can be told apart in it; divide anew"
-            yield Remark(text=text, examples=_names(table, own > 0), number=1, doubt="classes")
-        elif missing := _names(table, (own == 0) & (train > 0)):
+    for split in SPLITS[1:]:
+        told_apart = _told_apart(table, split)
+        if told_apart.any() and (missing := _names(table, ~told_apart & (train > 0))):
+            lacks = "has not both images with and images without" if table.task == "multilabel" else "lacks"
+            what = f"{len(missing):,} of {classes}"
             yield Remark(
-                text=f"{split} lacks {len(missing):,} of {classes}, of which it says nothing",
+                text=f"{split} {lacks} {what}, of which it says nothing; add some, or divide anew",
                 examples=missing[:LISTED],
                 number=len(missing),
             )
     if single := _names(table, whole == 1):
-        text = f"{len(single):,} of {classes} with one image alone"
+        text = f"{len(single):,} of {classes} with one image alone, which one split has; add some, or leave it out"
         yield Remark(text=text, examples=single[:LISTED], number=len(single))
     if len(table.classes) > _MANY_CLASSES:
         yield Remark(
@@ -55,6 +56,38 @@ def on_classes(table: ImageTable) -> Iterator[Remark]:
             "right one"
         )
     yield from _alike(table)
+
+
+def _told_apart(table: ImageTable, split: str) -> Bool[np.ndarray, " classes"]:
+    """The classes or labels of which a split has both images that are of it and images that are known not to be."""
+    own = table.labels[table.of(split)]
+    if table.task == "multilabel":
+        return (own == 1).any(axis=0) & (own == 0).any(axis=0)
+    sizes = np.bincount(own.astype(np.int64), minlength=len(table.classes))
+    return (sizes > 0) & (sizes < len(own))
+
+
+def _not_scored(table: ImageTable) -> Iterator[Remark]:
+    """Splits in which all images have one answer: no score is defined on them (``metrics.scores``)."""
+    for split in SPLITS[1:]:
+        own = table.labels[table.of(split)]
+        if table.task == "regression":
+            what, examples = "one value alone", [f"{own[0]:g}"] if len(own) and (own == own[0]).all() else []
+        elif _told_apart(table, split).any():
+            continue
+        elif table.task == "multilabel":
+            what, examples = "no label that some of its images have and others have not", list(table.classes)
+        else:
+            what, examples = "images of one class alone", _names(table, np.isin(range(len(table.classes)), own))
+        if examples:
+            yield Remark(
+                text=f"{split} has {what}, so that nothing can be told apart and no score is defined in it; divide "
+                "anew, or put others into it",
+                examples=examples[:LISTED],
+                number=len(examples),
+                doubt="classes",
+                can_be_allowed=False,
+            )
 
 
 def _alike(table: ImageTable) -> Iterator[Remark]:
@@ -65,7 +98,7 @@ def _alike(table: ImageTable) -> Iterator[Remark]:
     if several := [names for names in plain.values() if len(names) > 1]:
         yield Remark(
             text=f"{counted(len(several), 'class')} written in several ways, with other capital letters or spaces; "
-            "they count as several classes",
+            "they count as several classes; write each in one way",
             examples=[" = ".join(map(repr, names)) for names in several[:LISTED]],
             number=len(several),
         )

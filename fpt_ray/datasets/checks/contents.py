@@ -53,7 +53,8 @@ def several_times(table: ImageTable, content: Int[np.ndarray, " rows"]) -> Remar
         return None
     lines, number = together(table, content, there)
     return Remark(
-        text=f"{counted(number, 'image')} several times in one split ({there.sum():,} files of the same pixels)",
+        text=f"{counted(number, 'image')} several times in one split ({there.sum():,} files of the same pixels), "
+        "which weigh so much more; keep one of each",
         examples=lines,
         number=number,
     )
@@ -107,7 +108,7 @@ def case_alone(table: ImageTable) -> Remark | None:
     lines, number = together(table, numbers, there)
     return Remark(
         text=f"{counted(number, 'path')} written in several ways, with other capital letters; some file systems take "
-        "these for one file",
+        "these for one file: rename them",
         examples=lines,
         number=number,
     )

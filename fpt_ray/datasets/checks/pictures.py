@@ -29,7 +29,7 @@ def on_pictures(
     """
     plain = _column(findings["one_colour"])
     yield from _alike(table, findings, content, ~plain)
-    yield from _listed(table, plain, "{} of one colour")
+    yield from _listed(table, plain, "{} of one colour, which show nothing; look at them, and mend or remove them")
     if any(one.intensity == "full" for one in preparations) or not preparations:
         yield from _listed(
             table,
@@ -46,7 +46,7 @@ def on_pictures(
             table,
             sides < resolution,
             f"{{}} with a side of fewer than the {resolution} pixels that are asked for, which are enlarged (the "
-            f"smallest has {sides.min()})",
+            f"smallest has {sides.min()}); a smaller features.resolution enlarges fewer",
         )
 
 
@@ -120,7 +120,8 @@ def _alike(
     few = "" if found.exhaustive else "; they are so alike that not all pairs were compared"
     yield Remark(
         text=f"{counted(int(there.sum()), 'image')} that look like another one (perceptual hashes differ in at most "
-        f"{MOST_BITS} of {HASH_BITS} bits), in {counted(number, 'group')}, {across:,} of them in several splits{few}",
+        f"{MOST_BITS} of {HASH_BITS} bits), in {counted(number, 'group')}, {across:,} of them in several splits; give "
+        f"what is of one thing one group, so that one split has it{few}",
         examples=lines,
         number=number,
     )

@@ -29,6 +29,8 @@ class Remark:
     """Of all examples."""
     doubt: Doubt | None = None
     """What makes results untrue; None: it is told alone."""
+    can_be_allowed: bool = True
+    """Whether there would be results if it were; where no score is defined there are none."""
 
 
 def together(

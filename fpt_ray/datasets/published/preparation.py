@@ -5,11 +5,13 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fpt_ray.datasets.inspection import inspect
 from fpt_ray.datasets.published.bccd import BCCD
 from fpt_ray.datasets.published.chncxr import CHNCXR
 from fpt_ray.datasets.published.cmmd import CMMD
@@ -21,6 +23,7 @@ from fpt_ray.datasets.published.isic2018 import ISIC2018
 from fpt_ray.datasets.published.layout import Download, Entry, Published, open_download
 from fpt_ray.datasets.published.messidor2 import MESSIDOR2
 from fpt_ray.datasets.published.names import Name, Split
+from fpt_ray.datasets.units import joined
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import NOTE_KEY, SPLITS
 from fpt_ray.images.notes import note_of_csv
@@ -43,16 +46,27 @@ PUBLISHED: Mapping[Name, Published] = {
 _VAL_SHARE = 1 / 8  # of official training images without a validation split: then 70 and 10, where test has 20
 
 
-def prepare(name: Name, source: str, out: str | None, split: Split | None, seed: int, allow_partial: bool) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Division:
+    """How the images of a published data set are divided."""
+
+    split: Split | None = None
+    """Where the splits come from. Default: the official ones; where there are none, by patient; where patients are not
+    published, at random."""
+    seed: int = 0
+    """Of the splits that are made."""
+    workdir: str = "."
+    """In which is kept what inspection finds, of images whose split is made; preload there reads no image again."""
+
+
+def prepare(name: Name, source: str, out: str | None, division: Division, allow_partial: bool) -> str:
     """Writes the image table of a published data set, and its findings' boxes, where there are any.
 
     Args:
         name: the data set.
         source: the folder with its download.
         out: the table's file, .csv or .parquet, in that folder or above it. Default: in that folder.
-        split: where the splits come from. Default: the official ones; where there are none, by patient; where
-            patients are not published, at random.
-        seed: of the splits that are made.
+        division: where the splits come from. Images of the same pixels never stand in several that are made.
         allow_partial: whether images may be missing.
 
     Returns what is said of it: where it is, its note, the number of images in each split and class.
@@ -66,7 +80,7 @@ def prepare(name: Name, source: str, out: str | None, split: Split | None, seed:
     download = open_download(published, source)
     uri, below = _place(download, out or f"{download.root}/{published.table or f'{name}.parquet'}")
     entries, said = _checked(download, published.entries(download), allow_partial)
-    divided, how = _divided(published, entries, split, seed)
+    divided, how = _divided(published, entries, division, download.root)
     decided = Counter(entry.decided for entry in entries if entry.decided)
     note = "; ".join([said, *(f"{number:,} images {what}" for what, number in decided.items()), how])
     rows = [entry._replace(path=f"{below}{entry.path}") for entry in divided]
@@ -124,8 +138,9 @@ def _count(images: int, labelled: int | None) -> str:
 # --- how they are divided -----------------------------------------------------------------------------------------
 
 
-def _divided(published: Published, entries: Sequence[Entry], split: Split | None, seed: int) -> tuple[list[Entry], str]:
+def _divided(published: Published, entries: Sequence[Entry], division: Division, root: str) -> tuple[list[Entry], str]:
     """The images with their splits, without groups that were torn, and in words where the splits come from."""
+    split, seed = division.split, division.seed
     official = {entry.split for entry in entries if entry.split}
     split = split or ("official" if official else "patient" if published.group else "random")
     if split == "official" and not official:
@@ -137,10 +152,10 @@ def _divided(published: Published, entries: Sequence[Entry], split: Split | None
     if split == "official":
         return _held_out(entries, seed), f"official test split, 1/8 of the training images for validation (seed {seed})"
     if split == "patient":
-        return _stratified(entries, seed), f"split 70/10/20 by {published.group} (seed {seed})"
+        return _stratified(entries, division, root), f"split 70/10/20 by {published.group} (seed {seed})"
     torn = f", images of one {published.group} in several splits" if published.group else ""
     return _stratified(
-        [one._replace(group="") for one in entries], seed
+        [one._replace(group="") for one in entries], division, root
     ), f"split 70/10/20 at random (seed {seed}){torn}"
 
 
@@ -157,18 +172,24 @@ def _held_out(entries: Sequence[Entry], seed: int) -> list[Entry]:
     return [entry._replace(split="val") if entry.path in chosen else entry for entry in entries]
 
 
-def _stratified(entries: Sequence[Entry], seed: int) -> list[Entry]:
+def _stratified(entries: Sequence[Entry], division: Division, root: str) -> list[Entry]:
+    """Divided whole: images of one group and of the same pixels; of one that cannot be read, of the same bytes."""
     classes = sorted({entry.label for entry in entries})
+    paths = pa.array([entry.path for entry in entries], pa.string())
+    findings = inspect(root, paths, absolute(division.workdir)).findings
+    named = zip(findings["sha256"].to_pylist(), entries, strict=True)
+    hashes = [sha256 or entry.path.encode() for sha256, entry in named]
+    groups = [entry.group or sha256.hex() for entry, sha256 in zip(entries, hashes, strict=True)]
+    contents = [pixels or sha256 for pixels, sha256 in zip(findings["pixels"].to_pylist(), hashes, strict=True)]
     table = ImageTable(
-        root="",
+        root=root,
         task="multiclass",
         classes=tuple(classes),
-        paths=pa.array([entry.path for entry in entries], pa.string()),
+        paths=paths,
         labels=np.array([classes.index(entry.label) for entry in entries]),
         splits=np.full(len(entries), -1, np.int8),
-        groups=pa.array([entry.group or entry.path for entry in entries], pa.string()).dictionary_encode(),
     )
-    divided = stratified(table, seed)
+    divided = stratified(table, joined(pa.array(groups, pa.string()), pa.array(contents, pa.binary())), division.seed)
     splits = dict(zip(divided.paths.to_pylist(), divided.splits.tolist(), strict=True))
     return [entry._replace(split=SPLITS[splits[entry.path]]) for entry in entries]
 

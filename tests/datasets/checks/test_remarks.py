@@ -83,6 +83,7 @@ def test_a_missing_label_contradicts_none():
 
 def test_targets_of_one_content_are_equal():
     rows = [("a", 1.5, "train", "x"), ("b", 2.5, "train", "x"), ("c", 1.0, "val", "y"), ("d", 1.0, "test", "z")]
+    rows += [("e", 2.0, "val", "v"), ("f", 2.0, "test", "t")]
     first, _ = remarks(made_table(rows, task="regression", classes=("age",)))
     assert (first.doubt, first.examples) == ("labels", ["a (train, 1.5) = b (train, 2.5)"])
 
@@ -130,18 +131,44 @@ def test_a_class_that_another_split_lacks_is_told():
 def test_a_split_of_one_class_makes_results_untrue():
     rows = [row for row in SOUND if not (row[1] == 1 and row[2] == "test")]
     one = only(remarks(made_table(rows)))
-    assert (one.doubt, one.examples) == ("classes", ["a"])
+    assert (one.doubt, one.examples, one.can_be_allowed) == ("classes", ["a"], False)
     assert "test has images of one class alone" in one.text
 
 
 def test_labels_of_several_count_where_they_are():
-    rows = [(path, (label, 1), split, content) for path, label, split, content in SOUND]
+    rows = [(path, (label, 1 - label), split, content) for path, label, split, content in SOUND]
     assert remarks(made_table(rows, task="multilabel")) == []
     rows = [
-        (path, (label if split != "train" else float("nan"), 1), split, content)
+        (path, (label if split != "train" else float("nan"), 1 - label), split, content)
         for path, label, split, content in SOUND
     ]
     assert only(remarks(made_table(rows, task="multilabel"))).examples == ["a"]
+
+
+@pytest.mark.parametrize("test", [(1.0, 1.0), (0.0, 0.0), (1.0, float("nan"))])
+def test_several_labels_of_which_a_split_has_one_kind(test):
+    """Every label as in train, but for those of the two kinds of test images; the second label, then both."""
+    both = {split: {0: (0, 0), 1: (1, 1)} for split in SPLITS}
+    both["test"] = {label: (label, test[label]) for label in (0, 1)}
+    rows = [(path, both[split][label], split, content) for path, label, split, content in SOUND]
+    one = only(remarks(made_table(rows, task="multilabel")))
+    assert (one.doubt, one.examples) == (None, ["b"])
+    assert "test has not both images with and images without 1 of 2 classes" in one.text
+    both["test"] = {label: (test[label], test[label]) for label in (0, 1)}
+    rows = [(path, both[split][label], split, content) for path, label, split, content in SOUND]
+    one = only(remarks(made_table(rows, task="multilabel")))
+    assert (one.doubt, one.can_be_allowed) == ("classes", False)
+    assert "test has no label that some of its images have and others have not" in one.text
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_numbers_that_are_all_one_in_a_split(split):
+    rows = [(path, 2.5 if own == split else n, own, content) for n, (path, _, own, content) in enumerate(SOUND)]
+    one = only(remarks(made_table(rows, task="regression", classes=("age",))))
+    assert (one.doubt, one.can_be_allowed, one.examples) == ("classes", False, ["2.5"])
+    assert f"{split} has one value alone" in one.text
+    rows[-1 if split == "test" else 4] = ("other.png", 3.5, split, "x")
+    assert remarks(made_table(rows, task="regression", classes=("age",))) == []
 
 
 def test_one_image_of_each_class():

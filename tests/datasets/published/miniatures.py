@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def cmmd() -> Miniature:
         rows.append((patient, "LR"[number % 2], "44", "2", "mass", ("Benign", "Malignant")[number % 5 < 2], ""))
         series = f"manifest-1616439774456/CMMD/{patient}/07-18-2010-NA-NA-{number:05d}/1.000000-NA-{number:05d}"
         for image, side in enumerate("LLRR" if both else 2 * "LR"[number % 2], start=1):
-            files[f"{series}/1-{image}.dcm"] = dicom(patient, side)
+            files[f"{series}/1-{image}.dcm"] = dicom(patient, side, image)
     files["CMMD_clinicaldata_revision.xlsx"] = workbook(rows)
     return Miniature(
         files=files,
@@ -211,7 +212,7 @@ def unpack(miniature: Miniature, folder: Path) -> Path:
 # --- formats ------------------------------------------------------------------------------------------------------
 
 
-def dicom(patient: str, side: str) -> bytes:
+def dicom(patient: str, side: str, view: int = 1) -> bytes:
     """A mammogram of 12 x 16 pixels, as CMMD's headers have it."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -226,7 +227,7 @@ def dicom(patient: str, side: str) -> bytes:
         image.ImageLaterality = side
     image.Rows, image.Columns, image.SamplesPerPixel, image.PhotometricInterpretation = 12, 16, 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
-    image.PixelData = np.random.default_rng(hash((patient, side)) % 2**32).bytes(12 * 16)
+    image.PixelData = np.random.default_rng(zlib.crc32(f"{patient}{side}{view}".encode())).bytes(12 * 16)
     data = io.BytesIO()
     image.save_as(data, enforce_file_format=True)
     return data.getvalue()

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from fpt_ray.datasets.published.preparation import prepare
+from fpt_ray.datasets.published.preparation import Division, prepare
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import read_images
 
@@ -31,7 +31,7 @@ def clone(tmp_path):
 
 
 def prepared(clone):
-    return prepare("bccd", str(clone), None, None, 0, True)
+    return prepare("bccd", str(clone), None, Division(), True)
 
 
 def test_labels_and_boxes_are_those_of_the_annotations(clone):

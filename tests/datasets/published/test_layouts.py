@@ -9,7 +9,8 @@ from collections import defaultdict
 
 import pytest
 
-from fpt_ray.datasets.published.preparation import PUBLISHED, prepare
+from fpt_ray.datasets.published.preparation import PUBLISHED, Division, prepare
+from fpt_ray.datasets.survey import survey
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.columns import SPLITS
 from fpt_ray.images.table import read_images
@@ -43,7 +44,7 @@ def miniature(name, monkeypatch) -> Miniature:
 
 
 def prepared(name, folder, split=None, allow_partial=False, seed=0, out=None):
-    said = prepare(name, str(folder), out, split, seed, allow_partial)
+    said = prepare(name, str(folder), out, Division(split=split, seed=seed), allow_partial)
     return read_images(said.splitlines()[0]), said
 
 
@@ -74,7 +75,7 @@ def test_what_is_missing_is_named_with_where_it_is_had(name, miniature, tmp_path
     folder = unpack(dataclasses.replace(miniature, files=kept), tmp_path)
     said = rf"lacks {re.escape(miniature.needed)} of .*; get it from {re.escape(PUBLISHED[name].home)}"
     with pytest.raises(ConfigError, match=said):
-        prepare(name, str(folder), None, None, 0, True)
+        prepare(name, str(folder), None, Division(), True)
 
 
 def test_an_image_that_is_missing_is_counted(name, miniature, tmp_path):
@@ -95,7 +96,7 @@ def test_an_image_that_is_missing_is_counted(name, miniature, tmp_path):
 def test_more_than_was_published_is_another_edition(name, miniature, tmp_path, monkeypatch):
     monkeypatch.setitem(PUBLISHED, name, dataclasses.replace(PUBLISHED[name], images=miniature.images - 1))
     with pytest.raises(ConfigError, match=rf"has {miniature.images} images"):
-        prepare(name, str(unpack(miniature, tmp_path)), None, None, 0, False)
+        prepare(name, str(unpack(miniature, tmp_path)), None, Division(), False)
 
 
 def test_official_splits_are_kept(name, miniature, tmp_path):
@@ -137,6 +138,18 @@ def test_a_random_split_says_that_it_tears_patients(name, miniature, tmp_path):
     other, _ = prepared(name, folder, "random", seed=2, out=f"{folder}/other.csv")
     test, other_test = ({row.path for row in one.rows() if row.split == "test"} for one in (table, other))
     assert test != other_test
+
+
+def test_its_images_are_checked_without_a_doubt(name, miniature, tmp_path):
+    """A split at random tears patients, whom CMMD's files name: this one is told."""
+    folder = unpack(miniature, tmp_path)
+    table, _ = prepared(name, folder)
+    found = survey(table, str(tmp_path / "work"))
+    assert [one.text for one in found.remarks if one.doubt] == []
+    assert len(found.table) == miniature.labelled
+    torn, _ = prepared(name, folder, "random", out=f"{folder}/random.parquet")
+    doubts = [one.doubt for one in survey(torn, str(tmp_path / "work")).remarks if one.doubt]
+    assert doubts == (["groups"] if name == "cmmd" else [])
 
 
 # --- what one data set has alone ------------------------------------------------------------------------------------
@@ -203,4 +216,4 @@ def test_what_is_wrong_with_cmmd_is_named(path, content, said, tmp_path):
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(dicom("D1-0003", "") if content is None else content)
     with pytest.raises(ConfigError, match=said):
-        prepare("cmmd", str(folder), None, None, 0, True)
+        prepare("cmmd", str(folder), None, Division(), True)

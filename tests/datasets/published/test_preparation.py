@@ -8,7 +8,7 @@ import pytest
 
 from fpt_ray.datasets.command import prepare as command
 from fpt_ray.datasets.published.layout import open_download
-from fpt_ray.datasets.published.preparation import PUBLISHED, prepare
+from fpt_ray.datasets.published.preparation import PUBLISHED, Division, prepare
 from fpt_ray.datasets.published.workbook import first_sheet
 from fpt_ray.errors import ConfigError
 from fpt_ray.images.table import read_images
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def prepared(folder, name="ddr", out=None, split=None):
-    return prepare(name, str(folder), out, split, 0, True)
+    return prepare(name, str(folder), out, Division(split=split), True)
 
 
 def test_the_command_says_what_was_written(folder, capsys):
@@ -78,7 +78,7 @@ def test_no_path_leaves_the_folder(folder):
     outside.write_bytes(b"")
     (lists / "valid.txt").write_text("../../../../outside.jpg 1\n")
     with pytest.raises(ConfigError, match=r"1 that it names are missing, such as .*/valid/\.\./\.\./\.\./\.\./outside"):
-        prepare("ddr", str(folder), None, None, 0, False)
+        prepare("ddr", str(folder), None, Division(), False)
     (lists / "valid/link.jpg").symlink_to(outside)
     (lists / "valid.txt").write_text("link.jpg 1\n")
     with pytest.raises(ConfigError, match=r"valid/link\.jpg is a link that leaves the folder"):
