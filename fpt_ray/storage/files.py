@@ -17,6 +17,9 @@ from fpt_ray.storage import local, s3
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.protocol import Entry, File, Storage
 
+GONE = "gone"
+"""The stamp of a file that is missing."""
+
 
 def is_location(uri: str) -> bool:
     """Whether a URI names a local path or a place on S3, not a database, for instance."""
@@ -148,7 +151,7 @@ def stamps(uri: str, paths: Sequence[str]) -> list[str]:
         StorageError: S3 fails.
     """
     found = _storage_at(uri).find(uri, paths)
-    return [f"{path}|{file.stamp if file else 'gone'}" for path, file in zip(paths, found, strict=True)]
+    return [f"{path}|{file.stamp if file else GONE}" for path, file in zip(paths, found, strict=True)]
 
 
 def leaving(root: str, paths: pa.StringArray) -> str | None:

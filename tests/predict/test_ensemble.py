@@ -17,6 +17,7 @@ from fpt_ray.predict.classifier import load
 from fpt_ray.predict.ensemble import ensemble_of, lpm_passes
 from fpt_ray.predict.finding import bundles_of_front
 from fpt_ray.predict.listing import listed
+from fpt_ray.predict.parts import planned
 from fpt_ray.predict.pipeline import answer_rows, predict_all
 from fpt_ray.predict.summary import summary_text
 from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE, read_bundle
@@ -92,7 +93,7 @@ def test_it_goes_through_ray_data_and_says_what_it_gains_and_costs(cluster, bund
     ensemble, out = ensemble_of(few), str(tmp_path / "out.parquet")
     squares, labels = squares_of(table, ensemble)
     listing = listed(f"{table.root}/test", (), ensemble.members[0].bundle.target)
-    rows = predict_all(ensemble, "x", listing, out)
+    rows = predict_all(ensemble, planned("x", listing, out))
     written = pq.read_table(out)
     assert written.column_names == [name for name in rows.column_names if name != "of_best"]
     by_path = {path: at for at, path in enumerate(written["path"].to_pylist())}

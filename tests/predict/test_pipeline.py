@@ -15,7 +15,7 @@ from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.operating_points import OperatingPoint
-from fpt_ray.predict import pipeline
+from fpt_ray.predict import parts, pipeline
 from fpt_ray.predict.classifier import Answers, load
 from fpt_ray.predict.command import Command, run
 from fpt_ray.predict.ensemble import Ensemble
@@ -43,8 +43,11 @@ def bundle(images, tmp_path_factory):
     return left(trial, stored(trial, table, folder / "store"), folder, seeds=2)
 
 
-def alone(bundle):
-    return Ensemble(members=(load(bundle),))
+def predict_all(bundle, listing, out):
+    work = parts.planned(bundle_digest(bundle), listing, out)
+    found = pipeline.predict_all(Ensemble(members=(load(bundle),)), work)
+    parts.remove_parts(work)
+    return found
 
 
 def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundle, images, tmp_path, capsys):
@@ -76,7 +79,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
 
 def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images, tmp_path, monkeypatch):
     listing, out = listed(images, (), TARGET), str(tmp_path / "out.csv")
-    monkeypatch.setattr(pipeline, "_PART_IMAGES", (16, 16))
+    monkeypatch.setattr(parts, "_PART_IMAGES", (16, 16))
     whole, calls = pipeline.write, []
 
     def write(uri, content):
@@ -87,13 +90,13 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
 
     monkeypatch.setattr(pipeline, "write", write)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
+        predict_all(bundle, listing, out)
     assert not Path(out).exists()
     monkeypatch.setattr(pipeline, "write", whole)
     asked = []
     write_parts = pipeline._write_parts
     monkeypatch.setattr(pipeline, "_write_parts", lambda *given: (asked.extend(given[2]), write_parts(*given)))
-    found = pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
+    found = predict_all(bundle, listing, out)
     assert len(asked) == 2, "of four parts, two were there"
     with Path(out).open() as file:
         rows = list(csv.DictReader(file))
@@ -101,7 +104,7 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
     expected = load(bundle).predict([Path(images, path) for path in listing.paths])
     np.testing.assert_allclose([float(row["probability_c1"]) for row in rows], expected.probabilities[:, 1], atol=1e-6)
     with pytest.raises(ConfigError, match=r"out: .*out.csv is there already; remove it, or give another name"):
-        pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
+        predict_all(bundle, listing, out)
 
 
 # --- without Ray --------------------------------------------------------------------------------------------------
@@ -121,15 +124,15 @@ def test_what_cannot_be_listed_or_written_is_refused(images, tmp_path):
     with pytest.raises(ConfigError, match=r"'out.png' is a link that leaves .*; copy the file into it"):
         listed(str(tmp_path), (), TARGET)
     with pytest.raises(ConfigError, match=r"out is out.xlsx; give a .parquet or .csv file"):
-        pipeline.check_output("out.xlsx")
+        parts.check_output("out.xlsx")
 
 
 @pytest.mark.parametrize("images", [0, 1, 8, 9, 300, 5000, 100_000])
 def test_parts_are_of_all_images_in_their_order_and_of_bounded_size(images):
-    parts = pipeline._parts(images)
-    assert [at for part in parts for at in part] == list(range(images))
-    assert all(len(part) <= 64 for part in parts)
-    assert all(len(part) >= 8 for part in parts[:-1])
+    found = parts.parts_of(images)
+    assert [at for part in found for at in part] == list(range(images))
+    assert all(len(part) <= 64 for part in found)
+    assert all(len(part) >= 8 for part in found[:-1])
 
 
 def test_values_have_a_column_of_their_own_whatever_they_are_called():
