@@ -34,7 +34,8 @@ class Command:
     workdir: str = "."
     """The working directory of the study. Features of images that its stores have already are read from there."""
     columns: tuple[str, ...] = ()
-    """What columns of a table are called there, such as path=file label=diagnosis. Default: path and label."""
+    """What columns of a table are called there, such as path=file label=diagnosis; label= leaves labels out. Default:
+    path and label."""
     backbone: str | None = None
     """The file of the LPM's weights. Default: where they were in training."""
     tracking_uri: str | None = None

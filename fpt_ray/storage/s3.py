@@ -75,9 +75,26 @@ def _file(found: Mapping[str, Any], prefix: str) -> File:
 
 
 def find(uri: str, paths: Sequence[str]) -> list[File | None]:
-    """Each of these files below a folder, by one listing of it; None: it is missing."""
+    """Each of these files below a folder, by one listing of it, or a question for one; None: it is missing."""
+    if len(paths) == 1:
+        return [_asked(uri, paths[0])]
     listed = {file.path: file for file in list_files(uri)}
     return [listed.get(path) for path in paths]
+
+
+def _asked(uri: str, path: str) -> File | None:
+    """A file below a folder, which need not be listed for it."""
+    from botocore.exceptions import ClientError
+
+    bucket, prefix = _prefixed(uri)
+    with failure_as_error(f"{uri}/{path}", "HeadObject"):
+        try:
+            found = client().head_object(Bucket=bucket, Key=prefix + path)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
+                return None
+            raise
+    return _file({"Key": prefix + path, "ETag": found["ETag"], "Size": found["ContentLength"]}, prefix)
 
 
 def walk(uri: str) -> list[Entry]:
