@@ -59,6 +59,21 @@ def squares_of(table, ensemble):
     }, np.array([row.label for row in rows])
 
 
+def test_the_lpm_is_given_a_whole_part_and_the_networks_some_images_at_a_time(bundles, table, monkeypatch):
+    classifier, given, read = load(next(iter(bundles))), [], []
+    images = np.stack([squared(table, row, 64) for row in table.rows() if row.split == "train"])
+    each = np.concatenate([classifier.answers(images[[at]]).probabilities for at in range(len(images))])
+    extract, network = seen.extract_batches, type(classifier.model)
+    monkeypatch.setattr(seen, "extract_batches", lambda *some: (given.append(len(some[1])), extract(*some))[1])
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *some: (read.append(len(some[-1])), forward(*some))[1])
+    found = classifier.answers(images)
+    assert given == [len(images)]
+    assert sum(read) == len(images) > 32
+    assert max(read) == 16
+    np.testing.assert_allclose(found.probabilities, each, atol=1e-5)
+
+
 def test_the_answer_is_the_mean_of_the_members_and_each_lpm_looks_once(bundles, table, monkeypatch):
     ensemble, looked = ensemble_of(bundles), []
     squares, _ = squares_of(table, ensemble)
@@ -67,7 +82,7 @@ def test_the_answer_is_the_mean_of_the_members_and_each_lpm_looks_once(bundles, 
         seen, "extract_batches", lambda *given: (looked.append(given[2].resolution), extract(*given))[1]
     )
     found = ensemble.answers(squares)
-    assert looked == [64, 96], "of fewer than sixteen images"
+    assert looked == [64, 96]
     assert lpm_passes(list(bundles.values())) == 2
     each = [load(uri).answers(squares[bundle.spec.preparation]) for uri, bundle in bundles.items()]
     said = np.stack([one.probabilities for one in each])

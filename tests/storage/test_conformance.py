@@ -219,6 +219,14 @@ def test_a_stamp_changes_with_the_content_and_only_then(root):
     assert second[2] != first[2]
     assert second[2] == f"x|{list_files(root)[1].stamp}"
     assert stamps(f"{root}/none", ["x"]) == ["x|gone"]
+    assert stamps(root, ["d/y"]) == first[:1]
+
+
+def test_one_file_is_asked_for_without_listing_its_folder(faults):
+    write(f"s3://{BUCKET}/alone/a/x", b"")
+    faults.__init__()
+    assert stamps(f"s3://{BUCKET}/alone", ["a/x"])[0].startswith("a/x|0|")
+    assert list(faults.seen) == [f"HEAD /{BUCKET}/alone/a/x"]
 
 
 def test_a_plain_path_does_not_leave_its_root(root):
