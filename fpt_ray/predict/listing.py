@@ -33,7 +33,7 @@ def known_labels(labels: np.ndarray, target: Target) -> Bool[np.ndarray, " N"]:
     """Which images have a label, or one of several."""
     if target.task in CLASS_TASKS:
         return labels >= 0
-    return ~np.isnan(labels).reshape(len(labels), -1).all(axis=1)
+    return np.logical_or.reduce(~np.isnan(labels).reshape(len(labels), -1), axis=1)
 
 
 def listed(images: str, columns: Sequence[str], target: Target) -> Listing:

@@ -5,6 +5,7 @@ which bears the digest of bundle, images and version; the same command goes on f
 """
 
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Sequence
@@ -134,7 +135,8 @@ def _bytes_or_reason(root: str, path: str, there: bool) -> tuple[bytes, str]:
         StorageError: S3 fails.
     """
     data, error = bytes_or_reason(f"{root}/{path}")
-    if there and error == MISSING and local_path(root) is not None:
+    where = local_path(f"{root}/{path}")
+    if there and error == MISSING and where is not None and not os.path.exists(where):  # a folder is no image
         raise ConfigError(
             f"images: the host {socket.gethostname()} finds no {root}/{path}, which was there where the command was "
             "started; give a folder that all hosts see, or s3://..., or start again if it was removed"

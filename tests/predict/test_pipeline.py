@@ -200,6 +200,9 @@ def test_a_failing_storage_is_no_image_that_cannot_be_read(images, monkeypatch):
     assert row["failure"].to_pylist() == ["root/a.png: S3 fails"]
     assert row.schema == good.schema
     assert good["failure"].to_pylist() == [""]
+    monkeypatch.undo()
+    of_folder = pipeline._read_part(images, preparations, part_of("test/c0"))
+    assert of_folder.select(["errors", "failure"]).to_pylist() == [{"errors": ["there is no such file"], "failure": ""}]
 
 
 def test_an_actor_without_its_device_says_so_of_every_part(monkeypatch):
