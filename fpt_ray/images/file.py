@@ -7,6 +7,9 @@ from fpt_ray.images.decoding import MAX_BYTES
 from fpt_ray.images.table import ImageRow
 from fpt_ray.storage.files import read_bytes
 
+MISSING = "there is no such file"
+"""Why a file cannot be read that is not there."""
+
 
 def bytes_or_reason(uri: str) -> tuple[bytes, str]:
     """The bytes of an image's file, which may be too many for an image; or why it cannot be read.
@@ -17,7 +20,7 @@ def bytes_or_reason(uri: str) -> tuple[bytes, str]:
     try:
         return read_bytes(uri, MAX_BYTES + 1), ""
     except FileNotFoundError:
-        return b"", "there is no such file"
+        return b"", MISSING
     except OSError as error:
         return b"", f"the file cannot be read ({error.strerror})"
 

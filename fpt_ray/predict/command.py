@@ -34,7 +34,8 @@ class Command:
     workdir: str = "."
     """The working directory of the study. Features of images that its stores have already are read from there."""
     columns: tuple[str, ...] = ()
-    """What columns of a table are called there, such as path=file label=diagnosis. Default: path and label."""
+    """What columns of a table are called there, such as path=file label=diagnosis; label= leaves labels out. Default:
+    path and label."""
     backbone: str | None = None
     """The file of the LPM's weights. Default: where they were in training."""
     tracking_uri: str | None = None
@@ -57,12 +58,13 @@ def run(command: Command) -> int:
 
     from fpt_ray.cluster import ray_session
     from fpt_ray.display.terminal import say
-    from fpt_ray.predict.classifier import classifier_of
     from fpt_ray.predict.ensemble import ensemble_of
-    from fpt_ray.predict.evidence.writing import planned_evidence, write_evidence
+    from fpt_ray.predict.evidence.worker import evidence_by_worker
+    from fpt_ray.predict.evidence.writing import planned_evidence
     from fpt_ray.predict.finding import bundle_named, bundles_of_front
     from fpt_ray.predict.listing import listed
-    from fpt_ray.predict.pipeline import check_output, predict_all
+    from fpt_ray.predict.parts import check_output, planned, remove_parts
+    from fpt_ray.predict.pipeline import predict_all
     from fpt_ray.predict.stored import stores_of
     from fpt_ray.predict.summary import summary_text
     from fpt_ray.storage.files import absolute
@@ -75,6 +77,7 @@ def run(command: Command) -> int:
     bundles = {uri: with_backbone_at(read_bundle(uri), command.backbone) for uri in uris}
     bundle, *others = bundles.values()
     listing = listed(command.images, command.columns, bundle.target)
+    work = planned("\n".join(map(bundle_digest, uris)), listing, out)
     plan = planned_evidence(bundle, listing, command.looking)
     say(f"predict: {len(listing.paths)} images by {', '.join(uris)}")
     if note := bundle.data["note"]:
@@ -85,9 +88,10 @@ def run(command: Command) -> int:
         say(f"predict: features that are in the store {one.store.uri} are read from it")
     ensemble = dataclasses.replace(ensemble, stores=stores)
     with ray_session(local=command.local):
-        found = predict_all(ensemble, "\n".join(map(bundle_digest, uris)), listing, out)
-    print(summary_text(found, bundle, listing.labels, out, others))
-    if plan is not None:
-        print(write_evidence(classifier_of(bundle), listing, plan, found, workdir))
+        found = predict_all(ensemble, work)
+        print(summary_text(found, bundle, listing.labels, out, others))
+        if plan is not None:
+            print(evidence_by_worker(ensemble, listing, plan, found, absolute(workdir)))
+    remove_parts(work)
     unread = len(found) - found["error"].to_pylist().count("")
     return 1 if unread > 0.01 * len(found) else 0

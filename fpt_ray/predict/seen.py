@@ -17,7 +17,7 @@ from fpt_ray.predict.stored import Stored, merged
 from fpt_ray.preload.batches import extract_batches
 
 _AT_ONCE = 16
-"""Images that a network sees at once; the LPM decides for itself."""
+"""Images that a network sees at once; the LPM is given all, and takes as many as keep its device busy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,7 +64,7 @@ def seen_by(
     stores: Sequence[Stored] = (),
     hashes: Sequence[str] = (),
 ) -> Sequence[Seen]:
-    """Squared images, some at a time, with what an LPM makes of them.
+    """Squared images, some at a time, with what an LPM makes of all of them at once.
 
     Args:
         lpm: None: none looks at them.
@@ -73,17 +73,20 @@ def seen_by(
         stores: such as serve the spec; what one has is read from it.
         hashes: with stores, the SHA-256 (hex) of each image's file.
     """
-    found = []
-    for first in range(0, len(images), _AT_ONCE):
-        at = slice(first, first + _AT_ONCE)
-        if lpm is None:
-            features = None
-        elif not stores:
-            features = extract_batches(lpm, images[at], spec)
-        else:
-            features = _read_or_made(lpm, images[at], spec, stores, hashes[at])
-        found.append(Seen(images=images[at], spec=spec, features=features))
-    return found
+    if lpm is None or not len(images):
+        whole = None
+    elif not stores:
+        whole = extract_batches(lpm, images, spec)
+    else:
+        whole = _read_or_made(lpm, images, spec, stores, hashes)
+    cuts = [slice(first, first + _AT_ONCE) for first in range(0, len(images), _AT_ONCE)]
+    return [Seen(images=images[at], spec=spec, features=None if whole is None else _cut(whole, at)) for at in cuts]
+
+
+def _cut(whole: Extracted, at: slice) -> Extracted:
+    """The features of some of the images, as views."""
+    assert whole.summaries is not None
+    return Extracted(whole.keys[:, at], whole.values[:, at], whole.tokens[:, at], whole.summaries[:, :, at])
 
 
 def _read_or_made(

@@ -14,6 +14,7 @@ from fpt_ray.metrics.operating_points import OperatingPoint, rates_at
 from fpt_ray.metrics.scores import MetricError, scores
 from fpt_ray.predict.answers import probability_columns
 from fpt_ray.predict.gain import cost_text, gain_lines
+from fpt_ray.predict.listing import known_labels
 from fpt_ray.predict.pipeline import OF_BEST
 from fpt_ray.train.bundle import Bundle
 
@@ -40,18 +41,29 @@ def summary_text(
         counts = Table(heading="class", labels=list(bundle.target.classes), columns=[text_column("images", images)])
         lines.append(typeset(counts, "text"))
     errors = table["error"].to_pylist()
-    read = np.array([not error for error in errors])
-    if labels is not None and read.any():
-        there = table.filter(pa.array(read))
-        said = said_in(there, bundle)
-        lines += _how_rightly(said, labels[read], bundle, () if others else bundle.operating_points)
-        if others:
-            lines += gain_lines(said, np.array(there[OF_BEST].to_pylist()), labels[read], bundle)
+    if labels is not None:
+        lines += _of_labelled(table, bundle, labels, others)
     if others:
         lines.append(cost_text((bundle, *others)))
     lines += _unlike(table, (bundle, *others))
     lines += _unread([(path, error) for path, error in zip(table["path"].to_pylist(), errors, strict=True) if error])
     return "\n".join([*lines, f"written to {out}"])
+
+
+def _of_labelled(table: pa.Table, bundle: Bundle, labels: np.ndarray, others: Sequence[Bundle]) -> list[str]:
+    """What the answers are worth, by the images that were read and have a label."""
+    known = known_labels(labels, bundle.target)
+    kept = known & np.array([not error for error in table["error"].to_pylist()])
+    lacking = int((~known).sum())
+    lines = [f"{lacking} of {len(known)} images have no label, and are left out of the scores"] if lacking else []
+    if not kept.any():
+        return lines
+    there = table.filter(pa.array(kept))
+    said = said_in(there, bundle)
+    lines += _how_rightly(said, labels[kept], bundle, () if others else bundle.operating_points)
+    if others:
+        lines += gain_lines(said, np.array(there[OF_BEST].to_pylist()), labels[kept], bundle)
+    return lines
 
 
 def said_in(table: pa.Table, bundle: Bundle) -> Float[np.ndarray, "N C"]:

@@ -87,8 +87,6 @@ def write_shards(work: Work, layout: Layout) -> Iterator[ShardEntry]:
     Raises:
         ConfigError: an image or a shard fails.
     """
-    at_once = SHARDS_AT_ONCE["cuda" if layout.gpus else "cpu"]
-    grows = hosts_may_join()
     shards = ray.data.read_datasource(
         ShardImages(work.plans, work.source, work.kept),
         override_num_blocks=len(work.plans),
@@ -98,13 +96,7 @@ def write_shards(work: Work, layout: Layout) -> Iterator[ShardEntry]:
         fn_constructor_kwargs={"holder": work.holder, "spec": work.spec, "threads": layout.threads},
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(
-            min_size=layout.actors,
-            max_size=None if grows else layout.actors,
-            max_concurrent_calls_per_actor=at_once,
-            max_tasks_in_flight_per_actor=None if grows else at_once,
-            enable_true_multi_threading=True,
-        ),
+        compute=actor_pool(layout),
         num_cpus=layout.cpus,
         num_gpus=layout.gpus,
     )
@@ -116,6 +108,19 @@ def write_shards(work: Work, layout: Layout) -> Iterator[ShardEntry]:
             entry = ShardEntry(**json.loads(row["entry"]))
             progress.update(entry.rows)
             yield entry
+
+
+def actor_pool(layout: Layout) -> ray.data.ActorPoolStrategy:
+    """The actors of a layout, and more where hosts join; each is called by a thread for every row it has in hand."""
+    at_once = SHARDS_AT_ONCE["cuda" if layout.gpus else "cpu"]
+    grows = hosts_may_join()
+    return ray.data.ActorPoolStrategy(
+        min_size=layout.actors,
+        max_size=None if grows else layout.actors,
+        max_concurrent_calls_per_actor=at_once,
+        max_tasks_in_flight_per_actor=None if grows else at_once,
+        enable_true_multi_threading=True,
+    )
 
 
 # --- the LPM --------------------------------------------------------------------------------------------------

@@ -79,6 +79,17 @@ def lpm_layouts(
     return found
 
 
+def layouts_here(hardware: Hardware, shards: int) -> list[Layout]:
+    """``lpm_layouts`` of this cluster.
+
+    ``hardware`` is of the workers that run the LPM, of which none may be there now where hosts join by themselves.
+    """
+    working = working_hosts()
+    if hardware.device == "cuda" and not any(host.get("GPU", 0) for host in working):
+        working = [_SMALL_GPU_HOST]
+    return lpm_layouts(working, computing_hosts(), shards)
+
+
 def _readers(cpus: float) -> int:
     return max(1, int(cpus / READING_CPUS + 1e-9))
 
@@ -135,16 +146,14 @@ class _Sample:
 def planned_layout(work: Work, hardware: Hardware, scratch: str) -> tuple[Layout, float]:
     """The fastest layout, and the seconds it will take, by an image or two that are measured on a worker.
 
-    ``hardware`` is of the workers that run the LPM, of which none may be there now where hosts join by themselves;
-    ``scratch`` is a folder in the storage of the features.
+    ``hardware`` is of the workers that run the LPM, see ``layouts_here``; ``scratch`` is a folder in the storage of the
+    features.
 
     Raises:
         ConfigError: no host has room for an actor, or for a task that reads; an image fails.
     """
-    working, computing, sizes = working_hosts(), computing_hosts(), [len(plan.images) for plan in work.plans]
-    if hardware.device == "cuda" and not any(host.get("GPU", 0) for host in working):
-        working = [_SMALL_GPU_HOST]
-    layouts = lpm_layouts(working, computing, len(sizes)) if work.spec.blocks else [writers(computing, len(sizes))]
+    sizes = [len(plan.images) for plan in work.plans]
+    layouts = layouts_here(hardware, len(sizes)) if work.spec.blocks else [writers(computing_hosts(), len(sizes))]
     cores = max(layout.threads for layout in layouts)
     sample = _Sample(
         holder=work.holder,

@@ -17,6 +17,9 @@ from fpt_ray.storage import local, s3
 from fpt_ray.storage.errors import ExistsError
 from fpt_ray.storage.protocol import Entry, File, Storage
 
+GONE = "gone"
+"""The stamp of a file that is missing."""
+
 
 def is_location(uri: str) -> bool:
     """Whether a URI names a local path or a place on S3, not a database, for instance."""
@@ -147,16 +150,16 @@ def stamps(uri: str, paths: Iterable[str]) -> Iterator[str]:
     Raises:
         StorageError: S3 fails.
     """
-    return (f"{path}|{file.stamp if file else 'gone'}" for path, file in _storage_at(uri).find(uri, paths))
+    return (f"{path}|{file.stamp if file else GONE}" for path, file in _storage_at(uri).find(uri, paths))
 
 
-def any_there(uri: str, paths: Sequence[str]) -> bool:
+def any_there(uri: str, paths: Iterable[str]) -> bool:
     """Whether one of these files is below a folder.
 
     Raises:
         StorageError: S3 fails.
     """
-    return any(_storage_at(uri).find(uri, paths))
+    return any(file is not None for _, file in _storage_at(uri).find(uri, paths))
 
 
 def leaving(root: str, paths: pa.StringArray) -> str | None:

@@ -79,8 +79,13 @@ def _file(found: Mapping[str, Any], prefix: str) -> File:
 
 
 def find(uri: str, paths: Iterable[str]) -> Iterator[tuple[str, File | None]]:
-    """Each of these paths below a folder with its file, by listing the folders that hold them; None: it is missing."""
+    """Each of these paths below a folder with its file; None: it is missing.
+
+    The folders that hold them are listed; one file alone is asked for.
+    """
     wanted, members = list(paths), dict[str, list[str]]()
+    if len(wanted) == 1:
+        return iter([(wanted[0], _asked(uri, wanted[0]))])
     for path in wanted:
         members.setdefault(path.partition("/")[0], []).append(path)
     groups = [wanted] if len(members) > _LISTINGS else list(members.values())
@@ -91,6 +96,21 @@ def find(uri: str, paths: Iterable[str]) -> Iterator[tuple[str, File | None]]:
         for file in list_files(f"{uri}/{begin}".rstrip("/")):
             listed[begin + file.path] = dataclasses.replace(file, path=begin + file.path)
     return ((path, listed.get(path)) for path in wanted)
+
+
+def _asked(uri: str, path: str) -> File | None:
+    """A file below a folder, which need not be listed for it."""
+    from botocore.exceptions import ClientError
+
+    bucket, prefix = _prefixed(uri)
+    with failure_as_error(f"{uri}/{path}", "HeadObject"):
+        try:
+            found = client().head_object(Bucket=bucket, Key=prefix + path)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
+                return None
+            raise
+    return _file({"Key": prefix + path, "ETag": found["ETag"], "Size": found["ContentLength"]}, prefix)
 
 
 def walk(uri: str) -> list[Entry]:

@@ -17,6 +17,7 @@ from fpt_ray.predict.classifier import load
 from fpt_ray.predict.ensemble import ensemble_of, lpm_passes
 from fpt_ray.predict.finding import bundles_of_front
 from fpt_ray.predict.listing import listed
+from fpt_ray.predict.parts import planned
 from fpt_ray.predict.pipeline import answer_rows, predict_all
 from fpt_ray.predict.summary import summary_text
 from fpt_ray.train.bundle import BUNDLE_FILE, FRONT_FILE, read_bundle
@@ -58,6 +59,20 @@ def squares_of(table, ensemble):
     }, np.array([row.label for row in rows])
 
 
+def test_the_lpm_is_given_a_whole_part_and_the_networks_some_images_at_a_time(bundles, table, monkeypatch):
+    classifier, given, read = load(next(iter(bundles))), [], []
+    images = np.stack([squared(table, row, 64) for row in table.rows() if row.split == "train"])
+    each = np.concatenate([classifier.answers(images[[at]]).probabilities for at in range(len(images))])
+    extract, batch = seen.extract_batches, seen.Seen.batch
+    monkeypatch.setattr(seen, "extract_batches", lambda *some: (given.append(len(some[1])), extract(*some))[1])
+    monkeypatch.setattr(seen.Seen, "batch", lambda one, *some: (read.append(len(one.images)), batch(one, *some))[1])
+    found = classifier.answers(images)
+    assert given == [len(images)]
+    assert sum(read) == len(images) > 32
+    assert max(read) == 16
+    np.testing.assert_allclose(found.probabilities, each, atol=1e-5)
+
+
 def test_the_answer_is_the_mean_of_the_members_and_each_lpm_looks_once(bundles, table, monkeypatch):
     ensemble, looked = ensemble_of(bundles), []
     squares, _ = squares_of(table, ensemble)
@@ -66,7 +81,7 @@ def test_the_answer_is_the_mean_of_the_members_and_each_lpm_looks_once(bundles, 
         seen, "extract_batches", lambda *given: (looked.append(given[2].resolution), extract(*given))[1]
     )
     found = ensemble.answers(squares)
-    assert looked == [64, 96], "of fewer than sixteen images"
+    assert looked == [64, 96]
     assert lpm_passes(list(bundles.values())) == 2
     each = [load(uri).answers(squares[bundle.spec.preparation]) for uri, bundle in bundles.items()]
     said = np.stack([one.probabilities for one in each])
@@ -92,7 +107,7 @@ def test_it_goes_through_ray_data_and_says_what_it_gains_and_costs(cluster, bund
     ensemble, out = ensemble_of(few), str(tmp_path / "out.parquet")
     squares, labels = squares_of(table, ensemble)
     listing = listed(f"{table.root}/test", (), ensemble.members[0].bundle.target)
-    rows = predict_all(ensemble, "x", listing, out)
+    rows = predict_all(ensemble, planned("x", listing, out))
     written = pq.read_table(out)
     assert written.column_names == [name for name in rows.column_names if name != "of_best"]
     by_path = {path: at for at, path in enumerate(written["path"].to_pylist())}

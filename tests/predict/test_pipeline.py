@@ -4,25 +4,30 @@ import csv
 import dataclasses
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sklearn.metrics import roc_auc_score
 
+from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.operating_points import OperatingPoint
-from fpt_ray.predict import pipeline
+from fpt_ray.models.device import DeviceError
+from fpt_ray.predict import parts, pipeline
 from fpt_ray.predict.classifier import Answers, load
 from fpt_ray.predict.command import Command, run
 from fpt_ray.predict.ensemble import Ensemble
+from fpt_ray.predict.evidence import worker
 from fpt_ray.predict.evidence.options import EvidenceOptions
+from fpt_ray.predict.evidence.writing import planned_evidence
 from fpt_ray.predict.finding import bundle_named
 from fpt_ray.predict.listing import listed
-from fpt_ray.predict.summary import summary_text
+from fpt_ray.storage.errors import StorageError
 from fpt_ray.train.bundle import BUNDLE_FILE, bundle_digest, read_bundle
 from tests.predict.bundles import TRIAL, left, stored, table_of_images
 from tests.stores import draw_images
@@ -43,8 +48,11 @@ def bundle(images, tmp_path_factory):
     return left(trial, stored(trial, table, folder / "store"), folder, seeds=2)
 
 
-def alone(bundle):
-    return Ensemble(members=(load(bundle),))
+def predict_all(bundle, listing, out):
+    work = parts.planned(bundle_digest(bundle), listing, out)
+    found = pipeline.predict_all(Ensemble(members=(load(bundle),)), work)
+    parts.remove_parts(work)
+    return found
 
 
 def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundle, images, tmp_path, capsys):
@@ -76,7 +84,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
 
 def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images, tmp_path, monkeypatch):
     listing, out = listed(images, (), TARGET), str(tmp_path / "out.csv")
-    monkeypatch.setattr(pipeline, "_PART_IMAGES", (16, 16))
+    monkeypatch.setattr(parts, "_PART_IMAGES", (16, 16))
     whole, calls = pipeline.write, []
 
     def write(uri, content):
@@ -87,13 +95,13 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
 
     monkeypatch.setattr(pipeline, "write", write)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
+        predict_all(bundle, listing, out)
     assert not Path(out).exists()
     monkeypatch.setattr(pipeline, "write", whole)
     asked = []
     write_parts = pipeline._write_parts
     monkeypatch.setattr(pipeline, "_write_parts", lambda *given: (asked.extend(given[2]), write_parts(*given)))
-    found = pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
+    found = predict_all(bundle, listing, out)
     assert len(asked) == 2, "of four parts, two were there"
     with Path(out).open() as file:
         rows = list(csv.DictReader(file))
@@ -101,7 +109,62 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
     expected = load(bundle).predict([Path(images, path) for path in listing.paths])
     np.testing.assert_allclose([float(row["probability_c1"]) for row in rows], expected.probabilities[:, 1], atol=1e-6)
     with pytest.raises(ConfigError, match=r"out: .*out.csv is there already; remove it, or give another name"):
-        pipeline.predict_all(alone(bundle), bundle_digest(bundle), listing, out)
+        predict_all(bundle, listing, out)
+
+
+def test_killed_before_its_evidence_a_command_goes_on_with_that(cluster, bundle, images, tmp_path, monkeypatch):
+    out, folder = tmp_path / "out.csv", tmp_path / "evidence"
+    looking = EvidenceOptions(evidence=str(folder), evidence_images=2, evidence_orders=0)
+    command = Command(model=bundle, images=images, out=str(out), looking=looking, workdir=str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "ask_worker", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(command)
+    written = out.stat()
+    assert not folder.exists()
+    monkeypatch.setattr(pipeline, "_write_parts", None)
+    assert run(command) == 0
+    assert (out.stat().st_ino, out.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert (folder / "evidence.csv").exists()
+    assert not list(tmp_path.glob("out.csv.parts-*"))
+    with pytest.raises(ConfigError, match=r"out.csv is there already; remove it"):
+        run(dataclasses.replace(command, looking=EvidenceOptions()))
+
+
+def interrupted(_question):
+    raise KeyboardInterrupt
+
+
+def test_evidence_that_a_worker_wrote_elsewhere_is_none(cluster, bundle, images, tmp_path, monkeypatch):
+    looking = EvidenceOptions(evidence=str(tmp_path / "evidence"), evidence_images=1, evidence_orders=0)
+    listing = listed(images, (), TARGET)
+    plan = planned_evidence(read_bundle(bundle), listing, looking)
+    monkeypatch.setattr(worker, "ask_worker", lambda question: "written")
+    with pytest.raises(ConfigError, match=r"evidence: a worker wrote .*evidence on its own host; give a folder"):
+        worker.evidence_by_worker(Ensemble(members=(load(bundle),)), listing, plan, pa.table({}), str(tmp_path))
+
+
+def test_images_that_a_worker_cannot_reach_are_an_error_and_no_rows(cluster, bundle, images, tmp_path, monkeypatch):
+    """A storage that fails, and a file that the driver's host alone has, as far as a worker can tell."""
+    listing, out = listed(images, (), TARGET), str(tmp_path / "out.csv")
+    elsewhere = dataclasses.replace(listing, root="gs://bucket")
+    monkeypatch.setattr(parts, "stamps", lambda root, paths: [f"{path}|1|2" for path in paths])
+    with pytest.raises(ConfigError, match=r"^gs:// is no location; give a local path"):
+        predict_all(bundle, elsewhere, out)
+    hidden = dataclasses.replace(listing, root=str(tmp_path / "hidden"))
+    with pytest.raises(ConfigError, match=rf"host {socket.gethostname()} finds no .*hidden/test/c0/0.png, which was"):
+        predict_all(bundle, hidden, out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_cannot_be_used_is_told_of_before_anything_is_read(cluster, bundle, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "hardware_here", unusable)
+    with pytest.raises(DeviceError, match="it cannot be used"):
+        predict_all(bundle, listed(images, (), TARGET), str(tmp_path / "out.csv"))
+
+
+def unusable(*_):
+    raise DeviceError("it cannot be used")
 
 
 # --- without Ray --------------------------------------------------------------------------------------------------
@@ -120,16 +183,33 @@ def test_what_cannot_be_listed_or_written_is_refused(images, tmp_path):
     (tmp_path / "out.png").symlink_to(image)
     with pytest.raises(ConfigError, match=r"'out.png' is a link that leaves .*; copy the file into it"):
         listed(str(tmp_path), (), TARGET)
-    with pytest.raises(ConfigError, match=r"out is out.xlsx; give a .parquet or .csv file"):
-        pipeline.check_output("out.xlsx")
 
 
-@pytest.mark.parametrize("images", [0, 1, 8, 9, 300, 5000, 100_000])
-def test_parts_are_of_all_images_in_their_order_and_of_bounded_size(images):
-    parts = pipeline._parts(images)
-    assert [at for part in parts for at in part] == list(range(images))
-    assert all(len(part) <= 64 for part in parts)
-    assert all(len(part) >= 8 for part in parts[:-1])
+def part_of(*paths):
+    return pa.table({"part": [0], "paths": [list(paths)], "there": [[True for _ in paths]]})
+
+
+def test_a_failing_storage_is_no_image_that_cannot_be_read(images, monkeypatch):
+    def fails(uri):
+        raise StorageError(f"{uri}: S3 fails")
+
+    preparations = (Preparation(resolution=64),)
+    good = pipeline._read_part(images, preparations, part_of("test/c0/0.png"))
+    monkeypatch.setattr(pipeline, "bytes_or_reason", fails)
+    row = pipeline._read_part("root", preparations, part_of("a.png"))
+    assert row["failure"].to_pylist() == ["root/a.png: S3 fails"]
+    assert row.schema == good.schema
+    assert good["failure"].to_pylist() == [""]
+    monkeypatch.undo()
+    of_folder = pipeline._read_part(images, preparations, part_of("test/c0"))
+    assert of_folder.select(["errors", "failure"]).to_pylist() == [{"errors": ["there is no such file"], "failure": ""}]
+
+
+def test_an_actor_without_its_device_says_so_of_every_part(monkeypatch):
+    monkeypatch.setattr(pipeline, "taken_over", unusable)
+    monkeypatch.setattr(pipeline.ray, "get", lambda reference: reference)
+    answered = pipeline._Actor((None,), 1)(pa.table({"part": [3], "failure": [""]}))
+    assert answered.select(["part", "failure"]).to_pylist() == [{"part": 3, "failure": "it cannot be used"}]
 
 
 def test_values_have_a_column_of_their_own_whatever_they_are_called():
@@ -157,53 +237,6 @@ def test_every_label_is_called_by_its_own_operating_points():
     table = pipeline.answer_rows(answers, ["a", "b", "c"], ["", "", ""], ["", "why", ""])
     assert table["youden_x"].to_pylist() == [False, None, True]
     assert table["youden_y"].to_pylist() == [True, None, False]
-
-
-def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):
-    found = listed(images, (), TARGET)
-    assert [TARGET.classes[at] for at in found.labels] == [path.split("/")[1] for path in found.paths]
-    assert listed(images, (), Target(task="binary", classes=("c0", "c1"))).labels is None
-    table = tmp_path / "t.csv"
-    table.write_text("file,kind\na.png,c1\nb.png,c1\n")
-    two = Target(task="binary", classes=("c0", "c1"))
-    named = listed(str(table), ("path=file", "label=kind"), two)
-    assert (list(named.paths), named.labels.tolist()) == (["a.png", "b.png"], [1, 1])
-    assert listed(str(table), ("path=file",), two).labels is None
-    with pytest.raises(ConfigError, match=r"has the label 'c1', which is none of the bundle's \(c0, c2\)"):
-        listed(str(table), ("path=file", "label=kind"), Target(task="binary", classes=("c0", "c2")))
-
-
-def test_several_labels_and_values_come_from_their_columns(tmp_path):
-    table = tmp_path / "t.csv"
-    table.write_text("path,y,x,size\na.png,1,,2.5\nb.png,0,1,3\n")
-    several = listed(str(table), ("label=y,x",), Target(task="multilabel", classes=("w", "x", "y")))
-    np.testing.assert_array_equal(several.labels, [[np.nan, np.nan, 1], [np.nan, 1, 0]])
-    values = listed(str(table), ("label=size",), Target(task="regression", classes=("mm",)))
-    assert values.labels.tolist() == [2.5, 3.0]
-
-
-def test_where_labels_are_known_the_answers_are_scored(bundle, images):
-    """By the library's own AUC of what is in the table; of a class without an image nothing is said."""
-    read, listing = read_bundle(bundle), listed(images, (), TARGET)
-    answers = load(bundle).predict([Path(images, path) for path in listing.paths])
-    blank = [""] * len(listing.paths)
-    table = pipeline.answer_rows(answers, listing.paths, blank, blank)
-    text = summary_text(table, read, listing.labels, "out.csv")
-    area = roc_auc_score(listing.labels, answers.probabilities, multi_class="ovr", labels=[0, 1, 2])
-    assert f"AUC {area:.4f} (" in text
-    right = np.mean(answers.probabilities.argmax(axis=1) == listing.labels)
-    assert f"accuracy {right:.4f} (" in text
-    assert "unlike the training images" not in text
-    strange = answers.familiarity.copy()
-    strange[:7] = 0.0
-    unlike = pipeline.answer_rows(dataclasses.replace(answers, familiarity=strange), listing.paths, blank, blank)
-    said = summary_text(unlike, read, listing.labels, "out.csv")
-    assert "warning: 7 of 60 images are unlike the training images (familiarity below 0.01; of images like" in said
-    assert "them, about 7.7% are to be expected)" in said
-    alone = np.flatnonzero(listing.labels == 2)
-    assert "no scores: " in summary_text(table.take(alone), read, listing.labels[alone], "out.csv")
-    broken = pipeline.answer_rows(load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
-    assert "1 image could not be read:\n  a: why\n" in summary_text(broken, read, np.zeros(1, np.int64), "out.csv")
 
 
 def test_a_study_stands_for_its_best_bundle(tmp_path):

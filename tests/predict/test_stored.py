@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fpt_ray.config.trial import override
+from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import StoreError
 from fpt_ray.predict.classifier import load
 from fpt_ray.predict.command import Command, run
@@ -130,12 +131,27 @@ def test_what_is_no_store_is_passed_over_and_what_is_damaged_is_said(made, tmp_p
     (tmp_path / "features/half/shard").write_bytes(b"")
     (one,) = stores_of(str(tmp_path), [spec])
     _, hashes = images_of(table, [0])
-    (shard,) = {file for file in (tmp_path / "features/wide").rglob("*.parquet") if "index" not in str(file)}
+    spoil_the_shard(tmp_path / "features/wide")
+    with pytest.raises(StoreError, match=r"\.parquet"):
+        one.features(hashes, spec)
+
+
+def spoil_the_shard(store):
+    (shard,) = {file for file in store.rglob("*.parquet") if "index" not in str(file)}
     content = bytearray(shard.read_bytes())
     content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
     shard.write_bytes(content)
-    with pytest.raises(StoreError, match=r"\.parquet"):
-        one.features(hashes, spec)
+
+
+def test_a_store_that_is_damaged_ends_the_command_in_one_line(cluster, made, tmp_path):
+    """An actor finds it: what it says comes through Ray as what it is."""
+    workdir, table, bundles = made
+    shutil.copytree(Path(workdir, "features/wide"), tmp_path / "features/wide")
+    spoil_the_shard(tmp_path / "features/wide")
+    command = Command(model=bundles["fpt+"], images=table.root, out=str(tmp_path / "o.csv"), workdir=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^[^\n]*shards/[^\n]*\.parquet[^\n]*$"):
+        run(command)
+    assert not (tmp_path / "o.csv").exists()
 
 
 def test_the_command_reads_what_the_stores_of_its_workdir_have(cluster, made, tmp_path, capsys):

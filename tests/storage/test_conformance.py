@@ -18,6 +18,7 @@ from fpt_ray.storage.errors import ExistsError, StorageError
 from fpt_ray.storage.files import (
     abort_uploads,
     absolute,
+    any_there,
     exists,
     failure_as_error,
     filesystem,
@@ -221,6 +222,16 @@ def test_a_stamp_changes_with_the_content_and_only_then(root):
     assert second[2] == f"x|{list_files(root)[1].stamp}"
     assert list(stamps(root, ["d/y", "d/none"])) == [first[0], "d/none|gone"]
     assert list(stamps(f"{root}/none", ["x"])) == ["x|gone"]
+    assert list(stamps(root, ["d/y"])) == first[:1]
+    assert any_there(root, ["d/none", "d/y"])
+    assert not any_there(root, ["d/none", "none"])
+
+
+def test_one_file_is_asked_for_without_listing_its_folder(faults):
+    write(f"s3://{BUCKET}/alone/a/x", b"")
+    faults.__init__()
+    assert next(stamps(f"s3://{BUCKET}/alone", ["a/x"])).startswith("a/x|0|")
+    assert list(faults.seen) == [f"HEAD /{BUCKET}/alone/a/x"]
 
 
 def test_a_plain_path_does_not_leave_its_root(root):
@@ -255,7 +266,7 @@ def test_only_folders_that_hold_the_files_are_listed(monkeypatch, paths, listed)
         return [File(path=one.removeprefix(below), bytes=1, stamp="s") for one in there if one.startswith(below)]
 
     monkeypatch.setattr(s3, "list_files", list_files)
-    assert stamps("s3://b", paths) == [f"{path}|{'s' if path in there else 'gone'}" for path in paths]
+    assert list(stamps("s3://b", paths)) == [f"{path}|{'s' if path in there else 'gone'}" for path in paths]
     assert sorted(asked) == listed
 
 

@@ -5,6 +5,7 @@ Class tokens of training images lie in the feature store, and the images where t
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -113,13 +114,13 @@ def alike(trained: TrainingImages, class_token: Float[np.ndarray, " D"], sha256:
     ]
 
 
-def label_text(target: Target, label: object) -> str:
-    """A label, as tables have it, by its name."""
+def label_text(target: Target, label: Any) -> str:
+    """A label, as tables have it, by its name; "" where it is not known."""
     if target.task in CLASS_TASKS:
-        return target.classes[int(label)]  # type: ignore[call-overload]
+        return target.classes[int(label)] if label >= 0 else ""
     if target.task == "multilabel":
-        return BETWEEN.join(name for name, has in zip(target.classes, label, strict=True) if has == 1)  # type: ignore[call-overload]
-    return f"{label:.4g}"
+        return BETWEEN.join(name for name, has in zip(target.classes, label, strict=True) if has == 1)
+    return "" if np.isnan(label) else f"{label:.4g}"
 
 
 def pixels_of(one: Alike, preparation: Preparation) -> UInt8[np.ndarray, "R R 3"] | None:

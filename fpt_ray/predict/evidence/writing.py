@@ -74,6 +74,8 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
         say(f"evidence: of {len(chosen)} of {len(listing.paths)} images, spread over the list (--evidence_images)")
     side = preparation.resolution // backbone_shape(bundle.spec.backbone).patch_size
     places = placed_findings(boxes, listing.root, [listing.paths[number] for number in chosen], preparation, side)
+    if options.trained_on is not None:
+        options = dataclasses.replace(options, trained_on=absolute(options.trained_on))
     return Plan(folder=folder, chosen=chosen, places=places, options=options)
 
 
@@ -145,7 +147,7 @@ def write_evidence(classifier: Classifier, listing: Listing, plan: Plan, answers
 
 def _training_images(bundle: Bundle, workdir: str, source: str | None, listing: Listing) -> TrainingImages | None:
     """Those of the bundle; where they cannot be had, that is said."""
-    uri = listing.root if source is None else absolute(source)
+    uri = listing.root if source is None else source
     root = uri.rpartition("/")[0] if uri.endswith((".csv", ".parquet")) else uri
     try:
         return training_images(bundle, workdir, root)

@@ -1,0 +1,113 @@
+"""Which images are predicted, what their labels are, and what the answers are worth by these."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from fpt_ray.config.tasks import Target
+from fpt_ray.config.trial import override
+from fpt_ray.errors import ConfigError
+from fpt_ray.predict.classifier import load
+from fpt_ray.predict.evidence.alike import label_text
+from fpt_ray.predict.listing import known_labels, listed
+from fpt_ray.predict.pipeline import answer_rows
+from fpt_ray.predict.summary import summary_text
+from fpt_ray.train.bundle import read_bundle
+from tests.predict.bundles import TRIAL, left, stored, table_of_images
+from tests.stores import draw_images
+
+TARGET = Target(task="multiclass", classes=("c0", "c1", "c2"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return draw_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def bundle(images, tmp_path_factory):
+    folder, table = tmp_path_factory.mktemp("bundle"), table_of_images(images)
+    trial = override(TRIAL, {"method": "probe"})
+    return left(trial, stored(trial, table, folder / "store"), folder, seeds=2)
+
+
+def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):
+    found = listed(images, (), TARGET)
+    assert [TARGET.classes[at] for at in found.labels] == [path.split("/")[1] for path in found.paths]
+    assert listed(images, (), Target(task="binary", classes=("c0", "c1"))).labels is None
+    table = tmp_path / "t.csv"
+    table.write_text("file,kind\na.png,c1\nb.png,c1\n")
+    two = Target(task="binary", classes=("c0", "c1"))
+    named = listed(str(table), ("path=file", "label=kind"), two)
+    assert (list(named.paths), named.labels.tolist()) == (["a.png", "b.png"], [1, 1])
+    assert listed(str(table), ("path=file",), two).labels is None
+    with pytest.raises(ConfigError, match=r"has the label 'c1', which is none of the bundle's \(c0, c2\)"):
+        listed(str(table), ("path=file", "label=kind"), Target(task="binary", classes=("c0", "c2")))
+    table.write_text("path,label\na.png,strange\n")
+    with pytest.raises(ConfigError, match=r"has the label 'strange', .* have labels left out by --columns label=$"):
+        listed(str(table), (), two)
+    assert listed(str(table), ("label=",), two).labels is None
+    assert listed(images, ("label=",), TARGET).labels is None
+
+
+def test_rows_without_a_label_are_left_out_of_the_scores(bundle, images, tmp_path):
+    whole = listed(images, (), TARGET)
+    table = tmp_path / "t.csv"
+    names = ["" if at % 3 == 0 else TARGET.classes[label] for at, label in enumerate(whole.labels)]
+    table.write_text(
+        "path,label\n" + "".join(f"{path},{name}\n" for path, name in zip(whole.paths, names, strict=True))
+    )
+    listing = listed(str(table), (), TARGET)
+    empty = np.arange(60) % 3 == 0
+    np.testing.assert_array_equal(listing.labels, np.where(empty, -1, whole.labels))
+    answers, blank = load(bundle).predict([Path(images, path) for path in whole.paths]), [""] * 60
+    text = summary_text(answer_rows(answers, whole.paths, blank, blank), read_bundle(bundle), listing.labels, "o")
+    assert "20 of 60 images have no label, and are left out of the scores\n" in text
+    right = np.mean(answers.probabilities.argmax(axis=1)[~empty] == whole.labels[~empty])
+    assert f"accuracy {right:.4f} (" in text
+    assert [label_text(TARGET, label) for label in listing.labels[:2]] == ["", names[1]]
+    table.write_text("path,label\na.png,\n")
+    assert listed(str(table), (), TARGET).labels is None
+    table.write_text("path,label\na.png,\nb.png,2.5\n")
+    number = Target(task="regression", classes=("mm",))
+    labels = listed(str(table), (), number).labels
+    assert known_labels(labels, number).tolist() == [False, True]
+    assert [label_text(number, label) for label in labels] == ["", "2.5"]
+    several = Target(task="multilabel", classes=("x", "y"))
+    assert known_labels(np.array([[np.nan, 0], [np.nan, np.nan]]), several).tolist() == [True, False]
+
+
+def test_several_labels_and_values_come_from_their_columns(tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("path,y,x,size\na.png,1,,2.5\nb.png,0,1,3\n")
+    several = listed(str(table), ("label=y,x",), Target(task="multilabel", classes=("w", "x", "y")))
+    np.testing.assert_array_equal(several.labels, [[np.nan, np.nan, 1], [np.nan, 1, 0]])
+    values = listed(str(table), ("label=size",), Target(task="regression", classes=("mm",)))
+    assert values.labels.tolist() == [2.5, 3.0]
+
+
+def test_where_labels_are_known_the_answers_are_scored(bundle, images):
+    """By the library's own AUC of what is in the table; of a class without an image nothing is said."""
+    read, listing = read_bundle(bundle), listed(images, (), TARGET)
+    answers = load(bundle).predict([Path(images, path) for path in listing.paths])
+    blank = [""] * len(listing.paths)
+    table = answer_rows(answers, listing.paths, blank, blank)
+    text = summary_text(table, read, listing.labels, "out.csv")
+    area = roc_auc_score(listing.labels, answers.probabilities, multi_class="ovr", labels=[0, 1, 2])
+    assert f"AUC {area:.4f} (" in text
+    right = np.mean(answers.probabilities.argmax(axis=1) == listing.labels)
+    assert f"accuracy {right:.4f} (" in text
+    assert "unlike the training images" not in text
+    strange = answers.familiarity.copy()
+    strange[:7] = 0.0
+    unlike = answer_rows(dataclasses.replace(answers, familiarity=strange), listing.paths, blank, blank)
+    said = summary_text(unlike, read, listing.labels, "out.csv")
+    assert "warning: 7 of 60 images are unlike the training images (familiarity below 0.01; of images like" in said
+    assert "them, about 7.7% are to be expected)" in said
+    alone = np.flatnonzero(listing.labels == 2)
+    assert "no scores: " in summary_text(table.take(alone), read, listing.labels[alone], "out.csv")
+    broken = answer_rows(load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
+    assert "1 image could not be read:\n  a: why\n" in summary_text(broken, read, np.zeros(1, np.int64), "out.csv")
