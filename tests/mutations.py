@@ -28,7 +28,7 @@ from tests.mutation_table import MUTATIONS, Mutation
 
 Result = TypeVar("Result")
 ROOT = Path(__file__).parents[1]
-AT_ONCE = 1
+AT_ONCE = 2
 """Mutations that are tried side by side, each in a copy of its own."""
 LIMIT_S = 240
 FORKS = multiprocessing.get_context("forkserver")
