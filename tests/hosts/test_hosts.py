@@ -159,7 +159,7 @@ def test_a_host_killed_in_the_middle_of_train_is_replaced_and_training_goes_on(u
     cluster.grow()
     told = command.told()
     check_trained(store, "killed", told)
-    assert undisturbed in told  # Ray says in addition that a host is gone
+    assert undisturbed.replace("/runs/two-", "/runs/killed-") in told  # Ray says in addition that a host is gone
     assert before < EPOCHS
     assert len(written(requests, "runs/killed")) <= EPOCHS + 2
 
