@@ -22,8 +22,8 @@ _COLUMNS = 12
 _HEIGHTS = (3.2, 2.05, 2.7)
 """Of the rows, in inches: the image, six layers or heads, and what is below them."""
 _WIDTH = 12.4
-_DPI = 130
-"""Of a picture that is 1,600 pixels wide, an image has 350: about as many as the LPM sees."""
+_DPI = 100
+"""A picture is 1,240 pixels wide and about 1 MB: a page of a study holds some."""
 _CAPTION = (
     "Green: patches whose tokens heads keep, the important ones. Colour: the attention that prompts (of a probe: "
     "queries) pay to them on the way to the answer,",
