@@ -34,7 +34,7 @@ _LOSS, _TASKS = "tests/models/test_loss.py", "tests/train/test_tasks.py"
 _STORE, _IMAGES, _CONFIG = "tests/features/test_store.py", "tests/images/test_images.py", "tests/config/test_config.py"
 _SERVED, _REFUSED = "tests/serve/test_answers.py", "tests/serve/test_refusals.py"
 _CALIBRATION, _CLASSIFIER = "tests/metrics/test_calibration.py", "tests/predict/test_classifier.py"
-_GAIN = "tests/report/test_as_one.py"
+_GAIN = "tests/report/test_front_ensemble.py"
 _CHECKS, _CHECKING = "tests/datasets/checks", "tests/datasets/test_checking.py"
 _AUGMENTATION = "tests/images/test_augmentation.py"
 _PICTURE, _DICOM = "tests/images/test_picture.py", "tests/images/test_dicom.py"
@@ -971,7 +971,7 @@ MUTATIONS = (
         "taken_over",
     ),
     Mutation("fpt_ray/serve/app.py", 'return asked == "1"', "return False", _SERVED, "evidence"),
-    Mutation("fpt_ray/report/as_one.py", "reverse=True", "reverse=False", _GAIN),
+    Mutation("fpt_ray/report/front_ensemble.py", "reverse=True", "reverse=False", _GAIN),
     Mutation("fpt_ray/metrics/gain.py", "ours[name] - theirs[name]", "theirs[name] - ours[name]", _GAIN),
     Mutation(
         "fpt_ray/images/decoding.py",

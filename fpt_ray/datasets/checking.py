@@ -51,7 +51,7 @@ def inspected(
         ConfigError: there is what makes results untrue and is not allowed, a split has no image, images lack the
             window that is asked for, or a window or percentiles are given that no intensity uses.
     """
-    if table.hashes_ is None or any_there(table.root, table.paths.to_pylist()):
+    if table.hashes_ is None or any_there(table.root, map(str, table.paths)):
         found = inspect(table.root, table.paths, workdir, preparations if kept else (), local=local)
         whole, findings, decoded = *usable(table, as_prepared(found.findings, preparations)), found.decoded
     else:

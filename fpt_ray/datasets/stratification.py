@@ -61,12 +61,13 @@ def write_stratified(
         raise ConfigError(f"table is {uri}; give a .csv in {root} or above it, since its paths start there")
     below = f"{root}/".removeprefix(f"{folder}/")
     divided = _inspected_and_divided(found, seed, absolute(workdir))
+    noted = _write_note(uri, found.note)  # first, so that no table is ever without
     try:
         write_once(uri, _csv_text(divided, below).encode())
     except ExistsError:
         raise ConfigError(f"table: {uri} is there already; give it as images, or another name") from None
     sizes = ", ".join(f"{len(divided.of(split))} {split}" for split in SPLITS)
-    return "\n".join([uri, *_write_note(uri, found.note), sizes, *_task_to_give(found)])
+    return "\n".join([uri, *noted, sizes, *_task_to_give(found)])
 
 
 def _write_note(uri: str, note: str) -> list[str]:

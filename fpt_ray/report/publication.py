@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fpt_ray.display.terminal import say
 from fpt_ray.display.typesetting import Form, typeset
-from fpt_ray.report.as_one import as_one_table
+from fpt_ray.report.front_ensemble import front_ensemble_table
 from fpt_ray.report.ledger import ledger_table
 from fpt_ray.report.mlflow_page import show_in_mlflow
 from fpt_ray.report.page.content import page_of
@@ -64,13 +64,14 @@ def _files(result: StudyResult) -> tuple[Path, Path, Path]:
 
 
 def report_text(result: StudyResult, form: Form = "text") -> str:
-    """The front's table; as text also the test split's scores, of the best and of all as one, and the ledger."""
+    """The front's table; as text also the test split's scores of best trial and front's ensemble, and the ledger."""
     table = rendered(summarise(result), form)
     if form != "text":
         return table
     client = open_tracking(result.places.tracking_uri)
-    best, together = best_tested(client, result.trials, result.score, result.constraints), as_one_table(client, result)
+    best = best_tested(client, result.trials, result.score, result.constraints)
     more = score_tables(*best) if best is not None else []
+    together = front_ensemble_table(client, result)
     more += [together] if together is not None else []
     more += [ledger_table(result.ledger)] if result.ledger else []
     return "\n\n".join([table, *(typeset(one, form) for one in more)])

@@ -14,7 +14,7 @@ from fpt_ray.train.bundle import Bundle
 LOW, HIGH = "_low", "_high"
 """What the names of metrics end in that are the ends of another one's 95 % interval."""
 RELIABILITY_FILE = "reliability.png"
-TITLES = {"val": "validation", "test": "test"}
+SPLIT_TITLES = {"val": "validation", "test": "test"}
 """What splits are called."""
 _SQUARED: Mapping[Aspect, str] = {
     "squash": "stretched to a square",
@@ -28,7 +28,7 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
     trial, data = bundle.trial, bundle.data
     sizes, groups = (_counts(data.get(kind, {})) for kind in ("images", "groups"))
     note = [f"**{data['note']}**", ""] if data["note"] else []
-    splits = [split for split in TITLES if any(name.startswith(f"{split}_") for name in bundle.metrics)]
+    splits = [split for split in SPLIT_TITLES if any(name.startswith(f"{split}_") for name in bundle.metrics)]
     return "\n".join(
         [
             f"# {trial.method} on {trial.backbone.name}",
@@ -47,7 +47,7 @@ def model_card(bundle: Bundle, uri: str, *, whole: bool = False) -> str:
             "split, as the epoch and the trial were: its numbers are optimistic, "
             + ("the test split's are not." if "test" in splits else "and the test split was kept for other trials."),
             "",
-            *_reliability(bundle, TITLES[splits[-1]]),
+            *_reliability(bundle, SPLIT_TITLES[splits[-1]]),
             *_operating_points(bundle),
             "## What it must not be used for",
             "",

@@ -20,7 +20,7 @@ from fpt_ray.metrics.scores import Scores, scores
 from fpt_ray.models.weights import backbone_bytes
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.bundle import Bundle, write_bundle
-from fpt_ray.train.card import HIGH, LOW, RELIABILITY_FILE, TITLES, model_card
+from fpt_ray.train.card import HIGH, LOW, RELIABILITY_FILE, SPLIT_TITLES, model_card
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 from fpt_ray.train.reliability import reliability_diagram
 from fpt_ray.train.tokens import familiarity_of
@@ -98,7 +98,7 @@ def leave_bundle(trial: TrialConfig, store: Features, saved: Checkpoint, leaving
     )
     shown = leaving.splits[-1]
     said, labels = found[shown]
-    pictures = _pictures((np.mean(said, axis=0), means[shown]), labels, target.task, TITLES[shown])
+    pictures = _pictures((np.mean(said, axis=0), means[shown]), labels, target.task, SPLIT_TITLES[shown])
     backbone = backbone_bytes(trial.backbone, leaving.weights_digest) if leaving.with_backbone else None
     card = model_card(bundle, leaving.uri, whole=leaving.with_backbone)
     write_bundle(bundle, leaving.uri, card, backbone, pictures)

@@ -8,7 +8,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from fpt_ray.config.tasks import Target
-from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.predict.classifier import load
 from fpt_ray.predict.evidence.alike import label_text
@@ -16,22 +15,8 @@ from fpt_ray.predict.listing import known_labels, listed
 from fpt_ray.predict.pipeline import answer_rows
 from fpt_ray.predict.summary import summary_text
 from fpt_ray.train.bundle import read_bundle
-from tests.predict.bundles import TRIAL, left, stored, table_of_images
-from tests.stores import draw_images
 
 TARGET = Target(task="multiclass", classes=("c0", "c1", "c2"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return draw_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def bundle(images, tmp_path_factory):
-    folder, table = tmp_path_factory.mktemp("bundle"), table_of_images(images)
-    trial = override(TRIAL, {"method": "probe"})
-    return left(trial, stored(trial, table, folder / "store"), folder, seeds=2)
 
 
 def test_labels_come_from_a_table_or_from_folders_that_are_called_as_classes(images, tmp_path):

@@ -14,7 +14,6 @@ import pytest
 
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.tasks import Target
-from fpt_ray.config.trial import override
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.models.device import DeviceError
@@ -29,23 +28,8 @@ from fpt_ray.predict.finding import bundle_named
 from fpt_ray.predict.listing import listed
 from fpt_ray.storage.errors import StorageError
 from fpt_ray.train.bundle import BUNDLE_FILE, bundle_digest, read_bundle
-from tests.predict.bundles import TRIAL, left, stored, table_of_images
-from tests.stores import draw_images
 
 TARGET = Target(task="multiclass", classes=("c0", "c1", "c2"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return draw_images(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def bundle(images, tmp_path_factory):
-    """Of two seeds of a probe, whose states are written into one network in turn."""
-    folder, table = tmp_path_factory.mktemp("bundle"), table_of_images(images)
-    trial = override(TRIAL, {"method": "probe"})
-    return left(trial, stored(trial, table, folder / "store"), folder, seeds=2)
 
 
 def predict_all(bundle, listing, out):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fpt_ray.config.trial import override
+from fpt_ray.predict.evidence import worker
 from fpt_ray.predict.evidence.writing import TABLE_FILE
-from fpt_ray.tune import evidence
 from fpt_ray.tune.evidence import leave_evidence
 from tests.predict.bundles import TRIAL, left, stored, table_of_images
 from tests.stores import draw_images
@@ -21,7 +21,10 @@ def table(tmp_path_factory):
 @pytest.fixture
 def study(table, tmp_path, monkeypatch):
     """A function that leaves the bundle of a study's trial of some method; it returns the study's and its folder."""
-    monkeypatch.setattr(evidence, "ask_worker", lambda question: question())
+    monkeypatch.setattr(worker, "ask_worker", lambda question: question())
+    monkeypatch.setattr(worker, "working_hosts", lambda: [{"CPU": 1}])
+    for name in ("put", "get"):
+        monkeypatch.setattr(worker.ray, name, lambda handed: handed)
 
     def of(method):
         trial = override(TRIAL, {"method": method})

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.typesetting import Table
 from fpt_ray.images.table import read_images
-from fpt_ray.report.as_one import as_one_table
+from fpt_ray.report.front_ensemble import front_ensemble_table
 from fpt_ray.report.ledger import ledger_table
 from fpt_ray.report.page.bundles import BundleText, calibration_table, points_table, read_bundles
 from fpt_ray.report.page.embedded import Embedded, embedded
@@ -78,7 +78,7 @@ def page_of(result: StudyResult, client: MlflowClient, best: tuple[TrialRecord, 
     bundles = read_bundles(uri)
     own = _own_bundle(bundles, best[0] if best else None, result.score)
     pictures, left_out = embedded([*([own] if own else []), *(one for one in bundles if one is not own)])
-    together = as_one_table(client, result)
+    together = front_ensemble_table(client, result)
     stored = stored_text(client, places.run_id, IMPORTANCES)
     images = read_images(f"{uri}/{_IMAGES}") if exists(f"{uri}/{_IMAGES}") else None
     return Page(

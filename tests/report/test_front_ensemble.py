@@ -1,4 +1,4 @@
-"""The front of the made study as one, against means and scores that are written out here."""
+"""The ensemble of the made study's front, against means and scores that are written out here."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fpt_ray.report.as_one import as_one_table
+from fpt_ray.report.front_ensemble import front_ensemble_table
 from fpt_ray.report.publication import report_text
 from fpt_ray.report.result import read_result
 from fpt_ray.tracking.server import open_tracking
@@ -34,13 +34,13 @@ def row_of(table, score):
 
 def test_it_is_the_mean_of_calibrated_answers_beside_the_best(made):
     client, result, _ = made
-    table = as_one_table(client, result)
+    table = front_ensemble_table(client, result)
     mean = np.mean([tempered(number) for number in FRONT], axis=0)[:, 1]
     together, alone = (100 * roc_auc_score(labels_of("test"), said) for said in (mean, tempered(3)[:, 1]))
     shown = row_of(table, "AUC")
     assert shown[:3] == [f"{together:.2f}", f"{alone:.2f}", f"{together - alone:.2f}"]
     assert float(shown[3]) < float(shown[2]) < float(shown[4])
-    assert table.title.startswith("3 of the front's 4 trials as one")
+    assert table.title.startswith("The ensemble of 3 of the front's 4 trials")
     assert table.columns[2].title == "trial 3 alone"
     learnt = sum(1e5 * TRIALS[number][0] for number in FRONT)
     assert f"Learnt parameters {learnt:,.0f} in sum (3,200,000 of the best alone)" in table.footnotes[0]
@@ -52,6 +52,6 @@ def test_trials_without_a_bundle_or_of_other_images_are_left_out_and_counted(mad
     bundle = folder / "bundles/trial-0002/bundle.json"
     document = json.loads(bundle.read_text())
     bundle.write_text(json.dumps({name: value for name, value in document.items() if name != "temperatures"}))
-    assert as_one_table(client, result).title.startswith("2 of the front's 4 trials as one")
+    assert front_ensemble_table(client, result).title.startswith("The ensemble of 2 of the front's 4 trials")
     (folder / "bundles/trial-0001/bundle.json").unlink()
-    assert as_one_table(client, result) is None
+    assert front_ensemble_table(client, result) is None

@@ -1,4 +1,4 @@
-"""The members of a study's front as one classifier: what that gains on the test split, and what it costs.
+"""The ensemble of a study's front: what it gains on the test split over the best of its members, and what it costs.
 
 It is what ``fpt-ray predict --ensemble front`` would answer, from what was stored: each trial's predictions, and the
 temperatures in its bundle.
@@ -22,8 +22,8 @@ from fpt_ray.report.tested import but_for, score_text
 from fpt_ray.tracking.records import TrialRecord
 
 
-def as_one_table(client: MlflowClient, result: StudyResult) -> Table | None:
-    """Scores x 100 of all members together and of the best by validation alone; None where not two can be read."""
+def front_ensemble_table(client: MlflowClient, result: StudyResult) -> Table | None:
+    """Scores x 100 of the ensemble and of the best by validation alone; None where not two can be read."""
     temperatures = {one.number: one.document.get("temperatures", ()) for one in read_bundles(result.places.uri)}
     ranked = sorted(result.front, key=lambda one: one.metrics[f"val_{result.score}"], reverse=True)
     members: list[tuple[TrialRecord, Predictions]] = []
@@ -41,7 +41,7 @@ def as_one_table(client: MlflowClient, result: StudyResult) -> Table | None:
     costs = "; ".join(costs_in_sum([record.metrics for record, _ in members]))
     columns = [
         text_column("score", [TITLES[name] for name in gained], left=True),
-        text_column("as one", [score_text(name, one.together) for name, one in gained.items()]),
+        text_column("ensemble", [score_text(name, one.together) for name, one in gained.items()]),
         text_column(f"trial {best.number} alone", [score_text(name, one.alone) for name, one in gained.items()]),
         *(
             text_column(title, [score_text(name, getattr(one.difference, end)) for name, one in gained.items()])
@@ -49,8 +49,9 @@ def as_one_table(client: MlflowClient, result: StudyResult) -> Table | None:
         ),
     ]
     return Table(
-        title=f"{len(members)} of the front's {len(ranked)} trials as one, the mean of their calibrated answers, on "
-        f"the test split, beside trial {best.number}, the best of them by validation. Scores x 100{but_for(gained)}.",
+        title=f"The ensemble of {len(members)} of the front's {len(ranked)} trials, the mean of their calibrated "
+        f"answers, on the test split, beside trial {best.number}, the best of them by validation. Scores x "
+        f"100{but_for(gained)}.",
         columns=columns,
         footnotes=(f"{costs[:1].upper()}{costs[1:]}.",) if costs else (),
     )
