@@ -22,6 +22,7 @@ _UNSAID = {
     "features.aspect": ("squash",),
     "features.crop_black": (None,),
     "features.srgb": (False,),
+    "features.reduced_scale": (False,),
     "augment.min_area": (0.8,),
     "augment.horizontal_flip": (0.5,),
     "augment.vertical_flip": (0.0,),

@@ -34,6 +34,9 @@ class Preparation:
     10). Default: nothing is cut off."""
     srgb: bool = False
     """Colours are converted from the colour profile that a file has to sRGB. Without, its numbers are taken."""
+    reduced_scale: bool = False
+    """JPEG and JPEG 2000 are decoded at the least of 1/2, 1/4 and 1/8 of their size whose shorter side is twice the
+    resolution or more: large images take less time and memory, and have slightly other pixels. Without, whole."""
 
     def __post_init__(self) -> None:
         low, high = self.percentiles

@@ -148,7 +148,8 @@ def _inspect_chunk(root: str, paths: Sequence[str], preparations: Sequence[Prepa
         findings.append(finding)
         for one in preparations:
             try:
-                kept.append(None if picture is None else keep(picture, one))
+                # What is decoded here is whole: at a reduced scale extraction decodes it itself.
+                kept.append(None if picture is None or one.reduced_scale else keep(picture, one))
             except ImageError:
                 kept.append(None)
     return (as_columns(findings), *kept) if preparations else as_columns(findings)

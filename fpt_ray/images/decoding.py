@@ -5,6 +5,8 @@ import io
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.images.dicom import dicom_size, is_dicom, read_dicom
@@ -19,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 259, 262, 284
 _PNG_BITS_AT = 24
 """In the header, which comes first."""
+_J2K_START, _J2K_COD = b"\xff\x4f\xff\x51", b"\xff\x52"
 _ORIENTATION = 274
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations in which height and width change places."""
@@ -32,7 +35,8 @@ def read_square(
     Raises:
         ImageError: as ``read_picture`` and ``square_of``.
     """
-    return square_of(read_picture(data, source, max_pixels), preparation)
+    least = 2 * preparation.resolution if preparation.reduced_scale else None
+    return square_of(read_picture(data, source, max_pixels, least), preparation)
 
 
 def decode(data: bytes, source: str, preparation: Preparation | None = None) -> UInt8[np.ndarray, "Y X 3"]:
@@ -47,10 +51,11 @@ def decode(data: bytes, source: str, preparation: Preparation | None = None) -> 
     return eight_bit(read_picture(data, source), preparation or Preparation())
 
 
-def read_picture(data: bytes, source: str, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(data: bytes, source: str, max_pixels: int = MAX_PIXELS, least: int | None = None) -> Picture:
     """An encoded image as its file holds it, upright (EXIF orientation applied).
 
-    Transparent pixels are blended onto black. Of several frames or pages the first is taken.
+    Transparent pixels are blended onto black. Of several frames or pages the first is taken. With ``least``, it is
+    decoded at a reduced scale where its format can be, of which no side has fewer pixels.
 
     Raises:
         ImageError: the bytes are empty, too many, no image of a known format, cut off or damaged; the image has no
@@ -67,6 +72,8 @@ def read_picture(data: bytes, source: str, max_pixels: int = MAX_PIXELS) -> Pict
             _check_size(image.size, source, max_pixels)
             _refuse_planes(image, data, source)
             white_is_zero = image.format == "TIFF" and image.getexif().get(_TIFF_PHOTOMETRIC) == 0
+            if least is not None:
+                _reduce(image, data, least)
             image.load()
             return _picture(ImageOps.exif_transpose(image), white_is_zero, source)
     except (ImageError, MemoryError):  # too little memory says nothing of the image
@@ -117,6 +124,27 @@ def _check_size(size: tuple[int, int], source: str, max_pixels: int) -> None:
         raise ImageError(source, f"it is {width}x{height}; it has no pixels")
     if width * height > max_pixels:
         raise ImageError(source, f"it is {width}x{height}, more than {max_pixels:,} pixels; make it smaller first")
+
+
+def _reduce(image: Image.Image, data: bytes, least: int) -> None:
+    """Has an opened JPEG or JPEG 2000 decoded at 1/2, 1/4 or 1/8 of its size: of its cosines, or of its wavelets.
+
+    A JPEG 2000 can be halved as often as it was when it was encoded.
+    """
+    shorter = min(image.size)
+    halvings = next((times for times in (3, 2, 1) if shorter >> times >= least), 0)
+    if isinstance(image, JpegImageFile) and halvings:
+        image.draft(None, (image.width >> halvings, image.height >> halvings))
+    elif isinstance(image, Jpeg2KImageFile):
+        image.reduce = min(halvings, _decompositions(data))  # type: ignore[method-assign]
+
+
+def _decompositions(data: bytes) -> int:
+    """How often a JPEG 2000 was halved, by the marker COD of its main header (ISO/IEC 15444-1, A.6.1)."""
+    at = data.index(_J2K_START) + 2
+    while data[at : at + 2] != _J2K_COD:
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return data[at + 9]
 
 
 def colour_bits(image: Image.Image, data: bytes) -> int:

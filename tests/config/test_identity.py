@@ -96,6 +96,7 @@ def test_trials_of_before_a_field_was_have_the_identity_that_they_had():
         ("features.aspect", "pad"),
         ("features.crop_black", 0),
         ("features.srgb", True),
+        ("features.reduced_scale", True),
         ("augment.min_area", 1.0),
         ("augment.horizontal_flip", 0.0),
         ("augment.vertical_flip", 0.5),

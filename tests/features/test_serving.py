@@ -61,6 +61,7 @@ def serve(trial, *stores):
         ("features.aspect", "pad"),
         ("features.crop_black", 10),
         ("features.srgb", True),
+        ("features.reduced_scale", True),
         ("features.importance", "class_token"),
         ("features.dtype", "bfloat16"),
         ("side.depth", 3),

@@ -224,7 +224,7 @@ def test_another_store_than_asked_names_the_field_and_both_values(field, value):
 @pytest.mark.parametrize("item", dataclasses.fields(Preparation), ids=lambda item: item.name)
 def test_every_way_of_preparing_pixels_has_a_store_of_its_own(item):
     others = {"window": (40.0, 400.0), "percentiles": (1.0, 99.0), "intensity": "window", "aspect": "pad"}
-    others |= {"resolution": 80, "crop_black": 10, "srgb": True}
+    others |= {"resolution": 80, "crop_black": 10, "srgb": True, "reduced_scale": True}
     assert make_spec(**{item.name: others[item.name]}).digest != make_spec().digest
 
 

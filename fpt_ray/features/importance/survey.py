@@ -1,5 +1,8 @@
 """Goes through a store's tokens and measures them, block by block and ratio by ratio."""
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported)
+
 import dataclasses
 import hashlib
 import math
@@ -8,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 from tqdm.auto import tqdm
 
@@ -26,6 +30,7 @@ from fpt_ray.features.shards import HASH, cell_view, damage_as_error, open_shard
 from fpt_ray.features.spec import column_widths
 from fpt_ray.features.store import Store, read_index
 from fpt_ray.images.columns import SPLITS
+from fpt_ray.images.dicom import is_dicom
 from fpt_ray.images.splits import with_hashed_splits
 from fpt_ray.images.table import ImageTable
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
@@ -80,25 +85,35 @@ def stored_table(table: ImageTable, store: Store) -> ImageTable:
     Files whose hash the table does not give are read for it.
 
     Raises:
-        ConfigError: none is in the store, or a file is missing.
+        ConfigError: none is in the store, a file is missing, or ``preload`` divides them by what DICOM files say, which
+            is not looked up here.
     """
+    of_patients = pc.any(pc.ends_with(table.paths, ".dcm")).as_py()
     if table.hashes_ is None:
         with ThreadPoolExecutor(_THREADS) as pool:
             uris = (f"{table.root}/{path}" for path in table.paths)
-            reading = tqdm(pool.map(_sha256, uris), "hashing images", len(table), mininterval=1)
-            found = np.frombuffer(b"".join(reading), np.uint8).reshape(-1, 32)
-        table = dataclasses.replace(table, hashes_=found)
+            reading = list(tqdm(pool.map(_looked_at, uris), "hashing images", len(table), mininterval=1))
+        found = np.frombuffer(b"".join(sha256 for sha256, _ in reading), np.uint8).reshape(-1, 32)
+        table, of_patients = dataclasses.replace(table, hashes_=found), any(dicom for _, dicom in reading)
+    if of_patients and table.groups is None and not table.is_divided:
+        raise ConfigError(
+            f"images: {table.root} has DICOM files without splits and groups, which are divided by the patients that "
+            "they name; give the table of a study, WORKDIR/studies/NAME/images.parquet, or one of `fpt-ray datasets "
+            "split`: else test images might be measured"
+        )
     inside = np.flatnonzero(read_index(store).find(table.hashes()) >= 0)
     if not len(inside):
         raise ConfigError(f"{store.uri} has none of the images of {table.root}; give those that it was made of")
     return with_hashed_splits(table.take(inside))
 
 
-def _sha256(uri: str) -> bytes:
+def _looked_at(uri: str) -> tuple[bytes, bool]:
+    """A file's SHA-256, and whether it is DICOM."""
     try:
-        return hashlib.sha256(read_bytes(uri)).digest()
+        data = read_bytes(uri)
     except OSError as error:
         raise ConfigError(f"images: {uri} cannot be read ({error.strerror})") from None
+    return hashlib.sha256(data).digest(), is_dicom(data)
 
 
 def sampled(table: ImageTable, max_images: int) -> ImageTable:

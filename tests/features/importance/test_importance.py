@@ -22,6 +22,7 @@ from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.importance import Extracted
 from fpt_ray.models.weights import load_backbone, weights_digest
 from tests.conftest import SMALL
+from tests.images.test_dicom import grey_file
 from tests.stores import low_res, make_spec
 
 SHAPE = backbone_shape(SMALL)
@@ -208,6 +209,26 @@ def test_what_cannot_be_measured_is_said(images, store, tmp_path, spec):
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(ConfigError, match="the store was made with"):
         kept_when_flipped(sampled(table, 1), spec, str(tmp_path / "w.pth"), (0.1,))
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_dicom_files_that_preload_divides_by_patient_are_refused(store, tmp_path, hashed):
+    """By content they would be divided otherwise, and images that preload puts into test be measured."""
+    files = {f"{name}/{number}.dcm": name for name in "ab" for number in range(3)}
+    for path in files:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(grey_file(np.zeros((8, 8), np.uint8), PatientID=path))
+    head = "path,label"
+    rows = [f"{path},{name}" for path, name in files.items()]
+    if hashed:
+        head, rows = "path,label,sha256", [f"{row},{'0' * 64}" for row in rows]
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]) + "\n")
+    with pytest.raises(ConfigError, match="divided by the patients that they name; give the table of a study"):
+        stored_table(read_images(str(tmp_path / "t.csv")), store)
+    grouped = [f"{row},{number}" for number, row in enumerate(rows)]
+    (tmp_path / "g.csv").write_text("\n".join([f"{head},group", *grouped]) + "\n")
+    with pytest.raises(ConfigError, match="has none of the images"):
+        stored_table(read_images(str(tmp_path / "g.csv")), store)
 
 
 def test_an_images_size_is_that_of_its_pixels_upright(tmp_path):
