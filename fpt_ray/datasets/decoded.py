@@ -26,6 +26,16 @@ def kept_bytes(resolution: int) -> int:
     return max(_LEAST_BYTES, 3 * resolution**2)
 
 
+def is_kept(width: int | None, height: int | None, preparation: Preparation) -> bool:
+    """Whether an image of this size is kept: one whose own pixels take less is sooner decoded again.
+
+    None: it was not decoded. At a reduced scale extraction decodes it itself, since what inspection decodes is whole.
+    """
+    if width is None or height is None or preparation.reduced_scale:
+        return False
+    return 3 * width * height >= kept_bytes(preparation.resolution)
+
+
 def keep(picture: Picture, preparation: Preparation) -> UInt8[np.ndarray, " bytes"]:
     """I_h of an image as a task of inspection returns it, for ``image_at``."""
     content = square_of(picture, preparation).reshape(-1)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from fpt_ray.cluster import ray_session
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.datasets.decoded import Decoded, keep, kept_bytes, room_for_decoded
+from fpt_ray.datasets.decoded import Decoded, is_kept, keep, kept_bytes, room_for_decoded
 from fpt_ray.datasets.findings import FOLDER, as_columns, findings_name, read_findings, remembered
 from fpt_ray.datasets.one_image import inspect_image
 from fpt_ray.errors import ConfigError
@@ -86,7 +86,7 @@ def _inspect_all(
 ) -> Iterator[tuple[int, pa.Table, Decoded]]:
     """Of a task, as one ends: the place of its first image, findings, and references to what it has decoded.
 
-    The first images are kept, as many as there is room for; the others will be read again.
+    The first images are kept, as many as there is room for; the others, and small ones, will be read again.
     """
     each = sum(kept_bytes(one.resolution) for one in preparations)
     room = room_for_decoded() // each if each else 0
@@ -125,9 +125,14 @@ class _Started:
     """References to what it keeps."""
 
     def ended(self, findings: pa.Table) -> tuple[int, pa.Table, Decoded]:
-        usable = zip(findings["sha256"].to_pylist(), findings["reason"].to_pylist(), strict=True)
-        names = [("" if reason else sha256.hex(), one) for sha256, reason in usable for one in self.preparations]
-        return self.first, findings, {name: pixels for name, pixels in zip(names, self.pixels, strict=True) if name[0]}
+        rows = findings.select(["sha256", "width", "height"]).to_pylist()
+        each = zip(((row, one) for row in rows for one in self.preparations), self.pixels, strict=True)
+        decoded = {
+            (row["sha256"].hex(), one): pixels
+            for (row, one), pixels in each
+            if is_kept(row["width"], row["height"], one)
+        }
+        return self.first, findings, decoded
 
 
 def _findings(done: Any) -> pa.Table:
@@ -148,8 +153,8 @@ def _inspect_chunk(root: str, paths: Sequence[str], preparations: Sequence[Prepa
         findings.append(finding)
         for one in preparations:
             try:
-                # What is decoded here is whole: at a reduced scale extraction decodes it itself.
-                kept.append(None if picture is None or one.reduced_scale else keep(picture, one))
+                worth = is_kept(finding.width, finding.height, one)
+                kept.append(keep(picture, one) if picture is not None and worth else None)
             except ImageError:
                 kept.append(None)
     return (as_columns(findings), *kept) if preparations else as_columns(findings)

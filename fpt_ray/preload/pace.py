@@ -4,7 +4,7 @@ import heapq
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,9 @@ from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import remove
 
 _MEASURED = {"cpu": 4, "cuda": 64}
-"""Most images of a batch that is measured."""
+"""Images that are measured at first."""
+_LONG_ENOUGH_S = 0.1
+"""What takes less is measured of more images: of few small ones the time is that of the call or the file."""
 _ACTOR_BYTES = 2 * 2**30
 """That an actor may need, with the shards that it has in hand."""
 _SMALL_GPU_HOST = {"CPU": 4.0, "GPU": 1.0}
@@ -141,6 +143,8 @@ class _Sample:
     """{threads of an actor: actors of a host}."""
     scratch: str
     """A folder in the storage of the features."""
+    largest: int
+    """Images of the largest shard."""
 
 
 def planned_layout(work: Work, hardware: Hardware, scratch: str) -> tuple[Layout, float]:
@@ -162,6 +166,7 @@ def planned_layout(work: Work, hardware: Hardware, scratch: str) -> tuple[Layout
         images=_samples(work),
         beside={layout.threads: 1 if layout.gpus else cores // layout.threads for layout in layouts},
         scratch=scratch,
+        largest=max(sizes),
     )
     share = {"CPU": max(layout.cpus for layout in layouts), "GPU": layouts[0].gpus}
     require_resources("an actor that runs the LPM", cpus=share["CPU"], gpus=share["GPU"])
@@ -216,32 +221,47 @@ def _reading(source: ImageSource, image: ImageRow, kept: Any) -> tuple[float, UI
 def _extraction(models: Sequence[Any], high: UInt8[np.ndarray, "R R 3"], spec: StoreSpec, threads: int) -> float:
     """Seconds of an image where so many models run beside each other; hooks are a model's, so that each has its own."""
     device = next(models[0].parameters()).device
-    number = min(batch_images(spec, device), _MEASURED.get(device.type, 1))
-    images = np.repeat(high[None], number, axis=0)
 
-    def extract_here(model: Any) -> None:
+    def extract_here(model: Any, images: UInt8[np.ndarray, "B R R 3"]) -> None:
         torch.set_num_threads(threads)
         extract_batches(model, images, spec)
 
     with ThreadPoolExecutor(len(models)) as pool:
-        began = time.perf_counter()
-        list(pool.map(extract_here, models))
-        return (time.perf_counter() - began) / number
+
+        def seconds_of(number: int) -> float:
+            images = [np.repeat(high[None], number, axis=0)] * len(models)
+            began = time.perf_counter()
+            list(pool.map(extract_here, models, images))
+            return time.perf_counter() - began
+
+        return seconds_each(seconds_of, _MEASURED.get(device.type, 1), batch_images(spec, device))
+
+
+def seconds_each(seconds_of: Callable[[int], float], first: int, most: int) -> float:
+    """Seconds of an image, of as many as take long enough to be measured."""
+    number = min(first, most)
+    while (seconds := seconds_of(number)) < _LONG_ENOUGH_S and number < most:
+        number = min(4 * number, most)
+    return seconds / number
 
 
 def _writing(sample: _Sample, high: UInt8[np.ndarray, "R R 3"], features: Extracted | None) -> float:
-    """Seconds to encode and write an image, as one of a few in a file that is removed again."""
-    rows, (_, image, _) = [0] * _MEASURED["cpu"], sample.images[-1]
-    if features is not None:
-        assert features.summaries is not None
-        kinds = (features.keys[:, rows], features.values[:, rows], features.tokens[:, rows])
-        features = Extracted(*kinds, features.summaries[:, :, rows])
-    low = [np.stack([one for _ in rows]) for one in smaller(high, sample.source.sides)]
-    name = f".{uuid.uuid4().hex}.tmp"
-    began = time.perf_counter()
-    with disk_full_as_error(sample.scratch):
-        table = shard_table([image for _ in rows], low, features, sample.spec)
-        write_shard(f"{sample.scratch}/{name}", table, sample.spec)
-    seconds = time.perf_counter() - began
-    remove(sample.scratch, [name])
-    return seconds / len(rows)
+    """Seconds to encode and write an image, as one of some in a file that is removed again."""
+    (_, image, _), lows = sample.images[-1], smaller(high, sample.source.sides)
+
+    def seconds_of(number: int) -> float:
+        rows, repeated = [0] * number, features
+        if features is not None:
+            assert features.summaries is not None
+            kinds = (features.keys[:, rows], features.values[:, rows], features.tokens[:, rows])
+            repeated = Extracted(*kinds, features.summaries[:, :, rows])
+        low, name = [np.stack([one for _ in rows]) for one in lows], f".{uuid.uuid4().hex}.tmp"
+        began = time.perf_counter()
+        with disk_full_as_error(sample.scratch):
+            table = shard_table([image for _ in rows], low, repeated, sample.spec)
+            write_shard(f"{sample.scratch}/{name}", table, sample.spec)
+        seconds = time.perf_counter() - began
+        remove(sample.scratch, [name])
+        return seconds
+
+    return seconds_each(seconds_of, _MEASURED["cpu"], sample.largest)

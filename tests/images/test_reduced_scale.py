@@ -78,7 +78,7 @@ def test_other_formats_and_small_images_are_decoded_whole(kind, size):
 
 
 def test_inspection_keeps_none_of_it_for_extraction(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(encoded("JPEG", smooth(64, 64)))
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG", smooth(256, 256)))
     asked = [Preparation(resolution=8, reduced_scale=on) for on in (False, True)]
     _, whole, reduced = inspection._inspect_chunk(str(tmp_path), ["a.jpg"], asked)
     assert whole is not None

@@ -40,6 +40,13 @@ from tests.stores import draw_images
 NEED = load_space(SMOKE).stores()[0]
 RESOLUTION = NEED.trial.features.resolution
 SQUARE = Preparation(resolution=64)
+SIZE = 220
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Of a size that is kept."""
+    return draw_images(tmp_path_factory.mktemp("images"), size=SIZE)
 
 
 # --- one image ------------------------------------------------------------------------------------------------
@@ -138,6 +145,17 @@ def test_what_there_is_no_room_for_is_read_again(images, read_again, tmp_path, m
     assert digests(partly) == digests(read_again)
 
 
+def test_small_images_are_read_again_in_less_time_than_it_takes_to_keep_them(cluster, tmp_path):
+    """What is kept takes 131 kB at least: a hundred thousand of 32 px filled 13 GB, of 3 kB each."""
+    folder = draw_images(tmp_path / "images", size=SIZE)
+    small = Path(folder, "train", "c0", "3.png")
+    Image.open(small).resize((209, 209)).save(small)
+    inspection = inspected(read_images(folder), str(tmp_path), preparations([NEED]))
+    kept = {sha256 for sha256, _ in inspection.decoded}
+    assert [row.path for row in inspection.table.rows() if row.sha256 not in kept] == ["train/c0/3.png"]
+    assert 3 * 209**2 < kept_bytes(RESOLUTION) <= 3 * SIZE**2
+
+
 def test_every_resolution_and_shape_of_a_space_is_kept(cluster, images, tmp_path):
     others = {"features.resolution": 2 * RESOLUTION}, {"features.aspect": "pad", "features.crop_black": 30}
     needs = [NEED, *(dataclasses.replace(NEED, trial=override(NEED.trial, other)) for other in others)]
@@ -151,7 +169,7 @@ def test_every_resolution_and_shape_of_a_space_is_kept(cluster, images, tmp_path
 
 
 def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
-    folder = draw_images(tmp_path / "images", (40, 4, 4))
+    folder = draw_images(tmp_path / "images", (40, 4, 4), SIZE)
     Path(folder, "train", "c0", "3.png").write_bytes(b"no image")
     inspection = inspected(read_images(folder), str(tmp_path), preparations([NEED]), allow=("unreadable",))
     assert [path for path, _ in inspection.table.skipped] == ["train/c0/3.png"]
@@ -159,7 +177,7 @@ def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
 
 
 def test_an_image_that_cannot_be_prepared_as_asked_ends_no_task_of_inspection(cluster, tmp_path):
-    folder = draw_images(tmp_path / "images", (40, 4, 4))
+    folder = draw_images(tmp_path / "images", (40, 4, 4), SIZE)
     path = Path(folder, "train", "c0", "3.png")
     Image.open(path).convert("L").save(
         path, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -3,7 +3,7 @@
 import pytest
 
 from fpt_ray.preload.extraction import SHARDS_AT_ONCE, Layout
-from fpt_ray.preload.pace import Pace, estimated_seconds, fastest, writers
+from fpt_ray.preload.pace import Pace, estimated_seconds, fastest, seconds_each, writers
 
 PACE = Pace(start_s=5.0, reading_s=0.1, extraction_s={1: 1.7, 2: 0.9}, writing_s=0.1)
 
@@ -43,3 +43,18 @@ def test_images_alone_have_a_writer_for_each_host_and_all_other_cpus_read():
     found = writers([{"CPU": 4.0}, {"CPU": 2.0}], shards=10)
     assert (found.actors, found.gpus, found.readers) == (2, 0.0, 12)
     assert writers([{"CPU": 4.0}, {"CPU": 2.0}], shards=1).actors == 1
+
+
+def test_what_is_quick_is_measured_of_more_images():
+    """A call of 50 ms and 1 ms an image: of four images one would seem to take 13.5 ms."""
+    asked = []
+
+    def seconds_of(number):
+        asked.append(number)
+        return 0.05 + 0.001 * number
+
+    assert seconds_each(seconds_of, 4, 512) == pytest.approx(0.05 / 64 + 0.001)
+    assert asked == [4, 16, 64]
+    assert seconds_each(seconds_of, 4, 10) == pytest.approx(0.006)
+    assert seconds_each(seconds_of, 4, 3) == pytest.approx(0.053 / 3)
+    assert seconds_each(lambda _: 3.0, 4, 512) == 0.75, "what takes long is not repeated"
