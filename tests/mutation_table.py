@@ -382,6 +382,14 @@ MUTATIONS = (
     Mutation("fpt_ray/images/splits.py", " & (table.splits < 0).all()", "", "tests/images/test_folds.py", "never"),
     Mutation("fpt_ray/images/folds.py", "== number - 1", "<= number - 1", "tests/images/test_folds.py", "never"),
     Mutation(
+        "fpt_ray/datasets/decoded.py",
+        "return 3 * width * height >= kept_bytes(preparation.resolution)",
+        "return True",
+        "tests/preload/test_decoded.py",
+        "small",
+    ),
+    Mutation("fpt_ray/preload/pace.py", "< _LONG_ENOUGH_S and", "< 0 and", "tests/preload/test_pace.py", "quick"),
+    Mutation(
         "fpt_ray/features/joining.py",
         "else table.weights[inside]",
         "else table.weights[: len(inside)]",
