@@ -23,8 +23,9 @@ from fpt_ray.datasets.decoded import Decoded, is_kept, keep, kept_bytes, room_fo
 from fpt_ray.datasets.findings import FOLDER, as_columns, findings_name, read_findings, remembered
 from fpt_ray.datasets.one_image import inspect_image
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.file import MISSING
 from fpt_ray.images.picture import ImageError
-from fpt_ray.storage.files import stamps
+from fpt_ray.storage.files import exists, stamps
 
 _CHUNK = 32
 """Images of a task."""
@@ -52,6 +53,7 @@ def inspect(
     Findings are kept in ``workdir/inspected``, so that a second call reads no image.
 
     Raises:
+        ConfigError: a host does not see the images.
         StorageError: S3 fails.
     """
     folder, name = f"{workdir}/{FOLDER}", findings_name(root)
@@ -105,9 +107,10 @@ def _inspect_all(
                 if not waiting:
                     return
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
-                findings = _findings(done)
+                findings, ended = _findings(done), waiting.pop(done)
+                _refuse_unseen(root, paths.slice(ended.first, len(findings)), findings)
                 progress.update(len(findings))
-                yield waiting.pop(done).ended(findings)
+                yield ended.ended(findings)
     finally:
         for call in waiting:
             ray.cancel(call)
@@ -133,6 +136,17 @@ class _Started:
             if is_kept(row["width"], row["height"], one)
         }
         return self.first, findings, decoded
+
+
+def _refuse_unseen(root: str, paths: pa.Array, findings: pa.Table) -> None:
+    """ConfigError where a task finds no file that is there: its host does not see the images."""
+    missing = pc.equal(findings["reason"].combine_chunks(), MISSING)
+    for path in paths.filter(missing).to_pylist():
+        if exists(uri := f"{root}/{path}"):
+            raise ConfigError(
+                f"images: a worker finds no {uri}, which is there where the command was started; give a folder that"
+                " all hosts see, or s3://..."
+            )
 
 
 def _findings(done: Any) -> pa.Table:

@@ -1,6 +1,8 @@
 """From a file's bytes to pixels, as one value says how (``Preparation``). It needs no PyTorch, slow to import."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import UInt8
@@ -9,6 +11,7 @@ from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
 from fpt_ray.config.preparation import Preparation
+from fpt_ray.images.codestream import segment
 from fpt_ray.images.dicom import dicom_size, is_dicom, read_dicom
 from fpt_ray.images.picture import Frame, ImageError, Picture, content_of, eight_bit, shown_part, square_of
 
@@ -67,22 +70,37 @@ def read_picture(data: bytes, source: str, max_pixels: int = MAX_PIXELS, least: 
         raise ImageError(source, f"the file has more than {MAX_BYTES:,} bytes")
     if is_dicom(data):
         return read_dicom(data, source, max_pixels)
+    with _faults_told(source, max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image.size, source, max_pixels)
+        _refuse_planes(image, data, source)
+        if least is not None:
+            _reduce(image, data, least)
+        return _picture(image, source)
+
+
+def picture_of(image: Image.Image, source: str) -> Picture:
+    """An image of Pillow's as ``read_picture`` gives that of the file that it was opened from.
+
+    Raises:
+        ImageError: it is of an opened file that is damaged, or as ``read_picture``.
+    """
+    with _faults_told(source, MAX_PIXELS):
+        _check_size(image.size, source, MAX_PIXELS)
+        return _picture(image, source)
+
+
+@contextmanager
+def _faults_told(source: str, max_pixels: int) -> Iterator[None]:
+    """Decoders of foreign bytes raise whatever they like; each means: not readable."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, source, max_pixels)
-            _refuse_planes(image, data, source)
-            white_is_zero = image.format == "TIFF" and image.getexif().get(_TIFF_PHOTOMETRIC) == 0
-            if least is not None:
-                _reduce(image, data, least)
-            image.load()
-            return _picture(ImageOps.exif_transpose(image), white_is_zero, source)
+        yield
     except (ImageError, MemoryError):  # too little memory says nothing of the image
         raise
     except UnidentifiedImageError:
         raise ImageError(source, f"no readable image of a known format ({', '.join(FORMATS)}, DICOM)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(source, f"it has more than {max_pixels:,} pixels; make it smaller first") from None
-    except Exception as error:  # Decoders of foreign bytes raise whatever they like; each means: not readable.
+    except Exception as error:
         raise ImageError(source, f"it cannot be decoded ({type(error).__name__}: {error})") from error
 
 
@@ -135,16 +153,20 @@ def _reduce(image: Image.Image, data: bytes, least: int) -> None:
     halvings = next((times for times in (3, 2, 1) if shorter >> times >= least), 0)
     if isinstance(image, JpegImageFile) and halvings:
         image.draft(None, (image.width >> halvings, image.height >> halvings))
-    elif isinstance(image, Jpeg2KImageFile):
-        image.reduce = min(halvings, _decompositions(data))  # type: ignore[method-assign]
+    elif isinstance(image, Jpeg2KImageFile) and halvings:
+        most = min(halvings, _decompositions(data))
+        agreed = (times for times in range(most, 0, -1) if all(_is_agreed(side, times) for side in image.size))
+        image.reduce = next(agreed, 0)  # type: ignore[method-assign]
+
+
+def _is_agreed(side: int, halvings: int) -> bool:
+    """Whether Pillow, which rounds a reduced side to the nearest, finds it as long as its decoder, which rounds up."""
+    return side + 2**halvings // 2 >> halvings == -(-side >> halvings)
 
 
 def _decompositions(data: bytes) -> int:
     """How often a JPEG 2000 was halved, by the marker COD of its main header (ISO/IEC 15444-1, A.6.1)."""
-    at = data.index(_J2K_START) + 2
-    while data[at : at + 2] != _J2K_COD:
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return data[at + 9]
+    return data[segment(data, data.index(_J2K_START) + 2, _J2K_COD) + 5]
 
 
 def colour_bits(image: Image.Image, data: bytes) -> int:
@@ -166,7 +188,11 @@ def _refuse_planes(image: Image.Image, data: bytes, source: str) -> None:
         )
 
 
-def _picture(image: Image.Image, white_is_zero: bool, source: str) -> Picture:
+def _picture(image: Image.Image, source: str) -> Picture:
+    """All that an opened file or an image of Pillow's holds, upright."""
+    white_is_zero = image.format == "TIFF" and image.getexif().get(_TIFF_PHOTOMETRIC) == 0
+    image.load()
+    image = ImageOps.exif_transpose(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.array(image)
         if not 0 <= grey.min() <= grey.max() <= 65535:

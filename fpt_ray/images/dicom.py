@@ -15,10 +15,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.codestream import segment
 from fpt_ray.images.picture import Grey, ImageError, Picture, windowed
 
 _MAGIC_AT, _MAGIC = 128, b"DICM"
-_META_BYTES = 2048
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _DECODERS: Mapping[str, tuple[str, str]] = {
     "1.2.840.10008.1.2.4.50": ("JPEG baseline", "pillow"),
@@ -38,6 +38,10 @@ _DECODERS: Mapping[str, tuple[str, str]] = {
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 _READ_BY_PILLOW = ("pillow", "pylibjpeg")
 """What Pillow can say the size of, before it is decoded."""
+_FRAMES = {"pyjpegls": b"\xff\xf7", "gdcm": b"\xff\xc3"}
+"""What else decodes, and the marker of the frames that it reads (ISO/IEC 14495-1 and 10918-1, B.2.2)."""
+_FRAME_SIZE = ((1, 3), (3, 5), (5, 6))
+"""Where height, width and channels stand in it."""
 
 
 def is_dicom(data: bytes) -> bool:
@@ -103,7 +107,7 @@ def _read(data: bytes, source: str, tags: Any = None) -> Any:
         raise ConfigError(
             f"images: {source} is a DICOM file, which needs pydicom; pip install 'fpt_ray[dicom]'"
         ) from None
-    if _DEFLATED in data[:_META_BYTES]:
+    if _DEFLATED in data:  # as the meta header says it, of whatever length, which is never compressed
         raise ImageError(
             source, "all of the file is deflated, to an unknown size; save it with another transfer syntax"
         )
@@ -166,6 +170,16 @@ def _require_decodable(file: Any, source: str, name: str, plugin: str) -> None:
             if image.size != (file.Columns, file.Rows):
                 width, height = image.size
                 raise ImageError(source, f"its header says {file.Columns}x{file.Rows}, its pixels are {width}x{height}")
+    if plugin in _FRAMES:
+        frame = get_frame(file.PixelData, 0, number_of_frames=1)
+        at = segment(frame, 2, _FRAMES[plugin])
+        height, width, channels = (int.from_bytes(frame[at + first : at + last]) for first, last in _FRAME_SIZE)
+        if (width, height, channels) != (file.Columns, file.Rows, file.SamplesPerPixel):
+            raise ImageError(
+                source,
+                f"its header says {file.Columns}x{file.Rows} of {file.SamplesPerPixel}, its pixels are {width}x{height}"
+                f" of {channels}",
+            )
 
 
 def _colours(pixels: np.ndarray, colours: str, file: Any, source: str) -> np.ndarray:

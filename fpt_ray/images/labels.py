@@ -3,7 +3,7 @@
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported)
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +46,7 @@ def read_labels(uri: str, columns: Mapping[str, pa.Array], task: Task | None) ->
     if len(columns) > 1 and task != "multilabel":
         raise _unfit(task, f"the labels are in {len(columns)} columns, {', '.join(columns)}", "give one, or multilabel")
     if task == "multilabel" and (len(columns) > 1 or not pa.types.is_string(column.type)):
+        _refuse_ends(uri, tuple(columns))
         return Labels(task, tuple(columns), np.stack([_yes_or_no(uri, *pair) for pair in columns.items()], axis=1))
     if task == "multilabel":
         return _listed(uri, name, column)
@@ -155,7 +156,19 @@ def _listed(uri: str, name: str, column: pa.StringArray) -> Labels:
     order = np.array([number[one] for one in coded.dictionary.to_pylist()], np.int64)
     values = np.zeros((len(column), len(classes)), np.float32)
     values[rows, order[coded.indices.to_numpy()]] = 1
+    _refuse_ends(uri, classes)
     return Labels("multilabel", classes, values)
+
+
+def _refuse_ends(uri: str, names: Sequence[str]) -> None:
+    """ConfigError where a label's metrics would have the names of the ends of another's intervals."""
+    taken = ((name, f"{name}{end}") for name in names for end in ("_low", "_high"))
+    for name, other in taken:
+        if other in names:
+            raise ConfigError(
+                f"images: {uri} has the labels {name!r} and {other!r}, and an end of an interval of {name!r} is called "
+                f"{other!r} too; rename one of them"
+            )
 
 
 def _yes_or_no(uri: str, name: str, column: pa.Array) -> Float32[np.ndarray, " rows"]:

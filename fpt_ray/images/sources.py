@@ -86,7 +86,10 @@ def _from_folder(root: str, paths: Sequence[str]) -> Columns:
                 members.append(_readable(path))
     for folder, members in folders.items():
         if not members:
-            raise ConfigError(f"images: the class folder {root}/{folder} holds no images; add some or remove it")
+            raise ConfigError(
+                f"images: the class folder {root}/{folder} holds no images; add some or remove it;"
+                " what a working directory holds is no class: give --workdir another folder than the images"
+            )
     sizes = [len(members) for members in folders.values()]
     labels = np.repeat(np.array([folder.rpartition("/")[2] for folder in folders], object), sizes)
     splits = [SPLITS.index(folder.partition("/")[0]) if divided else -1 for folder in folders]

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from fpt_ray.cluster import computing_hosts, require_resources, run_on_workers, working_hosts
 from fpt_ray.features.shards import shard_table, write_shard
-from fpt_ray.features.spec import StoreSpec
+from fpt_ray.features.spec import StoreSpec, bytes_per_row
 from fpt_ray.images.picture import smaller
 from fpt_ray.images.table import ImageRow
 from fpt_ray.models.hardware import Hardware
@@ -31,6 +31,8 @@ _MEASURED = {"cpu": 4, "cuda": 64}
 """Images that are measured at first."""
 _LONG_ENOUGH_S = 0.1
 """What takes less is measured of more images: of few small ones the time is that of the call or the file."""
+_WRITTEN_BYTES = 2**20
+"""Of a file that is written to be measured, where a few rows have less: a disk may be nearly full."""
 _ACTOR_BYTES = 2 * 2**30
 """That an actor may need, with the shards that it has in hand."""
 _SMALL_GPU_HOST = {"CPU": 4.0, "GPU": 1.0}
@@ -143,8 +145,6 @@ class _Sample:
     """{threads of an actor: actors of a host}."""
     scratch: str
     """A folder in the storage of the features."""
-    largest: int
-    """Images of the largest shard."""
 
 
 def planned_layout(work: Work, hardware: Hardware, scratch: str) -> tuple[Layout, float]:
@@ -166,7 +166,6 @@ def planned_layout(work: Work, hardware: Hardware, scratch: str) -> tuple[Layout
         images=_samples(work),
         beside={layout.threads: 1 if layout.gpus else cores // layout.threads for layout in layouts},
         scratch=scratch,
-        largest=max(sizes),
     )
     share = {"CPU": max(layout.cpus for layout in layouts), "GPU": layouts[0].gpus}
     require_resources("an actor that runs the LPM", cpus=share["CPU"], gpus=share["GPU"])
@@ -264,4 +263,6 @@ def _writing(sample: _Sample, high: UInt8[np.ndarray, "R R 3"], features: Extrac
         remove(sample.scratch, [name])
         return seconds
 
-    return seconds_each(seconds_of, _MEASURED["cpu"], sample.largest)
+    return seconds_each(
+        seconds_of, _MEASURED["cpu"], max(_MEASURED["cpu"], _WRITTEN_BYTES // bytes_per_row(sample.spec))
+    )

@@ -1,5 +1,7 @@
 """From an image table to features: inspect, see what the store lacks, extract, put the next manifest."""
 
+import socket
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpt_ray.cluster import ask_worker, ray_session, run_on_workers
+from fpt_ray.cluster import ask_worker, on_every_host, ray_session, run_on_workers
 from fpt_ray.config.fitting import fitted
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed, need_of
@@ -17,6 +19,7 @@ from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.datasets.checking import Inspection, inspected
 from fpt_ray.datasets.findings import FOLDER
 from fpt_ray.display.terminal import say
+from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, join, missing
 from fpt_ray.features.shards import adopted
 from fpt_ray.features.spec import StoreSpec, bytes_per_row, store_spec
@@ -30,7 +33,7 @@ from fpt_ray.models.weights import load_backbone, weights_digest
 from fpt_ray.preload.decoded import ShardPlan
 from fpt_ray.preload.extraction import Layout, Work, lpm_precision, share_model, write_shards
 from fpt_ray.preload.pace import planned_layout
-from fpt_ray.storage.files import absolute, exists, remove
+from fpt_ray.storage.files import absolute, exists, local_path, remove, write
 
 SHARD_BYTES = 96 * 2**20
 """Largest shard, in bytes."""
@@ -150,6 +153,7 @@ def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: 
             model.to(getattr(torch, spec.precision))
         plans = plan_shards(todo, store)
         work = Work(holder=share_model(model), spec=spec, plans=plans, root=table.root, decoded=inspection.decoded)
+        _require_shared(f"{workdir}/{FOLDER}")
         layout = _announced(work, table, hardware, f"{workdir}/{FOLDER}")
         entries = {entry.path: entry for entry in write_shards(work, layout)}
         store = add_shards(store, [(entries[plan.path], plan.images.hashes()) for plan in plans])
@@ -157,9 +161,37 @@ def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: 
     else:
         say(f"{'features' if spec.blocks else 'images'}: all are in the store {uri}")
     features = join(open_store(uri), table)
-    if not exists(where := f"{workdir}/tables/{features.table_digest[:12]}.parquet"):
-        write_table(table, where)
+    # In place of one that has other groups, paths or notes, of which the digest says nothing.
+    write_table(table, f"{workdir}/tables/{features.table_digest[:12]}.parquet")
     return features
+
+
+def _require_shared(folder: str) -> None:
+    """Before hours of extraction: whether all hosts write to one folder.
+
+    Raises:
+        ConfigError: one has a folder of its own under this name.
+    """
+    if local_path(folder) is None:
+        return
+    marks = dict(on_every_host(partial(_mark, folder)))
+    there = {name: exists(f"{folder}/{name}") for name in marks}
+    remove(folder, [name for name, seen in there.items() if seen])
+    if unseen := [name for name, seen in there.items() if not seen]:
+        on_every_host(partial(remove, folder, unseen))
+        hosts = ", ".join(sorted({marks[name] for name in unseen}))
+        raise ConfigError(
+            f"workdir: what {hosts} writes to {folder} is not seen where the command was started; give a folder that"
+            " all hosts see, or s3://...",
+            fields=("workdir",),
+        )
+
+
+def _mark(folder: str) -> tuple[str, str]:
+    """A task: the name of a file that it has left in a folder, and of its host."""
+    name = f".{uuid.uuid4().hex}.tmp"
+    write(f"{folder}/{name}", b"")
+    return name, socket.gethostname()
 
 
 def _missing(table: ImageTable, store: Store) -> ImageTable:

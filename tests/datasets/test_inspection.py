@@ -23,6 +23,7 @@ from fpt_ray.datasets.checks.alike import perceptual_hash
 from fpt_ray.datasets.findings import SCHEMA, findings_name
 from fpt_ray.datasets.inspection import inspect
 from fpt_ray.datasets.one_image import inspect_here, inspect_image
+from fpt_ray.errors import ConfigError
 from fpt_ray.images.picture import eight_bit
 from fpt_ray.storage.files import stamps
 from tests.images.test_dicom import grey_file
@@ -317,6 +318,16 @@ def test_rows_are_in_the_order_that_is_asked_for(tmp_path, images, monkeypatch):
     inspect(images, paths.take(pa.array(range(0, 30, 3))), work)
     turned = paths.take(pa.array(range(29, -1, -1)))
     assert inspect(images, turned, work).findings == inspect_here(images, turned)
+
+
+def test_a_worker_that_does_not_see_the_images_is_no_fault_of_theirs(cluster, tmp_path, images):
+    """What a task does not find and is not there is missing; what is there, its host does not see."""
+    paths, gone = names(images), pa.array(["gone.png"])
+    assert inspect(images, gone, str(tmp_path)).findings["reason"].to_pylist() == ["there is no such file"]
+    missing = inspect_here(images, pa.concat_arrays([gone, gone]))
+    inspecting._refuse_unseen(images, pa.array(["gone.png", "never.png"]), missing)
+    with pytest.raises(ConfigError, match=rf"a worker finds no {images}/{paths[1]}, which is there where the command"):
+        inspecting._refuse_unseen(images, pa.array(["gone.png", paths[1].as_py()]), missing)
 
 
 def test_what_has_changed_or_could_not_be_read_is_read_again(tmp_path, images, monkeypatch):

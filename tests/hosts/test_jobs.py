@@ -44,7 +44,8 @@ ROOT = Path(__file__).parents[2]
 PASSWORD, AWS_KEY, TOKEN = "planted-password", "planted/AWS+key", "planted-token-" + 32 * "0"
 COMMIT = "0123456789abcdef0123456789abcdef01234567-dirty"
 NUM_TRIALS = 3
-STUDY = ["--study", "s", "--num_trials", str(NUM_TRIALS), "--at_once", "1", "--set", "training.epochs=30"]
+# Trials of some ten seconds: one must still run when `ray job stop` has started.
+STUDY = ["--study", "s", "--num_trials", str(NUM_TRIALS), "--at_once", "1", "--set", "training.epochs=90"]
 
 
 @dataclass
@@ -149,6 +150,7 @@ def preloaded_here(images, workdir):
         patch.setattr(preloading, "ray_session", lambda **_: contextlib.nullcontext())
         patch.setattr(preloading, "ask_worker", lambda question: question())
         patch.setattr(preloading, "share_model", lambda model: (model,))
+        patch.setattr(preloading, "_require_shared", lambda *_: None)
         patch.setattr(preloading, "_announced", lambda *_: None)
         patch.setattr(preloading, "write_shards", write_shards)
         features = preloading.preload(images, load_space(ROOT / "search_spaces" / "smoke.yaml").stores()[0], workdir)

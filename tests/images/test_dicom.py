@@ -362,6 +362,29 @@ def test_an_encoding_that_is_not_read_is_named_with_the_remedy():
         read_picture(video, "x.dcm")
 
 
+def test_a_frame_of_another_size_is_refused_before_it_is_decoded():
+    """Of JPEG-LS and of lossless JPEG; the first few bytes say 26 GB."""
+    stream = imagecodecs.jpegls_encode(np.zeros((8, 8), np.uint8))
+    at = stream.index(b"\xff\xf7") + 5
+    huge = stream[:at] + b"\xff\xff\xff\xff" + stream[at + 4 :]
+    said = "its header says 8x8 of 1, its pixels are 65535x65535 of 1"
+    with pytest.raises(ImageError, match=said):
+        read_picture(wrapped(huge, UID("1.2.840.10008.1.2.4.80"), Rows=8, Columns=8), "x.dcm")
+    lossless = b"\xff\xd8\xff\xc3\x00\x0b\x08\xff\xff\xff\xff\x01\x01\x11\x00"
+    with pytest.raises(ImageError, match=said):
+        read_picture(wrapped(lossless, UID("1.2.840.10008.1.2.4.70"), Rows=8, Columns=8), "x.dcm")
+    with pytest.raises(ImageError, match="its header ends before the marker ffc3"):
+        read_picture(wrapped(lossless[:3] + b"\xda", UID("1.2.840.10008.1.2.4.70"), Rows=8, Columns=8), "x.dcm")
+
+
+def test_a_deflated_file_is_refused_however_long_its_first_header_is():
+    data = (FILES / "test_files" / "image_dfl.dcm").read_bytes()
+    group = 132 + 12  # the preamble, and the length of the group, which nobody needs
+    long = data[:group] + b"\x02\x00\x01\x00OB\x00\x00" + (4096).to_bytes(4, "little") + bytes(4096) + data[group:]
+    with pytest.raises(ImageError, match="deflated"):
+        read_picture(long, "x.dcm")
+
+
 def test_a_codestream_of_another_size_is_refused_before_it_is_decoded():
     buffer = io.BytesIO()
     Image.new("L", (64, 64)).save(buffer, "JPEG")

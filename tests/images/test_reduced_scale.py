@@ -10,6 +10,7 @@ from fpt_ray.config.preparation import Preparation
 from fpt_ray.datasets import inspection
 from fpt_ray.images import decoding
 from fpt_ray.images.decoding import read_picture, read_square
+from fpt_ray.images.picture import ImageError
 
 
 def smooth(width=1000, height=800):
@@ -46,6 +47,22 @@ def test_its_pixels_are_means_around_their_places(kind, least, times):
 def test_a_jpeg_2000_is_halved_no_more_often_than_when_it_was_encoded():
     data = encoded("JPEG2000", smooth(), num_resolutions=2)
     assert read_picture(data, "x", least=10).colours.size == (500, 400)
+
+
+@pytest.mark.parametrize("rest", range(1, 8))
+def test_a_jpeg_2000_of_any_size_is_decoded(rest):
+    """Pillow rounds a reduced side to the nearest, its decoder up; where they differ, data were called broken."""
+    data = encoded("JPEG2000", smooth(800 + rest, 800))
+    width, height = read_picture(data, "x", least=100).colours.size
+    times = next(times for times in (8, 4, 2) if rest % times == 0 or rest % times >= times / 2)
+    assert (width, height) == (-(-(800 + rest) // times), 800 // times)
+
+
+def test_a_jpeg_2000_that_ends_in_its_header_is_refused():
+    data = encoded("JPEG2000", smooth())
+    cut = data[: data.index(b"\xff\x52")]
+    with pytest.raises(ImageError, match="its header ends before the marker ff52"):
+        read_picture(cut, "x", least=100)
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -100,6 +100,15 @@ def test_a_given_task_is_taken(tmp_path):
     assert read(tmp_path, {"label": ["a", ""]}, task="multilabel").labels.tolist() == [[1], [0]]
 
 
+@pytest.mark.parametrize("columns", [{"label": ["x|x_low", "", "x"]}, {"x": [1, 0, 1], "x_low": [0, 1, 1]}])
+def test_a_label_that_is_called_as_an_end_of_anothers_interval_is_refused(tmp_path, columns):
+    names = [f"label={','.join(columns)}"] if "x" in columns else []
+    with pytest.raises(
+        ConfigError, match=r"has the labels 'x' and 'x_low', and an end of an interval of 'x' is called"
+    ):
+        read(tmp_path, columns, "csv", names)
+
+
 def test_what_makes_a_table_multilabel_is_said_where_the_task_is_not_given(tmp_path, capfd):
     read(tmp_path, {"grade": ["a", "b", "a|b", ""]}, "csv", ["label=grade"])
     said = "1 of 4 texts of 'grade' has '|' in it, so images have any of several labels (multilabel), and an empty"

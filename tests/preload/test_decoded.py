@@ -25,6 +25,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.images.picture import Picture, square_of
 from fpt_ray.images.table import read_images
 from fpt_ray.models.hardware import hardware_here
+from fpt_ray.preload import pipeline as preloading
 from fpt_ray.preload.decoded import (
     ImageSource,
     ShardPlan,
@@ -143,6 +144,36 @@ def test_what_there_is_no_room_for_is_read_again(images, read_again, tmp_path, m
     assert len(inspection.decoded) == inspecting._CHUNK
     partly = preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
     assert digests(partly) == digests(read_again)
+
+
+def test_hosts_with_a_folder_of_their_own_are_refused_before_anything_is_extracted(
+    cluster, images, tmp_path, monkeypatch
+):
+    """Two hosts of this machine's disk leave nothing; of one with a disk of its own no mark is seen here."""
+    preloading._require_shared(str(tmp_path / "one"))
+    assert not list(tmp_path.glob("**/*.tmp"))
+    inspection = inspected(read_images(images), str(tmp_path))
+    monkeypatch.setattr(
+        preloading,
+        "on_every_host",
+        lambda call: [call(), (".elsewhere.tmp", "far")] if call.func is preloading._mark else [],
+    )
+    monkeypatch.setattr(preloading, "_announced", lambda *_: pytest.fail("it has gone on"))
+    with pytest.raises(ConfigError, match=r"workdir: what far writes to .* is not seen where the command was started"):
+        preload_table(inspection, NEED, frozen_lpm(NEED), str(tmp_path), hardware_here())
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_the_table_beside_the_features_is_that_of_the_last_command(images, tmp_path):
+    """Its name is a digest, which says nothing of groups."""
+    inspection = inspected(read_images(images), str(tmp_path))
+    model, hardware = frozen_lpm(NEED), hardware_here()
+    preload_table(inspection, NEED, model, str(tmp_path), hardware)
+    groups = pa.array([f"p{number}" for number in range(len(inspection.table))]).dictionary_encode()
+    grouped = Inspection(table=dataclasses.replace(inspection.table, groups=groups))
+    preload_table(grouped, NEED, model, str(tmp_path), hardware)
+    (file,) = tmp_path.glob("tables/*.parquet")
+    assert read_images(str(file)).groups.equals(groups)
 
 
 def test_small_images_are_read_again_in_less_time_than_it_takes_to_keep_them(cluster, tmp_path):

@@ -160,14 +160,17 @@ def _divided(published: Published, entries: Sequence[Entry], division: Division,
 
 
 def _held_out(entries: Sequence[Entry], seed: int) -> list[Entry]:
-    """An eighth of the training images of each class for validation: those whose names have the lowest hashes."""
+    """An eighth of the training images of each class for validation: those whose names have the lowest hashes.
+
+    Names without folders, so that where a download lies changes nothing.
+    """
     train: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.split == "train":
             train.setdefault(entry.label, []).append(entry)
     chosen: set[str] = set()
     for members in train.values():
-        members.sort(key=lambda entry: hashlib.sha256(f"{seed}:{entry.path}".encode()).digest())
+        members.sort(key=lambda entry: hashlib.sha256(f"{seed}:{entry.path.rpartition('/')[2]}".encode()).digest())
         chosen.update(entry.path for entry in members[: round(_VAL_SHARE * len(members))])
     return [entry._replace(split="val") if entry.path in chosen else entry for entry in entries]
 
@@ -202,11 +205,12 @@ def _write(uri: str, rows: Sequence[Entry], note: str) -> list[str]:
     columns = ("path", "label", "split", "group")[: 3 + all(row.group for row in rows)]
     lines = sorted(tuple(getattr(row, name) for name in columns) for row in rows)
     stem, _, kind = uri.rpartition(".")
-    files = {uri: _parquet(columns, lines, note) if kind == "parquet" else _csv(columns, lines)}
-    if kind == "csv":
-        files[note_of_csv(uri)] = f"{note}\n".encode()
+    files = {note_of_csv(uri): f"{note}\n".encode()} if kind == "csv" else {}
     if boxes := [(row.path, *box) for row in sorted(rows) for box in row.boxes]:
         files[f"{stem}_boxes.csv"] = _csv(("image", "x0", "y0", "x1", "y1"), boxes)
+    files[uri] = (
+        _parquet(columns, lines, note) if kind == "parquet" else _csv(columns, lines)
+    )  # last: all is whole then
     for place, content in files.items():
         try:
             write_once(place, content)
@@ -214,7 +218,7 @@ def _write(uri: str, rows: Sequence[Entry], note: str) -> list[str]:
             if place.endswith(".parquet") and _is_same_table(read_bytes(place), content):
                 continue
             raise ConfigError(f"{place} is there already and is another; remove it, or give another --out") from None
-    return list(files)
+    return [uri, *(place for place in files if place != uri)]
 
 
 def _is_same_table(one: bytes, other: bytes) -> bool:

@@ -6,6 +6,7 @@ Counts, classes and places are compared with what the miniatures' makers say, pa
 import dataclasses
 import re
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +168,10 @@ def test_validation_is_an_eighth_of_each_class_of_the_training_images(tmp_path):
     table, _ = prepared("isic2016", folder, allow_partial=True)
     assert sorted(row.label for row in table.rows() if row.split == "val") == [0, 0, 0, 1]
     assert all(("Test" in row.path) == (row.split == "test") for row in table.rows())
+    deeper = unpack(MINIATURES["isic2016"](), tmp_path / "deep/er")
+    again, _ = prepared("isic2016", tmp_path / "deep", allow_partial=True)
+    chosen = [{Path(row.path).name for row in one.rows() if row.split == "val"} for one in (table, again)]
+    assert chosen[0] == chosen[1], f"they depend on how deep below --from {deeper} lies"
 
 
 def test_a_breast_without_a_biopsy_has_no_label(tmp_path):

@@ -44,6 +44,15 @@ def test_a_csv_table_has_its_note_beside_it(folder):
     assert read_images(str(other)).note == ""
 
 
+def test_no_table_stands_beside_the_note_of_another(folder):
+    out = folder.parent / "ddr.csv"
+    prepared(folder, out=str(out))
+    out.unlink()
+    with pytest.raises(ConfigError, match=r"ddr\.note\.txt is there already and is another"):
+        prepared(folder, out=str(out), split="random")
+    assert not out.exists()
+
+
 def test_a_table_is_written_once(folder):
     assert prepared(folder) == prepared(folder)
     with pytest.raises(ConfigError, match=r"ddr\.parquet is there already and is another; remove it, or give another"):
