@@ -89,7 +89,7 @@ def run(command: Command) -> int:
     ensemble = dataclasses.replace(ensemble, stores=stores)
     with ray_session(local=command.local):
         found = predict_all(ensemble, work)
-        print(summary_text(found, bundle, listing.labels, out, others))
+        print(summary_text(found, bundle, listing, out, others))
         if plan is not None:
             print(evidence_by_worker(ensemble, listing, plan, found, absolute(workdir)))
     remove_parts(work)

@@ -1,16 +1,15 @@
 """Images as callers have them: files, bytes, arrays, Pillow's."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fpt_ray.config.preparation import Preparation
-from fpt_ray.images.decoding import read_square
+from fpt_ray.images.decoding import picture_of, read_square
 from fpt_ray.images.file import bytes_or_reason
-from fpt_ray.images.picture import ImageError
+from fpt_ray.images.picture import ImageError, square_of
 
 ImageLike = str | Path | bytes | np.ndarray | Image.Image
 
@@ -29,9 +28,9 @@ def square_of_input(image: ImageLike, name: str, preparation: Preparation) -> UI
         case bytes():
             return read_square(image, name, preparation)
         case np.ndarray():
-            return read_square(_encoded(_image_of(image, name)), name, preparation)
+            return square_of(picture_of(_image_of(image, name), name), preparation)
         case _:
-            return read_square(_encoded(image), name, preparation)
+            return square_of(picture_of(image, name), preparation)
 
 
 def _read(path: str) -> bytes:
@@ -49,10 +48,3 @@ def _image_of(array: np.ndarray, name: str) -> Image.Image:
             name, f"an array of {array.dtype} and shape {array.shape}; give uint8 (Y, X, 3), or uint8 or uint16 (Y, X)"
         )
     return Image.fromarray(np.ascontiguousarray(array))
-
-
-def _encoded(image: Image.Image) -> bytes:
-    """TIFF, which has all of Pillow's modes and loses nothing."""
-    sink = io.BytesIO()
-    ImageOps.exif_transpose(image).save(sink, "TIFF")
-    return sink.getvalue()

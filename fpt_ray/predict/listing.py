@@ -8,8 +8,9 @@ import pyarrow as pa
 from jaxtyping import Bool, Int
 
 from fpt_ray.config.tasks import ImagesOptions, Target
+from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.columns import is_empty
+from fpt_ray.images.columns import SPLITS, is_empty
 from fpt_ray.images.labels import CLASS_TASKS, read_labels
 from fpt_ray.images.sources import IMAGE_SUFFIXES, find_images
 from fpt_ray.storage.files import absolute, exists
@@ -23,6 +24,8 @@ class Listing:
     paths: Sequence[str]
     labels: np.ndarray | None = None
     """As a network learns them, where they are known; of an image without one -1 or NaN."""
+    learnt: int = 0
+    """How many are of the splits train and val, by the table's column or by the folders' names."""
 
 
 NO_LABELS = "label="
@@ -55,14 +58,20 @@ def listed(images: str, columns: Sequence[str], target: Target) -> Listing:
     paths = found.columns.paths.to_pylist()
     if not paths:
         raise ConfigError(f"images: {images} holds none; give a folder with {', '.join(IMAGE_SUFFIXES)} files")
+    if found.ignored:
+        say(f"images: files passed over, hidden or without an image's suffix: {found.ignored:,}")
     if len(asked) < len(columns):
         return Listing(root=found.root, paths=paths)
     if found.columns.labels:
-        return Listing(root=found.root, paths=paths, labels=_labels(images, found.columns.labels, target))
+        labels = _labels(images, found.columns.labels, target)
+        splits = found.columns.splits
+        learnt = 0 if splits is None else int((splits >= 0).sum() - (splits == SPLITS.index("test")).sum())
+        return Listing(root=found.root, paths=paths, labels=labels, learnt=learnt)
     folders = pa.array([path.rpartition("/")[0].rpartition("/")[2] for path in paths], pa.string())
     known = target.task in CLASS_TASKS and set(folders.to_pylist()) <= set(target.classes)
     labels = _labels(images, {"label": folders}, target) if known else None
-    return Listing(root=found.root, paths=paths, labels=labels)
+    learnt = sum(path.partition("/")[0] in SPLITS[:2] for path in paths)
+    return Listing(root=found.root, paths=paths, labels=labels, learnt=learnt)
 
 
 def _labels(images: str, columns: Mapping[str, pa.Array], target: Target) -> np.ndarray | None:

@@ -14,7 +14,7 @@ from fpt_ray.metrics.operating_points import OperatingPoint, rates_at
 from fpt_ray.metrics.scores import MetricError, scores
 from fpt_ray.predict.answers import probability_columns
 from fpt_ray.predict.gain import cost_text, gain_lines
-from fpt_ray.predict.listing import known_labels
+from fpt_ray.predict.listing import Listing, known_labels
 from fpt_ray.predict.pipeline import OF_BEST
 from fpt_ray.train.bundle import Bundle
 
@@ -22,15 +22,13 @@ _SHOWN = 5
 """Of the images that could not be read."""
 
 
-def summary_text(
-    table: pa.Table, bundle: Bundle, labels: np.ndarray | None, out: str, others: Sequence[Bundle] = ()
-) -> str:
+def summary_text(table: pa.Table, bundle: Bundle, listing: Listing, out: str, others: Sequence[Bundle] = ()) -> str:
     """All of it.
 
     Args:
         table: of ``predict_all``.
         bundle: what answered; of several, the best.
-        labels: as a network learns them, where they are known.
+        listing: the images, with labels where they are known.
         out: the file that was written.
         others: what answered beside it.
     """
@@ -41,8 +39,9 @@ def summary_text(
         counts = Table(heading="class", labels=list(bundle.target.classes), columns=[text_column("images", images)])
         lines.append(typeset(counts, "text"))
     errors = table["error"].to_pylist()
-    if labels is not None:
-        lines += _of_labelled(table, bundle, labels, others)
+    if listing.labels is not None:
+        lines += _of_labelled(table, bundle, listing.labels, others)
+        lines += _learnt(listing)
     if others:
         lines.append(cost_text((bundle, *others)))
     lines += _unlike(table, (bundle, *others))
@@ -64,6 +63,15 @@ def _of_labelled(table: pa.Table, bundle: Bundle, labels: np.ndarray, others: Se
     if others:
         lines += gain_lines(said, np.array(there[OF_BEST].to_pylist()), labels[kept], bundle)
     return lines
+
+
+def _learnt(listing: Listing) -> list[str]:
+    if not listing.learnt:
+        return []
+    return [
+        f"warning: {listing.learnt} of {len(listing.paths)} images are of the splits train and val; if the model was "
+        "made with them, these scores are too good: give the test images alone"
+    ]
 
 
 def said_in(table: pa.Table, bundle: Bundle) -> Float[np.ndarray, "N C"]:

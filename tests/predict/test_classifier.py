@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tifffile import imwrite
 
 import fpt_ray
 from fpt_ray.config.tasks import Target
@@ -219,6 +220,23 @@ def test_files_bytes_arrays_and_pillows_images_are_the_same_image(two_seeds, tab
         load(uri).predict([np.zeros((2, 2))])
     with pytest.raises(ImageError, match=r"nowhere.png: there is no such file"):
         load(uri).predict(["nowhere.png"])
+
+
+@pytest.mark.parametrize("kind", ["lossy TIFF", "transparent PNG", "white is zero"])
+def test_an_opened_image_is_that_of_its_file(two_seeds, table, tmp_path, kind):
+    """It was encoded once more: with loss where its file was, and without what is transparent."""
+    uri, _ = two_seeds
+    image, path = Image.open(Path(table.root, table.row(0).path)), tmp_path / "one.tif"
+    if kind == "lossy TIFF":
+        image.save(path, compression="jpeg", quality=40)
+    elif kind == "transparent PNG":
+        path = tmp_path / "one.png"
+        image.quantize(8).save(path, transparency=3)
+    else:
+        grey = np.asarray(image.convert("L")).astype(np.uint16) * 257
+        imwrite(path, grey, photometric="miniswhite")
+    found = load(uri).predict([path, Image.open(path)]).probabilities
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_the_card_counts_patients_and_says_how_images_are_prepared(two_seeds):

@@ -116,7 +116,7 @@ def test_it_goes_through_ray_data_and_says_what_it_gains_and_costs(cluster, bund
     found = np.stack([written[f"probability_{name}"].to_numpy()[order] for name in expected.target.classes], axis=1)
     np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
     best, *others = few.values()
-    text = summary_text(rows, best, listing.labels, out, others)
+    text = summary_text(rows, best, listing, out, others)
     drawn = bootstrap([[expected.probabilities], [expected.of_best]], labels, ("accuracy",), "multiclass")["accuracy"]
     of_all, alone = (float((one.argmax(axis=1) == labels).mean()) for one in (expected.probabilities, expected.of_best))
     assert f"accuracy of the best member alone {alone:.4f}, difference of all from it {of_all - alone:+.4f} (" in text

@@ -49,7 +49,7 @@ def test_rows_without_a_label_are_left_out_of_the_scores(bundle, images, tmp_pat
     empty = np.arange(60) % 3 == 0
     np.testing.assert_array_equal(listing.labels, np.where(empty, -1, whole.labels))
     answers, blank = load(bundle).predict([Path(images, path) for path in whole.paths]), [""] * 60
-    text = summary_text(answer_rows(answers, whole.paths, blank, blank), read_bundle(bundle), listing.labels, "o")
+    text = summary_text(answer_rows(answers, whole.paths, blank, blank), read_bundle(bundle), listing, "o")
     assert "20 of 60 images have no label, and are left out of the scores\n" in text
     right = np.mean(answers.probabilities.argmax(axis=1)[~empty] == whole.labels[~empty])
     assert f"accuracy {right:.4f} (" in text
@@ -63,6 +63,32 @@ def test_rows_without_a_label_are_left_out_of_the_scores(bundle, images, tmp_pat
     assert [label_text(number, label) for label in labels] == ["", "2.5"]
     several = Target(task="multilabel", classes=("x", "y"))
     assert known_labels(np.array([[np.nan, 0], [np.nan, np.nan]]), several).tolist() == [True, False]
+
+
+def test_scores_of_images_that_a_model_is_made_with_are_warned_of(bundle, images, tmp_path):
+    read, everything = read_bundle(bundle), listed(images, (), TARGET)
+    answers = answer_rows(
+        load(bundle).predict([Path(images, path) for path in everything.paths]), everything.paths, [""] * 60, [""] * 60
+    )
+    learnt = sum(not path.startswith("test/") for path in everything.paths)
+    said = f"warning: {learnt} of 60 images are of the splits train and val; if the model was made with them"
+    assert 0 < learnt < 60
+    assert said in summary_text(answers, read, everything, "o")
+    table = tmp_path / "t.csv"
+    rows = [
+        f"{path},{TARGET.classes[label]},{path.partition('/')[0]}"
+        for path, label in zip(everything.paths, everything.labels, strict=True)
+    ]
+    table.write_text("\n".join(["path,label,split", *rows]))
+    assert said in summary_text(answers, read, listed(str(table), (), TARGET), "o")
+    assert listed(f"{images}/test", (), TARGET).learnt == 0
+
+
+def test_files_that_are_no_images_by_their_names_are_counted(images, tmp_path, capsys):
+    Path(tmp_path, "a.png").write_bytes(Path(images, listed(images, (), TARGET).paths[0]).read_bytes())
+    Path(tmp_path, "IM0001").write_bytes(b"a DICOM file without a suffix, for instance")
+    assert listed(str(tmp_path), (), TARGET).paths == ["a.png"]
+    assert "images: files passed over, hidden or without an image's suffix: 1" in capsys.readouterr().err
 
 
 def test_several_labels_and_values_come_from_their_columns(tmp_path):
@@ -80,7 +106,7 @@ def test_where_labels_are_known_the_answers_are_scored(bundle, images):
     answers = load(bundle).predict([Path(images, path) for path in listing.paths])
     blank = [""] * len(listing.paths)
     table = answer_rows(answers, listing.paths, blank, blank)
-    text = summary_text(table, read, listing.labels, "out.csv")
+    text = summary_text(table, read, listing, "out.csv")
     area = roc_auc_score(listing.labels, answers.probabilities, multi_class="ovr", labels=[0, 1, 2])
     assert f"AUC {area:.4f} (" in text
     right = np.mean(answers.probabilities.argmax(axis=1) == listing.labels)
@@ -89,10 +115,14 @@ def test_where_labels_are_known_the_answers_are_scored(bundle, images):
     strange = answers.familiarity.copy()
     strange[:7] = 0.0
     unlike = answer_rows(dataclasses.replace(answers, familiarity=strange), listing.paths, blank, blank)
-    said = summary_text(unlike, read, listing.labels, "out.csv")
+    said = summary_text(unlike, read, listing, "out.csv")
     assert "warning: 7 of 60 images are unlike the training images (familiarity below 0.01; of images like" in said
     assert "them, about 7.7% are to be expected)" in said
     alone = np.flatnonzero(listing.labels == 2)
-    assert "no scores: " in summary_text(table.take(alone), read, listing.labels[alone], "out.csv")
+    assert "no scores: " in summary_text(
+        table.take(alone), read, dataclasses.replace(listing, labels=listing.labels[alone]), "out.csv"
+    )
     broken = answer_rows(load(bundle).answers(np.zeros((0, 64, 64, 3), np.uint8)), ["a"], [""], ["why"])
-    assert "1 image could not be read:\n  a: why\n" in summary_text(broken, read, np.zeros(1, np.int64), "out.csv")
+    assert "1 image could not be read:\n  a: why\n" in summary_text(
+        broken, read, dataclasses.replace(listing, labels=np.zeros(1, np.int64)), "out.csv"
+    )

@@ -34,6 +34,7 @@ from fpt_ray.storage.files import absolute, exists, write
 from fpt_ray.train.bundle import Bundle
 
 TABLE_FILE = "evidence.csv"
+_NAME_BYTES = 100
 _ALIKE = 4
 """Training images beside a picture."""
 
@@ -130,30 +131,36 @@ def write_evidence(classifier: Classifier, listing: Listing, plan: Plan, answers
     errors, hashes = (answers[name].to_pylist() for name in ("error", "sha256"))
     numbers = [number for number in plan.chosen if not errors[number]]
     preparation = bundle.spec.preparation
-    trained = _training_images(bundle, workdir, options.trained_on, listing)
+    trained, remark = _training_images(bundle, workdir, options.trained_on, listing)
     found = []
     for number in tqdm(numbers, desc="evidence", unit="image", mininterval=1):
         looked = looked_at(classifier, listing, number, options.evidence_orders)
         looked = _beside(trained, looked, hashes[number], preparation)
         looked = dataclasses.replace(looked, places=plan.places.get(looked.path, ()))
-        stem = f"{plan.folder}/{number:05d}-{PurePosixPath(looked.path).stem}"
+        stem = f"{plan.folder}/{number:05d}-{_shortened(PurePosixPath(looked.path).stem)}"
         write(f"{stem}.npz", array_file(looked))
         write(f"{stem}.png", picture_of(looked))
         found.append(_worth(looked))
     rows = typeset(worth_table(found, with_mean=False), "csv")
     write(f"{plan.folder}/{TABLE_FILE}", f"{rows}\n".encode())
-    return f"{typeset(worth_table(found, with_mean=True), 'text')}\n\nwritten to {plan.folder}"
+    return f"{typeset(worth_table(found, with_mean=True), 'text')}\n{remark}\nwritten to {plan.folder}"
 
 
-def _training_images(bundle: Bundle, workdir: str, source: str | None, listing: Listing) -> TrainingImages | None:
-    """Those of the bundle; where they cannot be had, that is said."""
+def _shortened(name: str) -> str:
+    """At most so many bytes of a name that those before and after it fit into a file's."""
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+def _training_images(
+    bundle: Bundle, workdir: str, source: str | None, listing: Listing
+) -> tuple[TrainingImages | None, str]:
+    """Those of the bundle; and where they cannot be had, why: a worker's stderr is seen by nobody."""
     uri = listing.root if source is None else source
     root = uri.rpartition("/")[0] if uri.endswith((".csv", ".parquet")) else uri
     try:
-        return training_images(bundle, workdir, root)
+        return training_images(bundle, workdir, root), ""
     except ConfigError as error:
-        say(f"evidence: no training images stand beside the pictures: {error}")
-        return None
+        return None, f"\nno training images stand beside the pictures: {error}\n"
 
 
 def looked_at(classifier: Classifier, listing: Listing, number: int, orders: int) -> Looked:

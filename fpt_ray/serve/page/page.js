@@ -96,6 +96,9 @@ async function answerOf(path, file, state) {
     const said = await response.json().catch(() => ({ error: `The server says ${response.status}.` }));
     const later = response.headers.get("Retry-After");
     if (later === null) {
+      if (said.model && said.model !== about.model) {
+        return refuse(state, "Another model is served by now: load this page again.");
+      }
       const answer = said.answers ? said.answers[0] : said;
       return answer.error ? refuse(state, answer.error) : answer;
     }
