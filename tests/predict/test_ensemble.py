@@ -127,7 +127,7 @@ def test_it_goes_through_ray_data_and_says_what_it_gains_and_costs(cluster, bund
         "best alone); the ViT looks 2 times at an image for its features (1)"
     ) in text
     plain = answer_rows(load(next(iter(few))).answers(next(iter(squares.values()))), *[[""] * len(labels)] * 3)
-    assert "best member" not in summary_text(plain, best, labels, out)
+    assert "best member" not in summary_text(plain, best, dataclasses.replace(listing, labels=labels), out)
     assert pa.types.is_list(rows.schema.field("of_best").type)
 
 
