@@ -147,7 +147,7 @@ def _check_size(size: tuple[int, int], source: str, max_pixels: int) -> None:
 def _reduce(image: Image.Image, data: bytes, least: int) -> None:
     """Has an opened JPEG or JPEG 2000 decoded at 1/2, 1/4 or 1/8 of its size: of its cosines, or of its wavelets.
 
-    A JPEG 2000 can be halved as often as it was when it was encoded.
+    A JPEG 2000 can be halved as often as it was when it was encoded, and as Pillow and its decoder agree on its size.
     """
     shorter = min(image.size)
     halvings = next((times for times in (3, 2, 1) if shorter >> times >= least), 0)

@@ -65,7 +65,7 @@ def listed(images: str, columns: Sequence[str], target: Target) -> Listing:
     if found.columns.labels:
         labels = _labels(images, found.columns.labels, target)
         splits = found.columns.splits
-        learnt = 0 if splits is None else int((splits >= 0).sum() - (splits == SPLITS.index("test")).sum())
+        learnt = 0 if splits is None else int(np.isin(splits, [SPLITS.index("train"), SPLITS.index("val")]).sum())
         return Listing(root=found.root, paths=paths, labels=labels, learnt=learnt)
     folders = pa.array([path.rpartition("/")[0].rpartition("/")[2] for path in paths], pa.string())
     known = target.task in CLASS_TASKS and set(folders.to_pylist()) <= set(target.classes)

@@ -208,9 +208,8 @@ def _write(uri: str, rows: Sequence[Entry], note: str) -> list[str]:
     files = {note_of_csv(uri): f"{note}\n".encode()} if kind == "csv" else {}
     if boxes := [(row.path, *box) for row in sorted(rows) for box in row.boxes]:
         files[f"{stem}_boxes.csv"] = _csv(("image", "x0", "y0", "x1", "y1"), boxes)
-    files[uri] = (
-        _parquet(columns, lines, note) if kind == "parquet" else _csv(columns, lines)
-    )  # last: all is whole then
+    # The table comes last, so that it is never without what goes with it.
+    files[uri] = _parquet(columns, lines, note) if kind == "parquet" else _csv(columns, lines)
     for place, content in files.items():
         try:
             write_once(place, content)

@@ -88,7 +88,7 @@ def stored_table(table: ImageTable, store: Store) -> ImageTable:
         ConfigError: none is in the store, a file is missing, or ``preload`` divides them by what DICOM files say, which
             is not looked up here.
     """
-    of_patients = pc.any(pc.ends_with(table.paths, ".dcm")).as_py()
+    of_patients = pc.any(pc.ends_with(table.paths, ".dcm", ignore_case=True)).as_py()
     if table.hashes_ is None:
         with ThreadPoolExecutor(_THREADS) as pool:
             uris = (f"{table.root}/{path}" for path in table.paths)

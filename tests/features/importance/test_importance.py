@@ -214,7 +214,7 @@ def test_what_cannot_be_measured_is_said(images, store, tmp_path, spec):
 @pytest.mark.parametrize("hashed", [False, True])
 def test_dicom_files_that_preload_divides_by_patient_are_refused(store, tmp_path, hashed):
     """By content they would be divided otherwise, and images that preload puts into test be measured."""
-    files = {f"{name}/{number}.dcm": name for name in "ab" for number in range(3)}
+    files = {f"{name}/{number}.DCM": name for name in "ab" for number in range(3)}
     for path in files:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(grey_file(np.zeros((8, 8), np.uint8), PatientID=path))
