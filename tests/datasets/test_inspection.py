@@ -320,7 +320,7 @@ def test_rows_are_in_the_order_that_is_asked_for(tmp_path, images, monkeypatch):
     assert inspect(images, turned, work).findings == inspect_here(images, turned)
 
 
-def test_a_worker_that_does_not_see_the_images_is_no_fault_of_theirs(cluster, tmp_path, images):
+def test_a_worker_that_does_not_see_the_images_is_no_fault_of_theirs(cluster, tmp_path, images, monkeypatch):
     """What a task does not find and is not there is missing; what is there, its host does not see."""
     paths, gone = names(images), pa.array(["gone.png"])
     assert inspect(images, gone, str(tmp_path)).findings["reason"].to_pylist() == ["there is no such file"]
@@ -328,6 +328,9 @@ def test_a_worker_that_does_not_see_the_images_is_no_fault_of_theirs(cluster, tm
     inspecting._refuse_unseen(images, pa.array(["gone.png", "never.png"]), missing)
     with pytest.raises(ConfigError, match=rf"a worker finds no {images}/{paths[1]}, which is there where the command"):
         inspecting._refuse_unseen(images, pa.array(["gone.png", paths[1].as_py()]), missing)
+    monkeypatch.setattr(inspecting, "exists", lambda uri: uri.endswith("/gone.png"))  # as on the driver's host alone
+    with pytest.raises(ConfigError, match=rf"a worker finds no {images}/gone.png"):
+        inspect(images, gone, str(tmp_path / "again"))
 
 
 def test_what_has_changed_or_could_not_be_read_is_read_again(tmp_path, images, monkeypatch):
