@@ -30,6 +30,7 @@ from fpt_ray.config.trial import (
     reads_low_resolution,
 )
 from fpt_ray.cost.execution import Execution
+from fpt_ray.cost.repeated import Unlike
 from fpt_ray.cost.trace import Memory, trace_training
 from fpt_ray.features.spec import store_spec
 from fpt_ray.images.pixels import normalise
@@ -131,8 +132,14 @@ def memory_key(trial: TrialConfig) -> TrialConfig:
 
 @lru_cache(maxsize=256)
 def _network_memory(trial: TrialConfig, num_outputs: int, execution: Execution) -> Memory:
-    model = copy.deepcopy(_model(trial, num_outputs))
-    return trace_training(model, batch_maker(trial, execution), execution)
+    def trace(*, whole: bool) -> Memory:
+        model = copy.deepcopy(_model(trial, num_outputs))
+        return trace_training(model, batch_maker(trial, execution), execution, whole=whole)
+
+    try:
+        return trace(whole=False)
+    except Unlike:
+        return trace(whole=True)
 
 
 def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs]:

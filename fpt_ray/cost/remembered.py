@@ -120,7 +120,12 @@ def _made(mode: FakeTensorMode, results: Any, tensors: Sequence[Tensor]) -> Any:
     of, itself, size, stride, offset, dtype = results
     if itself:
         return tensors[of]
-    storage = None if of is None else tensors[of].untyped_storage()
+    return _fake(mode, size, stride, offset, dtype, None if of is None else tensors[of])
+
+
+def _fake(mode: FakeTensorMode, size: Any, stride: Any, offset: int, dtype: Any, base: Tensor | None) -> FakeTensor:
+    """A fake tensor on the storage of ``base`` or, without one, on its own."""
+    storage = None if base is None else base.untyped_storage()
     guard = torch._C._DisableTorchDispatch()
     made = torch.empty_strided(size, stride, dtype=dtype, device=_META)
     if storage is not None:
@@ -131,6 +136,29 @@ def _made(mode: FakeTensorMode, results: Any, tensors: Sequence[Tensor]) -> Any:
     torch._C._set_throw_on_mutable_data_ptr(fake)
     vars(fake).update(vars(_blank(mode)))
     return fake
+
+
+class Layout(NamedTuple):
+    """Where a tensor's elements lie in its storage."""
+
+    storage_bytes: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+
+def layout_of(tensor: Tensor) -> Layout:
+    """Of a fake tensor."""
+    storage_bytes = tensor.untyped_storage().nbytes()
+    return Layout(storage_bytes, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
+
+
+def laid_out(mode: FakeTensorMode, layout: Layout) -> FakeTensor:
+    """A fake tensor on a storage of its own, which no operator was asked for."""
+    storage_bytes, *where = layout
+    base = _fake(mode, (storage_bytes,), (1,), 0, torch.uint8, None)
+    return _fake(mode, *where, base)
 
 
 @lru_cache(maxsize=1)

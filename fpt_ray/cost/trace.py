@@ -10,22 +10,19 @@ remembers (``knn``: one token each).
 """
 
 import math
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from fpt_ray.cost.allocator import Event, allocate_all
+from fpt_ray.cost.allocator import allocate_all
 from fpt_ray.cost.execution import (
-    CUBLAS_WORKSPACE_BYTES,
     Execution,
     as_on_gpus,
     fuse_at_once,
@@ -34,13 +31,11 @@ from fpt_ray.cost.execution import (
     run_whole_blocks,
     unfuse_attention,
 )
-from fpt_ray.cost.remembered import call
+from fpt_ray.cost.repeated import replay_alike
+from fpt_ray.cost.storages import Kind, StorageLog
 from fpt_ray.models.step import Inputs, Learner, learns, loss_then_gradients, update
 
-Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
-
 _aten: Any = torch.ops.aten
-_GEMMS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 
 
@@ -70,11 +65,16 @@ class Memory:
         return self.reserved_bytes + self.context_bytes
 
 
-def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution) -> Memory:
+def trace_training(
+    model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, *, whole: bool = False
+) -> Memory:
     """Peak memory of training a model that is on ``meta``; parameters that require no gradient stay frozen.
 
     ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up. One
-    that learns nothing goes forward alone.
+    that learns nothing goes forward alone. ``whole`` runs all blocks, also those that are like others.
+
+    Raises:
+        Unlike: blocks that look alike are not run alike, so that a whole trace is needed.
     """
     hold_scores(model, execution.score_bytes)
     as_on_gpus(model)
@@ -89,6 +89,8 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
     with fake, StorageLog(execution.workspace_bytes, fake) as log, _CudaAutocast():
         model.train().to_empty(device="cpu")
         log.label((*model.parameters(), *model.buffers()), "weights")
+        if not whole:
+            replay_alike(model, log)
         if learns(model):
             _trace_steps(model, inputs, execution, log)
         else:
@@ -102,7 +104,7 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
     )
 
 
-def _trace_steps(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, log: "StorageLog") -> None:
+def _trace_steps(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, log: StorageLog) -> None:
     learner = _traced_learner(model, execution, log)
     for step in (1, 2):  # the optimizer's moments exist from the end of the first
         _trace_gradients(learner, inputs, log)
@@ -110,7 +112,7 @@ def _trace_steps(model: nn.Module, inputs: Callable[[], Inputs], execution: Exec
         update(learner, step)
 
 
-def _traced_learner(model: nn.Module, execution: Execution, log: "StorageLog") -> Learner:
+def _traced_learner(model: nn.Module, execution: Execution, log: StorageLog) -> Learner:
     """What ``make_learner`` makes, with an optimizer for fake tensors and without AdaLoRA's additions."""
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _TracedAdamW(learnable, log, execution.optimizer_copies)
@@ -123,7 +125,7 @@ def _traced_learner(model: nn.Module, execution: Execution, log: "StorageLog") -
     )
 
 
-def _trace_gradients(learner: Learner, inputs: Callable[[], Inputs], log: "StorageLog") -> None:
+def _trace_gradients(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog) -> None:
     """Follows the first half of a step and says of what kind the storages are that it makes."""
     for _ in loss_then_gradients(
         learner, lambda: _labelled(inputs, log), lambda logits: torch.zeros(len(logits), dtype=torch.int64)
@@ -132,7 +134,7 @@ def _trace_gradients(learner: Learner, inputs: Callable[[], Inputs], log: "Stora
         log.backward = True
 
 
-def _labelled(inputs: Callable[[], Inputs], log: "StorageLog") -> Inputs:
+def _labelled(inputs: Callable[[], Inputs], log: StorageLog) -> Inputs:
     log.backward, log.kind = False, "batch"
     made = inputs()
     log.kind = "transient"
@@ -146,7 +148,7 @@ def _gradients(model: nn.Module) -> list[Tensor]:
 class _TracedAdamW(torch.optim.Optimizer):
     """``adamw_step`` as an optimizer, whose moments appear in its first step."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], log: "StorageLog", copies: int) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], log: StorageLog, copies: int) -> None:
         super().__init__(parameters, {"lr": 1e-3})
         self.parameters, self.log, self.copies = parameters, log, copies
         self.moments: list[Tensor] = []
@@ -201,91 +203,3 @@ class _CudaAutocast(TorchFunctionMode):
                 dim = args[1] if len(args) > 1 else kwargs["dim"]
                 return _aten._softmax(args[0], dim, not (kwargs or {}).get("dtype"))
         return func(*args, **(kwargs or {}))
-
-
-class StorageLog(TorchDispatchMode):
-    """Every storage's birth and death in order, as a GPU would see them. ``kinds`` are by the number of the storage."""
-
-    def __init__(self, workspace_bytes: int = CUBLAS_WORKSPACE_BYTES, fake: FakeTensorMode | None = None) -> None:
-        super().__init__()
-        self.fake = fake
-        """The mode within which it stands; None: storages are those of real tensors."""
-        self.events: list[Event] = []
-        self.kinds: dict[int, Kind] = {}
-        self.kind: Kind = "transient"
-        """Of the storages that are born now."""
-        self.backward = False
-        """On a GPU autograd runs in a thread of its own, with its own cuBLAS workspace."""
-        self._alive: dict[int, tuple[int, weakref.ref]] = {}
-        self._workspace_bytes = workspace_bytes
-        self._workspaces: set[bool] = set()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to keep the compiler away takes time at each operator
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _GEMMS and self.backward not in self._workspaces:
-            self._workspaces.add(self.backward)
-            self._born(self._workspace_bytes)
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs) if self.fake is None else call(self.fake, func, args, kwargs)
-        for tensor in _tensors(result):
-            self._number(tensor)
-        temporary_bytes = _temporary_bytes(func, args)
-        if temporary_bytes:
-            self.events.append(Event(self._born(temporary_bytes), None))
-        return result
-
-    def label(self, tensors: Iterable[Tensor], kind: Kind) -> None:
-        """Says of what kind the storages of tensors are."""
-        for tensor in tensors:
-            self.kinds[self._number(tensor)] = kind
-
-    def relabel_transient(self, kind: Kind) -> None:
-        """Says of what kind the tensors' storages are that live now and have had no other."""
-        for number, _ in self._alive.values():
-            if self.kinds[number] == "transient":
-                self.kinds[number] = kind
-
-    def _number(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        address = storage._cdata
-        if address not in self._alive:
-            number = self._born(storage.nbytes())
-            self._alive[address] = number, weakref.ref(storage, lambda _: self._died(address))
-        return self._alive[address][0]
-
-    def _born(self, size_bytes: int) -> int:
-        number = len(self.kinds)
-        self.kinds[number] = self.kind
-        self.events.append(Event(number, size_bytes))
-        return number
-
-    def _died(self, address: int) -> None:
-        self.events.append(Event(self._alive.pop(address)[0], None))
-
-
-def _tensors(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, (tuple, list)):
-        for item in result:
-            yield from _tensors(item)
-
-
-def _temporary_bytes(func: Any, args: Sequence[Any]) -> int:
-    """What CUDA's kernel of an operator allocates beside its results."""
-    if func is _aten._softmax_backward_data.default:
-        return args[0].numel() * args[0].element_size()  # the gradient times the output
-    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
-        batch, heads, tokens, width = args[1].shape
-        if args[1].dtype == torch.float32:  # the memory-efficient kernel: a float for each query
-            return batch * heads * tokens * 4
-        # The flash kernel sums the queries' gradients in float32, rows padded to 128 and columns to 32.
-        return batch * heads * _up(tokens, 128) * (_up(width, 32) + 1) * 4
-    return 0
-
-
-def _up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

@@ -1,0 +1,122 @@
+"""The log of every storage that operators on fake tensors make, as a GPU would see them."""
+
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fpt_ray.cost.allocator import Event
+from fpt_ray.cost.execution import CUBLAS_WORKSPACE_BYTES
+from fpt_ray.cost.remembered import call
+
+Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
+
+_aten: Any = torch.ops.aten
+_GEMMS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
+
+
+class StorageLog(TorchDispatchMode):
+    """Every storage's birth and death in order, as a GPU would see them. ``kinds`` are by the number of the storage."""
+
+    def __init__(self, workspace_bytes: int = CUBLAS_WORKSPACE_BYTES, fake: FakeTensorMode | None = None) -> None:
+        super().__init__()
+        self.fake = fake
+        """The mode within which it stands; None: storages are those of real tensors."""
+        self.events: list[Event] = []
+        self.kinds: dict[int, Kind] = {}
+        self.kind: Kind = "transient"
+        """Of the storages that are born now."""
+        self.backward = False
+        """On a GPU autograd runs in a thread of its own, with its own cuBLAS workspace."""
+        self.alive: set[int] = set()
+        """Numbers of the storages that have not died."""
+        self.followers: dict[int, list[int]] = {}
+        """{storage: those that die with it, where they have not}"""
+        self._numbers: dict[int, tuple[int, weakref.ref]] = {}
+        self._workspace_bytes = workspace_bytes
+        self._workspaces: set[bool] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to keep the compiler away takes time at each operator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _GEMMS and self.backward not in self._workspaces:
+            self._workspaces.add(self.backward)
+            self.alive.remove(self.bear(self._workspace_bytes))  # to the end, and never an activation
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs) if self.fake is None else call(self.fake, func, args, kwargs)
+        for tensor in _tensors(result):
+            self.number(tensor)
+        temporary_bytes = _temporary_bytes(func, args)
+        if temporary_bytes:
+            self.die(self.bear(temporary_bytes))
+        return result
+
+    def label(self, tensors: Iterable[Tensor], kind: Kind) -> None:
+        """Says of what kind the storages of tensors are."""
+        for tensor in tensors:
+            self.kinds[self.number(tensor)] = kind
+
+    def relabel_transient(self, kind: Kind) -> None:
+        """Says of what kind the tensors' storages are that live now and have had no other."""
+        for number in self.alive:
+            if self.kinds[number] == "transient":
+                self.kinds[number] = kind
+
+    def number(self, tensor: Tensor, born: int | None = None) -> int:
+        """Of a tensor's storage, which is born if it is new, or has been as ``born``."""
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        if address not in self._numbers:
+            number = self.bear(storage.nbytes()) if born is None else born
+            self._numbers[address] = number, weakref.ref(storage, lambda _: self._forget(address))
+        return self._numbers[address][0]
+
+    def bear(self, size_bytes: int) -> int:
+        """A storage of no tensor, by its number."""
+        number = len(self.kinds)
+        self.kinds[number] = self.kind
+        self.alive.add(number)
+        self.events.append(Event(number, size_bytes))
+        return number
+
+    def die(self, number: int) -> None:
+        """Ends a storage, if that has not happened, and those that follow it."""
+        if number in self.alive:
+            self.alive.remove(number)
+            self.events.append(Event(number, None))
+            for follower in self.followers.pop(number, ()):
+                self.die(follower)
+
+    def _forget(self, address: int) -> None:
+        self.die(self._numbers.pop(address)[0])
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            yield from _tensors(item)
+
+
+def _temporary_bytes(func: Any, args: Sequence[Any]) -> int:
+    """What CUDA's kernel of an operator allocates beside its results."""
+    if func is _aten._softmax_backward_data.default:
+        return args[0].numel() * args[0].element_size()  # the gradient times the output
+    if func is _aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+        batch, heads, tokens, width = args[1].shape
+        if args[1].dtype == torch.float32:  # the memory-efficient kernel: a float for each query
+            return batch * heads * tokens * 4
+        # The flash kernel sums the queries' gradients in float32, rows padded to 128 and columns to 32.
+        return batch * heads * _up(tokens, 128) * (_up(width, 32) + 1) * 4
+    return 0
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
