@@ -58,6 +58,23 @@ def call(mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mapping[s
     """``func`` of fake tensors of a mode, on the CPU."""
     if func is _DEVICE and isinstance(args[0], FakeTensor):
         return args[0].fake_device
+    if func._schema.name.startswith("aten::_foreach_"):
+        return _of_each(mode, func, args, kwargs)
+    return _once(mode, func, args, kwargs)
+
+
+def _of_each(mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """An operator over lists of tensors, asked of the tensors one by one: their shapes are few, lists are many."""
+    if not func._schema.returns:
+        return None  # in place
+    found = []
+    for place in range(len(args[0])):
+        one = [[arg[place]] if isinstance(arg, (list, tuple)) else arg for arg in args]
+        found += _once(mode, func, one, kwargs)
+    return found
+
+
+def _once(mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     numbers: dict[Tensor, int] = {}
     key = func, _key(args, numbers), _key(tuple(kwargs.items()), numbers)
     tensors = list(numbers)
