@@ -30,7 +30,8 @@ from fpt_ray.config.trial import (
     reads_low_resolution,
 )
 from fpt_ray.cost.execution import Execution
-from fpt_ray.cost.repeated import Unlike
+from fpt_ray.cost.repeated import bare_copy
+from fpt_ray.cost.spans import Unlike
 from fpt_ray.cost.trace import Memory, trace_training
 from fpt_ray.features.spec import store_spec
 from fpt_ray.images.pixels import normalise
@@ -132,14 +133,11 @@ def memory_key(trial: TrialConfig) -> TrialConfig:
 
 @lru_cache(maxsize=256)
 def _network_memory(trial: TrialConfig, num_outputs: int, execution: Execution) -> Memory:
-    def trace(*, whole: bool) -> Memory:
-        model = copy.deepcopy(_model(trial, num_outputs))
-        return trace_training(model, batch_maker(trial, execution), execution, whole=whole)
-
+    model, batch = _model(trial, num_outputs), batch_maker(trial, execution)
     try:
-        return trace(whole=False)
+        return trace_training(bare_copy(model), batch, execution)
     except Unlike:
-        return trace(whole=True)
+        return trace_training(copy.deepcopy(model), batch, execution)
 
 
 def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs]:

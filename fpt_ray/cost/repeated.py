@@ -6,41 +6,49 @@ written into the log from that. Both blocks must have come to the same in both p
 (``Unlike``), and all blocks have to be run.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from fpt_ray.cost.allocator import Event
-from fpt_ray.cost.remembered import Layout, laid_out, layout_of
+from fpt_ray.cost.remembered import Layout, layout_of
+from fpt_ray.cost.spans import Owned, Owners, Step, Unlike, described, on_storage, repeat
 from fpt_ray.cost.storages import StorageLog
 
 _FEWEST = 5
 """Blocks of which one is replayed."""
 
-Step = tuple[Literal["born", "forward", "backward", "input", "gradient"], int]
-"""A storage is "born" with so many bytes, or one dies: the i-th that the "forward" or the "backward" pass of the block
-made, that of its "input", or that of the "gradient" of its output."""
 
+class BareBlock(nn.Module):
+    """A block of which nothing is left but its parameters and buffers."""
 
-class Unlike(Exception):
-    """Blocks that look alike are not run alike."""
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._parameters.update(module._parameters)
+        self._buffers.update(module._buffers)
+        bare = {name: BareBlock(child) for name, child in module.named_children()}
+        self._modules.update({name: child for name, child in bare.items() if any(True for _ in child.parameters())})
 
 
 class _Forward(NamedTuple):
+    """A block's forward pass."""
+
     steps: list[Step]
-    output: Step
+    output: Owned
     layout: Layout
     learns: bool
 
 
 class _Backward(NamedTuple):
+    """A block's backward pass."""
+
     steps: list[Step]
-    gradients: list[tuple[Step, Layout] | None]
+    gradients: list[tuple[Owned, Layout] | None]
     """Of the block's input, then of its parameters."""
 
 
@@ -56,8 +64,6 @@ class _Call:
     gradient_number: int = -1
     start: int = 0
     """Events before its backward pass."""
-    held: Tensor | None = None
-    """The input, where a block that is replayed keeps it for its backward pass."""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -71,38 +77,42 @@ class _Row:
     backward: _Backward | None = None
 
 
-def replay_alike(model: nn.Module, log: StorageLog) -> None:
-    """Makes all blocks of a model be replayed that look alike and stand between two others."""
+def bare_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model whose blocks are bare where they can be replayed: they look alike and are none of the ends."""
+    rows = [blocks for blocks in _rows(model) if _alike(blocks[1:-1])]
+    bare = {id(block): BareBlock(block) for blocks in rows for block in blocks[2:-2]}
+    return copy.deepcopy(model, bare)
+
+
+def replay_bare(model: nn.Module, log: StorageLog) -> None:
+    """Makes the bare blocks of a model be replayed, from what the others show."""
     for blocks in _rows(model):
-        row = _Row(log=log)
-        _run_for(row, blocks[1], is_second=True)
-        _run_for(row, blocks[-2], is_second=False)
-        for block in blocks[2:-2]:
-            block.forward = partial(_replay, row, block)  # type: ignore[method-assign]
+        if isinstance(blocks[2], BareBlock):
+            row = _Row(log=log)
+            for block in blocks[2:-2]:
+                block.forward = partial(_replay, row, block)  # type: ignore[method-assign]
+            for block, is_second in ((blocks[1], True), (blocks[-2], False)):
+                block.forward = partial(_run, row, block, block.forward, is_second)  # type: ignore[method-assign]
 
 
 def _rows(model: nn.Module) -> Iterator[list[nn.Module]]:
     for module in model.modules():
-        found = getattr(module, "blocks", None)
-        blocks = list(found) if isinstance(found, (nn.ModuleList, nn.Sequential)) else []
+        found = module._modules.get("blocks")
+        blocks = [] if found is None else list(found.children())
         if len(blocks) >= _FEWEST:
-            looks = [_look(block) for block in blocks[1:-1]]
-            parameters = [parameter for block in blocks for parameter in block.parameters()]
-            if all(look == looks[0] for look in looks) and len(parameters) == len(set(parameters)):
-                yield blocks
+            yield blocks
 
 
-def _look(block: nn.Module) -> list[Any]:
+def _alike(blocks: Sequence[nn.Module]) -> bool:
+    look = _look(blocks[0])
+    return all(_look(block) == look for block in blocks[1:])
+
+
+def _look(module: nn.Module) -> Any:
     """What blocks that are alike have in common."""
-    return [
-        (
-            name,
-            type(module),
-            [(key, value) for key, value in vars(module).items() if isinstance(value, (int, float, str, tuple))],
-            [(key, one.shape, one.dtype, one.requires_grad) for key, one in module.named_parameters(recurse=False)],
-        )
-        for name, module in block.named_modules()
-    ]
+    plain = [(name, value) for name, value in vars(module).items() if isinstance(value, (int, float, str, tuple))]
+    own = [one if one is None else (one.shape, one.dtype, one.requires_grad) for one in module._parameters.values()]
+    return type(module), plain, own, [(name, _look(child)) for name, child in module.named_children()]
 
 
 def _arguments(tokens: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -114,36 +124,32 @@ def _arguments(tokens: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 # --- blocks that are run ------------------------------------------------------------------------------------------
 
 
-def _run_for(row: _Row, block: nn.Module, *, is_second: bool) -> None:
-    """Makes a block that is run say what it makes."""
-    run: Callable[..., Tensor] = block.forward
-    log = row.log
-
-    def forward(tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        start = len(log.events)
-        output = run(tokens, *args, **kwargs)
-        owners: dict[int, Step] = {}
-        steps = _described(log.events[start:], "forward", owners)
-        call = _Call(
-            block=block,
-            arguments=_arguments(tokens, args, kwargs),
-            input_number=log.number(tokens),
-            numbers=list(owners),
-        )
-        if is_second:
-            row.second = call
-        elif row.second is None or call.arguments != row.second.arguments:
-            raise Unlike("called with other arguments")
-        found = _Forward(steps, owners[log.number(output)], layout_of(output), output.requires_grad)
-        row.forward = _agreed(found, row.forward)
-        if output.requires_grad:
-            if not tokens.requires_grad:
-                raise Unlike("the input takes no gradient")
-            output.register_hook(partial(_begin_backward, row, call))
-            tokens.register_hook(partial(_end_backward, row, call))
-        return output
-
-    block.forward = forward  # type: ignore[method-assign]
+def _run(
+    row: _Row, block: nn.Module, run: Callable[..., Tensor], is_second: bool, tokens: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Runs a block and notes what it makes."""
+    log, start = row.log, len(row.log.events)
+    output = run(tokens, *args, **kwargs)
+    owners: Owners = {}
+    steps = described(log, start, "forward", owners)
+    call = _Call(
+        block=block,
+        arguments=_arguments(tokens, args, kwargs),
+        input_number=log.number(tokens),
+        numbers=list(owners),
+    )
+    if is_second:
+        row.second = call
+    elif row.second is None or call.arguments != row.second.arguments:
+        raise Unlike("called with other arguments")
+    found = _Forward(steps, _owned(log, output, owners), layout_of(output), output.requires_grad)
+    row.forward = _agreed(found, row.forward)
+    if output.requires_grad:
+        if not tokens.requires_grad:
+            raise Unlike("the input takes no gradient")
+        output.register_hook(partial(_begin_backward, row, call))
+        tokens.register_hook(partial(_end_backward, row, call))
+    return output
 
 
 def _begin_backward(row: _Row, call: _Call, gradient: Tensor) -> None:
@@ -152,31 +158,23 @@ def _begin_backward(row: _Row, call: _Call, gradient: Tensor) -> None:
 
 def _end_backward(row: _Row, call: _Call, gradient: Tensor) -> None:
     log = row.log
-    owners: dict[int, Step] = {number: ("forward", place) for place, number in enumerate(call.numbers)}
-    owners |= {call.input_number: ("input", 0), call.gradient_number: ("gradient", 0)}
-    steps = _described(log.events[call.start :], "backward", owners)
+    owners = {number: Owned("forward", place) for place, number in enumerate(call.numbers)}
+    owners |= {call.input_number: Owned("input", 0), call.gradient_number: Owned("gradient", 0)}
+    steps = described(log, call.start, "backward", owners)
     made = [gradient, *(parameter.grad for parameter in call.block.parameters())]
-    gradients = [None if one is None else (owners[log.number(one)], layout_of(one)) for one in made]
-    left = {step for number, step in owners.items() if step[0] == "backward" and number in log.alive}
-    if not left <= {one[0] for one in gradients if one is not None}:
-        raise Unlike("something but gradients is left by the backward pass")
+    gradients = [None if one is None else (_owned(log, one, owners), layout_of(one)) for one in made]
+    kept = [one[0] for one in gradients if one is not None]
+    left = {owned for number, owned in owners.items() if owned.owner == "backward" and number in log.alive}
+    if not left <= set(kept) or len(kept) > len(set(kept)) or Owned("gradient", 0) in kept[1:]:
+        raise Unlike("gradients share storages, or something else stays")
     row.backward = _agreed(_Backward(steps, gradients), row.backward)
 
 
-def _described(events: Sequence[Event], own: Literal["forward", "backward"], owners: dict[int, Step]) -> list[Step]:
-    """Events as steps of a block; ``owners`` says whose the storages are, to which those that are born are added."""
-    steps: list[Step] = []
-    births = 0
-    for storage, birth_bytes in events:
-        if birth_bytes is not None:
-            owners[storage] = own, births
-            births += 1
-            steps.append(("born", birth_bytes))
-        elif storage in owners:
-            steps.append(owners[storage])
-        else:
-            raise Unlike("a storage dies that is not of this block")
-    return steps
+def _owned(log: StorageLog, tensor: Tensor, owners: Owners) -> Owned:
+    found = owners.get(log.number(tensor))
+    if found is None:
+        raise Unlike("a result lies on a storage that was made elsewhere")
+    return found
 
 
 def _agreed(found: Any, before: Any) -> Any:
@@ -188,7 +186,8 @@ def _agreed(found: Any, before: Any) -> Any:
 # --- blocks that are replayed -------------------------------------------------------------------------------------
 
 
-def _replay(row: _Row, block: nn.Module, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _replay(row: _Row, block: nn.Module, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """What a block would give, were it run."""
     if row.second is None or _arguments(tokens, args, kwargs) != row.second.arguments:
         raise Unlike("called with other arguments")
     return _Replay.apply(tokens, row, block)
@@ -204,55 +203,39 @@ class _Replay(torch.autograd.Function):
         log, second = row.log, row.second
         assert second is not None
         assert row.forward is not None
-        steps, (_, output), layout, _ = row.forward
-        call = _Call(block=block, arguments=[], input_number=log.number(tokens), numbers=[])
-        _take(log, steps, call, {"forward": call.numbers}, call.numbers)
-        for place, (number, leader) in enumerate(zip(call.numbers, second.numbers, strict=True)):
-            if leader in log.alive and place != output:
+        steps, output, layout, _ = row.forward
+        numbers: list[int] = []
+        repeat(log, steps, "forward", {"forward": numbers})
+        for place, (number, leader) in enumerate(zip(numbers, second.numbers, strict=True)):
+            if leader in log.alive and place != output.place:
                 log.followers.setdefault(leader, []).append(number)  # what autocast keeps ends outside of the block
+        ctx.row, ctx.block, ctx.numbers, ctx.input_number = row, block, numbers, log.number(tokens)
         if second.input_number in log.alive:
-            call.held = tokens
-        ctx.row, ctx.call = row, call
-        return _on_storage(log, call.numbers[output], layout)
+            ctx.held = tokens  # by something that the backward pass needs
+        return on_storage(log, numbers[output.place], layout)
 
     @override
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """The gradient of its input; its parameters are given theirs."""
-        row, call = ctx.row, ctx.call
+        row = ctx.row
         if row.backward is None:
             raise Unlike("the backward pass comes by in another order")
-        log, made = row.log, []
-        numbers = {"forward": call.numbers, "backward": made, "gradient": [log.number(gradient)]}
-        steps, (of_input, *of_parameters) = row.backward
-        _take(log, steps, call, numbers, made)
-        call.held = None
-        for parameter, found in zip(call.block.parameters(), of_parameters, strict=True):
+        given = {"input": [ctx.input_number], "gradient": [row.log.number(gradient)]}
+        numbers = {"forward": ctx.numbers, "backward": [], **given}
+        repeat(row.log, row.backward.steps, "backward", numbers)
+        ctx.held = None
+        made = [one and _gradient(row.log, numbers, *one, gradient) for one in row.backward.gradients]
+        for parameter, one in zip(ctx.block.parameters(), made[1:], strict=True):
             if parameter.grad is not None:
                 raise Unlike("a gradient is there before")
-            if found is not None:
-                (kind, place), layout = found
-                parameter.grad = _on_storage(log, numbers[kind][place], layout)
-        (kind, place), layout = of_input
-        return gradient if kind == "gradient" else _on_storage(log, numbers[kind][place], layout), None, None
+            parameter.grad = one
+        return made[0], None, None
 
 
-def _take(
-    log: StorageLog, steps: Sequence[Step], call: _Call, numbers: Mapping[str, list[int]], made: list[int]
-) -> None:
-    """Writes steps into the log; the numbers of storages that are born come to ``made``."""
-    for kind, value in steps:
-        if kind == "born":
-            made.append(log.bear(value))
-        elif kind == "input":
-            call.held = None
-        else:
-            log.die(numbers[kind][value])
-
-
-def _on_storage(log: StorageLog, number: int, layout: Layout) -> Tensor:
-    """A tensor whose storage has been born."""
-    assert log.fake is not None
-    tensor = laid_out(log.fake, layout)
-    log.number(tensor, born=number)
-    return tensor
+def _gradient(
+    log: StorageLog, numbers: Mapping[str, list[int]], owned: Owned, layout: Layout, of_output: Tensor
+) -> Tensor:
+    if owned.owner == "gradient":
+        return of_output  # it was added to
+    return on_storage(log, numbers[owned.owner][owned.place], layout)

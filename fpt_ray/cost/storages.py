@@ -36,6 +36,8 @@ class StorageLog(TorchDispatchMode):
         """On a GPU autograd runs in a thread of its own, with its own cuBLAS workspace."""
         self.alive: set[int] = set()
         """Numbers of the storages that have not died."""
+        self.lasting: set[int] = set()
+        """Those that are made once and stay: workspaces, the optimizer's moments."""
         self.followers: dict[int, list[int]] = {}
         """{storage: those that die with it, where they have not}"""
         self._numbers: dict[int, tuple[int, weakref.ref]] = {}
@@ -51,7 +53,7 @@ class StorageLog(TorchDispatchMode):
             return _CPU
         if func in _GEMMS and self.backward not in self._workspaces:
             self._workspaces.add(self.backward)
-            self.alive.remove(self.bear(self._workspace_bytes))  # to the end, and never an activation
+            self.lasting.add(self.bear(self._workspace_bytes))
         kwargs = kwargs or {}
         result = func(*args, **kwargs) if self.fake is None else call(self.fake, func, args, kwargs)
         for tensor in _tensors(result):
@@ -68,7 +70,7 @@ class StorageLog(TorchDispatchMode):
 
     def relabel_transient(self, kind: Kind) -> None:
         """Says of what kind the tensors' storages are that live now and have had no other."""
-        for number in self.alive:
+        for number in self.alive - self.lasting:
             if self.kinds[number] == "transient":
                 self.kinds[number] = kind
 

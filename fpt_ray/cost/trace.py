@@ -31,7 +31,7 @@ from fpt_ray.cost.execution import (
     run_whole_blocks,
     unfuse_attention,
 )
-from fpt_ray.cost.repeated import replay_alike
+from fpt_ray.cost.repeated import replay_bare
 from fpt_ray.cost.storages import Kind, StorageLog
 from fpt_ray.models.step import Inputs, Learner, learns, loss_then_gradients, update
 
@@ -65,16 +65,14 @@ class Memory:
         return self.reserved_bytes + self.context_bytes
 
 
-def trace_training(
-    model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, *, whole: bool = False
-) -> Memory:
+def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution) -> Memory:
     """Peak memory of training a model that is on ``meta``; parameters that require no gradient stay frozen.
 
     ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up. One
-    that learns nothing goes forward alone. ``whole`` runs all blocks, also those that are like others.
+    that learns nothing goes forward alone.
 
     Raises:
-        Unlike: blocks that look alike are not run alike, so that a whole trace is needed.
+        Unlike: the model is a ``bare_copy`` whose blocks are not run alike. Never for a whole one.
     """
     hold_scores(model, execution.score_bytes)
     as_on_gpus(model)
@@ -89,8 +87,7 @@ def trace_training(
     with fake, StorageLog(execution.workspace_bytes, fake) as log, _CudaAutocast():
         model.train().to_empty(device="cpu")
         log.label((*model.parameters(), *model.buffers()), "weights")
-        if not whole:
-            replay_alike(model, log)
+        replay_bare(model, log)
         if learns(model):
             _trace_steps(model, inputs, execution, log)
         else:
