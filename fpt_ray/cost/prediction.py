@@ -30,8 +30,6 @@ from fpt_ray.config.trial import (
     reads_low_resolution,
 )
 from fpt_ray.cost.execution import Execution
-from fpt_ray.cost.repeated import bare_copy
-from fpt_ray.cost.spans import Unlike
 from fpt_ray.cost.trace import Memory, trace_training
 from fpt_ray.features.spec import store_spec
 from fpt_ray.images.pixels import normalise
@@ -133,11 +131,7 @@ def memory_key(trial: TrialConfig) -> TrialConfig:
 
 @lru_cache(maxsize=256)
 def _network_memory(trial: TrialConfig, num_outputs: int, execution: Execution) -> Memory:
-    model, batch = _model(trial, num_outputs), batch_maker(trial, execution)
-    try:
-        return trace_training(bare_copy(model), batch, execution)
-    except Unlike:
-        return trace_training(copy.deepcopy(model), batch, execution)
+    return trace_training(_model(trial, num_outputs), batch_maker(trial, execution), execution)
 
 
 def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs]:

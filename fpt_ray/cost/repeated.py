@@ -131,7 +131,7 @@ def _run(
     log, start = row.log, len(row.log.events)
     output = run(tokens, *args, **kwargs)
     owners: Owners = {}
-    steps = described(log, start, "forward", owners)
+    steps = described(log, start, len(log.events), "forward", owners)
     call = _Call(
         block=block,
         arguments=_arguments(tokens, args, kwargs),
@@ -160,7 +160,7 @@ def _end_backward(row: _Row, call: _Call, gradient: Tensor) -> None:
     log = row.log
     owners = {number: Owned("forward", place) for place, number in enumerate(call.numbers)}
     owners |= {call.input_number: Owned("input", 0), call.gradient_number: Owned("gradient", 0)}
-    steps = described(log, call.start, "backward", owners)
+    steps = described(log, call.start, len(log.events), "backward", owners)
     made = [gradient, *(parameter.grad for parameter in call.block.parameters())]
     gradients = [None if one is None else (_owned(log, one, owners), layout_of(one)) for one in made]
     kept = [one[0] for one in gradients if one is not None]

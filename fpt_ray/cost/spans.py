@@ -27,15 +27,15 @@ Owners = dict[int, Owned]
 """{number of a storage: what it is}"""
 
 
-def described(log: StorageLog, start: int, name: str, owners: Owners) -> list[Step]:
-    """The events from ``start`` on as a span of some name. Storages that are born in it are added to ``owners``.
+def described(log: StorageLog, start: int, end: int, name: str, owners: Owners) -> list[Step]:
+    """The events from ``start`` to ``end`` as a span of some name, whose storages are added to ``owners``.
 
     Raises:
         Unlike: another storage dies in it.
     """
     steps: list[Step] = []
     births = 0
-    for storage, birth_bytes in log.events[start:]:
+    for storage, birth_bytes in log.events[start:end]:
         if storage in log.lasting:
             continue
         if birth_bytes is not None:

@@ -9,10 +9,11 @@ what AdaLoRA adds to a step (its regulariser, the allocation of its ranks), and 
 remembers (``knn``: one token each).
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,8 @@ from fpt_ray.cost.execution import (
     run_whole_blocks,
     unfuse_attention,
 )
-from fpt_ray.cost.repeated import replay_bare
+from fpt_ray.cost.repeated import bare_copy, replay_bare
+from fpt_ray.cost.spans import Owned, Unlike, described, repeat
 from fpt_ray.cost.storages import Kind, StorageLog
 from fpt_ray.models.step import Inputs, Learner, learns, loss_then_gradients, update
 
@@ -68,11 +70,22 @@ class Memory:
 def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution) -> Memory:
     """Peak memory of training a model that is on ``meta``; parameters that require no gradient stay frozen.
 
-    ``inputs`` makes a batch on the device, with every temporary that moving it there takes. The model is used up. One
-    that learns nothing goes forward alone.
+    ``inputs`` makes a batch on the device, with every temporary that moving it there takes. A model that learns nothing
+    goes forward alone.
+    """
+    try:
+        return trace_whole(bare_copy(model), inputs, execution, whole=False)
+    except Unlike:
+        return trace_whole(copy.deepcopy(model), inputs, execution)
+
+
+def trace_whole(
+    model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, *, whole: bool = True
+) -> Memory:
+    """``trace_training`` of which nothing is left out; the model is used up. What repeats itself is, unless ``whole``.
 
     Raises:
-        Unlike: the model is a ``bare_copy`` whose blocks are not run alike. Never for a whole one.
+        Unlike: it does not repeat itself.
     """
     hold_scores(model, execution.score_bytes)
     as_on_gpus(model)
@@ -89,7 +102,7 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
         log.label((*model.parameters(), *model.buffers()), "weights")
         replay_bare(model, log)
         if learns(model):
-            _trace_steps(model, inputs, execution, log)
+            _trace_steps(_traced_learner(model, execution, log), inputs, log, whole=whole)
         else:
             model(*_labelled(inputs, log))
     peak = allocate_all(log.events, log.kinds)
@@ -99,14 +112,6 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
         reserved_bytes=peak.reserved_bytes,
         context_bytes=execution.context_bytes,
     )
-
-
-def _trace_steps(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, log: StorageLog) -> None:
-    learner = _traced_learner(model, execution, log)
-    for step in (1, 2):  # the optimizer's moments exist from the end of the first
-        _trace_gradients(learner, inputs, log)
-        log.label(_gradients(model), "gradients")
-        update(learner, step)
 
 
 def _traced_learner(model: nn.Module, execution: Execution, log: StorageLog) -> Learner:
@@ -122,13 +127,62 @@ def _traced_learner(model: nn.Module, execution: Execution, log: StorageLog) -> 
     )
 
 
-def _trace_gradients(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog) -> None:
-    """Follows the first half of a step and says of what kind the storages are that it makes."""
-    for _ in loss_then_gradients(
-        learner, lambda: _labelled(inputs, log), lambda logits: torch.zeros(len(logits), dtype=torch.int64)
-    ):
+def _trace_steps(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog, *, whole: bool) -> None:
+    """Two steps: the optimizer's moments, which are there throughout the second, exist from the end of the first."""
+    first = _run_step(learner, inputs, log, 1)
+    if whole:
+        _run_step(learner, inputs, log, 2)
+    else:
+        _repeat_step(learner, inputs, log, first)
+
+
+class _Marks(NamedTuple):
+    """Where a step stands in the log: the events before its parts, and numbers of storages."""
+
+    inputs: list[int]
+    gradients: list[int]
+    forward: int
+    backward: int
+    update: int
+
+
+def _run_step(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog, number: int) -> _Marks:
+    """Follows a step and says of what kind the storages are that it makes."""
+    batch = [_labelled(inputs, log)]
+    given, forward = _numbers(batch[0], log), len(log.events)
+    backward = _run_passes(learner, batch.pop, log)
+    gradients = _numbers([parameter.grad for parameter in learner.model.parameters()], log)
+    log.kinds.update(dict.fromkeys(gradients, "gradients"))
+    marks = _Marks(given, gradients, forward, backward, len(log.events))
+    update(learner, number)
+    return marks
+
+
+def _run_passes(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog) -> int:
+    """Goes forward and backward; returns how many events are before the backward pass."""
+    backward = 0
+    for _ in loss_then_gradients(learner, inputs, lambda logits: torch.zeros(len(logits), dtype=torch.int64)):
         log.relabel_transient("activations")
-        log.backward = True
+        log.backward, backward = True, len(log.events)
+    return backward
+
+
+def _repeat_step(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog, first: _Marks) -> None:
+    """Writes what another step makes, which is what the first made; its inputs are made."""
+    owners = {number: Owned("input", place) for place, number in enumerate(first.inputs)}
+    ends = {"forward": first.backward, "backward": first.update, "update": len(log.events)}
+    spans = {name: described(log, getattr(first, name), end, name, owners) for name, end in ends.items()}
+    if not log.alive & owners.keys() <= {*first.inputs, *first.gradients}:
+        raise Unlike("something but gradients is left by a step")
+    batch = _labelled(inputs, log)
+    numbers = {"input": _numbers(batch, log), "forward": [], "backward": [], "update": []}
+    repeat(log, spans["forward"], "forward", numbers)
+    log.relabel_transient("activations")
+    learner.model.zero_grad()
+    repeat(log, spans["backward"], "backward", numbers)
+    for owner, place in map(owners.__getitem__, first.gradients):
+        log.kinds[numbers[owner][place]] = "gradients"
+    repeat(log, spans["update"], "update", numbers)
 
 
 def _labelled(inputs: Callable[[], Inputs], log: StorageLog) -> Inputs:
@@ -138,8 +192,8 @@ def _labelled(inputs: Callable[[], Inputs], log: StorageLog) -> Inputs:
     return made
 
 
-def _gradients(model: nn.Module) -> list[Tensor]:
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+def _numbers(tensors: Sequence[Tensor | None], log: StorageLog) -> list[int]:
+    return [log.number(tensor) for tensor in tensors if tensor is not None]
 
 
 class _TracedAdamW(torch.optim.Optimizer):
@@ -157,6 +211,7 @@ class _TracedAdamW(torch.optim.Optimizer):
         if not self.moments:
             self.moments = [torch.zeros_like(parameter) for parameter in self.parameters for _ in range(2)]
             self.log.label(self.moments, "optimizer")
+            self.log.lasting.update(map(self.log.number, self.moments))
         self.steps += 1
         adamw_step(self.parameters, self.moments, self.steps, copies=self.copies)
 
