@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 _MOST = 100_000
 """Calls that are remembered; then it begins anew."""
@@ -56,9 +56,9 @@ def _remembered() -> dict[Any, Any]:
 
 def call(mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """``func`` of fake tensors of a mode, on the CPU."""
-    if func is _DEVICE and isinstance(args[0], FakeTensor):
-        return args[0].fake_device
-    if func._schema.name.startswith("aten::_foreach_"):
+    if func is _DEVICE:
+        return _CPU
+    if func._schema.name.startswith("aten::_foreach_") and not kwargs:
         return _of_each(mode, func, args, kwargs)
     return _once(mode, func, args, kwargs)
 
@@ -67,8 +67,8 @@ def _of_each(mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mappi
     """An operator over lists of tensors, asked of the tensors one by one: their shapes are few, lists are many."""
     if not func._schema.returns:
         return None  # in place
-    found = []
-    for place in range(len(args[0])):
+    found: list[Any] = []
+    for place in range(max(len(arg) for arg in args if isinstance(arg, (list, tuple)))):
         one = [[arg[place]] if isinstance(arg, (list, tuple)) else arg for arg in args]
         found += _once(mode, func, one, kwargs)
     return found
@@ -82,14 +82,21 @@ def _once(mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: Mapping[
         return func(*args, **kwargs)
     known = _remembered()
     results = known.get(key)
-    if results is None:
-        result = func(*args, **kwargs)
-        if len(known) >= _MOST:
-            known.clear()
-        storages = {tensor.untyped_storage()._cdata: index for index, tensor in enumerate(tensors)}
-        known[key] = _described(result, numbers, storages)
-        return result
-    return func(*args, **kwargs) if results is _UNKNOWN else _made(mode, results, tensors)
+    if results is _UNKNOWN:
+        return func(*args, **kwargs)
+    if results is not None:
+        return _made(mode, results, tensors)
+    if len(known) >= _MOST:
+        known.clear()
+    storages = {tensor.untyped_storage()._cdata: index for index, tensor in enumerate(tensors)}
+    if func.is_view:  # is the same on any device
+        with in_kernel_invocation_manager(mode):
+            viewed = func(*args, **kwargs)
+        known[key] = _described(viewed, numbers, storages)
+        return _once(mode, func, args, kwargs)
+    result = func(*args, **kwargs)
+    known[key] = _described(result, numbers, storages)
+    return result
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -118,7 +125,7 @@ def _described(result: Any, numbers: Mapping[Tensor, int], storages: Mapping[int
 
 
 def _described_tensor(result: Tensor, numbers: Mapping[Tensor, int], storages: Mapping[int, int]) -> Any:
-    if not _is_plain(result) or result.device != _CPU:
+    if not (_is_plain(result) and result.device == _CPU or type(result) is Tensor and result.is_meta):
         return _UNKNOWN
     size, stride, offset, dtype = tuple(result.shape), result.stride(), int(result.storage_offset()), result.dtype
     of = numbers.get(result, storages.get(result.untyped_storage()._cdata))

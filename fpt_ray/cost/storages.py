@@ -16,8 +16,6 @@ from fpt_ray.cost.remembered import call
 Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
 
 _aten: Any = torch.ops.aten
-_DEVICE = torch.ops.prim.device.default
-_CPU = torch.device("cpu")
 _GEMMS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
 
 
@@ -49,8 +47,6 @@ class StorageLog(TorchDispatchMode):
         return False  # nothing is compiled here, and to keep the compiler away takes time at each operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _DEVICE and self.fake is not None:
-            return _CPU
         if func in _GEMMS and self.backward not in self._workspaces:
             self._workspaces.add(self.backward)
             self.lasting.add(self.bear(self._workspace_bytes))
