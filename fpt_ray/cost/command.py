@@ -44,17 +44,19 @@ def run(command: Command) -> None:
     """
     if command.as_ is not None and (command.space is not None or command.measure):
         raise ConfigError("--as prints a table or figure of the paper; leave --space and --measure out")
+    if command.as_ not in (None, "figure2"):
+        from fpt_ray.cost.paper_rows import paper_text
+
+        print(paper_text(command.as_, as_json=command.json))
+        return
     from fpt_ray.config.space_yaml import load_space
-    from fpt_ray.cost.costs import costs_of, costs_text, figure2_text, paper_text, trials_of
+    from fpt_ray.cost.costs import costs_of, costs_text, figure2_text, trials_of
 
     if command.as_ == "figure2":
         picture = Path(command.picture)
         if picture.suffix != ".png" or not picture.absolute().parent.is_dir():
             raise ConfigError(f"--picture: {picture} is no .png file in a folder that is there; give one")
         print(figure2_text(command.trial, command.num_classes, picture, as_json=command.json))
-        return
-    if command.as_ is not None:
-        print(paper_text(command.as_, as_json=command.json))
         return
     trials = {"": command.trial} if command.space is None else trials_of(load_space(command.space))
     costs = costs_of(trials, command.num_classes, measured=command.measure)

@@ -1,24 +1,18 @@
-"""What trials cost, as records and as tables: of one trial, of a search space, of the paper's tables."""
+"""What trials cost, as records and as tables: of one trial, of a search space, over the resolutions of Figure 2."""
 
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar, get_args
-
-from tqdm.auto import tqdm
+from typing import Any, get_args
 
 from fpt_ray.config.space import POINT, SearchRow, SearchSpace, need_of
 from fpt_ray.config.trial import TrialConfig, reads_images
 from fpt_ray.cost.execution import Execution
-from fpt_ray.cost.figure2.pictures import draw_resolutions
 from fpt_ray.cost.figure2.resolutions import about, answer, lines, questions, resolution_records, resolution_tables
 from fpt_ray.cost.measurement import MeasuredMemory, gpu_execution, measure, require_gpu
-from fpt_ray.cost.paper_rows import NOTES, paper_record, paper_rows
 from fpt_ray.cost.prediction import (
     learnable_parameters,
     memory_key,
@@ -28,17 +22,15 @@ from fpt_ray.cost.prediction import (
     preload_flops,
     step_flops,
 )
-from fpt_ray.cost.trace import Kind, Memory
+from fpt_ray.cost.processes import each
+from fpt_ray.cost.storages import Kind
+from fpt_ray.cost.trace import Memory
 from fpt_ray.display.terminal import say
 from fpt_ray.display.typesetting import Table, text_column, typeset
 from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import bytes_per_row, store_spec
 from fpt_ray.models.methods import check_trial
-from fpt_ray.paper.layouts import MemoryTable
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 # --- a trial --------------------------------------------------------------------------------------------------
@@ -128,40 +120,6 @@ def _narrowest(row: SearchRow) -> Any:
     return row.low
 
 
-# --- the paper's tables ---------------------------------------------------------------------------------------
-
-
-def memory_table(name: MemoryTable, records: Sequence[Mapping[str, Any]]) -> Table:
-    """The paper's table beside the prediction.
-
-    An asterisk marks a share that differs at the printed digits, and memory that differs by over 3 %.
-    """
-    titles = ("Params %", "paper", "Mem. as the paper ran it", "paper", "off %", "Mem. as this project runs it")
-    texts = zip(*map(_beside_the_paper, records), strict=True)
-    explained = [f"* {row}: {note}" for row, note in NOTES[name].items()]
-    return Table(
-        heading="row",
-        labels=[record["row"] for record in records],
-        columns=[text_column(title, column) for title, column in zip(titles, texts, strict=True)],
-        footnotes=["Memory in MiB of a process, predicted; - where the paper prints none.", *explained],
-    )
-
-
-def _beside_the_paper(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What stands in the columns of ``memory_table``."""
-    share, printed = record["params_percent"], record["paper_params_percent"]
-    memory, paper_mb = record["paper_setting_memory_mb"], record["paper_memory_mb"]
-    off = None if paper_mb is None else 100 * (memory / paper_mb - 1)
-    return (
-        f"{share:.2f}" + ("*" if printed is not None and f"{printed:.2f}" != f"{share:.2f}" else " "),
-        "-" if printed is None else f"{printed:g}",
-        f"{memory:,.0f}",
-        "-" if paper_mb is None else f"{paper_mb:,.0f}",
-        "-" if off is None else f"{off:+.1f}" + ("*" if abs(off) > 3 else " "),
-        f"{record['memory_mb']:,.0f}",
-    )
-
-
 # --- for people and programs ----------------------------------------------------------------------------------
 
 
@@ -211,14 +169,6 @@ def cost_table(costs: Mapping[str, Cost]) -> Table:
     return Table(labels=list(found), columns=columns)
 
 
-def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[Result]:
-    """The function's results in order, from several processes where there are many."""
-    if len(items) < 5:
-        return [function(item) for item in items]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # autograd's threads do not survive a fork
-        return list(tqdm(pool.map(function, items), total=len(items), desc="predict"))
-
-
 def costs_of(trials: Mapping[str, TrialConfig], num_outputs: int, *, measured: bool) -> dict[str, Cost]:
     """{name: cost} of trials by their names; ``measured`` runs two steps of each on this machine's GPU, too.
 
@@ -228,14 +178,8 @@ def costs_of(trials: Mapping[str, TrialConfig], num_outputs: int, *, measured: b
     if measured:
         require_gpu()
         return {name: measured_cost(trial, num_outputs) for name, trial in trials.items()}
-    costs = _each(partial(cost_of, num_outputs=num_outputs), list(trials.values()))
+    costs = each(partial(cost_of, num_outputs=num_outputs), list(trials.values()))
     return dict(zip(trials, costs, strict=True))
-
-
-def paper_text(name: MemoryTable, *, as_json: bool) -> str:
-    """A memory table of the paper beside the prediction."""
-    records = list(_each(paper_record, paper_rows(name)))
-    return json.dumps(records, indent=1) if as_json else typeset(memory_table(name, records), "text")
 
 
 def figure2_text(trial: TrialConfig, num_classes: int, picture: Path, *, as_json: bool) -> str:
@@ -244,8 +188,10 @@ def figure2_text(trial: TrialConfig, num_classes: int, picture: Path, *, as_json
     Raises:
         ConfigError: the trial's side network does not fit the backbone.
     """
+    from fpt_ray.cost.figure2.pictures import draw_resolutions
+
     asked = questions(trial, num_classes)
-    found = lines(asked, _each(answer, asked))
+    found = lines(asked, each(answer, asked))
     page = draw_resolutions(found, about(trial), picture)
     say(f"picture: {picture}  (interactive: {page})")
     if as_json:

@@ -1,15 +1,22 @@
-"""The rows of the paper's Tables 1 to 4 as trials, each with the setting that the paper's memory figure implies."""
+"""The rows of the paper's Tables 1 to 4 as trials, each with the setting that the paper's memory figure implies.
 
-from collections.abc import Mapping
+PyTorch is imported where something is predicted: the process that prints a table leaves that to others.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fpt_ray.config.trial import TrialConfig, trial_from
-from fpt_ray.cost.execution import PAPER_BASELINES, PAPER_FPT, Execution
-from fpt_ray.cost.prediction import network_memory, our_execution, param_ratio
+from fpt_ray.cost.processes import each
+from fpt_ray.display.typesetting import Table, text_column, typeset
 from fpt_ray.display.units import MIB
 from fpt_ray.paper.layouts import MemoryTable
 from fpt_ray.paper.numbers import FPT_AS_RUN, METHOD_NAMES, numbers
+
+if TYPE_CHECKING:
+    from fpt_ray.cost.execution import Execution
 
 VIT_L = "vit_large_patch16_384.augreg_in21k_ft_in1k"
 NUM_CLASSES = 5
@@ -38,10 +45,16 @@ class PaperRow:
 
     name: str
     trial: TrialConfig
-    execution: Execution
     memory_mb: float | None
     """As ``nvidia-smi`` prints it (MiB)."""
     params_percent: float | None
+
+    @property
+    def execution(self) -> "Execution":
+        """The setting that the memory figure implies."""
+        from fpt_ray.cost.execution import PAPER_BASELINES, PAPER_FPT
+
+        return PAPER_FPT if self.trial.method in ("fpt", "fpt+") else PAPER_BASELINES
 
 
 def paper_rows(table: MemoryTable) -> list[PaperRow]:
@@ -63,11 +76,9 @@ def paper_rows(table: MemoryTable) -> list[PaperRow]:
 
 
 def _paper_row(name: str, overrides: Mapping[str, Any], printed: Mapping[str, Any]) -> PaperRow:
-    trial = trial_from(overrides)
     return PaperRow(
         name=name,
-        trial=trial,
-        execution=PAPER_FPT if trial.method in ("fpt", "fpt+") else PAPER_BASELINES,
+        trial=trial_from(overrides),
         memory_mb=printed["memory_mb"],
         params_percent=printed.get("params_percent"),
     )
@@ -86,6 +97,8 @@ def _on_vit_l(name: str, resolution: int) -> dict[str, Any]:
 
 def paper_record(row: PaperRow) -> dict[str, Any]:
     """A row of a paper's table beside its prediction; MB are MiB of process memory, as ``nvidia-smi`` prints them."""
+    from fpt_ray.cost.prediction import network_memory, our_execution, param_ratio
+
     as_the_paper = network_memory(row.trial, NUM_CLASSES, row.execution)
     ours = network_memory(row.trial, NUM_CLASSES, our_execution(row.trial))
     return {
@@ -96,3 +109,43 @@ def paper_record(row: PaperRow) -> dict[str, Any]:
         "paper_params_percent": row.params_percent,
         "paper_memory_mb": row.memory_mb,
     }
+
+
+# --- as a table -------------------------------------------------------------------------------------------------
+
+
+def memory_table(name: MemoryTable, records: Sequence[Mapping[str, Any]]) -> Table:
+    """The paper's table beside the prediction.
+
+    An asterisk marks a share that differs at the printed digits, and memory that differs by over 3 %.
+    """
+    titles = ("Params %", "paper", "Mem. as the paper ran it", "paper", "off %", "Mem. as this project runs it")
+    texts = zip(*map(_beside_the_paper, records), strict=True)
+    explained = [f"* {row}: {note}" for row, note in NOTES[name].items()]
+    return Table(
+        heading="row",
+        labels=[record["row"] for record in records],
+        columns=[text_column(title, column) for title, column in zip(titles, texts, strict=True)],
+        footnotes=["Memory in MiB of a process, predicted; - where the paper prints none.", *explained],
+    )
+
+
+def _beside_the_paper(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What stands in the columns of ``memory_table``."""
+    share, printed = record["params_percent"], record["paper_params_percent"]
+    memory, paper_mb = record["paper_setting_memory_mb"], record["paper_memory_mb"]
+    off = None if paper_mb is None else 100 * (memory / paper_mb - 1)
+    return (
+        f"{share:.2f}" + ("*" if printed is not None and f"{printed:.2f}" != f"{share:.2f}" else " "),
+        "-" if printed is None else f"{printed:g}",
+        f"{memory:,.0f}",
+        "-" if paper_mb is None else f"{paper_mb:,.0f}",
+        "-" if off is None else f"{off:+.1f}" + ("*" if abs(off) > 3 else " "),
+        f"{record['memory_mb']:,.0f}",
+    )
+
+
+def paper_text(name: MemoryTable, *, as_json: bool) -> str:
+    """A memory table of the paper beside the prediction."""
+    records = list(each(paper_record, paper_rows(name)))
+    return json.dumps(records, indent=1) if as_json else typeset(memory_table(name, records), "text")

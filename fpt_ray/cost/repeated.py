@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from fpt_ray.cost.remembered import Layout, layout_of
-from fpt_ray.cost.spans import Owned, Owners, Step, Unlike, described, on_storage, repeat
-from fpt_ray.cost.storages import StorageLog
+from fpt_ray.cost.storages import Owned, Owners, Step, StorageLog, Unlike, described, on_storage, repeat
 
 _FEWEST = 5
 """Blocks of which one is replayed."""

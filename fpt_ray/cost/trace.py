@@ -33,8 +33,7 @@ from fpt_ray.cost.execution import (
     unfuse_attention,
 )
 from fpt_ray.cost.repeated import bare_copy, replay_bare
-from fpt_ray.cost.spans import Owned, Unlike, described, repeat
-from fpt_ray.cost.storages import Kind, StorageLog
+from fpt_ray.cost.storages import Kind, Owned, StorageLog, Unlike, described, repeat
 from fpt_ray.models.step import Inputs, Learner, learns, loss_then_gradients, update
 
 _aten: Any = torch.ops.aten

@@ -10,10 +10,10 @@ from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import override, trial_from
 from fpt_ray.cost.command import Command
 from fpt_ray.cost.command import run as print_costs
-from fpt_ray.cost.costs import cost_of, memory_table, trials_of
+from fpt_ray.cost.costs import cost_of, trials_of
 from fpt_ray.cost.execution import Execution
 from fpt_ray.cost.measurement import two_steps
-from fpt_ray.cost.paper_rows import NOTES, paper_rows
+from fpt_ray.cost.paper_rows import NOTES, memory_table, paper_rows
 from fpt_ray.cost.prediction import network_memory, param_ratio, preload_flops, step_flops
 from fpt_ray.display.typesetting import typeset
 from fpt_ray.display.units import MIB

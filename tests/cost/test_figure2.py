@@ -76,7 +76,7 @@ def predicted(monkeypatch):
         sizes = [(one.trial.features.resolution, one.trial.method in beside) for one in items]
         return [memory_of(size) // (50 if small else 1) for size, small in sizes]
 
-    monkeypatch.setattr(costs, "_each", each)
+    monkeypatch.setattr(costs, "each", each)
 
 
 def test_the_command_prints_a_table_each_and_draws(predicted, tmp_path, capsys):
