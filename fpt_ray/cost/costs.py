@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import bytes_per_row, store_spec
 from fpt_ray.models.methods import check_trial
-
 
 # --- a trial --------------------------------------------------------------------------------------------------
 

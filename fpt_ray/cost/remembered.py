@@ -125,7 +125,7 @@ def _described(result: Any, numbers: Mapping[Tensor, int], storages: Mapping[int
 
 
 def _described_tensor(result: Tensor, numbers: Mapping[Tensor, int], storages: Mapping[int, int]) -> Any:
-    if not (_is_plain(result) and result.device == _CPU or type(result) is Tensor and result.is_meta):
+    if not ((_is_plain(result) and result.device == _CPU) or (type(result) is Tensor and result.is_meta)):
         return _UNKNOWN
     size, stride, offset, dtype = tuple(result.shape), result.stride(), int(result.storage_offset()), result.dtype
     of = numbers.get(result, storages.get(result.untyped_storage()._cdata))
@@ -180,9 +180,8 @@ def layout_of(tensor: Tensor) -> Layout:
 
 def laid_out(mode: FakeTensorMode, layout: Layout) -> FakeTensor:
     """A fake tensor on a storage of its own, which no operator was asked for."""
-    storage_bytes, *where = layout
-    base = _fake(mode, (storage_bytes,), (1,), 0, torch.uint8, None)
-    return _fake(mode, *where, base)
+    base = _fake(mode, (layout.storage_bytes,), (1,), 0, torch.uint8, None)
+    return _fake(mode, layout.size, layout.stride, layout.offset, layout.dtype, base)
 
 
 @lru_cache(maxsize=1)

@@ -215,16 +215,16 @@ class _Replay(torch.autograd.Function):
 
     @override
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         """The gradient of its input; its parameters are given theirs."""
-        row = ctx.row
+        row, (gradient,) = ctx.row, grad_outputs
         if row.backward is None:
             raise Unlike("the backward pass comes by in another order")
         given = {"input": [ctx.input_number], "gradient": [row.log.number(gradient)]}
         numbers = {"forward": ctx.numbers, "backward": [], **given}
         repeat(row.log, row.backward.steps, "backward", numbers)
         ctx.held = None
-        made = [one and _gradient(row.log, numbers, *one, gradient) for one in row.backward.gradients]
+        made = [one and _gradient(row.log, numbers, one, gradient) for one in row.backward.gradients]
         for parameter, one in zip(ctx.block.parameters(), made[1:], strict=True):
             if parameter.grad is not None:
                 raise Unlike("a gradient is there before")
@@ -233,8 +233,9 @@ class _Replay(torch.autograd.Function):
 
 
 def _gradient(
-    log: StorageLog, numbers: Mapping[str, list[int]], owned: Owned, layout: Layout, of_output: Tensor
+    log: StorageLog, numbers: Mapping[str, list[int]], found: tuple[Owned, Layout], of_output: Tensor
 ) -> Tensor:
+    owned, layout = found
     if owned.owner == "gradient":
         return of_output  # it was added to
     return on_storage(log, numbers[owned.owner][owned.place], layout)

@@ -73,18 +73,18 @@ def trace_training(model: nn.Module, inputs: Callable[[], Inputs], execution: Ex
     goes forward alone.
     """
     try:
-        return trace_whole(bare_copy(model), inputs, execution, whole=False)
+        return trace(bare_copy(model), inputs, execution, whole=False)
     except Unlike:
-        return trace_whole(copy.deepcopy(model), inputs, execution)
+        return trace(copy.deepcopy(model), inputs, execution, whole=True)
 
 
-def trace_whole(
-    model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, *, whole: bool = True
-) -> Memory:
-    """``trace_training`` of which nothing is left out; the model is used up. What repeats itself is, unless ``whole``.
+def trace(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, *, whole: bool) -> Memory:
+    """``trace_training`` in one way: the second step is run if the trace is ``whole``, else written from the first.
+
+    The model is used up. Blocks of it that are bare are replayed.
 
     Raises:
-        Unlike: it does not repeat itself.
+        Unlike: something does not repeat itself; never of a whole trace of a model without bare blocks.
     """
     hold_scores(model, execution.score_bytes)
     as_on_gpus(model)

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fpt_ray.config.trial import BackboneConfig, FeaturesConfig, SideConfig, TrainingConfig, TrialConfig
-from fpt_ray.cost import trace
+from fpt_ray.cost import storages
 from fpt_ray.cost.execution import PAPER_BASELINES, PAPER_FPT, Execution
 from fpt_ray.cost.prediction import _model, _network_memory, learnable_parameters, param_ratio
 from fpt_ray.cost.remembered import _remembered, call
@@ -91,7 +91,7 @@ def test_a_trace_comes_to_the_same_bytes(method, execution, monkeypatch):
     )
     execution = execution or (PAPER_FPT if method in ("fpt", "fpt+") else PAPER_BASELINES)
     with monkeypatch.context() as patch:
-        patch.setattr(trace, "call", lambda mode, func, args, kwargs: func(*args, **kwargs))
+        patch.setattr(storages, "call", lambda mode, func, args, kwargs: func(*args, **kwargs))
         wanted = _network_memory.__wrapped__(trial, 3, execution)
     _remembered().clear()
     assert [_network_memory.__wrapped__(trial, 3, execution) for _ in range(2)] == [wanted, wanted]

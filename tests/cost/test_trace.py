@@ -65,24 +65,25 @@ def test_a_frozen_layer_has_neither_gradient_nor_moments():
 class _NormAndSoftmax(nn.Module):
     """Notes the types that layer norm, softmax and products come to."""
 
-    def __init__(self):
+    def __init__(self, note):
         super().__init__()
         self.linear, self.norm = nn.Linear(64, 64), nn.LayerNorm(64)
-        self.seen = {}
+        self.note = note
 
     def forward(self, images):
         product = self.linear(images)
         normed, maps = self.norm(product), product.softmax(dim=-1)
-        self.seen = {"product": product.dtype, "norm": normed.dtype, "softmax": maps.dtype}
+        self.note({"product": product.dtype, "norm": normed.dtype, "softmax": maps.dtype})
         return normed + maps
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
 def test_autocast_is_cudas(precision):
     """CPU autocast would leave layer norm and softmax in 16 bit."""
-    model = _meta(_NormAndSoftmax)
+    seen = {}
+    model = _meta(lambda: _NormAndSoftmax(lambda types: seen.update(types)))
     trace_training(model, lambda: (torch.empty(4, 64),), Execution(precision=precision))
-    assert model.seen == {"product": getattr(torch, precision), "norm": torch.float32, "softmax": torch.float32}
+    assert seen == {"product": getattr(torch, precision), "norm": torch.float32, "softmax": torch.float32}
 
 
 def test_two_traces_of_the_same_agree():
