@@ -31,7 +31,8 @@ class BareBlock(nn.Module):
         self._parameters.update(module._parameters)
         self._buffers.update(module._buffers)
         bare = {name: BareBlock(child) for name, child in module.named_children()}
-        self._modules.update({name: child for name, child in bare.items() if any(True for _ in child.parameters())})
+        full = {name: one for name, one in bare.items() if one._parameters or one._buffers or one._modules}
+        self._modules.update(full)
 
 
 class _Forward(NamedTuple):
@@ -110,13 +111,14 @@ def _alike(blocks: Sequence[nn.Module]) -> bool:
 def _look(module: nn.Module) -> Any:
     """What blocks that are alike have in common."""
     plain = [(name, value) for name, value in vars(module).items() if isinstance(value, (int, float, str, tuple))]
-    own = [one if one is None else (one.shape, one.dtype, one.requires_grad) for one in module._parameters.values()]
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    own = [one if one is None else (one.shape, one.dtype, one.requires_grad) for one in tensors]
     return type(module), plain, own, [(name, _look(child)) for name, child in module.named_children()]
 
 
 def _arguments(tokens: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
     """What a block is called with; tensors beside its tokens have to be the same ones."""
-    others = [id(one) if isinstance(one, Tensor) else one for one in (*args, *kwargs.items())]
+    others = [id(one) if isinstance(one, Tensor) else one for one in (*args, *kwargs, *kwargs.values())]
     return [layout_of(tokens), tokens.requires_grad, others]
 
 
