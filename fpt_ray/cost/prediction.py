@@ -1,6 +1,6 @@
 """What a configuration costs, without running it: parameters, peak memory of training on a GPU, operations.
 
-A prediction takes about a second on any machine. ``trace.py`` says how memory is predicted and what is left out.
+A prediction takes less than a second on any machine. ``trace.py`` says how memory is predicted and what is left out.
 """
 
 import copy
