@@ -2,12 +2,12 @@
 
 import statistics
 
-from fpt_ray.search.messages import EpochReport, SeedEpoch, pack_message
+from fpt_ray.search.messages import EpochReport, SeedEpoch, pack_messages
 
 
 def report(*, epochs=1, finished=True, val_auc_epoch=0.5, load=None, **metrics):
     """One of Tune's results: an epoch's report with these numbers of the trial."""
-    return pack_message(
+    return pack_messages(
         EpochReport(
             epochs=epochs,
             seeds=(
@@ -35,4 +35,4 @@ def of_seeds(epoch, val_aucs, first=0, finished=False):
     )
     metrics = {"val_auc": statistics.fmean(val_aucs)}
     epochs = epoch * len(val_aucs)
-    return pack_message(EpochReport(epochs=epochs, seeds=seeds, epoch_seconds=0.1, finished=finished, metrics=metrics))
+    return pack_messages(EpochReport(epochs=epochs, seeds=seeds, epoch_seconds=0.1, finished=finished, metrics=metrics))

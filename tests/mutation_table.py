@@ -57,13 +57,17 @@ MUTATIONS = (
     # --- one step -------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/models/step.py",
-        "        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)\n",
+        '        nn.utils.clip_grad_norm_(group["params"], learner.clip_norm)\n',
         "        pass\n",
         _BY_HAND,
     ),
     Mutation("fpt_ray/models/step.py", "    learner.schedule.step()\n", "", _BY_HAND),
     Mutation(
-        "fpt_ray/models/step.py", "weight_decay=training.weight_decay", "weight_decay=0.0", _BY_HAND, "fpt or linear"
+        "fpt_ray/models/step.py",
+        '"weight_decay": training.weight_decay',
+        '"weight_decay": 0.0',
+        _BY_HAND,
+        "fpt or linear",
     ),
     Mutation("fpt_ray/models/step.py", "loss = losses.view(", "loss = -losses.view(", _BY_HAND),
     Mutation("fpt_ray/models/step.py", "    learner.model.zero_grad(set_to_none=True)\n", "", _BY_HAND),
@@ -92,11 +96,13 @@ MUTATIONS = (
     Mutation("fpt_ray/train/loop.py", "steps * training.epochs, arithmetic", "steps, arithmetic", _BY_HAND),
     Mutation(
         "fpt_ray/train/loop.py",
-        "training.batch_size, (seed, epoch), balanced",
-        "training.batch_size, (seed, 1), balanced",
+        "size, (one.training.seed, epoch), balanced",
+        "size, (one.training.seed, 1), balanced",
         _BY_HAND,
     ),
-    Mutation("fpt_ray/train/evaluation.py", "if drawn and has_dropout(trial):", "if False:", _BY_HAND, "fpt"),
+    Mutation(
+        "fpt_ray/train/evaluation.py", "if drawn and any(map(has_dropout, trials)):", "if False:", _BY_HAND, "fpt"
+    ),
     Mutation(
         "fpt_ray/models/side_network.py",
         "masks.transpose(0, 1).div_(1 - side.prompt_dropout)",
@@ -106,8 +112,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/side_network.py",
-        "(training.seed + repeat, epoch, int(row), 1)",
-        "(training.seed + repeat, 0, int(row), 1)",
+        "(training.seed, epoch, int(row), 1)",
+        "(training.seed, 0, int(row), 1)",
         _LOOP,
         "dropout",
     ),
@@ -117,9 +123,19 @@ MUTATIONS = (
     Mutation("fpt_ray/train/snapshots.py", "> before.val_score", ">= before.val_score", _LOOP, "best"),
     Mutation("fpt_ray/train/snapshots.py", "model=_copied(state)", "model=state", _LOOP, "best"),
     Mutation(
-        "fpt_ray/train/snapshots.py", "    learner.schedule.load_state_dict(found[0].schedule)\n", "", _LOOP, "resumed"
+        "fpt_ray/train/snapshots.py",
+        "    learner.schedule.load_state_dict({**schedules[0], **each})\n",
+        "",
+        _LOOP,
+        "resumed",
     ),
-    Mutation("fpt_ray/train/snapshots.py", "    learner.optimizer.load_state_dict(optimizer)\n", "", _LOOP, "resumed"),
+    Mutation(
+        "fpt_ray/train/snapshots.py",
+        "    learner.optimizer.load_state_dict(_joined([one.optimizer for one in found]))\n",
+        "",
+        _LOOP,
+        "resumed",
+    ),
     Mutation(
         "fpt_ray/train/loop.py",
         "best, done = [one.best for one in resume], resume[0].epoch",
@@ -613,8 +629,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/train/seeds.py",
-        'rows["val"], with_seed(trial, first)',
-        'rows["val"], trial',
+        "trials = [with_seed(member.trial, seed) for",
+        "trials = [member.trial for",
         "tests/train/test_seeds.py",
     ),
     Mutation(
@@ -623,34 +639,123 @@ MUTATIONS = (
         'f"val_{picks}": found[-1],',
         "tests/train/test_seeds.py",
     ),
-    Mutation("fpt_ray/train/seeds.py", "finished + best, ()", "finished + best, current", "tests/train/test_seeds.py"),
+    Mutation(
+        "fpt_ray/train/seeds.py",
+        "strict=True)], [()] * len(members)",
+        "strict=True)], current",
+        "tests/train/test_seeds.py",
+    ),
     Mutation(
         "fpt_ray/train/seeds.py",
         "finished * num_epochs(trial) + sum(",
         "sum(",
         "tests/train/test_seeds.py",
     ),
-    Mutation("fpt_ray/train/seeds.py", "train=before.train + time", "train=time", "tests/train/test_seeds.py"),
+    Mutation("fpt_ray/train/seeds.py", "train=earlier.train + worked", "train=worked", "tests/train/test_seeds.py"),
     Mutation(
         "fpt_ray/train/checkpoint.py", "if checkpoint.identity != identity:", "if False:", "tests/train/test_seeds.py"
     ),
     # --- seeds together -------------------------------------------------------------------------------------------
     Mutation(
-        "fpt_ray/models/together.py", "dim=1).norm(dim=1)", "dim=1).norm()", "tests/train/test_seeds.py", "together"
+        "fpt_ray/models/step.py",
+        "for group in learner.optimizer.param_groups:",
+        "for group in learner.optimizer.param_groups[:1]:",
+        "tests/train/test_seeds.py",
+        "together",
     ),
     Mutation(
-        "fpt_ray/models/together.py", "value[at] for name", "value[0] for name", "tests/train/test_seeds.py", "together"
+        "fpt_ray/models/step.py",
+        "zip(own, trainings, strict=True)",
+        "zip(own, [trainings[0]] * len(own), strict=True)",
+        "tests/train/test_seeds.py",
+        "trials_together",
     ),
     Mutation(
-        "fpt_ray/models/side_network.py",
-        "training.seed + repeat, epoch",
-        "training.seed, epoch",
+        "fpt_ray/models/together.py",
+        "            one.fill_(torch.nan)\n",
+        "            pass\n",
+        "tests/train/test_seeds.py",
+        "stays_lost",
+    ),
+    Mutation(
+        "fpt_ray/train/loop.py",
+        'lost=lost.get(at, ""),',
+        'lost=lost.get(0, ""),',
+        "tests/train/test_seeds.py",
+        "lost_by_itself",
+    ),
+    Mutation(
+        "fpt_ray/train/seeds.py",
+        "- started) / len(members)",
+        "- started)",
+        "tests/train/test_seeds.py",
+        "share_the_time",
+    ),
+    Mutation(
+        "fpt_ray/train/snapshots.py",
+        'group = optimizer["param_groups"][at]',
+        'group = optimizer["param_groups"][0]',
+        "tests/train/test_seeds.py",
+        "trials_together",
+    ),
+    Mutation(
+        "fpt_ray/search/searcher.py",
+        "(asked if same else others).append(one)",
+        "asked.append(one)",
+        _SEARCHER,
+        "one_shape",
+    ),
+    Mutation("fpt_ray/search/searcher.py", "        self.held[:0] = others\n", "", _SEARCHER, "wait_for_others"),
+    Mutation(
+        "fpt_ray/search/searcher.py",
+        "zip(trials, messages, strict=True)",
+        "zip(trials, messages[:1] * len(messages), strict=True)",
+        _SEARCHER,
+        "its_own",
+    ),
+    Mutation(
+        "fpt_ray/search/asking.py",
+        "self.study.sampler = keeping_to(fixed, sampler)",
+        "self.study.sampler = sampler",
+        _SEARCHER,
+        "leaves_a_shape",
+    ),
+    Mutation(
+        "fpt_ray/search/asking.py", "range(_ASKS if fixed is None else _REPEATS)", "range(_ASKS)", _SEARCHER, "used_up"
+    ),
+    Mutation(
+        "fpt_ray/tune/log.py",
+        '{"startup_seconds": waited / len(proposals)}',
+        '{"startup_seconds": waited + 1}',
+        "tests/tune/test_log.py",
+        "runs_of_their_own",
+    ),
+    Mutation(
+        "fpt_ray/tune/worker.py",
+        'and (trials == 1 or space.early_stopping == "none")',
+        "",
+        "tests/tune/test_resources.py",
+    ),
+    Mutation(
+        "fpt_ray/tune/resources.py", "math.ceil(left / (self.at_once or 1))", "left", "tests/tune/test_resources.py"
+    ),
+    Mutation(
+        "fpt_ray/models/together.py",
+        "value[at].clone() for name",
+        "value[0].clone() for name",
         "tests/train/test_seeds.py",
         "together",
     ),
     Mutation(
         "fpt_ray/train/evaluation.py",
-        "seed=trial.training.seed + repeat",
+        "dropout_masks(one, ids, epoch)",
+        "dropout_masks(trial, ids, epoch)",
+        "tests/train/test_seeds.py",
+        "together",
+    ),
+    Mutation(
+        "fpt_ray/train/evaluation.py",
+        "seed=one.training.seed",
         "seed=trial.training.seed",
         "tests/train/test_seeds.py",
     ),
@@ -669,7 +774,7 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/tune/worker.py",
-        "proposal.seeds if self.together(proposal) else 1",
+        "trials * first.seeds if trials > 1 or self.together(first) else 1",
         "1",
         "tests/tune/test_resources.py",
     ),
@@ -780,8 +885,14 @@ MUTATIONS = (
     Mutation("fpt_ray/tune/scoring.py", "int(saved.identity[:8], 16)", "0", "tests/tune/test_scoring.py", "grid"),
     Mutation("fpt_ray/tune/scoring.py", "first = min(shown", "first = max(shown", "tests/tune/test_scoring.py", "grid"),
     Mutation("fpt_ray/search/searcher.py", "if again:", "if not again:", _SEARCHER, "dead_before or crashes"),
-    Mutation("fpt_ray/search/searcher.py", "ended and self.held is None", "ended", _SEARCHER, "not_ready"),
-    Mutation("fpt_ray/search/searcher.py", "[held[0]] if held else []", "[]", _SEARCHER, "not_ready"),
+    Mutation(
+        "fpt_ray/search/searcher.py",
+        "self.asking.is_done() and not self.held",
+        "self.asking.is_done()",
+        _SEARCHER,
+        "not_ready",
+    ),
+    Mutation("fpt_ray/search/searcher.py", ", *(trial for trial, _ in self.held)", "", _SEARCHER, "not_ready"),
     Mutation("fpt_ray/features/joining.py", "bool(self.shards)", "True", "tests/features/test_serving.py", "planned"),
     Mutation("fpt_ray/report/ledger.py", "lines if len(lines) > 1 else []", "[]", "tests/report/test_ledger.py"),
     Mutation("fpt_ray/tune/losses.py", "trial.status == Trial.PENDING", "True", "tests/tune/test_losses.py"),

@@ -19,6 +19,7 @@ from fpt_ray.config.rungs import Rung
 from fpt_ray.config.trial import (
     EVEN,
     NESTED,
+    OF_EACH,
     PATTERNS,
     SUMMARY_METHODS,
     BackboneConfig,
@@ -195,6 +196,11 @@ class SearchSpace:
         """The trial a proposal {dotted name: value} stands for; it may name a point."""
         plain = {name: value for name, value in values.items() if name != POINT}
         return override(self.base(), {**self.points.get(values.get(POINT, ""), {}), **plain})
+
+    def shape_of(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Of a proposal's values those that trials share which train as one model; None where no other has them."""
+        shape = {name: value for name, value in values.items() if name not in OF_EACH}
+        return shape if len(shape) < len(values) else None
 
     def grid(self) -> tuple[dict[str, Any], ...]:
         """Every proposal of a finite space, in order; ConfigError for a continuous one."""

@@ -254,6 +254,10 @@ def override(trial: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     return dataclasses.replace(trial, **changed, **top)
 
 
+OF_EACH = ("training.learning_rate", "training.weight_decay", "training.seed", "side.prompt_dropout")
+"""What trials that train as one model may differ in: all else is one shape, one order of arithmetic, one reading."""
+
+
 def with_seed(trial: TrialConfig, further: int) -> TrialConfig:
     """The trial with a seed so many further on."""
     return dataclasses.replace(trial, training=dataclasses.replace(trial.training, seed=trial.training.seed + further))

@@ -81,6 +81,6 @@ def two_steps(model: nn.Module, trial: TrialConfig, execution: Execution, device
     if not learns(model):
         model(*inputs())
         return
-    learner = make_learner(model, trial.training, 20, getattr(torch, execution.precision))
+    learner = make_learner(model, [trial.training], 20, getattr(torch, execution.precision))
     for step in (1, 2):
         take_step(learner, step, inputs, lambda logits: torch.zeros(len(logits), dtype=torch.int64, device=device))

@@ -165,14 +165,14 @@ def has_dropout(trial: TrialConfig) -> bool:
 
 
 def dropout_masks(
-    trial: TrialConfig, row_ids: Sequence[int] | Int[np.ndarray, " B"], epoch: int, repeat: int = 0
+    trial: TrialConfig, row_ids: Sequence[int] | Int[np.ndarray, " B"], epoch: int
 ) -> Float[Tensor, "L B P W"]:
-    """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself, with one of the trial's seeds."""
+    """Which prompt outputs are kept (0 or 1/(1-p)), drawn for each row by itself."""
     side, training = trial.side, trial.training
     width = side_width(trial, backbone_shape(trial.backbone.name))
     masks = torch.empty(len(row_ids), side.depth, side.num_prompts, width)
     for mask, row in zip(masks, row_ids, strict=True):
-        key = (training.seed + repeat, epoch, int(row), 1)
+        key = (training.seed, epoch, int(row), 1)
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
         mask.bernoulli_(1 - side.prompt_dropout, generator=torch.Generator().manual_seed(seed))
     return masks.transpose(0, 1).div_(1 - side.prompt_dropout)

@@ -3,7 +3,7 @@
 Section 4.2.1: AdamW, cosine to 0 per step, cross-entropy where classes are told apart.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +25,10 @@ MakeLabels = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learner:
-    """A network with all that moves it, or G networks ``Together``; it stays the same from step to step."""
+    """A network with all that moves it, or G networks ``Together``; it stays the same from step to step.
+
+    The optimizer has a group of parameters for each network.
+    """
 
     model: nn.Module
     """On its device, perhaps wrapped for data-parallel training."""
@@ -41,16 +44,20 @@ class Learner:
 
 def make_learner(
     model: nn.Module,
-    training: TrainingConfig,
+    trainings: Sequence[TrainingConfig],
     total_steps: int,
     arithmetic: torch.dtype,
     loss: Loss | None = None,
 ) -> Learner:
-    """What trains a network over so many steps, before the first of them."""
-    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = learnable[0].device.type == "cpu" or None  # on GPUs PyTorch's default, whose memory is predicted
-    optimizer = torch.optim.AdamW(learnable, training.learning_rate, weight_decay=training.weight_decay, fused=fused)
+    """What trains a network, or each of several, in its own way over so many steps, before the first of them."""
     bare = unwrapped(model)
+    own = bare.own if isinstance(bare, Together) else [[one for one in model.parameters() if one.requires_grad]]
+    groups = [
+        {"params": learnable, "lr": training.learning_rate, "weight_decay": training.weight_decay}
+        for learnable, training in zip(own, trainings, strict=True)
+    ]
+    fused = own[0][0].device.type == "cpu" or None  # on GPUs PyTorch's default, whose memory is predicted
+    optimizer = torch.optim.AdamW(groups, fused=fused)
     adalora = bare if isinstance(bare, AdaLora) else None
     if adalora is not None:
         adalora.plan(total_steps)
@@ -59,7 +66,7 @@ def make_learner(
         optimizer=optimizer,
         schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps),
         arithmetic=arithmetic,
-        clip_norm=training.clip_norm,
+        clip_norm=trainings[0].clip_norm,
         loss=loss or Loss(),
         adalora=adalora,
     )
@@ -127,9 +134,9 @@ def loss_then_gradients(
 def update(learner: Learner, number: int) -> None:
     """The second half of a step: moves what is learnt along its gradients. Steps count from 1."""
     if isinstance(learner.model, Together):
-        learner.model.clip_gradients(learner.clip_norm)
-    else:
-        nn.utils.clip_grad_norm_(learner.model.parameters(), learner.clip_norm)
+        learner.model.share_gradients()
+    for group in learner.optimizer.param_groups:
+        nn.utils.clip_grad_norm_(group["params"], learner.clip_norm)
     learner.optimizer.step()
     learner.schedule.step()
     if learner.adalora is not None:

@@ -4,6 +4,7 @@ What that saves, and where it saves nothing, is measured in docs/decisions.md.
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from fpt_ray.models.methods import learnable_state, load_learnable_state
 class Together(nn.Module):
     """G networks of one shape, whose parameters and buffers are stacked: dimension G comes first in each.
 
-    AdamW works number by number, so that one optimizer over the stacked parameters does what G would do.
+    What each of them learns is a view of its part (``own``), so that an optimizer may move each in its own way.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -29,6 +30,9 @@ class Together(nn.Module):
         for kind in (nn.Module.parameters, nn.Module.buffers):
             for own, *each in zip(kind(self.stacked), *map(kind, networks), strict=True):
                 own.data = torch.stack([one.detach() for one in each])
+        self.learnt = [one for one in self.stacked.parameters() if one.requires_grad]
+        self.own = [[nn.Parameter(one.data[at]) for one in self.learnt] for at in range(self.count)]
+        """The learnable parameters of each network, in their order; they are none of the module's own."""
 
     @override
     def forward(self, *inputs: Tensor | None) -> Float[Tensor, "G B C"]:
@@ -50,13 +54,23 @@ class Together(nn.Module):
     def _one(self, tensors: dict[str, Tensor], *inputs: Tensor | None) -> Float[Tensor, "B C"]:
         return functional_call(self.stacked, tensors, inputs)
 
-    def clip_gradients(self, largest: float) -> None:
-        """As ``clip_grad_norm_`` does, for each network by itself."""
-        found = [one.grad for one in self.parameters() if one.grad is not None]
-        norms = torch.cat([one.flatten(1) for one in found], dim=1).norm(dim=1)
-        scales = (largest / (norms + 1e-6)).clamp(max=1)
-        for one in found:
-            one.mul_(scales.view(-1, *(1 for _ in one.shape[1:])))
+    @override
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for one in itertools.chain(*self.own):
+            one.grad = None
+
+    def share_gradients(self) -> None:
+        """Gives each network its part of the gradients."""
+        for at, own in enumerate(self.own):
+            for one, stacked in zip(own, self.learnt, strict=True):
+                one.grad = None if stacked.grad is None else stacked.grad[at]
+
+    @torch.no_grad()
+    def lose(self, at: int) -> None:
+        """Makes a network's parameters no numbers, so that it stays lost, whatever it computes from then on."""
+        for one in self.own[at]:
+            one.fill_(torch.nan)
 
 
 def networks_in(model: nn.Module) -> int:
@@ -65,11 +79,11 @@ def networks_in(model: nn.Module) -> int:
 
 
 def learnable_states(model: nn.Module) -> list[dict[str, Any]]:
-    """What training changes, of every network in a model; as it lies there."""
+    """What training changes, of every network in a model: as it lies there, of several a copy."""
     if not isinstance(model, Together):
         return [learnable_state(model)]
     state = learnable_state(model.stacked)
-    return [{name: value[at] for name, value in state.items()} for at in range(model.count)]
+    return [{name: value[at].clone() for name, value in state.items()} for at in range(model.count)]
 
 
 def load_learnable_states(model: nn.Module, states: Sequence[dict[str, Any]]) -> None:

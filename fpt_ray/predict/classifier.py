@@ -212,6 +212,6 @@ def _outputs(classifier: Classifier, seen: Sequence[Seen]) -> Float[np.ndarray, 
     classifier.model.eval()
     for batch in (part.batch(trial, classifier.bundle.spec) for part in seen):
         with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):
-            logits = classifier.model(*network_inputs(batch, None, 0, trial, assignment))
+            logits = classifier.model(*network_inputs(batch, None, 0, (trial,), assignment))
         found.append(says(assignment.target.task, logits.float(), classifier.model).cpu().numpy())
     return np.concatenate(found)

@@ -18,7 +18,7 @@ from fpt_ray.config.rungs import Rung
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import say
 from fpt_ray.search.attributes import counts, is_infeasible, purpose, rung_of, val_score
-from fpt_ray.search.optuna_study import directions, make_sampler, propose
+from fpt_ray.search.optuna_study import directions, keeping_to, make_sampler, propose
 from fpt_ray.search.queue import paper_point
 
 
@@ -33,8 +33,22 @@ def rung_to_ask(space: SearchSpace, study: optuna.Study) -> int | None:
     return None
 
 
-def enqueue_next(space: SearchSpace, study: optuna.Study, *, at_random: bool) -> None:
-    """Enqueues a trial of the rung that is due; none while the rung below it runs, or where one waits."""
+def left_in_rung(space: SearchSpace, study: optuna.Study) -> int:
+    """How many trials of the rung that is due are to be asked yet."""
+    number = rung_to_ask(space, study)
+    if number is None:
+        return 0
+    own = sum(not is_infeasible(trial) for trial in _of_rung(study, number))
+    return max(0, space.rungs[number].num_trials - own)
+
+
+def enqueue_next(
+    space: SearchSpace, study: optuna.Study, fixed: Mapping[str, Any] | None = None, *, at_random: bool
+) -> None:
+    """Enqueues a trial of the rung that is due; none while the rung below it runs, or where one waits.
+
+    Unless it is one of the rung's first points, it keeps to the fixed values.
+    """
     number = rung_to_ask(space, study)
     if number is None or study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         return
@@ -48,7 +62,7 @@ def enqueue_next(space: SearchSpace, study: optuna.Study, *, at_random: bool) ->
     paper = paper_point(part)
     first = [{**paper, **values} for values in found.values()] or [paper]
     point = first[len(own)] if len(own) < len(first) and not at_random else None
-    values = _drawn(part, own, sampler, point)
+    values = _drawn(part, own, keeping_to(fixed, sampler), point)
     study.enqueue_trial(values, user_attrs=purpose("final", rung=number))
 
 

@@ -45,7 +45,7 @@ _FINAL_METRICS = (
     "fit_seconds",
     "data_seconds",
 )
-_MESSAGE = "message"
+_PROPOSALS, _MESSAGES = "proposals", "messages"
 
 
 # --- from the driver --------------------------------------------------------------------------------------------
@@ -74,14 +74,19 @@ class Proposal:
         return with_seed(space.trial(self.values), self.first_seed)
 
 
-def pack_proposal(proposal: Proposal) -> dict[str, Any]:
-    """A proposal as the configuration of one of Tune's trials."""
-    return dataclasses.asdict(proposal)
+def pack_proposals(*proposals: Proposal) -> dict[str, Any]:
+    """A proposal, or several whose trials train as one model, as the configuration of one of Tune's trials."""
+    return {_PROPOSALS: [dataclasses.asdict(proposal) for proposal in proposals]}
+
+
+def unpack_proposals(config: Mapping[str, Any]) -> tuple[Proposal, ...]:
+    """The proposals that the configuration of one of Tune's trials holds."""
+    return tuple(Proposal(**one) for one in config[_PROPOSALS])
 
 
 def unpack_proposal(config: Mapping[str, Any]) -> Proposal:
-    """The proposal that the configuration of one of Tune's trials holds."""
-    return Proposal(**config)
+    """The first of them, which is the only one unless trials train as one model."""
+    return unpack_proposals(config)[0]
 
 
 # --- from a worker ----------------------------------------------------------------------------------------------
@@ -137,16 +142,27 @@ class TrialFailure:
 Message = EpochReport | TrialFailure
 
 
-def pack_message(message: Message) -> dict[str, Any]:
-    """A message as one of Tune's or Ray Train's results; a text, because Tune flattens dicts for its searchers."""
-    return {_MESSAGE: json.dumps(dataclasses.asdict(message), default=float)}
+def pack_messages(*messages: Message) -> dict[str, Any]:
+    """The message of each proposal's trial as one of Tune's or Ray Train's results.
+
+    It is a text, because Tune flattens dicts for its searchers.
+    """
+    return {_MESSAGES: json.dumps([dataclasses.asdict(message) for message in messages], default=float)}
+
+
+def unpack_messages(result: Mapping[str, Any] | None) -> tuple[Message, ...]:
+    """The message of each proposal's trial that a result of Tune's holds; empty while nothing was said."""
+    if result is None or _MESSAGES not in result:
+        return ()
+    return tuple(map(_message, json.loads(result[_MESSAGES])))
 
 
 def unpack_message(result: Mapping[str, Any] | None) -> Message | None:
-    """The message that a result of Tune's holds; None while a trial has said nothing."""
-    if result is None or _MESSAGE not in result:
-        return None
-    content = json.loads(result[_MESSAGE])
+    """The first of them, which is the only one unless trials train as one model; None while nothing was said."""
+    return next(iter(unpack_messages(result)), None)
+
+
+def _message(content: Mapping[str, Any]) -> Message:
     if "reason" in content:
         return TrialFailure(**content)
     return EpochReport(**{**content, "seeds": tuple(SeedEpoch(**one) for one in content["seeds"])})

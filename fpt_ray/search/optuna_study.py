@@ -4,11 +4,12 @@ Optuna's storage is the truth of a search. It is a journal, a local file or on S
 any database that Optuna's RDB storage takes, which several drivers may share.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial
@@ -140,6 +141,15 @@ def make_sampler(space: SearchSpace, num_asked: int) -> BaseSampler:
         "grid": lambda: RandomSampler(seed=seed),  # every proposal is enqueued
     }
     return samplers[space.sampler]()
+
+
+def keeping_to(fixed: Mapping[str, Any] | None, sampler: BaseSampler) -> BaseSampler:
+    """A sampler that keeps to some values, {dotted name: value}, and proposes the others."""
+    if fixed is None:
+        return sampler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return PartialFixedSampler(dict(fixed), sampler)
 
 
 def propose(space: SearchSpace, trial: BaseTrial) -> dict[str, Any]:

@@ -77,9 +77,15 @@ class Checkpoint:
         return (*self.finished, *(one.best for one in self.current))
 
 
+def checkpoint_folders(folder: str, trials: int) -> list[str]:
+    """Where the checkpoint of each of so many trials lies that train as one model: of one, in the folder itself."""
+    return [folder] if trials == 1 else [f"{folder}/{at}" for at in range(trials)]
+
+
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
-    """Writes the checkpoint whole or not at all."""
+    """Writes the checkpoint whole or not at all; the folder is made."""
     final = Path(folder) / CHECKPOINT_FILE
+    final.parent.mkdir(exist_ok=True)
     temporary = final.with_suffix(".tmp")
     with temporary.open("wb") as file:  # opened here, so that a full disk is an OSError
         torch.save(packed(checkpoint), file)

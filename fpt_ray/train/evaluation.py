@@ -1,6 +1,6 @@
 """What a model says of a split, and how well: the inputs it is given, its outputs over all workers, their scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,7 @@ class Found:
     """How well a network does on a split."""
 
     picking: float
-    """By the score that picks the best epoch."""
+    """By the score that picks the best epoch; NaN where what the network says is no number."""
     scores: Mapping[str, float]
     """By their names: that one, and those that are asked for beside it."""
 
@@ -64,7 +64,9 @@ def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, assignment: 
     target, picks = assignment.target, picked_by(trial, assignment.target)
     found = []
     for one in said.reshape(-1, *said.shape[-2:]):
-        values = {name: score(name, one, labels, target.classes, target.task) for name in {picks, *assignment.also}}
+        names = {picks, *assignment.also}
+        told = bool(np.isfinite(one).all())
+        values = {name: score(name, one, labels, target.classes, target.task) if told else np.nan for name in names}
         found.append(Found(picking=values[picks], scores=values))
     return found
 
@@ -108,29 +110,32 @@ def outputs(
     for _, batch, seconds in taken_ahead(rows, batches, assignment.buffers):
         waited += seconds
         with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):
-            found.append(model(*network_inputs(batch, None, 0, trial, assignment)).float().cpu())
+            found.append(model(*network_inputs(batch, None, 0, (trial,), assignment)).float().cpu())
     return torch.cat(found, dim=-2), waited
 
 
-def network_inputs(batch: Batch, row_ids: Any, epoch: int, trial: TrialConfig, assignment: Assignment) -> Inputs:
+def network_inputs(
+    batch: Batch, row_ids: Any, epoch: int, trials: Sequence[TrialConfig], assignment: Assignment
+) -> Inputs:
     """A batch as the network takes it; with row ids given, the images it reads are augmented (section 3.6).
 
-    Of several seeds together, each has a row of row ids, and the batch has what they name one after the other.
+    Of the networks of several trials together, each has a row of row ids, and the batch has what they name one after
+    the other.
     """
-    images, masks, device = batch.low_res, None, assignment.device
-    drawn = () if row_ids is None else tuple(enumerate(np.atleast_2d(row_ids)))
+    images, masks, device, trial = batch.low_res, None, assignment.device, trials[0]
+    drawn = () if row_ids is None else tuple(zip(trials, np.atleast_2d(row_ids), strict=True))
     if images is not None:
         images = images.to(device, non_blocking=True)
         if drawn and trial.training.augment:
             images = torch.cat(
                 [
-                    augment(part, trial.augment, seed=trial.training.seed + repeat, epoch=epoch, rows=ids.tolist())
-                    for part, (repeat, ids) in zip(images.chunk(len(drawn)), drawn, strict=True)
+                    augment(part, one.augment, seed=one.training.seed, epoch=epoch, rows=ids.tolist())
+                    for part, (one, ids) in zip(images.chunk(len(drawn)), drawn, strict=True)
                 ]
             )
         images = normalise(images, assignment.mean, assignment.std)
-    if drawn and has_dropout(trial):
-        masks = torch.cat([dropout_masks(trial, ids, epoch, repeat) for repeat, ids in drawn], dim=1).to(device)
+    if drawn and any(map(has_dropout, trials)):
+        masks = torch.cat([dropout_masks(one, ids, epoch) for one, ids in drawn], dim=1).to(device)
     if trial.method not in SIDE_METHODS:
         return (images,)
     if reads_images(trial):

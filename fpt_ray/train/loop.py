@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fpt_ray.config.trial import TrainingConfig, TrialConfig
+from fpt_ray.config.trial import TrialConfig
 from fpt_ray.models.loss import keep_unit, make_loss
 from fpt_ray.models.step import Learner, arithmetic_type, make_learner, take_step, unwrapped
 from fpt_ray.models.summary_probes import NearestNeighbours
-from fpt_ray.models.together import networks_in
+from fpt_ray.models.together import Together
 from fpt_ray.train.buffers import RowReader, taken_ahead
 from fpt_ray.train.checkpoint import Best, Snapshot
 from fpt_ray.train.evaluation import (
@@ -48,6 +48,8 @@ class Epoch:
     """None where nothing is learnt."""
     val_score: float
     """On the validation split, by the score that picks the best epoch."""
+    lost: str
+    """Why the network learns no more, while others beside it do; empty as long as it learns."""
     seconds: float
     data_seconds: float
     """Seconds spent waiting for rows, part of ``seconds``."""
@@ -76,8 +78,8 @@ def fit(
     assignment: Assignment,
     resume: Snapshot | None = None,
 ) -> Iterator[Epoch]:
-    """Trains one network: ``fit_together`` of one seed."""
-    for (epoch,) in fit_together(model, train, val, trial, assignment, () if resume is None else (resume,)):
+    """Trains one network: ``fit_together`` of one."""
+    for (epoch,) in fit_together(model, train, val, (trial,), assignment, () if resume is None else (resume,)):
         yield epoch
 
 
@@ -85,36 +87,39 @@ def fit_together(
     model: nn.Module,
     train: RowReader,
     val: RowReader,
-    trial: TrialConfig,
+    trials: Sequence[TrialConfig],
     assignment: Assignment,
     resume: Sequence[Snapshot],
 ) -> Iterator[tuple[Epoch, ...]]:
     """Trains and yields after every epoch (section 4.2.1: AdamW, cosine to 0 per step, cross-entropy).
 
-    ``model`` is on the assignment's device, perhaps wrapped for data-parallel training, or the networks of several
-    seeds ``Together``, from the trial's own on; there is an epoch of each, and something to go on from of each or none.
-    The best epoch is the one of the highest score on the validation split. A network that learns nothing has one epoch,
-    in which it sees every training image.
+    ``model`` is the network of a trial on the assignment's device, perhaps wrapped for data-parallel training, or those
+    of several ``Together``, whose trials differ in nothing but ``config.trial.OF_EACH``; there is an epoch of each, and
+    something to go on from of each or none. The best epoch is the one of the highest score on the validation split. A
+    network that learns nothing has one epoch, in which it sees every training image. Of several, one whose loss is no
+    number is lost for itself and stays among the others; when all are, training ends.
 
     Raises:
-        NonFiniteLossError: the loss is not a number.
+        NonFiniteLossError: the loss of the only network is no number.
     """
     bare, done = unwrapped(model), 0
     if assignment.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(assignment.device)
     if isinstance(bare, NearestNeighbours):
         if not resume:
-            yield (_remembered(bare, train, val, trial, assignment),)
+            yield (_remembered(bare, train, val, trials[0], assignment),)
         return
     labels = labels_of_all_workers(train, assignment)
-    learner, best = _learner(model, labels, trial, assignment), [Best()] * networks_in(bare)
+    learner, best = _learner(model, labels, trials, assignment), [Best()] * len(trials)
+    lost: dict[int, str] = {}
     if resume:
         go_on_from(learner, resume)
         best, done = [one.best for one in resume], resume[0].epoch
-    for number in range(done + 1, trial.training.epochs + 1):
+    for number in range(done + 1, trials[0].training.epochs + 1):
         started = time.perf_counter()
-        losses, waited = _train_epoch(learner, train, labels, trial, assignment, number)
-        found = evaluate(bare, val, trial, assignment)
+        losses, waited = _train_epoch(learner, train, labels, trials, assignment, number, lost)
+        found = evaluate(bare, val, trials[0], assignment)
+        _lose(bare, "score", [one.picking for one in found], f"after epoch {number}", trials, lost)
         best = better(best, found, number, bare)
         seconds, held = time.perf_counter() - started, train.device_bytes + val.device_bytes
         yield tuple(
@@ -122,26 +127,32 @@ def fit_together(
                 number=number,
                 train_loss=loss,
                 val_score=one.picking,
+                lost=lost.get(at, ""),
                 seconds=seconds / len(best),
                 data_seconds=waited / len(best),
                 measured_peak_bytes=_measured_peak(assignment.device, held) if len(best) == 1 else None,
                 snapshot=snapshot,
             )
-            for loss, one, snapshot in zip(losses, found, snapshots(learner, number, best), strict=True)
+            for at, (loss, one, snapshot) in enumerate(
+                zip(losses, found, snapshots(learner, number, best), strict=True)
+            )
         )
+        if len(lost) == len(trials):
+            return
 
 
-def _learner(model: nn.Module, labels: np.ndarray, trial: TrialConfig, assignment: Assignment) -> Learner:
-    """What trains a network, by the labels of the whole training split."""
-    training = trial.training
+def _learner(model: nn.Module, labels: np.ndarray, trials: Sequence[TrialConfig], assignment: Assignment) -> Learner:
+    """What trains a model's networks, by the labels of the whole training split."""
+    training = trials[0].training
     steps = assignment.num_train // training.batch_size
     if steps == 0:
         raise ValueError(
             f"training.batch_size is {training.batch_size}, but there are {assignment.num_train} training images"
         )
-    loss = make_loss(assignment.target, trial.loss, labels, assignment.device)
+    loss = make_loss(assignment.target, trials[0].loss, labels, assignment.device)
     keep_unit(unwrapped(model), loss)
-    return make_learner(model, training, steps * training.epochs, arithmetic_type(training, assignment.device), loss)
+    arithmetic = arithmetic_type(training, assignment.device)
+    return make_learner(model, [one.training for one in trials], steps * training.epochs, arithmetic, loss)
 
 
 def _remembered(
@@ -158,6 +169,7 @@ def _remembered(
         number=1,
         train_loss=None,
         val_score=found[0].picking,
+        lost="",
         seconds=time.perf_counter() - started,
         data_seconds=waited,
         measured_peak_bytes=_measured_peak(assignment.device, train.device_bytes + val.device_bytes),
@@ -166,15 +178,24 @@ def _remembered(
 
 
 def _train_epoch(
-    learner: Learner, train: RowReader, labels: np.ndarray, trial: TrialConfig, assignment: Assignment, epoch: int
+    learner: Learner,
+    train: RowReader,
+    labels: np.ndarray,
+    trials: Sequence[TrialConfig],
+    assignment: Assignment,
+    epoch: int,
+    lost: dict[int, str],
 ) -> tuple[list[float], float]:
-    """One pass over the training split; returns each seed's mean loss over all workers and the seconds of reading."""
-    training = trial.training
-    seeds = range(training.seed, training.seed + networks_in(learner.model))
+    """One pass over the training split; returns each network's mean loss over all workers and the seconds of reading.
+
+    ``lost`` is told why networks are.
+    """
+    training = trials[0].training
     balanced = labels if training.sampling == "balanced" else None
-    orders = [epoch_order(assignment.num_train, training.batch_size, (seed, epoch), balanced) for seed in seeds]
+    size = training.batch_size
+    orders = [epoch_order(assignment.num_train, size, (one.training.seed, epoch), balanced) for one in trials]
     learner.model.train()
-    total, waited = torch.zeros(len(seeds), device=assignment.device), 0.0
+    total, waited = torch.zeros(len(trials), device=assignment.device), 0.0
     share = training.batch_size // assignment.num_workers
     own = np.stack(orders, axis=1)[..., assignment.rank * share : (assignment.rank + 1) * share]
     taken = taken_ahead(train, own.reshape(len(own), -1), assignment.buffers)
@@ -183,12 +204,12 @@ def _train_epoch(
         total += take_step(
             learner,
             (epoch - 1) * len(own) + step,
-            partial(network_inputs, batch, row_ids, epoch, trial, assignment),
+            partial(network_inputs, batch, row_ids, epoch, trials, assignment),
             lambda logits, labels=batch.labels: labels.to(logits.device),
             batch.weights,
         )
         if step % 16 == 0 or step == len(own):
-            _require_finite(total.tolist(), epoch, step, training)
+            _lose(learner.model, "loss", total.tolist(), f"in epoch {epoch} by step {step}", trials, lost)
     mean = total / len(own)
     if assignment.num_workers > 1:
         dist.all_reduce(mean)
@@ -196,14 +217,26 @@ def _train_epoch(
     return mean.tolist(), waited
 
 
-def _require_finite(totals: Sequence[float], epoch: int, step: int, training: TrainingConfig) -> None:
-    for repeat, total in enumerate(totals):
-        if not math.isfinite(total):
-            raise NonFiniteLossError(
-                f"the loss is {total} in epoch {epoch} by step {step} (training.learning_rate "
-                f"{training.learning_rate}, training.seed {training.seed + repeat}); try a lower learning rate, and "
-                "check the features for NaN"
+def _lose(
+    model: nn.Module,
+    what: str,
+    values: Sequence[float],
+    when: str,
+    trials: Sequence[TrialConfig],
+    lost: dict[int, str],
+) -> None:
+    """Notes the networks whose loss or score is no number; NonFiniteLossError of the only one."""
+    for at, (value, trial) in enumerate(zip(values, trials, strict=True)):
+        if not math.isfinite(value) and at not in lost:
+            training = trial.training
+            lost[at] = (
+                f"the {what} is {value} {when} (training.learning_rate {training.learning_rate}, training.seed "
+                f"{training.seed}); try a lower learning rate, and check the features for NaN"
             )
+            if isinstance(model, Together):
+                model.lose(at)
+    if lost and len(trials) == 1:
+        raise NonFiniteLossError(lost[0])
 
 
 def _measured_peak(device: torch.device, held_bytes: int) -> int | None:

@@ -1,7 +1,8 @@
 """Ray Train: a trial over several workers, each with the shards in which its own rows lie."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,9 @@ from fpt_ray.features.joining import Features
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.step import learns
 from fpt_ray.reading.places import trial_rows
-from fpt_ray.search.messages import EpochReport, pack_message
+from fpt_ray.search.messages import Message, pack_messages
 from fpt_ray.storage.files import located_in
 from fpt_ray.train.buffers import RowReader
-from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.reporting import TrainWork, train_and_report
 
@@ -50,17 +50,15 @@ class TrainSession:
         """The model itself where it has no other worker to agree with, or nothing to agree on."""
         return ray.train.torch.prepare_model(model) if self.num_workers > 1 and learns(model) else model
 
-    def saved(self) -> Checkpoint | None:
+    def saved(self) -> AbstractContextManager[str | None]:
         """What an earlier worker of this run reported last."""
-        if (saved := ray.train.get_checkpoint()) is None:
-            return None
-        with saved.as_directory() as folder:
-            return load_checkpoint(folder)
+        saved = ray.train.get_checkpoint()
+        return nullcontext() if saved is None else saved.as_directory()
 
-    def report(self, report: EpochReport, folder: str | None) -> None:
+    def report(self, messages: Sequence[Message], folder: str | None) -> None:
         """To Ray Train's controller, which polls."""
         checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(pack_message(report), checkpoint=checkpoint)
+        ray.train.report(pack_messages(*messages), checkpoint=checkpoint)
 
 
 def train_worker(config: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""One trial in a worker, whoever started it: trained epoch by epoch, each reported with a checkpoint."""
+"""Trials in a worker, whoever started it: trained epoch by epoch, each reported with a checkpoint."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -14,12 +15,12 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
 from fpt_ray.reading.places import Reading
-from fpt_ray.search.messages import EpochReport
+from fpt_ray.search.messages import Message
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
 from fpt_ray.train.buffers import RowReader
-from fpt_ray.train.checkpoint import Checkpoint, save_checkpoint
-from fpt_ray.train.seeds import assignment_of, epoch_report, fit_seeds
+from fpt_ray.train.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
+from fpt_ray.train.seeds import Member, Progress, assignment_of, fit_seeds, message_of
 
 
 @runtime_checkable
@@ -38,69 +39,78 @@ class WorkerSession(Protocol):
         """Wraps a model for data-parallel training."""
         ...
 
-    def saved(self) -> Checkpoint | None:
-        """The checkpoint to go on from."""
+    def saved(self) -> AbstractContextManager[str | None]:
+        """The folder of the checkpoint to go on from."""
         ...
 
-    def report(self, report: EpochReport, folder: str | None) -> None:
-        """Hands on an epoch and the folder of its checkpoint, which is of rank 0 alone."""
+    def report(self, messages: Sequence[Message], folder: str | None) -> None:
+        """Hands on an epoch of each trial and the folder of their checkpoint, which is of rank 0 alone."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainWork:
-    """What every worker of a trial is told."""
+    """What every worker of a trial is told, or of several that train as one model."""
 
-    trial: TrialConfig
+    members: tuple[Member, ...]
+    """The trials; of several, all seeds train together."""
     store: Features
     reading: Reading
-    costs: Mapping[str, float]
-    """What the trial costs, known before it is trained."""
-    identity: str
-    """Digest of ``features.serving.trial_identity``, of all that determines its numbers."""
-    seeds: int = 1
     together: bool = False
-    """Its seeds train as one model."""
+    """The seeds of one train as one model."""
     also: tuple[str, ...] = ()
     """Scores of the validation split beside the one that picks the best epoch."""
     run: str = ""
     """Where its checkpoints go, as the user knows it."""
 
+    @property
+    def trial(self) -> TrialConfig:
+        """The first, which the others are of a shape with."""
+        return self.members[0].trial
+
 
 def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: WorkerSession) -> None:
-    """Trains a trial with its seeds and reports every epoch; ``rows`` are this worker's of both splits.
+    """Trains trials with their seeds and reports every epoch; ``rows`` are this worker's of both splits.
 
     Raises:
         ConfigError: the checkpoint to go on from is of another trial.
         FullError: there is no room for a checkpoint.
         StorageError: S3 fails.
     """
-    trial = work.trial
+    with session.saved() as folder:
+        resume = (
+            [] if folder is None else [load_checkpoint(one) for one in checkpoint_folders(folder, len(work.members))]
+        )
     assignment = replace(assignment_of(work.store, session.device, session.rank, session.num_workers), also=work.also)
     steps = fit_seeds(
-        trial,
-        work.seeds,
+        work.members,
         rows,
         assignment,
-        identity=work.identity,
         started=session.started,
-        together=work.together,
+        together=work.together or len(work.members) > 1,
         prepare=session.prepare,
-        resume=session.saved(),
+        resume=resume,
     )
     process = psutil.Process()
     process.cpu_percent()  # each call says what was used since the one before
-    for progress in steps:
-        report = replace(epoch_report(progress, trial, work.seeds, work.costs), load=_load(process))
+    for each in steps:
+        load = _load(process)
+        messages = [message_of(one, member, load) for one, member in zip(each, work.members, strict=True)]
         with tempfile.TemporaryDirectory() as folder:
             if session.rank == 0:
                 with disk_full_as_error(f"a checkpoint in {folder}"):
-                    save_checkpoint(progress.checkpoint, folder)
-                for epoch in progress.epochs if session.says_epochs else ():
-                    loss = "" if epoch.train_loss is None else f"loss {epoch.train_loss:.4f}, "
-                    say(f"epoch {epoch.number}: {loss}val {TITLES[report.picked_by]} {epoch.val_score:.4f}")
+                    for progress, own in zip(each, checkpoint_folders(folder, len(each)), strict=True):
+                        save_checkpoint(progress.checkpoint, own)
+                _say_epochs(each if session.says_epochs else ())
             with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
-                session.report(report, folder if session.rank == 0 else None)
+                session.report(messages, folder if session.rank == 0 else None)
+
+
+def _say_epochs(each: Sequence[Progress]) -> None:
+    for progress in each:
+        for epoch in progress.epochs:
+            loss = "" if epoch.train_loss is None else f"loss {epoch.train_loss:.4f}, "
+            say(f"epoch {epoch.number}: {loss}val {TITLES[progress.picked_by]} {epoch.val_score:.4f}")
 
 
 def _load(process: psutil.Process) -> dict[str, float]:

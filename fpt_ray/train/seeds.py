@@ -1,9 +1,10 @@
-"""A trial's seeds, trained one after the other or together, and what is reported after each epoch."""
+"""Trials' seeds, trained one after the other or together, and what is reported after each epoch."""
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -14,11 +15,11 @@ from fpt_ray.features.joining import Features
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.loss import network_for
 from fpt_ray.models.together import Together
-from fpt_ray.search.messages import EpochReport, SeedEpoch
+from fpt_ray.search.messages import EpochReport, Message, SeedEpoch, TrialFailure
 from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
 from fpt_ray.train.evaluation import Assignment, picked_by
-from fpt_ray.train.loop import Epoch, fit_together
+from fpt_ray.train.loop import Epoch, NonFiniteLossError, fit_together
 
 
 def assignment_of(store: Features, device: torch.device, rank: int = 0, num_workers: int = 1) -> Assignment:
@@ -35,11 +36,23 @@ def assignment_of(store: Features, device: torch.device, rank: int = 0, num_work
 
 
 def gains_together(trial: TrialConfig, device: str) -> bool:
-    """Whether a trial's seeds train faster as one model: where asking for a step's operations takes much of its time.
+    """Whether networks of its shape train faster as one: where asking for a step's operations takes much of its time.
 
     A side network's step on a CPU is bound by its arithmetic, and the LPM's everywhere; neighbours take no step.
     """
     return trial.method != "knn" and not reads_images(trial) and (device == "cuda" or not reads_low_resolution(trial))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """A trial that is trained, by itself or with others of its shape as one model."""
+
+    trial: TrialConfig
+    costs: Mapping[str, float]
+    """What it costs alone, known before it is trained."""
+    identity: str
+    """Digest of ``features.serving.trial_identity``, of all that determines its numbers."""
+    seeds: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,54 +78,89 @@ class Progress:
 
 
 def fit_seeds(
-    trial: TrialConfig,
-    seeds: int,
+    members: Sequence[Member],
     rows: Mapping[str, RowReader],
     assignment: Assignment,
     *,
-    identity: str,
     started: float,
     together: bool = False,
     prepare: Callable[[nn.Module], nn.Module] = lambda model: model,
-    resume: Checkpoint | None = None,
-) -> Iterator[Progress]:
+    resume: Sequence[Checkpoint] = (),
+) -> Iterator[tuple[Progress, ...]]:
     """Trains a trial with several seeds, one after the other or ``together``, and yields after every epoch.
 
-    ``rows`` are the training and validation split; ``prepare`` wraps a model for data-parallel training; ``started`` is
-    the ``time.perf_counter()`` at which this worker began. What trained when a checkpoint was made goes on as it was.
+    Several trials of one shape (``config.trial.OF_EACH``) and as many seeds train all of them together; there is the
+    progress of each, and a checkpoint to go on from of each or none. ``rows`` are the training and validation split;
+    ``prepare`` wraps a model for data-parallel training; ``started`` is the ``time.perf_counter()`` at which this
+    worker began. What trained when a checkpoint was made goes on as it was.
 
     Raises:
-        ConfigError: what to resume is of another trial than ``identity`` says.
+        ConfigError: what to resume is of another trial than a member's identity says.
+        NonFiniteLossError: the only trial is lost, with one of its seeds.
     """
-    if resume is not None:
-        check_identity(resume, identity, "resume")
-    before = resume.seconds if resume else Seconds()
-    finished = resume.finished if resume else ()
-    current = resume.current if resume else ()
-    spent, waited, picks = 0.0, 0.0, picked_by(trial, assignment.target)
-    while len(finished) < seeds:
-        first, left = len(finished), seeds - len(finished)
-        model = prepare(_model(trial, first, len(current) or (left if together else 1), assignment))
-        best = tuple(one.best for one in current)
-        for epochs in fit_together(model, rows["train"], rows["val"], with_seed(trial, first), assignment, current):
-            best = tuple(epoch.snapshot.best for epoch in epochs)
-            spent += sum(epoch.seconds for epoch in epochs)
-            waited += sum(epoch.data_seconds for epoch in epochs)
-            seconds = Seconds(
-                train=before.train + time.perf_counter() - started, fit=before.fit + spent, data=before.data + waited
+    for saved, member in zip(resume, members, strict=bool(resume)):
+        check_identity(saved, member.identity, "resume")
+    before = [one.seconds for one in resume] or [Seconds()] * len(members)
+    finished: list[tuple[Best, ...]] = [one.finished for one in resume] or [()] * len(members)
+    current = [one.current for one in resume] or [()] * len(members)
+    spent, picks = [Seconds()] * len(members), picked_by(members[0].trial, assignment.target)
+    while (first := len(finished[0])) < members[0].seeds:
+        seeds = range(first, first + (len(current[0]) or (members[0].seeds - first if together else 1)))
+        trials = [with_seed(member.trial, seed) for member in members for seed in seeds]
+        model = prepare(_model(trials, assignment))
+        best = [tuple(one.best for one in each) for each in current]
+        resumed = tuple(itertools.chain(*current))
+        for epochs in fit_together(model, rows["train"], rows["val"], trials, assignment, resumed):
+            each = [epochs[at : at + len(seeds)] for at in range(0, len(epochs), len(seeds))]
+            best = [tuple(epoch.snapshot.best for epoch in own) for own in each]
+            spent = [_longer(one, own) for one, own in zip(spent, each, strict=True)]
+            worked = (time.perf_counter() - started) / len(members)
+            if len(members) == 1:
+                _require_learning(epochs)
+            yield tuple(
+                Progress(
+                    epochs=own,
+                    finished=ended,
+                    seconds=Seconds(
+                        train=earlier.train + worked, fit=earlier.fit + one.fit, data=earlier.data + one.data
+                    ),
+                    identity=member.identity,
+                    picked_by=picks,
+                )
+                for own, ended, earlier, one, member in zip(each, finished, before, spent, members, strict=True)
             )
-            yield Progress(epochs=epochs, finished=finished, seconds=seconds, identity=identity, picked_by=picks)
-        finished, current = finished + best, ()
+        finished, current = [ended + new for ended, new in zip(finished, best, strict=True)], [()] * len(members)
 
 
-def _model(trial: TrialConfig, first: int, count: int, assignment: Assignment) -> nn.Module:
-    """The network of a seed, or those of several from it on as one, as the seeds initialise them."""
-    made = [network_for(with_seed(trial, first + at), assignment.target).to(assignment.device) for at in range(count)]
-    return Together(made) if count > 1 else made[0]
+def _model(trials: Sequence[TrialConfig], assignment: Assignment) -> nn.Module:
+    """The network of a trial, or those of several as one, as their seeds initialise them."""
+    made = [network_for(trial, assignment.target).to(assignment.device) for trial in trials]
+    return Together(made) if len(made) > 1 else made[0]
 
 
-def epoch_report(progress: Progress, trial: TrialConfig, seeds: int, costs: Mapping[str, float]) -> EpochReport:
+def _longer(spent: Seconds, epochs: Sequence[Epoch]) -> Seconds:
+    return Seconds(
+        fit=spent.fit + sum(epoch.seconds for epoch in epochs),
+        data=spent.data + sum(epoch.data_seconds for epoch in epochs),
+    )
+
+
+def _require_learning(epochs: Sequence[Epoch]) -> None:
+    """NonFiniteLossError where one of a trial's seeds is lost, and the trial with it."""
+    for epoch in epochs:
+        if epoch.lost:
+            raise NonFiniteLossError(epoch.lost)
+
+
+def message_of(progress: Progress, member: Member, load: Mapping[str, float]) -> Message:
+    """What is said of a trial after an epoch: its report, or why one of its seeds learns no more beside others."""
+    lost = next((epoch.lost for epoch in progress.epochs if epoch.lost), None)
+    return replace(epoch_report(progress, member), load=load) if lost is None else TrialFailure(reason=lost)
+
+
+def epoch_report(progress: Progress, member: Member) -> EpochReport:
     """What is said of a trial after an epoch: of the epoch, and of the best epochs so far, averaged over the seeds."""
+    trial, seeds, costs = member.trial, member.seeds, member.costs
     epochs, finished, picks = progress.epochs, len(progress.finished), progress.picked_by
     bests = progress.checkpoint.best
     found = [one.val_score for one in bests]

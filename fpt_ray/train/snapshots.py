@@ -3,13 +3,15 @@
 import copy
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from fpt_ray.models.step import Learner, unwrapped
 from fpt_ray.models.together import learnable_states, load_learnable_states
 from fpt_ray.train.checkpoint import Best, Snapshot, State
 from fpt_ray.train.evaluation import Found
+
+_OF_EACH = ("base_lrs", "_last_lr")
+"""What a schedule has of each group of parameters."""
 
 
 def better(best: Sequence[Best], found: Sequence[Found], epoch: int, model: nn.Module) -> list[Best]:
@@ -30,8 +32,8 @@ def snapshots(learner: Learner, epoch: int, best: Sequence[Best]) -> list[Snapsh
         Snapshot(
             epoch=epoch,
             model=state,
-            optimizer=optimizer if len(states) == 1 else {**optimizer, "state": _part(optimizer["state"], at)},
-            schedule=schedule,
+            optimizer=_optimizer_of(optimizer, at),
+            schedule={**schedule, **{name: [schedule[name][at]] for name in _OF_EACH}},
             best=best[at],
         )
         for at, state in enumerate(states)
@@ -41,29 +43,30 @@ def snapshots(learner: Learner, epoch: int, best: Sequence[Best]) -> list[Snapsh
 def go_on_from(learner: Learner, found: Sequence[Snapshot]) -> None:
     """Puts a learner where its networks stood."""
     load_learnable_states(unwrapped(learner.model), [one.model for one in found])
-    optimizer = found[0].optimizer
-    if len(found) > 1:
-        optimizer = {**optimizer, "state": _joined([one.optimizer["state"] for one in found])}
-    learner.optimizer.load_state_dict(optimizer)
-    learner.schedule.load_state_dict(found[0].schedule)
+    learner.optimizer.load_state_dict(_joined([one.optimizer for one in found]))
+    schedules = [one.schedule for one in found]
+    each = {name: [value for one in schedules for value in one[name]] for name in _OF_EACH}
+    learner.schedule.load_state_dict({**schedules[0], **each})
 
 
-def _part(moments: dict[int, State], at: int) -> dict[int, State]:
-    """AdamW's moments of one of several networks; how many steps there were is the same for all."""
-    return {
-        number: {name: value if name == "step" else value[at] for name, value in of_one.items()}
-        for number, of_one in moments.items()
+def _optimizer_of(optimizer: State, at: int) -> State:
+    """What an optimizer remembers of one network, whose group of parameters it counts from 0."""
+    group = optimizer["param_groups"][at]
+    moments = {
+        own: optimizer["state"][number] for own, number in enumerate(group["params"]) if number in optimizer["state"]
     }
+    return {"state": moments, "param_groups": [{**group, "params": list(range(len(group["params"])))}]}
 
 
-def _joined(moments: Sequence[dict[int, State]]) -> dict[int, State]:
-    return {
-        number: {
-            name: value if name == "step" else torch.stack([one[number][name] for one in moments])
-            for name, value in of_first.items()
-        }
-        for number, of_first in moments[0].items()
-    }
+def _joined(optimizers: Sequence[State]) -> State:
+    """What one optimizer remembers of all networks: it counts the parameters of one group after those of another."""
+    state: dict[int, State] = {}
+    groups: list[State] = []
+    for one in optimizers:
+        (group,), first = one["param_groups"], sum(len(known["params"]) for known in groups)
+        state |= {first + number: moments for number, moments in one["state"].items()}
+        groups.append({**group, "params": [first + number for number in group["params"]]})
+    return {"state": state, "param_groups": groups}
 
 
 def _copied(state: State) -> State:

@@ -26,6 +26,7 @@ from fpt_ray.tracking.provenance import provenance
 from fpt_ray.train.leaving import Leaving, leave_saved
 from fpt_ray.train.ray_train import train
 from fpt_ray.train.reporting import TrainWork
+from fpt_ray.train.seeds import Member
 
 _ENDED = "ended.json"
 """In a run's folder, once it has ended: all that determined its numbers."""
@@ -101,7 +102,7 @@ def train_trial(
         reading = prepare_reading({store.uri: store}, cuts, read, disk, hardware)
         costs = trial_costs(trial, store.target.num_outputs, hardware)
         result = train(
-            TrainWork(trial=trial, store=store, reading=reading, costs=costs, identity=digest),
+            TrainWork(members=(Member(trial=trial, costs=costs, identity=digest),), store=store, reading=reading),
             _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
             num_workers,
         )

@@ -18,11 +18,12 @@ from fpt_ray.report.predictions import FILE as PREDICTIONS
 from fpt_ray.report.tested import FILE as TESTED
 from fpt_ray.search.messages import (
     EpochReport,
+    Message,
     Proposal,
     TrialFailure,
     final_metrics,
-    unpack_message,
-    unpack_proposal,
+    unpack_messages,
+    unpack_proposals,
     why_incomplete,
 )
 from fpt_ray.storage.files import located
@@ -31,6 +32,7 @@ from fpt_ray.tracking.names import weighed
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import StudyRun, TrialRecord, counted, trial_tags, with_metrics
 from fpt_ray.tracking.runs import Status
+from fpt_ray.train.checkpoint import checkpoint_folders
 from fpt_ray.tune.scoring import TrialScores
 from fpt_ray.tune.study_run import pruned_for, status_for
 
@@ -57,18 +59,18 @@ class StudyLog(tune.Callback):
         self.num_trials, self.study_uri = num_trials, study_uri
         self.ended = self.ended_before = ended
         """Trials that have ended, those of earlier drivers included."""
-        self.runs: dict[str, str] = {}
-        """{Tune's trial: its run in MLflow}."""
-        self.open: set[str] = set()
+        self.runs: dict[int, str] = {}
+        """{trial: its run in MLflow}."""
+        self.open: set[int] = set()
         """Of these, the trials that have not ended."""
-        self.disowned: dict[str, str] = {}
-        """{Tune's trial: why}: those that were asked again before they ended here."""
-        self.seeds: dict[tuple[str, int], str] = {}
+        self.disowned: dict[int, str] = {}
+        """{trial: why}: those that were asked again before they ended here."""
+        self.seeds: dict[tuple[int, int], str] = {}
         """(trial, repeat): run, of trials with several seeds."""
         self.epochs: dict[str, int] = {}
         """{run: the last epoch that was logged}."""
         self.began: dict[str, float] = {}
-        """Of trials that have not reported yet."""
+        """Of Tune's trials that have not reported yet."""
         self.started = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,14 +96,15 @@ class StudyLog(tune.Callback):
 
     @override
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Opens the trial's run."""
-        self._open(trial)
+        """Opens the runs of the trials that train as one of Tune's."""
+        if any(proposal.number not in self.runs for proposal in unpack_proposals(trial.config)):
+            self.began[trial.trial_id] = time.monotonic()
+        for proposal in unpack_proposals(trial.config):
+            self._open(proposal)
 
-    def _open(self, trial: Any) -> None:
-        if trial.trial_id in self.runs:
+    def _open(self, proposal: Proposal) -> None:
+        if proposal.number in self.runs:
             return
-        self.began[trial.trial_id] = time.monotonic()
-        proposal = unpack_proposal(trial.config)
         tags = trial_tags(
             proposal.values,
             proposal.values.get(POINT, ""),
@@ -110,84 +113,101 @@ class StudyLog(tune.Callback):
             confirms=proposal.confirms,
         )
         parameters = flatten(proposal.trial(self.space))
-        self.runs[trial.trial_id] = tracking.start_trial(self.client, self.study, proposal.number, parameters, tags)
-        self.open.add(trial.trial_id)
+        self.runs[proposal.number] = tracking.start_trial(self.client, self.study, proposal.number, parameters, tags)
+        self.open.add(proposal.number)
 
     @override
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Logs an epoch, in the run of its seed where there are several; ends the search where it cannot go on."""
-        message = unpack_message(result)
-        if isinstance(message, TrialFailure) and message.halts_search:
-            raise ConfigError(message.reason, fields=("resume",))
-        if isinstance(message, EpochReport):
-            self._log_epoch(trial, message)
+        messages = unpack_messages(result)
+        self._log_startup(trial, messages)
+        for proposal, message in zip(unpack_proposals(trial.config), messages, strict=True):
+            if isinstance(message, TrialFailure) and message.halts_search:
+                raise ConfigError(message.reason, fields=("resume",))
+            if isinstance(message, EpochReport):
+                self._log_epoch(proposal, message)
         if CHECKPOINT_PATH_KEY in result:  # of a trial with workers of its own
             self._note_checkpoint(trial, result[CHECKPOINT_PATH_KEY])
 
-    def _log_epoch(self, trial: Any, report: EpochReport) -> None:
-        run_id, proposal = self.runs[trial.trial_id], unpack_proposal(trial.config)
-        if (began := self.began.pop(trial.trial_id, None)) is not None:
-            waited = time.monotonic() - began - report.epoch_seconds
-            first = weighed(final_metrics(report), self.study.score)  # so far; MLflow compares trials by these
-            tracking.log_numbers(self.client, run_id, first, _BEFORE)
-            tracking.log_numbers(self.client, run_id, {"startup_seconds": waited})
+    def _log_startup(self, trial: Any, messages: Sequence[Message]) -> None:
+        """How long the first epoch of trials that train as one model was waited for: each has its share."""
+        proposals, reports = unpack_proposals(trial.config), [one for one in messages if isinstance(one, EpochReport)]
+        if (began := self.began.pop(trial.trial_id, None)) is None or not reports:
+            return
+        waited = time.monotonic() - began - sum(report.epoch_seconds for report in reports)
+        for proposal, message in zip(proposals, messages, strict=True):
+            if isinstance(message, EpochReport):
+                first = weighed(final_metrics(message), self.study.score)  # so far; MLflow compares trials by these
+                tracking.log_numbers(self.client, self.runs[proposal.number], first, _BEFORE)
+                share = {"startup_seconds": waited / len(proposals)}
+                tracking.log_numbers(self.client, self.runs[proposal.number], share)
+
+    def _log_epoch(self, proposal: Proposal, report: EpochReport) -> None:
+        run_id = self.runs[proposal.number]
         for seed in report.seeds:
             metrics = {f"val_{report.picked_by}_epoch": seed.val_score_epoch, **report.load}
             if seed.train_loss is not None:
                 metrics["train_loss"] = seed.train_loss
             if proposal.seeds > 1:
-                run_id = self._seed_run(trial.trial_id, proposal, seed.repeat)
+                run_id = self._seed_run(proposal, seed.repeat)
                 metrics[f"val_{report.picked_by}"] = seed.val_score
             if seed.epoch > self.epochs.get(run_id, 0):  # else a worker died before its checkpoint was known: run again
                 tracking.log_epoch(self.client, run_id, seed.epoch, metrics)
                 self.epochs[run_id] = seed.epoch
 
-    def _seed_run(self, trial_id: str, proposal: Proposal, repeat: int) -> str:
-        key = (trial_id, repeat)
+    def _seed_run(self, proposal: Proposal, repeat: int) -> str:
+        key = (proposal.number, repeat)
         if key not in self.seeds:
             seed = proposal.trial(self.space).training.seed + repeat
-            self.seeds[key] = tracking.start_seed(self.client, self.study, self.runs[trial_id], repeat, seed)
+            self.seeds[key] = tracking.start_seed(self.client, self.study, self.runs[proposal.number], repeat, seed)
         return self.seeds[key]
 
     @override
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
-        """Notes where the trial's weights are."""
+        """Notes where the weights of each trial are."""
         self._note_checkpoint(trial, checkpoint.path)
 
     def _note_checkpoint(self, trial: Any, path: str) -> None:
-        tracking.note_checkpoint(self.client, self.runs[trial.trial_id], located(path, self.study_uri))
+        proposals = unpack_proposals(trial.config)
+        folders = checkpoint_folders(located(path, self.study_uri), len(proposals))
+        for proposal, folder in zip(proposals, folders, strict=True):
+            tracking.note_checkpoint(self.client, self.runs[proposal.number], folder)
 
     @override
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Closes the run of a trial that returned."""
+        """Closes the runs of trials that returned."""
         self._end(trial, died=False)
 
     @override
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Closes the run of a trial that Tune gave up: what goes wrong within a trial, it tells itself."""
+        """Closes the runs of what Tune gave up: what goes wrong within a trial, it tells itself."""
         self._end(trial, died=True)
 
     def _end(self, trial: Any, *, died: bool) -> None:
-        self._open(trial)  # its worker may have died before Tune called it started
-        if trial.trial_id in self.disowned:
-            self._close(trial.trial_id, "KILLED", {}, self.disowned[trial.trial_id])
+        proposals = unpack_proposals(trial.config)
+        messages = unpack_messages(trial.last_result) or (None,) * len(proposals)
+        for proposal, message in zip(proposals, messages, strict=True):
+            self._end_one(proposal, message, died=died)
+
+    def _end_one(self, proposal: Proposal, message: Message | None, *, died: bool) -> None:
+        self._open(proposal)  # its worker may have died before Tune called it started
+        if proposal.number in self.disowned:
+            self._close(proposal.number, "KILLED", {}, self.disowned[proposal.number])
             return
-        message = unpack_message(trial.last_result)
         reason = why_incomplete(message, died, self.space)
         metrics = final_metrics(message)
-        self._close(trial.trial_id, status_for(reason, pruned_for(reason)), metrics, reason)
-        proposal = unpack_proposal(trial.config)
+        self._close(proposal.number, status_for(reason, pruned_for(reason)), metrics, reason)
         self.ended += proposal.confirms is None
         self._say(proposal, metrics, reason)
 
-    def _close(self, trial_id: str, status: Status, metrics: Mapping[str, float], reason: str | None) -> None:
+    def _close(self, number: int, status: Status, metrics: Mapping[str, float], reason: str | None) -> None:
         for (owner, _), seed_run in self.seeds.items():
-            if owner == trial_id:
+            if owner == number:
                 self.client.set_terminated(seed_run, status)
-        tracking.end_trial(self.client, self.runs[trial_id], status, metrics, reason, pruned_for(reason))
-        self.open.discard(trial_id)
+        tracking.end_trial(self.client, self.runs[number], status, metrics, reason, pruned_for(reason))
+        self.open.discard(number)
 
     def _say(self, proposal: Proposal, metrics: Mapping[str, float], reason: str | None) -> None:
         seconds = (time.monotonic() - self.started) / max(1, self.ended - self.ended_before)
@@ -226,8 +246,8 @@ class StudyLog(tune.Callback):
         self, status: Status, ledger: Mapping[str, float] | None = None, records: Sequence[TrialRecord] = ()
     ) -> None:
         """Closes the study's run, and those of this driver's trials that are still open as killed."""
-        for trial_id in tuple(self.open):
-            self._close(trial_id, "KILLED", {}, "the study ended before the trial did")
+        for number in tuple(self.open):
+            self._close(number, "KILLED", {}, "the study ended before the trial did")
         results, score = counted(records, self.space.constraints, (self.space.score,)), self.space.score
         best = max(results, key=lambda record: record.metrics[score]).metrics if results else {}
         tracking.end_study(self.client, self.study, status, self.ended, ledger, best)

@@ -13,11 +13,19 @@ from fpt_ray.search.optuna_study import load_study
 from fpt_ray.search.queue import enqueue_front, paper_point
 from fpt_ray.tracking.models import check_model_name
 from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.resources import Crowd
+
+_TOGETHER_OF_A_GRID = 8
 
 
 def check_options(options: StudyOptions, space: SearchSpace) -> None:
     """ConfigError if nothing could be searched, confirmed or run with these options."""
-    for name, number in (("confirm", options.confirm), ("repeats", options.repeats), ("at_once", options.at_once)):
+    for name, number in (
+        ("confirm", options.confirm),
+        ("repeats", options.repeats),
+        ("at_once", options.at_once),
+        ("together", options.together),
+    ):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
     if options.evidence < 0:
@@ -30,6 +38,12 @@ def check_options(options: StudyOptions, space: SearchSpace) -> None:
     if options.warm_start is not None and space.rungs:
         problem = f"warm_start is {options.warm_start}, but the rungs of the space have first points of their own"
         raise ConfigError(problem, fields=("warm_start",))
+
+
+def crowd_of(options: StudyOptions, space: SearchSpace, room: int | None) -> Crowd:
+    """How many trials run at a time, as it was asked, or by the room that there is."""
+    together = options.together or (_TOGETHER_OF_A_GRID if space.sampler == "grid" else 1)
+    return Crowd(at_once=options.at_once or room, together=together)
 
 
 def check_points(space: SearchSpace) -> None:

@@ -53,6 +53,20 @@ class Packing:
         return self.workers == 1 and _ROOM * peak_memory_bytes <= limit
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crowd:
+    """How many trials run at a time."""
+
+    at_once: int | None
+    """Of Tune's; None: as many as find room."""
+    together: int
+    """At most so many of the study's train as one model, which is one of Tune's."""
+
+    def most_together(self, left: int) -> int:
+        """The same where so many are left, so that each of Tune's that may run at once has some."""
+        return min(self.together, math.ceil(left / (self.at_once or 1)))
+
+
 def gpu_share(peak_memory_bytes: float, gpu_bytes: int) -> float:
     """The share of a GPU, in hundredths; more than half of one is all of it: nothing of its kind fits beside it."""
     share = math.ceil(100 * _ROOM * peak_memory_bytes / gpu_bytes) / 100

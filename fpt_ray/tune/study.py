@@ -47,8 +47,8 @@ from fpt_ray.tune.evidence import leave_evidence
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.losses import HostLosses
 from fpt_ray.tune.options import StudyOptions
-from fpt_ray.tune.preparation import check_options, check_points, storage_location, warm_start
-from fpt_ray.tune.resources import Packing, plan_packing
+from fpt_ray.tune.preparation import check_options, check_points, crowd_of, storage_location, warm_start
+from fpt_ray.tune.resources import Crowd, Packing, plan_packing
 from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
 from fpt_ray.tune.stores import Supply, open_stores
 from fpt_ray.tune.study_run import close_as_stored, start_or_find, study_with_images, study_with_stores
@@ -96,7 +96,7 @@ def run_study(options: StudyOptions) -> StudyResult:
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
         with log.closing():
             shared = share(options, study, log, stores, packing)
-            shared = search_all(options, study, log, shared, options.at_once or room, supply)
+            shared = search_all(options, study, log, shared, crowd_of(options, space, room), supply)
             records = score(study, log, shared, front=options.confirm is None)
             leave_all(study, log, shared, records, with_backbone=options.with_backbone)
             with turn(study):
@@ -143,28 +143,25 @@ def share(options: StudyOptions, study: optuna.Study, log: StudyLog, stores: Sto
 
 
 def search_all(
-    options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, at_once: int | None, supply: Supply
+    options: StudyOptions, study: optuna.Study, log: StudyLog, shared: Shared, crowd: Crowd, supply: Supply
 ) -> Shared:
     """Searches, repeats what was chosen, and trains again what is to be confirmed.
 
-    ``at_once`` is how many trials run at once; None: as many as find room. Returns what is shared, with every store
-    that a trial has asked for.
+    Returns what is shared, with every store that a trial has asked for.
     """
     num_trials = log.num_trials
-    shared = search(study, log, shared, num_trials, at_once, supply)
+    shared = search(study, log, shared, num_trials, crowd, supply)
     if chosen := enqueue_chosen(shared.space, study):
         log.num_trials += chosen
-        shared = search(study, log, shared, num_trials, at_once, supply)
+        shared = search(study, log, shared, num_trials, crowd, supply)
     if options.confirm is not None:
         enqueue_confirmed(shared.space, study, options.confirm, options.repeats)
-        shared = search(study, log, shared, num_trials, at_once, supply)
+        shared = search(study, log, shared, num_trials, crowd, supply)
     clear_disks(shared.reading)
     return shared
 
 
-def search(
-    study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, at_once: int | None, supply: Supply
-) -> Shared:
+def search(study: optuna.Study, log: StudyLog, shared: Shared, num_trials: int, crowd: Crowd, supply: Supply) -> Shared:
     """Runs trials until all drivers together have that many, and those that follow; then none runs anywhere.
 
     A trial whose store is not made waits until those that run have ended; then the store is made, with all cores.
@@ -179,12 +176,13 @@ def search(
         log.disowned.__setitem__,
         losses.never_ran,
         lambda trial: shared.is_ready(trial),  # with the stores that are made by then
+        lambda proposal, left: shared.most_together(proposal, crowd.most_together(left)),
     )
     with searcher.keeping_alive():
         while not searcher.is_done():
-            run_trials(searcher, log, losses, stopping, shared, at_once)
-            if searcher.held is not None:
-                (held, values), space = searcher.held, shared.space
+            run_trials(searcher, log, losses, stopping, shared, crowd.at_once)
+            if searcher.held:
+                (held, values), space = searcher.held[0], shared.space
                 store = store_for(space.trial(values), shared.stores)
                 say(f"trial {held.number} is the first to ask for the store {store.spec.name}, which is made now")
                 shared = with_store(space.trial(values), shared, log, supply)

@@ -1,8 +1,9 @@
-"""What runs in a Tune worker: one trial, here or through Ray Train, over features that all trials of a host share."""
+"""What runs in a Tune worker: a trial, here or through Ray Train, or several as one model, over a host's features."""
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,14 +23,13 @@ from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_ide
 from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import Reading, trial_rows
-from fpt_ray.search.messages import RESTARTS, EpochReport, Proposal, TrialFailure, pack_message, unpack_proposal
+from fpt_ray.search.messages import RESTARTS, Message, Proposal, TrialFailure, pack_messages, unpack_proposals
 from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
-from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint
 from fpt_ray.train.loop import NonFiniteLossError
 from fpt_ray.train.ray_train import train
 from fpt_ray.train.reporting import TrainWork, train_and_report
-from fpt_ray.train.seeds import gains_together
+from fpt_ray.train.seeds import Member, gains_together
 from fpt_ray.tune.resources import Packing
 
 
@@ -61,50 +61,60 @@ class Shared:
         return replace(self, stores=stores, reading=self.reading.with_store(store_for(trial, stores)))
 
     def resources(self, config: Mapping[str, Any]) -> dict[str, float]:
-        """What a proposal's trial asks of Ray, by the configuration that Tune holds of it."""
-        proposal = unpack_proposal(config)
-        return self.packing.trial(self.space.trial(proposal.values), self.gpu_bytes(proposal))
+        """What a worker asks of Ray, by the configuration that Tune holds of its proposals."""
+        proposals = unpack_proposals(config)
+        return self.packing.trial(self.space.trial(proposals[0].values), self.gpu_bytes(proposals))
 
-    def gpu_bytes(self, proposal: Proposal) -> float:
-        """What a trial's worker takes of a GPU's memory: for its training, and for features that lie there."""
-        return self._gpu_bytes(proposal, proposal.seeds if self.together(proposal) else 1)
+    def gpu_bytes(self, proposals: Sequence[Proposal]) -> float:
+        """What a worker takes of a GPU's memory: for training its trials, and for features that lie there."""
+        first, trials = proposals[0], len(proposals)
+        return self._gpu_bytes(first, trials * first.seeds if trials > 1 or self.together(first) else 1)
 
-    def _gpu_bytes(self, proposal: Proposal, at_once: int) -> float:
+    def _gpu_bytes(self, proposal: Proposal, networks: int) -> float:
         trial = self.space.trial(proposal.values)
         held = self.reading.gpu_bytes(trial, store_for(trial, self.stores))
-        return at_once * proposal.costs["peak_memory_bytes"] + held
+        return networks * proposal.costs["peak_memory_bytes"] + held
 
-    def together(self, proposal: Proposal) -> bool:
-        """Whether a proposal's seeds train as one model.
+    def together(self, proposal: Proposal, trials: int = 1) -> bool:
+        """Whether a proposal's seeds train as one model, or those of so many trials of its shape.
 
         They do where that is faster and one worker has room for them, unless what is asked is how long a trial takes.
+        Of trials that may be stopped early each trains by itself.
         """
+        space, networks = self.space, trials * proposal.seeds
         return (
-            proposal.seeds > 1
-            and "train_seconds" not in {*self.space.objectives, *self.space.constraints}
-            and gains_together(self.space.trial(proposal.values), self.packing.hardware.device)
-            and self.packing.has_room(self._gpu_bytes(proposal, proposal.seeds))
+            networks > 1
+            and "train_seconds" not in {*space.objectives, *space.constraints}
+            and (trials == 1 or space.early_stopping == "none")
+            and gains_together(space.trial(proposal.values), self.packing.hardware.device)
+            and self.packing.has_room(self._gpu_bytes(proposal, networks))
         )
 
-    def work(self, proposal: Proposal) -> TrainWork:
-        """What the workers of a proposal's trial are told.
+    def most_together(self, proposal: Proposal, most: int) -> int:
+        """How many trials of a proposal's shape train as one model, of so many at most."""
+        return next((trials for trials in range(most, 1, -1) if self.together(proposal, trials)), 1)
+
+    def work(self, proposals: Sequence[Proposal]) -> TrainWork:
+        """What the workers of a trial are told, or of several that train as one model.
 
         Raises:
-            ConfigError: no store serves it.
+            ConfigError: no store serves them.
         """
-        trial = proposal.trial(self.space)
-        trial = replace(trial, backbone=anchored(trial.backbone, self.weights_root))
+        members = tuple(map(self._member, proposals))
         return TrainWork(
-            trial=trial,
-            store=store_for(trial, self.stores),
+            members=members,
+            store=store_for(members[0].trial, self.stores),
             reading=self.reading,
-            costs=proposal.costs,
-            identity=digest_of(trial_identity(trial, self.stores)),
-            seeds=proposal.seeds,
-            together=self.together(proposal),
+            together=self.together(proposals[0]),
             also=also_scored(self.space),
             run=self.study_uri,
         )
+
+    def _member(self, proposal: Proposal) -> Member:
+        trial = proposal.trial(self.space)
+        trial = replace(trial, backbone=anchored(trial.backbone, self.weights_root))
+        identity = digest_of(trial_identity(trial, self.stores))
+        return Member(trial=trial, costs=proposal.costs, identity=identity, seeds=proposal.seeds)
 
 
 class TuneSession:
@@ -120,33 +130,31 @@ class TuneSession:
         """The model itself: there is no other worker."""
         return model
 
-    def saved(self) -> Checkpoint | None:
+    def saved(self) -> AbstractContextManager[str | None]:
         """What an earlier worker of this trial reported last."""
-        if (saved := tune.get_checkpoint()) is None:
-            return None
-        with saved.as_directory() as folder:
-            return load_checkpoint(folder)
+        saved = tune.get_checkpoint()
+        return nullcontext() if saved is None else saved.as_directory()
 
-    def report(self, report: EpochReport, folder: str | None) -> None:
+    def report(self, messages: Sequence[Message], folder: str | None) -> None:
         """To Tune's loop in the driver."""
         checkpoint = None if folder is None else tune.Checkpoint.from_directory(folder)
-        tune.report(pack_message(report), checkpoint=checkpoint)
+        tune.report(pack_messages(*messages), checkpoint=checkpoint)
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
-    """One trial, in the Tune worker itself or, with several workers, through Ray Train."""
-    proposal = unpack_proposal(config)
+    """A trial, in the Tune worker itself or, with several workers, through Ray Train; or several as one model."""
+    proposals = unpack_proposals(config)
     try:
-        work = shared.work(proposal)
+        work = shared.work(proposals)
         if shared.packing.workers > 1:
-            train_in_workers(work, proposal, shared)
+            train_in_workers(work, proposals[0], shared)
         else:
             train_here(work, shared)
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search by itself
         failure = failure_of(error)
         if not failure.halts_search:
             traceback.print_exc()
-        tune.report(pack_message(failure))
+        tune.report(pack_messages(*[failure] * len(proposals)))
 
 
 def failure_of(error: Exception) -> TrialFailure:
@@ -181,7 +189,7 @@ def train_in_workers(work: TrainWork, proposal: Proposal, shared: Shared) -> Non
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
         shared.packing.workers,
-        shared.packing.worker(work.trial, shared.gpu_bytes(proposal)),
+        shared.packing.worker(work.trial, shared.gpu_bytes([proposal])),
     )
 
 

@@ -26,12 +26,13 @@ from fpt_ray.report.command import report
 from fpt_ray.search.messages import NEVER_RAN
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.train.seeds import assignment_of, fit_seeds
+from fpt_ray.train.seeds import assignment_of
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
 from tests.conftest import SMOKE
 from tests.searches import agree, driver, finished_in, of_store, study_of, tune_command, wait_for_trials
+from tests.seeds import fit_one
 from tests.stores import draw_images, rows_from_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(600)]
@@ -272,5 +273,5 @@ def test_rays_object_store_full(cluster, tmp_path):
     trial, assignment = load_space(space).trial(record.values), assignment_of(ample, torch.device("cpu"))
     cut = trial_slice(trial, ample.spec)
     rows = {split: rows_from_files(ample, split, cut) for split in ("train", "val")}
-    *_, last = fit_seeds(trial, 1, rows, assignment, identity="", started=0.0)
+    *_, last = fit_one(trial, 1, rows, assignment, identity="", started=0.0)
     assert record.metrics["val_auc"] == pytest.approx(last.epochs[0].best_val_score, abs=1e-6)

@@ -180,14 +180,14 @@ def test_steps_of_every_method_lower_the_loss(device, method):
     trial = trial_from({**SMALL, "method": method, **online})
     rows, ids = Rows(trial), np.arange(6)
     model = make_model(trial, 3).to(device).train()
-    learner = make_learner(model, trial.training, 20, arithmetic_type(trial.training, device))
+    learner = make_learner(model, [trial.training], 20, arithmetic_type(trial.training, device))
     batch = rows.take(ids)
     losses = [
         float(
             take_step(
                 learner,
                 number,
-                lambda: network_inputs(batch, ids, 1, trial, assignment(device)),
+                lambda: network_inputs(batch, ids, 1, (trial,), assignment(device)),
                 lambda logits: batch.labels.to(logits.device),
             )
         )

@@ -24,10 +24,11 @@ from fpt_ray.storage.files import list_files, read_bytes, write
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.names import metric_key
 from fpt_ray.train.checkpoint import load_checkpoint
-from fpt_ray.train.seeds import assignment_of, fit_seeds
+from fpt_ray.train.seeds import assignment_of
 from tests.hosts.namespaces import namespaces_allowed, network, wait_until
 from tests.s3_server import BUCKET, SECRET, served
 from tests.searches import feature_options, trial_options
+from tests.seeds import fit_one
 from tests.stores import draw_images, rows_from_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -112,7 +113,7 @@ def alone(trial, store):
     """The last epoch of a trial trained in this process: without Ray, without another worker."""
     cut = trial_slice(trial, store.spec)
     rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
-    *_, last = fit_seeds(trial, 1, rows, assignment_of(store, torch.device("cpu")), identity="", started=0.0)
+    *_, last = fit_one(trial, 1, rows, assignment_of(store, torch.device("cpu")), identity="", started=0.0)
     return last.epochs[0]
 
 

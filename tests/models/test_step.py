@@ -31,7 +31,7 @@ def batches():
 def test_steps_equal_those_by_hand(weights, of_images):
     ours = network()
     theirs = copy.deepcopy(ours)
-    learner = make_learner(ours, TRAINING, STEPS, torch.float32, Loss(weights=weights))
+    learner = make_learner(ours, [TRAINING], STEPS, torch.float32, Loss(weights=weights))
     optimizer = torch.optim.AdamW([theirs.weight], 0.3, weight_decay=0.2)
     for step, (images, labels) in enumerate(batches()):
         loss = take_step(learner, step + 1, lambda images=images: (images,), lambda _, labels=labels: labels, of_images)
@@ -50,7 +50,7 @@ def test_steps_equal_those_by_hand(weights, of_images):
 
 def test_gradients_live_until_the_loss_is_known():
     (images, labels), (other, _), *_ = batches()
-    learner = make_learner(network(), TRAINING, STEPS, torch.float32)
+    learner = make_learner(network(), [TRAINING], STEPS, torch.float32)
     list(loss_then_gradients(learner, lambda: (images,), lambda _: labels))
     gradient = learner.model.weight.grad
     step = loss_then_gradients(learner, lambda: (other,), lambda _: labels)

@@ -19,7 +19,8 @@ from fpt_ray.models.weights import known_weights, load_backbone
 from fpt_ray.preload.batches import extract_batches
 from fpt_ray.train.checkpoint import save_checkpoint
 from fpt_ray.train.leaving import Leaving, leave_bundle
-from fpt_ray.train.seeds import assignment_of, fit_seeds
+from fpt_ray.train.seeds import assignment_of
+from tests.seeds import fit_one
 from tests.stores import add_rows, rows_from_files
 
 TRIAL = trial_from(
@@ -63,7 +64,7 @@ def left(trial, store, folder, seeds=1, metrics=None, **more):
     """Trains, keeps the checkpoint and leaves a bundle in the folder."""
     cut = trial_slice(trial, store.spec)
     rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
-    *_, last = fit_seeds(trial, seeds, rows, assignment_of(store, torch.device("cpu")), identity="it", started=0.0)
+    *_, last = fit_one(trial, seeds, rows, assignment_of(store, torch.device("cpu")), identity="it", started=0.0)
     save_checkpoint(last.checkpoint, folder)
     leaving = Leaving(
         uri=f"{folder}/bundle",

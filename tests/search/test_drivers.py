@@ -66,7 +66,7 @@ def suggest(driver, trial_id):
 
 def lose(driver, trial_id):
     """As if the driver of a trial had died an hour ago."""
-    trial = driver.trials.pop(trial_id)
+    (trial,) = driver.trials.pop(trial_id)
     execute(driver.study, STALE.format(trial._trial_id))
     return trial
 
@@ -74,7 +74,8 @@ def lose(driver, trial_id):
 def test_two_drivers_together_run_the_number_of_trials(url, request):
     one, two = drivers(url, request, SPACE, num_trials=6)
     for number in range(3):
-        assert suggest(one, f"a{number}")["number"] != suggest(two, f"b{number}")["number"]
+        first, second = (unpack_proposal(suggest(which, f"{name}{number}")) for name, which in (("a", one), ("b", two)))
+        assert first.number != second.number
     assert suggest(one, "a3") is suggest(two, "b3") is None  # six run
     for number in range(3):
         end(one, f"a{number}")
@@ -129,7 +130,7 @@ def test_a_dead_drivers_point_is_run_by_the_other_which_looks_as_long_as_it_sear
 def test_a_dead_drivers_trial_without_a_heartbeat_is_lost_too(url, request):
     (one,) = drivers(url, request, SPACE, count=1)
     suggest(one, "a")
-    trial = one.trials["a"]
+    (trial,) = one.trials["a"]
     execute(one.study, f"delete from trial_heartbeats where trial_id = {trial._trial_id}")
     close_lost(one.study)
     execute(one.study, STALE.format(trial._trial_id))
@@ -187,10 +188,10 @@ def test_a_trial_that_was_taken_for_dead_ends_no_search(url, request, capsys):
     disowned = {}
     one.disowned = disowned.__setitem__
     suggest(one, "a")
-    execute(one.study, STALE.format(one.trials["a"]._trial_id))
+    execute(one.study, STALE.format(one.trials["a"][0]._trial_id))
     close_lost(one.study)
     end(one, "a")
-    assert list(disowned) == ["a"]
+    assert list(disowned) == [0]
     assert "took its driver for dead" in capsys.readouterr().err
     assert finished_trials(one.study) == 0
 
@@ -198,7 +199,7 @@ def test_a_trial_that_was_taken_for_dead_ends_no_search(url, request, capsys):
 def test_heartbeats_go_on_after_a_failure(url, request, monkeypatch, capsys):
     (one,) = drivers(url, request, SPACE, count=1)
     suggest(one, "a")
-    trial_id = one.trials["a"]._trial_id
+    trial_id = one.trials["a"][0]._trial_id
     monkeypatch.setattr("fpt_ray.search.drivers._AGAIN_SECONDS", 0.05)
     backend, failures = one.study._storage._backend, [OSError("away")] * 2
     sent = threading.Event()

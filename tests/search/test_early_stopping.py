@@ -10,7 +10,7 @@ from ray.tune.schedulers import TrialScheduler
 from fpt_ray.bench.stopping import Curve, trained_to_the_end
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.search.early_stopping import FairStopping, falls_behind, rungs
-from fpt_ray.search.messages import Proposal, pack_proposal
+from fpt_ray.search.messages import Proposal, pack_proposals
 from tests import messages
 from tests.messages import of_seeds
 
@@ -51,8 +51,8 @@ def report(**told):
     return messages.report(finished=False, **told)
 
 
-TRIAL = SimpleNamespace(config=pack_proposal(Proposal(number=0, values={})))
-CONFIRMING = SimpleNamespace(config=pack_proposal(Proposal(number=1, values={}, stage="confirm")))
+TRIAL = SimpleNamespace(config=pack_proposals(Proposal(number=0, values={})))
+CONFIRMING = SimpleNamespace(config=pack_proposals(Proposal(number=1, values={}, stage="confirm")))
 
 
 def curve(size, epoch):

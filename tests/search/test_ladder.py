@@ -108,7 +108,7 @@ def test_more_trials_go_to_the_last_rung(tmp_path):
     search = searcher(tmp_path)
     for number in range(13):
         climbed(search, str(number))
-    search.num_trials = 15
+    search.asking.num_trials = 15
     assert [climbed(search, name)["method"] for name in "xy"] == ["fpt+", "fpt+"]
 
 

@@ -10,14 +10,15 @@ from ray.tune.search import Searcher
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.attributes import confirmations_waiting, finished_trials
+from fpt_ray.search.attributes import confirmations_waiting, finished_trials, reason_of
 from fpt_ray.search.messages import (
     DIED,
     NEVER_RAN,
     TrialFailure,
-    pack_message,
+    pack_messages,
     unpack_message,
     unpack_proposal,
+    unpack_proposals,
     why_incomplete,
 )
 from fpt_ray.search.optuna_study import open_study
@@ -64,7 +65,7 @@ def test_a_trial_whose_worker_was_dead_before_is_asked_again(tmp_path, capsys):
     suggested(search, "a")
     lost = suggested(search, "b")
     search.on_trial_complete("b", error=True)
-    assert disowned == {"b": NEVER_RAN}
+    assert disowned == {lost.number: NEVER_RAN}
     assert f"trial 1: {NEVER_RAN}" in capsys.readouterr().err
     again = suggested(search, "c")
     assert (again.values, again.number) == (lost.values, 2)
@@ -78,22 +79,116 @@ def test_a_trial_whose_worker_was_dead_before_is_asked_again(tmp_path, capsys):
 def test_a_trial_that_is_not_ready_ends_tunes_run_and_is_the_first_of_the_next(tmp_path):
     """Meanwhile it runs: it has its heartbeat, no other is asked in its place, and the search is not at its end."""
     search, ready = searcher(tmp_path), {16}
-    search.num_trials, search.is_ready = 2, lambda trial: trial.side.num_prompts in ready
+    search.asking.num_trials, search.is_ready = 2, lambda trial: trial.side.num_prompts in ready
     search.study.enqueue_trial({"side.num_prompts": 4})
     assert suggested(search, "a").values["side.num_prompts"] == 16
     assert search.suggest("b") == Searcher.FINISHED
-    trial, values = search.held
+    ((trial, values),) = search.held
     assert values["side.num_prompts"] == 4
     assert search._running_ids() == [other._trial_id for other in search.study.trials]
     search.on_trial_complete("a", result(0.8))
-    search.exhausted = True
+    search.asking.exhausted = True
     assert not search.is_done()
     assert search.suggest("c") == Searcher.FINISHED
     ready.add(4)
     assert suggested(search, "d").number == trial.number == 1
-    assert (search.held, len(search.study.trials)) == (None, 2)
+    assert (search.held, len(search.study.trials)) == ([], 2)
     search.on_trial_complete("d", result(0.9))
     assert search.is_done()
+
+
+# --- trials of one shape ------------------------------------------------------------------------------------------
+
+LAST = """
+space:
+  method: {choices: [probe, layer_fusion]}
+  side.depth: {choices: [1, 2], when: {method: [probe]}}
+  training.learning_rate: LEARNING_RATE
+  training.weight_decay: {choices: [0.0, 0.1]}
+objectives: {val_auc: max}
+SAMPLER
+"""
+
+
+def groups(tmp_path, rate, sampler, most=4, number=None):
+    """What Tune is given, trial by trial, until nothing follows: the numbers and values of each."""
+    search = searcher(tmp_path, LAST.replace("LEARNING_RATE", rate).replace("SAMPLER", sampler))
+    search.asking.num_trials, search.together = number, lambda proposal, left: min(most, left)
+    found = []
+    while (config := search.suggest(str(len(found)))) != Searcher.FINISHED:
+        found.append([(one.number, dict(one.values)) for one in unpack_proposals(config)])
+        messages = (result(one.number / 100) for one in unpack_proposals(config))
+        packed = pack_messages(*map(unpack_message, messages))
+        search.on_trial_complete(str(len(found) - 1), packed)
+    return search, found
+
+
+def shapes(group):
+    return {(values["method"], values.get("side.depth")) for _, values in group}
+
+
+def test_of_a_grid_trials_of_one_shape_are_one_of_tunes_wherever_they_stand(tmp_path):
+    search, found = groups(tmp_path, "{choices: [1.0e-3, 1.0e-2, 2.0e-2]}", "sampler: grid")
+    assert [len(shapes(group)) for group in found] == [1] * len(found)
+    assert sorted(len(group) for group in found) == [2, 2, 2, 4, 4, 4]  # six of each shape
+    values = [tuple(sorted(map(str, one.items()))) for group in found for _, one in group]
+    assert (len(values), len(set(values))) == (18, 18)
+    assert finished_trials(search.study) == 18
+    for group in found:
+        for number, _ in group:
+            assert search.study.trials[number].values == [number / 100]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_a_sampler_proposes_what_leaves_a_shape_as_often_as_it_is_asked(tmp_path, sampler):
+    search, found = groups(tmp_path, "{low: 1.0e-4, high: 1.0e-2, log: true}", f"sampler: {sampler}", number=14)
+    assert [len(group) for group in found[:3]] == [4, 4, 4]
+    assert all(len(shapes(group)) == 1 for group in found)
+    assert finished_trials(search.study) == 14
+    rates = {values["training.learning_rate"] for group in found for _, values in group}
+    assert len(rates) > 10  # NSGA-II takes some over
+
+
+def test_a_shape_whose_points_are_used_up_brings_no_more(tmp_path):
+    _, found = groups(tmp_path, "{choices: [1.0e-3]}", "sampler: tpe", number=4)
+    assert sum(len(group) for group in found) == 4
+    assert max(len(group) for group in found) == 2
+
+
+def test_a_space_that_searches_shapes_alone_is_asked_one_by_one(tmp_path):
+    space = SPACE.replace("side.prompt_dropout: {low: 0.0, high: 0.5", "side.depth: {low: 1, high: 6")
+    search = searcher(tmp_path, space)
+    search.together = lambda proposal, left: 4
+    assert len(unpack_proposals(search.suggest("a"))) == 1
+
+
+def test_trials_that_wait_for_others_of_their_shape_run_and_none_is_lost(tmp_path):
+    """Asked while those of another shape were looked for, they have heartbeats, and the search is not at its end."""
+    text = LAST.replace("LEARNING_RATE", "{choices: [1.0e-3]}").replace("SAMPLER", "sampler: grid")
+    search = searcher(tmp_path, text)
+    search.together = lambda proposal, left: 3
+    first = unpack_proposals(search.suggest("a"))
+    assert [one.number for one in first] == [0, 1]
+    assert [trial.number for trial, _ in search.held] == [2, 3, 4]
+    running = [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
+    assert search._running_ids() == [trial._trial_id for trial in running]
+    again = searcher(tmp_path, text, resume=True)  # its driver died
+    again.together = search.together
+    seen = [one.values for name in "bcde" for one in unpack_proposals(again.suggest(name))]
+    assert len({str(values) for values in seen}) == 6
+
+
+def test_why_one_of_several_failed_is_its_own(tmp_path):
+    text = LAST.replace("LEARNING_RATE", "{choices: [1.0e-3]}").replace("SAMPLER", "sampler: grid")
+    search = searcher(tmp_path, text)
+    search.together = lambda proposal, left: 2
+    search.suggest("a")
+    search.on_trial_complete("a", pack_messages(TrialFailure(reason="lost"), unpack_message(result(0.8))))
+    assert [trial.state for trial in search.study.trials[:2]] == [TrialState.PRUNED, TrialState.COMPLETE]
+    assert [reason_of(trial) for trial in search.study.trials[:2]] == ["lost", None]
+    search.suggest("b")
+    search.on_trial_complete("b", None, error=True)
+    assert [reason_of(trial) for trial in search.study.trials[2:4]] == [DIED, DIED]
 
 
 def test_the_first_trial_is_the_papers(tmp_path):
@@ -182,7 +277,7 @@ def crashes_of(search, told_as_failed):
         depth = suggested(search, str(number)).values["side.depth"]
         crashes += depth > 6
         if depth > 6 and told_as_failed:
-            search.study.tell(search.trials.pop(str(number)), state=TrialState.FAIL)
+            search.study.tell(search.trials.pop(str(number))[0], state=TrialState.FAIL)
         else:
             search.on_trial_complete(str(number), None if depth > 6 else result(depth / 12), depth > 6)
     return crashes
@@ -283,7 +378,7 @@ def test_memory_that_ran_out_is_a_broken_limit(tmp_path):
     search = searcher(tmp_path)
     number = suggested(search, "a").number
     failure = TrialFailure(reason="OutOfMemoryError", out_of_memory_bytes=5_000_000_000)
-    search.on_trial_complete("a", pack_message(failure))
+    search.on_trial_complete("a", pack_messages(failure))
     trial = search.study.get_trials()[number]
     assert (trial.state, trial.constraints) == (TrialState.PRUNED, {"out_of_memory_bytes": 5e9})
 

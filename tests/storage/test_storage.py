@@ -22,9 +22,10 @@ from fpt_ray.storage import s3, s3_client
 from fpt_ray.storage.errors import StorageError
 from fpt_ray.train.command import Command as TrainCommand
 from fpt_ray.train.command import run as run_training
-from fpt_ray.train.seeds import assignment_of, fit_seeds
+from fpt_ray.train.seeds import assignment_of
 from tests.conftest import table_of
 from tests.s3_server import BUCKET, SECRET, forget_clients
+from tests.seeds import fit_one
 from tests.stores import cut_of, draw_images, make_spec, make_store, rows_from_files
 
 ROOT = f"s3://{BUCKET}"
@@ -203,5 +204,5 @@ def contents(store):
 def numbers_of(trial, store):
     """Loss and best AUC of every epoch of training on rows as they are streamed from the store."""
     rows = {split: rows_from_files(store, split, trial_slice(trial, store.spec)) for split in ("train", "val")}
-    progress = fit_seeds(trial, 1, rows, assignment_of(store, torch.device("cpu")), identity="", started=0.0)
+    progress = fit_one(trial, 1, rows, assignment_of(store, torch.device("cpu")), identity="", started=0.0)
     return [(epoch.train_loss, epoch.best_val_score) for one in progress for epoch in one.epochs]

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
-from fpt_ray.search.messages import Proposal, pack_proposal
+from fpt_ray.search.messages import Proposal, pack_proposals
 from fpt_ray.tracking import outbox
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
@@ -202,7 +202,7 @@ def test_a_server_that_accepts_and_never_answers_holds_up_no_trial(server, tmp_p
         study = tracking.start_study(client, "silent", params={}, tags={})
         log = StudyLog(client, study, space, 1, study_uri=str(tmp_path))
         last = report(val_auc=0.8, epochs=2)
-        config = pack_proposal(Proposal(number=0, values={"side.num_prompts": 8}))
+        config = pack_proposals(Proposal(number=0, values={"side.num_prompts": 8}))
         running = SimpleNamespace(trial_id="a", config=config, last_result=last)
         server.writes.clear()
         before, started = server.asked, time.monotonic()

@@ -35,9 +35,10 @@ from fpt_ray.storage.files import list_files
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.command import Command as TrainCommand
 from fpt_ray.train.command import run as run_training
-from fpt_ray.train.seeds import assignment_of, fit_seeds
+from fpt_ray.train.seeds import assignment_of
 from fpt_ray.train.trial import train_trial
 from tests.conftest import SMOKE, table_of
+from tests.seeds import fit_one
 from tests.stores import draw_images, rows_from_files
 
 NEED = load_space(SMOKE).stores()[0]
@@ -234,7 +235,7 @@ def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, caps
     found = load_checkpoint(str(path.parent)).current[0]
     cut = trial_slice(trial, store.spec)
     rows = {split: rows_from_files(store, split, cut) for split in ("train", "val")}
-    *_, last = fit_seeds(trial, 1, rows, assignment_of(store, torch.device("cpu")), identity="", started=0.0)
+    *_, last = fit_one(trial, 1, rows, assignment_of(store, torch.device("cpu")), identity="", started=0.0)
     (epoch,) = last.epochs
     assert found.epoch == epoch.number == 3
     assert found.best.val_score == pytest.approx(epoch.best_val_score, abs=1e-6)

@@ -26,8 +26,9 @@ from fpt_ray.train.checkpoint import Best, Checkpoint, Snapshot, load_checkpoint
 from fpt_ray.train.evaluation import Assignment, Found, evaluate
 from fpt_ray.train.loop import NonFiniteLossError, fit
 from fpt_ray.train.order import epoch_order, worker_rows
-from fpt_ray.train.seeds import epoch_report, fit_seeds
+from fpt_ray.train.seeds import epoch_report
 from tests.conftest import ABC, FakeRows
+from tests.seeds import fit_one, member
 
 OTHERS = ("probe", "layer_fusion", "stored_linear_probe")
 """Methods on stored features that differ from fpt+ and knn in the network alone."""
@@ -107,7 +108,7 @@ def test_a_resumed_trial_has_taken_the_time_of_both_workers(small_trial, small_s
 
     def steps(resume=None, identity="own"):
         started = float(next(clock))
-        return fit_seeds(small_trial, 1, rows, assignment(), identity=identity, started=started, resume=resume)
+        return fit_one(small_trial, 1, rows, assignment(), identity=identity, started=started, resume=resume)
 
     first = next(steps())
     assert first.seconds.train > first.seconds.fit > first.seconds.data > 0
@@ -121,9 +122,7 @@ def test_a_resumed_trial_has_taken_the_time_of_both_workers(small_trial, small_s
     assert second.seconds.train > passed / 2 + first.seconds.train
     assert second.seconds.fit > first.seconds.fit
     assert second.seconds.data > first.seconds.data
-    assert epoch_report(second, small_trial, 1, {"param_ratio": 0.1, "memory_ratio": 0.1}).metrics["train_seconds"] == (
-        second.seconds.train
-    )
+    assert epoch_report(second, member(small_trial)).metrics["train_seconds"] == second.seconds.train
     with pytest.raises(ConfigError, match="its checkpoint is of another trial, store or image table"):
         next(steps(resume=saved, identity="other"))
 
@@ -172,18 +171,20 @@ def test_neighbours_are_remembered_once_whatever_is_set_for_training(small_trial
     trial = dataclasses.replace(small_trial, method="knn")
     rows, val = FakeRows(18, trial, small_shape), FakeRows(9, trial, small_shape, split="val")
     splits = {"train": rows, "val": val}
-    (first, second) = fit_seeds(trial, 2, splits, assignment(), identity="own", started=0.0)
+    (first, second) = fit_one(trial, 2, splits, assignment(), identity="own", started=0.0)
     for progress in (first, second):
         (epoch,) = progress.epochs
         assert (epoch.number, epoch.train_loss, epoch.best_epoch) == (1, None, 1)
     assert first.epochs[0].val_score == second.epochs[0].val_score
-    said = [epoch_report(one, trial, 2, {"param_ratio": 0.0, "memory_ratio": 0.1}) for one in (first, second)]
+    said = [
+        epoch_report(one, member(trial, 2, costs={"param_ratio": 0.0, "memory_ratio": 0.1})) for one in (first, second)
+    ]
     assert [(one.epochs, one.finished) for one in said] == [(1, False), (2, True)]
     assert said[1].metrics["ppe"] == said[1].metrics["val_auc"] == first.epochs[0].val_score > 0.9
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(first.checkpoint, folder)
         saved = load_checkpoint(folder)
-    resumed = list(fit_seeds(trial, 2, splits, assignment(), identity="own", started=0.0, resume=saved))
+    resumed = list(fit_one(trial, 2, splits, assignment(), identity="own", started=0.0, resume=saved))
     assert [(len(one.finished), one.epochs[0].val_score) for one in resumed] == [(1, second.epochs[0].val_score)]
     remembered = saved.current[0].best.model["_extra_state"]
     tokens = rows.summaries[:, -1, 0].half().double()

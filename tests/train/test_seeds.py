@@ -12,19 +12,27 @@ import pytest
 import torch
 
 from fpt_ray.config.training import LossConfig
-from fpt_ray.config.trial import with_seed
+from fpt_ray.config.trial import OF_EACH, override, with_seed
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.methods import make_model
-from fpt_ray.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, packed, save_checkpoint, unpacked
+from fpt_ray.models.together import Together
+from fpt_ray.search.messages import TrialFailure
+from fpt_ray.train.checkpoint import (
+    CHECKPOINT_FILE,
+    checkpoint_folders,
+    load_checkpoint,
+    packed,
+    save_checkpoint,
+    unpacked,
+)
 from fpt_ray.train.evaluation import Assignment, predict
 from fpt_ray.train.loop import NonFiniteLossError, fit
-from fpt_ray.train.seeds import epoch_report, fit_seeds, gains_together
+from fpt_ray.train.seeds import epoch_report, fit_seeds, gains_together, message_of
 from tests.conftest import ABC, FakeRows
+from tests.seeds import COSTS, fit_one, member
 
 ASSIGNMENT = Assignment(device=torch.device("cpu"), target=ABC, mean=(0.5,) * 3, std=(0.5,) * 3, num_train=12)
-ASKED = {"identity": "one", "started": 0.0}
-COSTS = {"param_ratio": 0.02, "memory_ratio": 0.3, "peak_memory_bytes": 5.0}
 METHODS = ["probe", "layer_fusion", "stored_linear_probe", "fpt+"]
 
 
@@ -74,28 +82,28 @@ def alone(trial, rows, seeds=3):
 
 
 def test_each_seed_gives_what_it_gives_alone(trial, rows):
-    one_by_one = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED))
+    one_by_one = numbers_of(fit_one(trial, 3, rows, ASSIGNMENT))
     assert one_by_one == alone(trial, rows)[0]
     assert len({loss for _, _, loss, _ in one_by_one}) == 6
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
 def test_resumed_equals_uninterrupted_within_and_between_seeds(trial, rows, stop_after):
-    whole = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED))
-    seeds = fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED)
+    whole = numbers_of(fit_one(trial, 3, rows, ASSIGNMENT))
+    seeds = fit_one(trial, 3, rows, ASSIGNMENT)
     for _ in range(stop_after):
         progress = next(seeds)
-    after = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, resume=progress.checkpoint))
+    after = numbers_of(fit_one(trial, 3, rows, ASSIGNMENT, resume=progress.checkpoint))
     assert after == whole[stop_after:]
 
 
 def test_another_trials_checkpoint_is_refused_and_seconds_go_on(trial, rows):
-    first = next(fit_seeds(trial, 1, rows, ASSIGNMENT, identity="one", started=time.perf_counter() - 100))
+    first = next(fit_one(trial, 1, rows, ASSIGNMENT, identity="one", started=time.perf_counter() - 100))
     assert 100 < first.seconds.train < 150
     with pytest.raises(ConfigError, match=r"another trial, store or image table \(identity one, asked is two\)"):
-        next(fit_seeds(trial, 1, rows, ASSIGNMENT, identity="two", started=0.0, resume=first.checkpoint))
+        next(fit_one(trial, 1, rows, ASSIGNMENT, identity="two", started=0.0, resume=first.checkpoint))
     started = time.perf_counter()
-    (second,) = fit_seeds(trial, 1, rows, ASSIGNMENT, identity="one", started=started, resume=first.checkpoint)
+    (second,) = fit_one(trial, 1, rows, ASSIGNMENT, identity="one", started=started, resume=first.checkpoint)
     assert first.seconds.train < second.seconds.train < first.seconds.train + time.perf_counter() - started
     assert second.seconds.fit > first.seconds.fit > 0
     assert second.seconds.data > first.seconds.data > 0
@@ -114,7 +122,7 @@ def uneven(trial, rows, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_together_each_seed_gives_what_it_gives_alone(trial, rows, method):
     trial = uneven(trial, rows, method)
-    steps = list(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
+    steps = list(fit_one(trial, 3, rows, ASSIGNMENT, together=True))
     expected, best = alone(trial, rows)
     assert [len(progress.epochs) for progress in steps] == [3, 3, 3]
     np.testing.assert_allclose(sorted(numbers_of(steps)), expected, atol=2e-5)
@@ -130,32 +138,32 @@ def test_together_each_seed_gives_what_it_gives_alone(trial, rows, method):
 def test_together_in_bfloat16_they_agree_to_its_rounding(trial, rows, method):
     trial = uneven(trial, rows, method)
     trial = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="bfloat16"))
-    found = sorted(numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True)))
+    found = sorted(numbers_of(fit_one(trial, 3, rows, ASSIGNMENT, together=True)))
     expected, _ = alone(trial, rows)
     np.testing.assert_allclose([loss for *_, loss, _ in found], [loss for *_, loss, _ in expected], rtol=0.02)
     exact = dataclasses.replace(trial, training=dataclasses.replace(trial.training, precision="float32"))
-    assert found != sorted(numbers_of(fit_seeds(exact, 3, rows, ASSIGNMENT, **ASKED, together=True)))
+    assert found != sorted(numbers_of(fit_one(exact, 3, rows, ASSIGNMENT, together=True)))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_together_a_resumed_trial_equals_an_uninterrupted_one(trial, rows, method, tmp_path):
     trial = uneven(trial, rows, method)
-    whole = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
-    first = next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
+    whole = numbers_of(fit_one(trial, 3, rows, ASSIGNMENT, together=True))
+    first = next(fit_one(trial, 3, rows, ASSIGNMENT, together=True))
     save_checkpoint(first.checkpoint, tmp_path)
     for together in (True, False):  # what trained together goes on together, wherever it goes on
         saved = load_checkpoint(tmp_path)
-        after = numbers_of(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=together, resume=saved))
+        after = numbers_of(fit_one(trial, 3, rows, ASSIGNMENT, together=together, resume=saved))
         assert after == whole[3:]
 
 
 def test_what_trained_alone_goes_on_alone_and_the_rest_together(trial, rows):
     """As where a checkpoint is of a program that knew no other way; it named one seed in no list."""
     trial = dataclasses.replace(trial, method="probe")
-    first = next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED))
+    first = next(fit_one(trial, 3, rows, ASSIGNMENT))
     plain = packed(first.checkpoint)
     (plain["current"],) = plain["current"]
-    steps = list(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True, resume=unpacked(plain)))
+    steps = list(fit_one(trial, 3, rows, ASSIGNMENT, together=True, resume=unpacked(plain)))
     assert [len(progress.epochs) for progress in steps] == [1, 2, 2]
     np.testing.assert_allclose(sorted(numbers_of(steps)), alone(trial, rows)[0][1:], atol=2e-5)
 
@@ -165,7 +173,7 @@ def test_a_checkpoint_of_seeds_together_is_as_large_as_theirs(trial, rows):
 
     def size(**options):
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, **options)).checkpoint, folder)
+            save_checkpoint(next(fit_one(trial, 3, rows, ASSIGNMENT, **options)).checkpoint, folder)
             return Path(folder, CHECKPOINT_FILE).stat().st_size
 
     assert size(together=True) < 3.2 * size()
@@ -183,7 +191,112 @@ def test_a_loss_that_is_no_number_is_told_with_its_seed(trial, rows, together, m
 
     monkeypatch.setattr("fpt_ray.train.seeds.network_for", spoilt)
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan in epoch 1 by step 3 .*training\.seed 6\)"):
-        list(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=together))
+        list(fit_one(trial, 3, rows, ASSIGNMENT, together=together))
+
+
+# --- trials together ----------------------------------------------------------------------------------------------
+
+
+def unlike(trial, seeds=1):
+    """Trials of one shape that differ in all that they may, of an even rate and a rate that is far too high."""
+    values = ((2e-3, 0.1, 5, 0.5), (2e-2, 0.0, 9, 0.0), (5e-4, 0.3, 5, 0.2))
+    each = [dict(zip(OF_EACH, (rate, decay, seed, drop), strict=True)) for rate, decay, seed, drop in values]
+    return [member(override(trial, values), seeds, f"trial {at}") for at, values in enumerate(each)]
+
+
+def in_order(steps):
+    """The epochs of each trial, in the order of its seeds."""
+    return [sorted(one for each in steps for one in numbers(each[at])) for at in range(len(steps[0]))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trials_together_give_what_each_gives_alone(trial, rows, method):
+    members = unlike(uneven(trial, rows, method))
+    steps = list(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True))
+    for at, (found, one) in enumerate(zip(in_order(steps), members, strict=True)):
+        expected, (best,) = alone(one.trial, rows, seeds=1)
+        np.testing.assert_allclose(found, expected, atol=3e-5)
+        own = steps[-1][at].checkpoint
+        assert (own.identity, own.best[0].epoch) == (f"trial {at}", best.epoch)
+        for name, tensor in best.model.items():
+            np.testing.assert_allclose(own.best[0].model[name], tensor, atol=1e-4, err_msg=name)
+    assert len({found[-1][2] for found in in_order(steps)}) == 3
+
+
+def test_trials_together_train_all_their_seeds(trial, rows):
+    members = unlike(dataclasses.replace(trial, method="probe"), seeds=2)
+    steps = list(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True))
+    for found, one in zip(in_order(steps), members, strict=True):
+        np.testing.assert_allclose(found, alone(one.trial, rows, seeds=2)[0], atol=3e-5)
+
+
+@pytest.mark.parametrize("method", ["probe", "fpt+"])
+def test_trials_together_go_on_as_if_uninterrupted_together_or_one_alone(trial, rows, method, tmp_path):
+    members = unlike(uneven(trial, rows, method))
+    whole = in_order(list(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True)))
+    first = next(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True))
+    for progress, folder in zip(first, checkpoint_folders(str(tmp_path), 3), strict=True):
+        save_checkpoint(progress.checkpoint, folder)
+
+    def saved():  # anew: an optimizer goes on in the tensors that it is given
+        return [load_checkpoint(folder) for folder in checkpoint_folders(str(tmp_path), 3)]
+
+    after = in_order(list(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True, resume=saved())))
+    assert after == [found[1:] for found in whole]
+    one = fit_one(members[1].trial, 1, rows, ASSIGNMENT, identity="trial 1", resume=saved()[1])
+    np.testing.assert_allclose(numbers_of(one), whole[1][1:], atol=3e-5)
+    with pytest.raises(ConfigError, match="identity trial 2, asked is trial 0"):
+        next(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True, resume=saved()[::-1]))
+
+
+def test_a_checkpoint_of_a_trial_among_others_is_as_large_as_its_own(trial, rows, tmp_path):
+    members = unlike(dataclasses.replace(trial, method="probe"))
+    first, *_ = next(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True))
+    (alone,) = next(fit_seeds(members[:1], rows, ASSIGNMENT, started=0.0))
+    for progress, name in ((first, "together"), (alone, "alone")):
+        save_checkpoint(progress.checkpoint, tmp_path / name)
+    together, own = ((tmp_path / name / CHECKPOINT_FILE).stat().st_size for name in ("together", "alone"))
+    assert together < 1.05 * own
+
+
+def test_a_trial_whose_loss_is_no_number_is_lost_by_itself(trial, rows, monkeypatch):
+    trial = dataclasses.replace(trial, method="probe")
+    members = unlike(trial)
+
+    def spoilt(of, target):
+        model = make_model(of, target.num_outputs)
+        if of.training.seed == 9:
+            model.head.weight.data.fill_(torch.inf)
+        return model
+
+    monkeypatch.setattr("fpt_ray.train.seeds.network_for", spoilt)
+    steps = list(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True))
+    messages = [[message_of(*pair, {}) for pair in zip(each, members, strict=True)] for each in steps]
+    for good, lost, _ in messages:
+        assert isinstance(lost, TrialFailure)
+        assert lost.reason.startswith("the loss is nan in epoch 1 by step 3 (training.learning_rate 0.02,")
+        assert good.seeds[0].train_loss > 0
+    found = in_order(steps)
+    np.testing.assert_allclose(found[0], alone(members[0].trial, rows, seeds=1)[0], atol=3e-5)
+    after = next(fit_seeds(members, rows, ASSIGNMENT, started=0.0, resume=[one.checkpoint for one in steps[0]]))
+    assert "in epoch 2" in message_of(after[1], members[1], {}).reason
+
+
+def test_what_is_lost_stays_lost_whatever_it_would_compute(trial):
+    probes = [make_model(one.trial, 3) for one in unlike(dataclasses.replace(trial, method="probe"))]
+    model = Together(probes)
+    model.lose(1)
+    for stacked, own in zip(model.stacked.parameters(), probes[0].parameters(), strict=True):
+        assert stacked[1].isnan().all()
+        assert torch.equal(stacked[0], own)
+
+
+def test_trials_together_share_the_time_that_they_take(trial, rows):
+    members = unlike(dataclasses.replace(trial, method="probe"))
+    started = time.perf_counter() - 30
+    for each in fit_seeds(members, rows, ASSIGNMENT, started=started, together=True):
+        assert sum(one.seconds.train for one in each) == pytest.approx(time.perf_counter() - started, abs=0.5)
+        assert sum(one.seconds.fit for one in each) < 1
 
 
 def test_together_every_row_is_read_once_to_validate(trial, rows, monkeypatch):
@@ -191,7 +304,7 @@ def test_together_every_row_is_read_once_to_validate(trial, rows, monkeypatch):
     asked = []
     take = rows["val"].take
     monkeypatch.setattr(rows["val"], "take", lambda ids, memory=None: asked.append(list(ids)) or take(ids, memory))
-    next(fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True))
+    next(fit_one(trial, 3, rows, ASSIGNMENT, together=True))
     assert asked == [list(range(12))]  # 3 batches of 4 at once, as in a step
     model = make_model(trial, 3)
     assert predict(model, rows["val"], trial, ASSIGNMENT)[0].shape == (12, 3)
@@ -207,14 +320,14 @@ def test_seeds_train_together_where_operations_are_small(trial):
 
 
 def test_a_report_is_of_the_best_epochs_of_all_seeds(trial, rows):
-    *_, before, last = fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED)
-    found = epoch_report(last, trial, 3, COSTS)
+    *_, before, last = fit_one(trial, 3, rows, ASSIGNMENT)
+    found = epoch_report(last, member(trial, 3))
     (epoch,), (seed,) = last.epochs, found.seeds
     best = [*(one.val_score for one in last.finished), epoch.best_val_score]
     assert len(best) == 3
     mean = statistics.fmean(best)
     assert (found.epochs, seed.repeat, seed.epoch, found.finished) == (6, 2, 2, True)
-    assert not epoch_report(before, trial, 3, COSTS).finished
+    assert not epoch_report(before, member(trial, 3)).finished
     expected = {"val_auc": mean, "val_auc_std": statistics.stdev(best), "ppe": ppe(mean, 0.02), "pme": pme(mean, 0.3)}
     assert {name: found.metrics[name] for name in expected} == pytest.approx(expected)
     assert COSTS.items() <= found.metrics.items()
@@ -224,9 +337,7 @@ def test_a_report_is_of_the_best_epochs_of_all_seeds(trial, rows):
 
 def test_together_a_report_has_an_epoch_of_every_seed(trial, rows):
     trial = dataclasses.replace(trial, method="probe")
-    first, last = (
-        epoch_report(one, trial, 3, COSTS) for one in fit_seeds(trial, 3, rows, ASSIGNMENT, **ASKED, together=True)
-    )
+    first, last = (epoch_report(one, member(trial, 3)) for one in fit_one(trial, 3, rows, ASSIGNMENT, together=True))
     assert [(one.repeat, one.epoch) for one in (*first.seeds, *last.seeds)] == [
         (r, e) for e in (1, 2) for r in range(3)
     ]

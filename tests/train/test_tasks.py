@@ -20,8 +20,8 @@ from fpt_ray.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from fpt_ray.train.evaluation import Assignment, predict
 from fpt_ray.train.loop import fit
 from fpt_ray.train.order import worker_rows
-from fpt_ray.train.seeds import fit_seeds
 from tests.conftest import SMALL, FakeRows
+from tests.seeds import fit_one
 
 TARGETS = {
     "binary": Target(task="binary", classes=("no", "yes")),
@@ -143,7 +143,7 @@ def test_seeds_together_give_what_each_gives_alone(name):
     trial = trial_of("probe", epochs=2)
     rows = {split: TaskRows(name, 18, trial, split=split) for split in ("train", "val")}
     steps = [
-        list(fit_seeds(trial, 3, rows, setting(name), identity="one", started=0.0, together=together))
+        list(fit_one(trial, 3, rows, setting(name), identity="one", started=0.0, together=together))
         for together in (False, True)
     ]
     alone, together = (found[-1].checkpoint.best for found in steps)

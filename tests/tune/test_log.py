@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.attributes import remember_infeasible, remember_reason
-from fpt_ray.search.messages import DIED, STOPPED, Proposal, pack_proposal
+from fpt_ray.search.messages import DIED, STOPPED, Proposal, TrialFailure, pack_messages, pack_proposals, unpack_message
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
@@ -121,8 +121,8 @@ def test_an_epoch_that_is_told_twice_stands_once(dead, tmp_path):
     client, run, _ = dead
     running = tracking.read_trials(client, run)[2].run_id
     log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
-    log.runs["c"] = running
-    trial = SimpleNamespace(trial_id="c", config=pack_proposal(Proposal(number=2, values={})))
+    log.runs[2] = running
+    trial = SimpleNamespace(trial_id="c", config=pack_proposals(Proposal(number=2, values={})))
     for epoch in (1, 2, 2, 3):
         log.on_trial_result(0, [], trial, report(epochs=epoch, val_auc_epoch=epoch / 10, finished=False))
     points = client.get_metric_history(running, metric_key("val_auc_epoch"))
@@ -133,8 +133,8 @@ def test_what_a_worker_takes_of_its_host_stands_among_mlflows_system_metrics(dea
     client, run, _ = dead
     running = tracking.read_trials(client, run)[2].run_id
     log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
-    log.runs["c"] = running
-    trial = SimpleNamespace(trial_id="c", config=pack_proposal(Proposal(number=2, values={})))
+    log.runs[2] = running
+    trial = SimpleNamespace(trial_id="c", config=pack_proposals(Proposal(number=2, values={})))
     log.on_trial_result(0, [], trial, report(epochs=2, finished=False, load={"process_cpu_percentage": 95.0}))
     (point,) = client.get_metric_history(running, "system/process_cpu_percentage")
     assert (point.step, point.value) == (2, 95.0)
@@ -144,10 +144,10 @@ def test_a_trial_is_told_first_by_what_the_study_weighs(dead, tmp_path):
     """MLflow's comparison of trials opens with the number that they were told first."""
     client, run, _ = dead
     log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
-    trial = SimpleNamespace(trial_id="d", config=pack_proposal(Proposal(number=3, values={})))
+    trial = SimpleNamespace(trial_id="d", config=pack_proposals(Proposal(number=3, values={})))
     log.on_trial_start(0, [], trial)
     log.on_trial_result(0, [], trial, report(param_ratio=0.1, ppe=0.7, fit_seconds=9, val_auc=0.8, finished=False))
-    told = list(client.get_run(log.runs["d"]).data.metrics)
+    told = list(client.get_run(log.runs[3]).data.metrics)
     assert told[:4] == ["aim/val_auc", "aim/ppe", "cost/param_ratio", "time/startup_seconds"]
 
 
@@ -155,7 +155,7 @@ def test_the_clock_goes_backwards_between_a_trials_first_epoch_and_its_end(dead,
     client, run, _ = dead
     log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
     last = report(epochs=2, val_auc=0.9, train_loss=0.1)
-    trial = SimpleNamespace(trial_id="d", config=pack_proposal(Proposal(number=3, values={})), last_result=last)
+    trial = SimpleNamespace(trial_id="d", config=pack_proposals(Proposal(number=3, values={})), last_result=last)
     log.on_trial_start(0, [], trial)
     log.on_trial_result(0, [], trial, report(epochs=1, val_auc=0.5, finished=False))
     monkeypatch.setattr("time.time", lambda: 1e9)
@@ -178,7 +178,7 @@ def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):
 def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
     client, run, _ = dead
     log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path))
-    trial = SimpleNamespace(trial_id="t", config=pack_proposal(Proposal(number=3, values={}, seeds=2, first_seed=4)))
+    trial = SimpleNamespace(trial_id="t", config=pack_proposals(Proposal(number=3, values={}, seeds=2, first_seed=4)))
     log.on_trial_start(0, [], trial)
     for epoch in (1, 2):
         log.on_trial_result(0, [], trial, of_seeds(epoch, (epoch / 10, epoch / 20)))
@@ -191,11 +191,38 @@ def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):
         assert curves == [[(1, 0.1), (2, 0.2)], [(1, 0.05), (2, 0.1)]]
 
 
+def test_trials_that_train_as_one_model_are_runs_of_their_own(dead, tmp_path, capsys):
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path))
+    config = pack_proposals(*(Proposal(number=number, values={"side.num_prompts": number}) for number in (3, 4)))
+    trial = SimpleNamespace(trial_id="t", config=config)
+    log.on_trial_start(0, [], trial)
+    log.began["t"] -= 100  # which they share
+    first, second = (unpack_message(report(val_auc=value, finished=False)) for value in (0.6, 0.7))
+    log.on_trial_result(0, [], trial, pack_messages(first, second))
+    log.on_checkpoint(0, [], trial, SimpleNamespace(path=str(tmp_path / "checkpoint_0")))
+    trial.last_result = pack_messages(TrialFailure(reason="lost"), unpack_message(report(val_auc=0.8)))
+    log.on_trial_complete(0, [], trial)
+    lost, whole = tracking.read_trials(client, run)[3:5]
+    assert [(one.number, one.status, one.params["side.num_prompts"]) for one in (lost, whole)] == [
+        (3, "FAILED", "3"),
+        (4, "FINISHED", "4"),
+    ]
+    assert whole.metrics["val_auc"] == 0.8
+    assert [one.checkpoint.removeprefix(str(tmp_path)) for one in (lost, whole)] == [
+        "/checkpoint_0/0",
+        "/checkpoint_0/1",
+    ]
+    assert whole.metrics["startup_seconds"] == lost.metrics["startup_seconds"] == pytest.approx(50, abs=1)
+    assert log.ended == 2
+    assert "lost" in capsys.readouterr().err
+
+
 def test_what_was_stopped_or_refused_has_not_failed_and_is_not_complete(dead, tmp_path):
     client, run, _ = dead
     log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path))
     for number, last in ((3, report(val_auc=0.8)), (4, report(val_auc=0.9, finished=False)), (5, report(val_auc=nan))):
-        config = pack_proposal(Proposal(number=number, values={"side.num_prompts": number}, seeds=2))
+        config = pack_proposals(Proposal(number=number, values={"side.num_prompts": number}, seeds=2))
         trial = SimpleNamespace(trial_id=str(number), config=config, last_result=last)
         log.on_trial_start(0, [], trial)
         log.on_trial_result(0, [], trial, last)
@@ -236,7 +263,7 @@ def test_an_actor_that_dies_before_its_trial_is_called_started_is_told(dead, tmp
     """Tune tells of its end alone: its run is opened and closed with the reason, and the search goes on."""
     client, run, _ = dead
     log = StudyLog(client, run, SPACE, 4, study_uri=str(tmp_path))
-    config = pack_proposal(Proposal(number=3, values={"side.num_prompts": 8}))
+    config = pack_proposals(Proposal(number=3, values={"side.num_prompts": 8}))
     log.on_trial_error(0, [], SimpleNamespace(trial_id="d", config=config, last_result=None))
     (record,) = [one for one in tracking.read_trials(client, run) if one.number == 3]
     assert (record.status, record.reason) == ("FAILED", DIED)

@@ -7,8 +7,8 @@ from fpt_ray.config.trial import trial_from
 from fpt_ray.features.serving import Stores
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.reading.places import Reading
-from fpt_ray.search.messages import Proposal, pack_proposal
-from fpt_ray.tune.resources import Packing, gpu_share
+from fpt_ray.search.messages import Proposal, pack_proposals
+from fpt_ray.tune.resources import Crowd, Packing, gpu_share
 from fpt_ray.tune.worker import Shared
 
 GIB = 2**30
@@ -51,8 +51,8 @@ def test_a_trial_with_workers_of_its_own_only_waits():
 # --- seeds that train together ------------------------------------------------------------------------------------
 
 
-def share_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", **options):
-    """(whether a proposal's seeds train together, what it asks of Ray)."""
+def shared_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", **options):
+    """What a study's trials share, and one of its proposals."""
     monkeypatch.setattr("fpt_ray.tune.worker.store_for", lambda *_: None)
     monkeypatch.setattr(Reading, "gpu_bytes", lambda *_: 0)
     space = parse_space(f"space: {{side.num_prompts: {{low: 1, high: 64}}}}\nfixed: {{method: {method}}}\n{ask}")
@@ -61,7 +61,13 @@ def share_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", **options):
     folders = {"study_uri": "s", "weights_root": "/driver"}
     shared = Shared(space=space, stores=stores, reading=Reading(), packing=own, **folders)
     proposal = Proposal(number=0, values={}, seeds=seeds, costs={"peak_memory_bytes": gib * GIB})
-    return shared.together(proposal), shared.resources(pack_proposal(proposal))
+    return shared, proposal
+
+
+def share_of(monkeypatch, **options):
+    """(whether a proposal's seeds train together, what it asks of Ray)."""
+    shared, proposal = shared_of(monkeypatch, **options)
+    return shared.together(proposal), shared.resources(pack_proposals(proposal))
 
 
 def test_seeds_that_train_together_take_a_gpus_memory_together(monkeypatch):
@@ -79,3 +85,27 @@ def test_seeds_that_train_together_take_a_gpus_memory_together(monkeypatch):
 
 def test_on_cpus_probes_alone_train_together(monkeypatch):
     assert [share_of(monkeypatch, method=one, hardware=CPU)[0] for one in ("probe", "fpt+")] == [True, False]
+
+
+def most_together(monkeypatch, most=8, seeds=1, **options):
+    """How many trials of a shape one worker takes, and what it asks of Ray for two of them."""
+    own, proposal = shared_of(monkeypatch, seeds=seeds, **options)
+    return own.most_together(proposal, most), own.resources(pack_proposals(proposal, proposal))
+
+
+def test_trials_of_a_shape_train_as_one_model_as_far_as_there_is_room(monkeypatch):
+    two = {"CPU": 1.0, "GPU": pytest.approx(0.06)}  # 1.15 x 2 x 0.6 / 24, rounded up
+    assert most_together(monkeypatch) == (8, two)
+    assert most_together(monkeypatch, gib=5)[0] == 4  # 1.15 x 4 x 5 GiB fit into 24
+    assert most_together(monkeypatch, gib=5, seeds=2)[0] == 2
+    assert most_together(monkeypatch, method="lora")[0] == 1
+    assert most_together(monkeypatch, ask="early_stopping: asha")[0] == 1
+    assert most_together(monkeypatch, ask="constraints: {train_seconds: {max: 9}}")[0] == 1
+    assert most_together(monkeypatch, workers=2)[0] == 1
+    assert most_together(monkeypatch, hardware=CPU, method="probe")[0] == 8
+    assert most_together(monkeypatch, hardware=CPU)[0] == 1
+
+
+def test_each_of_tunes_trials_that_may_run_at_once_has_some():
+    assert [Crowd(at_once=2, together=8).most_together(left) for left in (1, 3, 9, 40)] == [1, 2, 5, 8]
+    assert Crowd(at_once=None, together=3).most_together(2) == 2

@@ -30,7 +30,8 @@ from fpt_ray.preload.decoded import read_image
 from fpt_ray.preload.extraction import lpm_precision
 from fpt_ray.preload.pipeline import plan_shards
 from fpt_ray.train.evaluation import evaluate
-from fpt_ray.train.seeds import assignment_of, fit_seeds
+from fpt_ray.train.seeds import assignment_of
+from tests.seeds import fit_one
 from tests.stores import rows_from_files
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
@@ -117,7 +118,7 @@ def trial_ends_with_two_seeds(trial, store):
     assignment = assignment_of(store, torch.device("cpu"))
     models = []
     kept = {"prepare": lambda model: models.append(model) or model}
-    *_, last = fit_seeds(trial, 2, rows, assignment, identity="", started=0.0, **kept)
+    *_, last = fit_one(trial, 2, rows, assignment, identity="", started=0.0, **kept)
     (epoch,) = last.epochs
     assert (epoch.number, len(last.finished)) == (1, 1)
     assert math.isfinite(epoch.train_loss)

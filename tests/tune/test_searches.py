@@ -201,6 +201,35 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
     assert {"history.html", "front.md"} <= files
 
 
+PROBES = """
+space:
+  training.learning_rate: {choices: [3.0e-4, 1.0e-3, 3.0e-3, 1.0e-2]}
+sampler: grid
+repeats: 2
+fixed: {method: probe, side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
+"""
+
+
+def test_trials_that_train_as_one_model_have_the_numbers_of_each_by_itself(store, workdir, tmp_path, capsys):
+    fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
+    space = tmp_path / "probes.yaml"
+    space.write_text(PROBES.replace("FIXED", fixed))
+    client = open_tracking(default_uri(workdir))
+    found = {}
+    for name, together in (("alone", 1), ("as_one", None)):
+        options = of_store(store, workdir=workdir, study=name, together=together, at_once=1) | {"space": str(space)}
+        run_study(StudyOptions(**options))
+        found[name] = tracking.read_trials(client, tracking.find_study(client, name))
+    for own, other in zip(found["alone"], found["as_one"], strict=True):
+        for metric in ("val_auc", "val_auc_std", "test_auc", "test_auc_std", "ppe", "peak_memory_bytes"):
+            assert other.metrics[metric] == pytest.approx(own.metrics[metric], abs=2e-3), metric
+        assert other.params == own.params
+    assert len({record.metrics["val_auc"] for record in found["as_one"]}) == 4
+    folders = {Path(record.checkpoint).parent for record in found["as_one"]}
+    assert len(folders) == 1, "one of Tune's trials"
+    assert {one.name for one in folders.pop().iterdir()} >= {"0", "1", "2", "3"}
+
+
 METHODS = """
 points:
   first: {method: FIRST}

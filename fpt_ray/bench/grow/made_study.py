@@ -19,7 +19,7 @@ from fpt_ray.config.dotted import flatten
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.search.identity import study_id
-from fpt_ray.search.messages import EpochReport, SeedEpoch, final_metrics, pack_message, unpack_proposal
+from fpt_ray.search.messages import EpochReport, SeedEpoch, final_metrics, pack_messages, unpack_proposal
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tracking import runs as tracking
@@ -88,7 +88,7 @@ def add_trials(made: MadeStudy, study: optuna.Study, number: int) -> None:
         suggested: Any = search.suggest(str(index))
         proposal = unpack_proposal(suggested)
         report = _report(proposal.values)
-        search.on_trial_complete(str(index), pack_message(report))
+        search.on_trial_complete(str(index), pack_messages(report))
         params, metrics = flatten(proposal.trial(made.space)), final_metrics(report)
         tags = trial_tags(proposal.values, "", stage=proposal.stage, seeds=proposal.seeds)
         if proposal.number == 0:

@@ -162,7 +162,7 @@ def our_step(
     """One step after another as the loop takes it, on a batch of these images that lies on the device."""
     shape, training = backbone_shape(trial.backbone.name), trial.training
     model = make_model(trial, _CLASSES).to(device).train()
-    learner = make_learner(model, training, total_steps, arithmetic_type(training, device))
+    learner = make_learner(model, [training], total_steps, arithmetic_type(training, device))
     low_res, keys, values, labels = collate(images)
     stored = getattr(torch, trial.features.dtype)
     keys, values = (kind.transpose(0, 1).to(stored).contiguous().to(device) for kind in (keys, values))
@@ -170,7 +170,7 @@ def our_step(
     classes = tuple(map(str, range(_CLASSES)))
     target = Target(task="multiclass", classes=classes)
     assignment = Assignment(target=target, mean=shape.mean, std=shape.std, num_train=len(images), device=device)
-    inputs = partial(network_inputs, batch, range(len(images)), 1, trial, assignment)
+    inputs = partial(network_inputs, batch, range(len(images)), 1, (trial,), assignment)
 
     def step() -> float:
         return float(take_step(learner, 1, inputs, lambda logits: batch.labels.to(logits.device)))

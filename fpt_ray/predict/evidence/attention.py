@@ -94,7 +94,7 @@ def evidence_of_square(classifier: Classifier, square: UInt8[np.ndarray, "R R 3"
     for state in bundle.states:
         if len(bundle.states) > 1:
             load_learnable_state(classifier.model, state)
-        inputs = network_inputs(batch, None, 0, trial, assignment)
+        inputs = network_inputs(batch, None, 0, (trial,), assignment)
         with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):
             logits, of_seed = with_attention_maps(classifier.model, inputs)
         said.append(says(target.task, logits.float(), classifier.model).cpu().numpy())
