@@ -22,7 +22,7 @@ from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import hardware_here
 
-GPU = GpuSetting(device="cpu", batch=2, plain_batch=1, at_once=(2,), rows=8, epochs=2, runs=1)
+GPU = GpuSetting(device="cpu", batch=2, plain_batch=1, at_once=(2,), as_one=(3,), rows=8, epochs=2, runs=1)
 MACHINE = {"device": "cpu", "threads": 2, "load": 1.0}
 
 
@@ -153,7 +153,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_flag_that_tries_it(tiny):
 
 
 def test_what_a_gpu_runs_is_tried_on_the_cpu(tiny, capsys):
-    found = printed(capsys, command.gpu, tiny, dataclasses.replace(GPU, at_once=()))
+    found = printed(capsys, command.gpu, tiny, dataclasses.replace(GPU, at_once=(), as_one=()))
     assert {"extraction", "step", "trials", "memory", "predicted_over_measured"} <= set(found)
     assert found["memory"]["measured"] is found["predicted_over_measured"] is None
     assert found["memory"]["memory"]["allocated_bytes"] > 0
@@ -162,17 +162,19 @@ def test_what_a_gpu_runs_is_tried_on_the_cpu(tiny, capsys):
 def test_a_process_says_how_long_it_trained_after_all_were_ready(tiny):
     trial = override(tiny, {"training.epochs": 3})
     found: queue.SimpleQueue = queue.SimpleQueue()
-    _train(0, trial, 8, "cpu", threading.Barrier(1), found)
-    seconds, allocated, reserved = found.get()
-    assert 0 < seconds < 60
+    for as_one in (1, 2):
+        _train(0, trial, as_one, 8, "cpu", threading.Barrier(1), found)
+        seconds, allocated, reserved = found.get()
+        assert 0 < seconds < 60
     assert (allocated, reserved) == (0, 0)
 
 
 @pytest.mark.slow
 def test_trials_at_once(tiny, capsys):
-    ((trials),) = printed(capsys, command.gpu, override(tiny, {"training.epochs": 5}), GPU)["trials"]
-    assert trials["processes"] == 2
-    assert trials["trials_per_hour"] == pytest.approx(2 * 3600 / (5 * trials["seconds_per_epoch"]))
+    found = printed(capsys, command.gpu, override(tiny, {"training.epochs": 5}), GPU)["trials"]
+    assert [(one["processes"], one["as_one"]) for one in found] == [(2, 1), (1, 3)]
+    for trials, number in zip(found, (2, 3), strict=True):
+        assert trials["trials_per_hour"] == pytest.approx(number * 3600 / (5 * trials["seconds_per_epoch"]))
 
 
 # --- with Ray -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Several trials at once on one device, each in a process of its own, with its rows on the device. No Ray."""
+"""Several trials at once on one device, in processes of their own or as one model, rows on the device. No Ray."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,12 +8,13 @@ import torch
 from torch.multiprocessing.spawn import spawn
 
 from fpt_ray.config.tasks import Target
-from fpt_ray.config.trial import TrialConfig
+from fpt_ray.config.trial import TrialConfig, with_seed
 from fpt_ray.features.rows import Batch, Memory, fresh_memory
 from fpt_ray.models.backbone import backbone_shape, kept_tokens
 from fpt_ray.models.methods import make_model
+from fpt_ray.models.together import Together
 from fpt_ray.train.evaluation import Assignment
-from fpt_ray.train.loop import fit
+from fpt_ray.train.loop import fit_together
 
 _CLASSES = ("0", "1")
 _PATIENCE_S = 600
@@ -22,13 +23,14 @@ _PATIENCE_S = 600
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialsAtOnce:
-    """What so many processes did that trained at once."""
+    """What so many processes did that trained at once, each so many trials as one model."""
 
     processes: int
+    as_one: int
     seconds_per_epoch: float
     """Of the slowest process."""
     trials_per_hour: float
-    """Of all processes, for trials of as many epochs as the configuration has; start-up left out."""
+    """Of all trials, of as many epochs as the configuration has; start-up left out."""
     allocated_bytes: int
     """At most, of one process, by CUDA's allocator; 0 on a CPU."""
     reserved_bytes: int
@@ -65,9 +67,11 @@ class ResidentRows:
 
 
 def measure_at_once(
-    trial: TrialConfig, processes: int, *, rows: int, epochs: int, device: torch.device
+    trial: TrialConfig, processes: int, as_one: int = 1, *, rows: int, epochs: int, device: torch.device
 ) -> TrialsAtOnce:
-    """Trains so many equal trials at once for some epochs, from the moment when all have finished one.
+    """Trains equal trials at once for some epochs, from the moment when all have finished one.
+
+    In each of so many processes there are ``as_one`` of them, of different seeds, as one model.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: a process failed.
@@ -75,29 +79,34 @@ def measure_at_once(
     context = torch.multiprocessing.get_context("spawn")
     together, found = context.Barrier(processes), context.SimpleQueue()
     training = replace(trial.training, epochs=1 + epochs)
-    spawn(_train, (replace(trial, training=training), rows, str(device), together, found), nprocs=processes)
+    arguments = (replace(trial, training=training), as_one, rows, str(device), together, found)
+    spawn(_train, arguments, nprocs=processes)
     taken: list[tuple[float, int, int]] = [found.get() for _ in range(processes)]
     seconds, allocated, reserved = (max(kind) for kind in zip(*taken, strict=True))
     per_epoch = seconds / epochs
     return TrialsAtOnce(
         processes=processes,
+        as_one=as_one,
         seconds_per_epoch=per_epoch,
-        trials_per_hour=processes * 3600 / (per_epoch * trial.training.epochs),
+        trials_per_hour=processes * as_one * 3600 / (per_epoch * trial.training.epochs),
         allocated_bytes=int(allocated),
         reserved_bytes=int(reserved),
     )
 
 
-def _train(_rank: int, trial: TrialConfig, rows: int, device_name: str, together: Any, found: Any) -> None:
+def _train(_rank: int, trial: TrialConfig, as_one: int, rows: int, device_name: str, together: Any, found: Any) -> None:
     """A process: trains, and says how long it took from the start that all share, and what it held at most."""
     device, shape = torch.device(device_name), backbone_shape(trial.backbone.name)
     held = ResidentRows(trial, rows, device)
     target = Target(task="multiclass", classes=_CLASSES)
     assignment = Assignment(target=target, mean=shape.mean, std=shape.std, num_train=rows, device=device)
-    epochs = fit(make_model(trial, len(_CLASSES)).to(device), held, held, trial, assignment)
+    trials = [with_seed(trial, further) for further in range(as_one)]
+    networks = [make_model(one, len(_CLASSES)).to(device) for one in trials]
+    model = Together(networks) if as_one > 1 else networks[0]
+    epochs = fit_together(model, held, held, trials, assignment, ())
     next(epochs)
     together.wait(_PATIENCE_S)
-    seconds = sum(epoch.seconds for epoch in epochs)
+    seconds = sum(epoch.seconds for each in epochs for epoch in each)
     on_gpu = device.type == "cuda"
     allocated = torch.cuda.max_memory_allocated(device) if on_gpu else 0
     found.put((seconds, allocated, torch.cuda.max_memory_reserved(device) if on_gpu else 0))

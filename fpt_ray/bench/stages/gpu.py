@@ -72,8 +72,8 @@ def measure_gpu(trial: TrialConfig, setting: GpuSetting) -> GpuFigures:
         extraction=measure_extraction(trial, setting.batch, setting.runs, device, plain_batch=setting.plain_batch),
         step=measure_step(trial, setting.runs, device),
         trials=tuple(
-            measure_at_once(trial, processes, rows=setting.rows, epochs=setting.epochs, device=device)
-            for processes in setting.at_once
+            measure_at_once(trial, *shared, rows=setting.rows, epochs=setting.epochs, device=device)
+            for shared in (*((processes, 1) for processes in setting.at_once), *((1, one) for one in setting.as_one))
         ),
         memory=(measured_cost if on_gpu else cost_of)(trial, _CLASSES),
         device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
@@ -99,4 +99,5 @@ def gpu_text(figures: GpuFigures, batch_size: int) -> str:
 
 
 def _trials_text(one: TrialsAtOnce) -> str:
-    return f"{one.processes} trials at once: {one.trials_per_hour:,.0f} an hour, {one.seconds_per_epoch:.3g} s an epoch"
+    how = f"{one.as_one} trials as one model" if one.as_one > 1 else f"{one.processes} trials at once"
+    return f"{how}: {one.trials_per_hour:,.0f} an hour, {one.seconds_per_epoch:.3g} s an epoch"

@@ -64,6 +64,8 @@ class GpuSetting:
     """The number of images that the authors' takes at once; it keeps all maps, 0.6 GB an image by default."""
     at_once: tuple[int, ...] = (1, 2, 4, 8)
     """The numbers of trials that share the GPU."""
+    as_one: tuple[int, ...] = (4, 8, 16)
+    """The numbers of trials that train as one model."""
     rows: int = 256
     """The number of images that a trial learns from, which lie on the GPU."""
     epochs: int = 3
