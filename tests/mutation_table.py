@@ -700,12 +700,14 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/search/searcher.py",
-        "(asked if same else others).append(one)",
-        "asked.append(one)",
+        "            self.trials[trial_id].append(self.held.pop(0)[0])\n",
+        "            self.held.pop(0)\n",
         _SEARCHER,
-        "one_shape",
+        "wait_for_others",
     ),
-    Mutation("fpt_ray/search/searcher.py", "        self.held[:0] = others\n", "", _SEARCHER, "wait_for_others"),
+    Mutation("fpt_ray/search/searcher.py", "self.space.shape_of(asked[1]) == shape and", "", _SEARCHER, "one_shape"),
+    Mutation("fpt_ray/search/asking.py", "min(found.waiting, due)", "found.waiting", _SEARCHER, "left_is_known"),
+    Mutation("fpt_ray/search/queue.py", "space.shape_of(point) or point", "point", _SEARCHER, "wherever_they_stand"),
     Mutation(
         "fpt_ray/search/searcher.py",
         "zip(trials, messages, strict=True)",
@@ -737,7 +739,10 @@ MUTATIONS = (
         "tests/tune/test_resources.py",
     ),
     Mutation(
-        "fpt_ray/tune/resources.py", "math.ceil(left / (self.at_once or 1))", "left", "tests/tune/test_resources.py"
+        "fpt_ray/tune/resources.py",
+        "math.ceil(left / (self.at_once or 1)) if",
+        "left if",
+        "tests/tune/test_resources.py",
     ),
     Mutation(
         "fpt_ray/models/together.py",
@@ -893,6 +898,12 @@ MUTATIONS = (
         "not_ready",
     ),
     Mutation("fpt_ray/search/searcher.py", ", *(trial for trial, _ in self.held)", "", _SEARCHER, "not_ready"),
+    Mutation(
+        "fpt_ray/features/serving.py",
+        "need.side_resolutions if need.images else ()",
+        "need.side_resolutions",
+        "tests/models/test_summary_probes.py",
+    ),
     Mutation("fpt_ray/features/joining.py", "bool(self.shards)", "True", "tests/features/test_serving.py", "planned"),
     Mutation("fpt_ray/report/ledger.py", "lines if len(lines) > 1 else []", "[]", "tests/report/test_ledger.py"),
     Mutation("fpt_ray/tune/losses.py", "trial.status == Trial.PENDING", "True", "tests/tune/test_losses.py"),

@@ -28,6 +28,7 @@ from fpt_ray.config.trial import (
     override,
     reads_features,
     reads_images,
+    reads_low_resolution,
     trial_from,
 )
 from fpt_ray.errors import ConfigError
@@ -88,6 +89,8 @@ class StoreNeed:
     """In pixels, rising."""
     summaries: bool = False
     """Whether some of them read the class tokens and mean patch tokens."""
+    images: bool = True
+    """Whether some of them read low-resolution images."""
 
     def trials(self) -> tuple[TrialConfig, ...]:
         """The widest trial of each choice of blocks and of each side resolution."""
@@ -106,6 +109,7 @@ class StoreNeed:
             blocks=_widest_blocks({*self.blocks, *other.blocks}),
             side_resolutions=tuple(sorted({*self.side_resolutions, *other.side_resolutions})),
             summaries=self.summaries or other.summaries,
+            images=self.images or other.images,
         )
 
 
@@ -125,6 +129,7 @@ def need_of(trial: TrialConfig) -> StoreNeed:
         blocks=((text, depth),),
         side_resolutions=(trial.side.resolution,),
         summaries=trial.method in SUMMARY_METHODS,
+        images=reads_low_resolution(trial),
     )
 
 

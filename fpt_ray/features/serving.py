@@ -163,7 +163,7 @@ def need_slice(need: StoreNeed, spec: StoreSpec) -> Slice:
     return Slice(
         blocks=blocks,
         num_kept=asked.num_kept,
-        low_resolutions=need.side_resolutions,
+        low_resolutions=need.side_resolutions if need.images else (),
         summaries=need.summaries,
     )
 

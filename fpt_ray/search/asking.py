@@ -74,11 +74,12 @@ class Asking:
     def left(self) -> int:
         """How many trials are to be asked yet, as far as that is known."""
         found = self.standing()
-        if found.follow_ups or self.space.sampler == "grid":
-            return found.waiting
+        if found.follow_ups:
+            return found.follow_ups
         if self.space.rungs:
             return left_in_rung(self.space, self.study)
-        return 0 if self.num_trials is None else max(0, self.num_trials - found.finished - found.running)
+        due = found.waiting if self.num_trials is None else max(0, self.num_trials - found.finished - found.running)
+        return min(found.waiting, due) if self.space.sampler == "grid" else due
 
     def _has_all(self, found: Standing) -> bool:
         return self.num_trials is not None and found.finished >= self.num_trials

@@ -1,5 +1,6 @@
 """What a study asks first, or again: a grid, an earlier front, chosen points, confirmations."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +17,16 @@ from fpt_ray.search.attributes import asked_values, confirms, counts, feasible, 
 
 
 def enqueue_grid(space: SearchSpace, study: optuna.Study) -> None:
-    """Enqueues the points of a grid that are not there: all, or those that a driver lost as it died."""
+    """Enqueues the points of a grid that are not there: all, or those that a driver lost as it died.
+
+    Those of one shape, which may train as one model, come one after the other.
+    """
     trials = study.get_trials(deepcopy=False)
     known = {_key(asked_values(trial)) for trial in trials if trial.state != TrialState.FAIL}
-    for proposal in space.grid():
+    shapes: dict[str, list[dict[str, Any]]] = {}
+    for point in space.grid():
+        shapes.setdefault(json.dumps(space.shape_of(point) or point), []).append(point)
+    for proposal in itertools.chain(*shapes.values()):
         if _key(proposal) not in known:
             study.enqueue_trial(proposal, user_attrs=purpose("choose" if space.choose else "final"))
 

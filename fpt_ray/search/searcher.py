@@ -71,7 +71,7 @@ class StudySearcher(Searcher):
         self.trials: dict[str, list[optuna.Trial]] = {}
         """{Tune's trial: the study's that it runs}: several where they train as one model."""
         self.held: list[Asked] = []
-        """Trials that wait: until what the first reads is there, or for those of another shape that are due before."""
+        """Trials that wait: until what they read is there, or as the first of another shape than those before it."""
         self.rests_until = self.looks_at = 0.0
         """By the monotonic clock: when the storage is asked again, and when it is searched for lost trials."""
         self.said_waiting = False
@@ -103,9 +103,7 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         if first is not None:
             self.trials[trial_id] = [first[0]]
-            asked = self._with_others(first)
-            self.trials[trial_id] = [trial for trial, _ in asked]
-            return pack_proposals(*map(self._proposal, asked))
+            return pack_proposals(*map(self._proposal, self._with_others(trial_id, first)))
         if self.is_done():
             return Searcher.FINISHED
         self._say_waiting()
@@ -126,24 +124,26 @@ class StudySearcher(Searcher):
         costs = self.costs(self.space.trial(asked[1])) if self.costs else {}
         return proposal_of(*asked, self.space, costs)
 
-    def _with_others(self, first: Asked) -> list[Asked]:
-        """A trial with those that train with it as one model; others of which it is learnt meanwhile are held.
+    def _with_others(self, trial_id: str, first: Asked) -> list[Asked]:
+        """A trial with those that follow it and train with it as one model; the first that does not is held.
 
-        A sampler proposes the rest of their values; of what is enqueued, as a grid is, those come that fit. So many are
-        left that each of Tune's trials that may run at once has some.
+        A sampler proposes the rest of their values; what is enqueued, as a grid is, comes shape by shape.
         """
-        proposal, asked, others = self._proposal(first), [first], []
+        proposal, asked = self._proposal(first), [first]
         most = 1 if self.together is None else self.together(proposal, 1 + len(self.held) + self.asking.left())
         fixed = self.space.shape_of(first[1]) if most > 1 else None
-        while fixed is not None and len(asked) < most and len(others) < most:
-            one = self.held.pop(0) if self.held else self.asking.next(fixed)
-            if one is None:
+        while fixed is not None and len(asked) < most:
+            if not self.held and (one := self.asking.next(fixed)) is not None:
+                self.held.append(one)
+            if not self.held or not self._fits(self.held[0], proposal, fixed):
                 break
-            fits = self._proposal(one)
-            same = self.space.shape_of(one[1]) == fixed and (fits.stage, fits.seeds) == (proposal.stage, proposal.seeds)
-            (asked if same else others).append(one)
-        self.held[:0] = others
+            asked.append(self.held[0])
+            self.trials[trial_id].append(self.held.pop(0)[0])
         return asked
+
+    def _fits(self, asked: Asked, proposal: Proposal, shape: Mapping[str, Any]) -> bool:
+        own = self._proposal(asked)
+        return self.space.shape_of(asked[1]) == shape and (own.stage, own.seeds) == (proposal.stage, proposal.seeds)
 
     def _say_waiting(self) -> None:
         if not self.trials and not self.said_waiting:

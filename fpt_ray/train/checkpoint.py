@@ -41,7 +41,7 @@ class Snapshot:
 
     epoch: int
     model: State
-    """What is learnt, as it lies on the device: the next epoch changes it."""
+    """What is learnt, on the device. Of a network by itself the next epoch changes it."""
     optimizer: State
     schedule: State
     best: Best

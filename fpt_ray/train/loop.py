@@ -164,6 +164,7 @@ def _remembered(
     tokens, labels = of_all_workers(train, tokens.numpy(), assignment)
     model.remember(torch.from_numpy(tokens), torch.as_tensor(labels), assignment.target.task)
     found = evaluate(model, val, trial, assignment)
+    _lose(model, "score", [found[0].picking], "of the neighbours", (trial,), {})
     (best,) = better([Best()], found, 1, model)
     return Epoch(
         number=1,

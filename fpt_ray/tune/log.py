@@ -1,5 +1,6 @@
 """What the driver of a search writes down in MLflow: every trial as it goes."""
 
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,7 +137,8 @@ class StudyLog(tune.Callback):
         proposals, reports = unpack_proposals(trial.config), [one for one in messages if isinstance(one, EpochReport)]
         if (began := self.began.pop(trial.trial_id, None)) is None or not reports:
             return
-        waited = time.monotonic() - began - sum(report.epoch_seconds for report in reports)
+        trained = statistics.fmean(report.epoch_seconds for report in reports) * len(proposals)
+        waited = time.monotonic() - began - trained
         for proposal, message in zip(proposals, messages, strict=True):
             if isinstance(message, EpochReport):
                 first = weighed(final_metrics(message), self.study.score)  # so far; MLflow compares trials by these

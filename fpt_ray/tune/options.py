@@ -49,8 +49,9 @@ class StudyOptions(LearnOptions):
     """Trials that run or wait for room at once. Default: what the cluster holds; of one
     that grows by itself, what it comes to hold."""
     together: int | None = None
-    """So many trials of one shape train as one model where that is faster: they differ in learning rate, weight decay,
-    dropout or seed, which a sampler then proposes that often for a shape. Default: 8 of a grid, else 1."""
+    """At most so many trials of one shape train as one model where that is faster: they differ in learning rate, weight
+    decay, dropout or seed, which a sampler then proposes that often for a shape. Default: 1; of a grid 8, on CPUs fewer
+    where some of the trials that may run at once would have none."""
     storage: str | None = None
     """Optuna's storage: a database's URL, which several drivers may share. Default: FPT_RAY_STORAGE, else a journal in
     workdir."""

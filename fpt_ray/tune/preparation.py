@@ -40,10 +40,11 @@ def check_options(options: StudyOptions, space: SearchSpace) -> None:
         raise ConfigError(problem, fields=("warm_start",))
 
 
-def crowd_of(options: StudyOptions, space: SearchSpace, room: int | None) -> Crowd:
-    """How many trials run at a time, as it was asked, or by the room that there is."""
+def crowd_of(options: StudyOptions, space: SearchSpace, room: int | None, device: str) -> Crowd:
+    """How many trials run at a time, as it was asked, or by the room that there is and the device of the workers."""
     together = options.together or (_TOGETHER_OF_A_GRID if space.sampler == "grid" else 1)
-    return Crowd(at_once=options.at_once or room, together=together)
+    spread = options.together is None and device == "cpu"  # processes of a GPU share it, those of cores have their own
+    return Crowd(at_once=options.at_once or room, together=together, spread=spread)
 
 
 def check_points(space: SearchSpace) -> None:

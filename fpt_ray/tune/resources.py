@@ -61,10 +61,13 @@ class Crowd:
     """Of Tune's; None: as many as find room."""
     together: int
     """At most so many of the study's train as one model, which is one of Tune's."""
+    spread: bool = False
+    """They are fewer where some of Tune's that may run at once would have none."""
 
     def most_together(self, left: int) -> int:
-        """The same where so many are left, so that each of Tune's that may run at once has some."""
-        return min(self.together, math.ceil(left / (self.at_once or 1)))
+        """How many train as one model where so many are left."""
+        share = math.ceil(left / (self.at_once or 1)) if self.spread else left
+        return max(1, min(self.together, share))
 
 
 def gpu_share(peak_memory_bytes: float, gpu_bytes: int) -> float:

@@ -96,7 +96,8 @@ def run_study(options: StudyOptions) -> StudyResult:
         log = StudyLog(client, run, space, options.num_trials or space.num_trials, study_uri=study_uri, ended=ended)
         with log.closing():
             shared = share(options, study, log, stores, packing)
-            shared = search_all(options, study, log, shared, crowd_of(options, space, room), supply)
+            crowd = crowd_of(options, space, room, packing.hardware.device)
+            shared = search_all(options, study, log, shared, crowd, supply)
             records = score(study, log, shared, front=options.confirm is None)
             leave_all(study, log, shared, records, with_backbone=options.with_backbone)
             with turn(study):

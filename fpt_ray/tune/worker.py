@@ -67,7 +67,7 @@ class Shared:
 
     def gpu_bytes(self, proposals: Sequence[Proposal]) -> float:
         """What a worker takes of a GPU's memory: for training its trials, and for features that lie there."""
-        first, trials = proposals[0], len(proposals)
+        first, trials = max(proposals, key=lambda one: one.costs["peak_memory_bytes"]), len(proposals)
         return self._gpu_bytes(first, trials * first.seeds if trials > 1 or self.together(first) else 1)
 
     def _gpu_bytes(self, proposal: Proposal, networks: int) -> float:
@@ -151,17 +151,17 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
         else:
             train_here(work, shared)
     except Exception as error:  # whatever it is, it belongs to this trial and must not end the search by itself
-        failure = failure_of(error)
+        failure = failure_of(error, len(proposals))
         if not failure.halts_search:
             traceback.print_exc()
         tune.report(pack_messages(*[failure] * len(proposals)))
 
 
-def failure_of(error: Exception) -> TrialFailure:
-    """Why a trial came to no result, in one line; the whole of it is in the worker's log.
+def failure_of(error: Exception, trials: int = 1) -> TrialFailure:
+    """Why a trial, or each of so many, came to no result, in one line; the whole of it is in the worker's log.
 
     A full disk, storage that fails and a GPU that PyTorch cannot use halt the search. Of a GPU whose memory was not
-    enough, what had been allocated is said.
+    enough, each one's share of what had been allocated is said.
     """
     if isinstance(error, FullError | StorageError | DeviceError):
         return TrialFailure(reason=str(error), halts_search=True)
@@ -169,7 +169,7 @@ def failure_of(error: Exception) -> TrialFailure:
     expected = isinstance(error, ConfigError | NonFiniteLossError)
     reason = lines[-1] if expected else f"{type(error).__name__}: {lines[-1]}"
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        return TrialFailure(reason=reason, out_of_memory_bytes=torch.cuda.max_memory_allocated())
+        return TrialFailure(reason=reason, out_of_memory_bytes=torch.cuda.max_memory_allocated() // trials)
     return TrialFailure(reason=reason)
 
 

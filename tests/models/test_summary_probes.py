@@ -127,6 +127,7 @@ def test_they_read_class_tokens_and_mean_patch_tokens_alone():
         cut = need_slice(need, store_spec(need))
         assert cut.summaries
         assert cut.blocks == (9, 10, 11)
+        assert cut.low_resolutions == ((32,) if "fpt+" in methods else ())
 
 
 def test_they_have_no_meaning_without_a_store():

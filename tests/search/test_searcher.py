@@ -110,9 +110,9 @@ SAMPLER
 """
 
 
-def groups(tmp_path, rate, sampler, most=4, number=None):
+def groups(tmp_path, rate, sampler, most=4, number=None, text=LAST):
     """What Tune is given, trial by trial, until nothing follows: the numbers and values of each."""
-    search = searcher(tmp_path, LAST.replace("LEARNING_RATE", rate).replace("SAMPLER", sampler))
+    search = searcher(tmp_path, text.replace("LEARNING_RATE", rate).replace("SAMPLER", sampler))
     search.asking.num_trials, search.together = number, lambda proposal, left: min(most, left)
     found = []
     while (config := search.suggest(str(len(found)))) != Searcher.FINISHED:
@@ -127,8 +127,14 @@ def shapes(group):
     return {(values["method"], values.get("side.depth")) for _, values in group}
 
 
-def test_of_a_grid_trials_of_one_shape_are_one_of_tunes_wherever_they_stand(tmp_path):
-    search, found = groups(tmp_path, "{choices: [1.0e-3, 1.0e-2, 2.0e-2]}", "sampler: grid")
+@pytest.mark.parametrize("rows_first", [False, True])
+def test_of_a_grid_trials_of_one_shape_are_one_of_tunes_wherever_they_stand(tmp_path, rows_first):
+    """And so many that each of four that run at once has one."""
+    text = LAST.splitlines()
+    moved = [*text[:2], *text[4:6], *text[2:4], *text[6:]] if rows_first else text
+    search, found = groups(
+        tmp_path, "{choices: [1.0e-3, 1.0e-2, 2.0e-2]}", "sampler: grid", text="\n".join(moved), number=18
+    )
     assert [len(shapes(group)) for group in found] == [1] * len(found)
     assert sorted(len(group) for group in found) == [2, 2, 2, 4, 4, 4]  # six of each shape
     values = [tuple(sorted(map(str, one.items()))) for group in found for _, one in group]
@@ -155,6 +161,16 @@ def test_a_shape_whose_points_are_used_up_brings_no_more(tmp_path):
     assert max(len(group) for group in found) == 2
 
 
+def test_how_many_are_left_is_known(tmp_path):
+    rate = "{choices: [1.0e-3, 1.0e-2]}"
+    search = searcher(tmp_path, LAST.replace("LEARNING_RATE", rate).replace("SAMPLER", "sampler: grid"))
+    told = []
+    search.together, search.asking.num_trials = lambda proposal, left: told.append(left) or 1, 5
+    for number in range(5):
+        search.suggest(str(number))
+    assert told == [5, 4, 3, 2, 1]  # of twelve in the grid
+
+
 def test_a_space_that_searches_shapes_alone_is_asked_one_by_one(tmp_path):
     space = SPACE.replace("side.prompt_dropout: {low: 0.0, high: 0.5", "side.depth: {low: 1, high: 6")
     search = searcher(tmp_path, space)
@@ -166,12 +182,23 @@ def test_trials_that_wait_for_others_of_their_shape_run_and_none_is_lost(tmp_pat
     """Asked while those of another shape were looked for, they have heartbeats, and the search is not at its end."""
     text = LAST.replace("LEARNING_RATE", "{choices: [1.0e-3]}").replace("SAMPLER", "sampler: grid")
     search = searcher(tmp_path, text)
-    search.together = lambda proposal, left: 3
+    search.together, ask, alive = lambda proposal, left: 3, search.asking.next, []
+
+    def running():
+        trials = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return sorted(trial._trial_id for trial in trials)
+
+    def next_one(fixed=None):
+        alive.append((sorted(search._running_ids()), running()))
+        return ask(fixed)
+
+    search.asking.next = next_one
     first = unpack_proposals(search.suggest("a"))
     assert [one.number for one in first] == [0, 1]
-    assert [trial.number for trial, _ in search.held] == [2, 3, 4]
-    running = [trial for trial in search.study.trials if trial.state == TrialState.RUNNING]
-    assert search._running_ids() == [trial._trial_id for trial in running]
+    assert [trial.number for trial, _ in search.held] == [2]
+    assert [len(beating) for beating, _ in alive] == [0, 1, 2], "while the next is asked, those before have heartbeats"
+    assert all(beating == known for beating, known in alive)
+    assert sorted(search._running_ids()) == running()
     again = searcher(tmp_path, text, resume=True)  # its driver died
     again.together = search.together
     seen = [one.values for name in "bcde" for one in unpack_proposals(again.suggest(name))]

@@ -1,5 +1,7 @@
 """Shares of a GPU by hand, for the memory that FPT+ and full fine-tuning are predicted to take on a 24 GiB card."""
 
+from dataclasses import replace
+
 import pytest
 
 from fpt_ray.config.space_yaml import parse_space
@@ -8,6 +10,8 @@ from fpt_ray.features.serving import Stores
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.reading.places import Reading
 from fpt_ray.search.messages import Proposal, pack_proposals
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.preparation import crowd_of
 from fpt_ray.tune.resources import Crowd, Packing, gpu_share
 from fpt_ray.tune.worker import Shared
 
@@ -107,5 +111,12 @@ def test_trials_of_a_shape_train_as_one_model_as_far_as_there_is_room(monkeypatc
 
 
 def test_each_of_tunes_trials_that_may_run_at_once_has_some():
-    assert [Crowd(at_once=2, together=8).most_together(left) for left in (1, 3, 9, 40)] == [1, 2, 5, 8]
-    assert Crowd(at_once=None, together=3).most_together(2) == 2
+    found = [Crowd(at_once=2, together=8, spread=True).most_together(left) for left in (1, 3, 9, 40)]
+    assert found == [1, 2, 5, 8]
+    assert Crowd(at_once=2, together=3).most_together(2) == 2
+    options, grid = StudyOptions(space="", images=""), parse_space("space: {side.depth: {choices: [1]}}\nsampler: grid")
+    asked = replace(options, together=5)
+    assert crowd_of(options, grid, 4, "cpu") == Crowd(at_once=4, together=8, spread=True)
+    assert crowd_of(options, grid, 4, "cuda") == Crowd(at_once=4, together=8)
+    assert crowd_of(options, replace(grid, sampler="tpe"), 4, "cuda").together == 1
+    assert crowd_of(asked, grid, 4, "cpu") == Crowd(at_once=4, together=5)
