@@ -25,6 +25,7 @@ from fpt_ray.preload.pipeline import preload
 from fpt_ray.report.command import report
 from fpt_ray.search.messages import NEVER_RAN
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.server import default_uri, open_tracking
 from fpt_ray.train.seeds import assignment_of
 from fpt_ray.tune.log import StudyLog
@@ -132,14 +133,14 @@ def test_a_worker_that_dies_between_two_trials_is_no_trials_fault(store, tmp_pat
     ]
 
 
-def kill_trains_worker(run, killed):
+def kill_trains_worker(run, killed, name="RayTrainWorker"):
     """Kills one of a trial's own workers, once the first epoch's checkpoint is there."""
     while not list(run.glob("checkpoint_*")):
         time.sleep(0.05)
     time.sleep(0.5)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "RayTrainWorker" in "".join(process.cmdline()):
+            if name in "".join(process.cmdline()):
                 process.kill()
                 killed.append(process.pid)
                 return
@@ -167,9 +168,50 @@ def test_a_trial_goes_on_when_one_of_its_own_workers_is_killed(store, tmp_path):
     assert len(cut_short) <= 3  # by the kill, before Ray Train knew of them: of 12 epochs, those of half a second
     assert disturbed.checkpoint.endswith(f"trial-0000/{kept.name}")
     (told,) = (tmp_path / "studies" / "killed").glob("tune-*/*/result.json")
-    epochs = [json.loads(json.loads(line)["message"])["epochs"] for line in told.read_text().splitlines()]
+    epochs = [json.loads(json.loads(line)["messages"])[0]["epochs"] for line in told.read_text().splitlines()]
     assert sorted(set(epochs)) == list(range(1, 13))
     assert epochs == sorted(epochs)  # begun again from its first epoch, it would tell that one twice
+
+
+PROBES = """
+space: {training.learning_rate: {choices: [3.0e-4, 1.0e-3, 3.0e-3, 1.0e-2]}}
+sampler: grid
+fixed: {method: probe, side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, training.epochs: 40, FIXED}
+"""
+
+
+def test_trials_that_train_as_one_model_go_on_when_their_worker_is_killed(store, tmp_path):
+    """Each from its last checkpoint, to the numbers of a study that nothing disturbed."""
+    fixed = [line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6]]
+    space = tmp_path / "probes.yaml"
+    space.write_text(PROBES.replace("FIXED", ", ".join(one for one in fixed if "epochs" not in one)))
+    command = of_store(store, workdir=str(tmp_path), at_once=1) | {"space": str(space)}
+    killed, runs = [], tmp_path / "studies" / "killed"
+
+    def kill():
+        while not list(runs.glob("tune-*/trial-0000")):
+            time.sleep(0.05)
+        (folder,) = runs.glob("tune-*/trial-0000")
+        kill_trains_worker(folder, killed, "ray::ImplicitFunc.train")
+
+    threading.Thread(target=kill, daemon=True).start()
+    for name in ("killed", "whole"):
+        run_study(StudyOptions(**command, study=name))
+    assert len(killed) == 1
+    client = open_tracking(default_uri(tmp_path))
+    disturbed, whole = (tracking.read_trials(client, tracking.find_study(client, name)) for name in ("killed", "whole"))
+    assert [(one.status, one.reason) for one in disturbed] == [("FINISHED", "")] * 4
+    for own, other in zip(disturbed, whole, strict=True):
+        for name in ("val_auc", "best_epoch", "test_auc"):
+            assert own.metrics[name] == pytest.approx(other.metrics[name], abs=1e-6)
+        steps = [point.step for point in client.get_metric_history(own.run_id, metric_key("val_auc_epoch"))]
+        assert steps == list(range(1, 41))
+    (told,) = runs.glob("tune-*/*/result.json")
+    reports = [json.loads(json.loads(line)["messages"]) for line in told.read_text().splitlines()]
+    assert {len(each) for each in reports} == {4}
+    epochs = [each[3]["epochs"] for each in reports]
+    assert epochs == sorted(epochs)  # begun again from its first epoch, it would tell that one twice
+    assert set(epochs) == set(range(1, 41))
 
 
 # --- the clock ------------------------------------------------------------------------------------------------
