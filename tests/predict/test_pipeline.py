@@ -136,7 +136,9 @@ def test_images_that_a_worker_cannot_reach_are_an_error_and_no_rows(cluster, bun
     with pytest.raises(ConfigError, match=r"^gs:// is no location; give a local path"):
         predict_all(bundle, elsewhere, out)
     hidden = dataclasses.replace(listing, root=str(tmp_path / "hidden"))
-    with pytest.raises(ConfigError, match=rf"host {socket.gethostname()} finds no .*hidden/test/c\d/\d+.png, which was"):
+    with pytest.raises(
+        ConfigError, match=rf"host {socket.gethostname()} finds no .*hidden/test/c\d/\d+.png, which was"
+    ):
         predict_all(bundle, hidden, out)
     assert not list(tmp_path.iterdir())
 

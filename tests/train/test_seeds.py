@@ -179,17 +179,23 @@ def test_a_checkpoint_of_seeds_together_is_as_large_as_theirs(trial, rows):
     assert size(together=True) < 3.2 * size()
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_loss_that_is_no_number_is_told_with_its_seed(trial, rows, together, monkeypatch):
-    trial = dataclasses.replace(trial, method="probe")
+def spoil(monkeypatch, seed):
+    """The networks of a seed begin with weights from which no loss is a number."""
 
     def spoilt(of, target):
         model = make_model(of, target.num_outputs)
-        if of.training.seed == 6:
+        if of.training.seed == seed:
             model.head.weight.data.fill_(torch.inf)
         return model
 
     monkeypatch.setattr("fpt_ray.train.seeds.network_for", spoilt)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_loss_that_is_no_number_is_told_with_its_seed(trial, rows, together, monkeypatch):
+    trial = dataclasses.replace(trial, method="probe")
+
+    spoil(monkeypatch, seed=6)
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan in epoch 1 by step 3 .*training\.seed 6\)"):
         list(fit_one(trial, 3, rows, ASSIGNMENT, together=together))
 
@@ -263,13 +269,7 @@ def test_a_trial_whose_loss_is_no_number_is_lost_by_itself(trial, rows, monkeypa
     trial = dataclasses.replace(trial, method="probe")
     members = unlike(trial)
 
-    def spoilt(of, target):
-        model = make_model(of, target.num_outputs)
-        if of.training.seed == 9:
-            model.head.weight.data.fill_(torch.inf)
-        return model
-
-    monkeypatch.setattr("fpt_ray.train.seeds.network_for", spoilt)
+    spoil(monkeypatch, seed=9)
     steps = list(fit_seeds(members, rows, ASSIGNMENT, started=0.0, together=True))
     messages = [[message_of(*pair, {}) for pair in zip(each, members, strict=True)] for each in steps]
     for good, lost, _ in messages:
