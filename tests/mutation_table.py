@@ -651,7 +651,7 @@ MUTATIONS = (
         "sum(",
         "tests/train/test_seeds.py",
     ),
-    Mutation("fpt_ray/train/seeds.py", "train=earlier.train + worked", "train=worked", "tests/train/test_seeds.py"),
+    Mutation("fpt_ray/train/seeds.py", "train=one.train + worked", "train=worked", "tests/train/test_seeds.py"),
     Mutation(
         "fpt_ray/train/checkpoint.py", "if checkpoint.identity != identity:", "if False:", "tests/train/test_seeds.py"
     ),
@@ -679,8 +679,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/train/loop.py",
-        'lost=lost.get(at, ""),',
-        'lost=lost.get(0, ""),',
+        'lost=learner.lost.get(at, ""),',
+        'lost=learner.lost.get(0, ""),',
         "tests/train/test_seeds.py",
         "lost_by_itself",
     ),

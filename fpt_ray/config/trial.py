@@ -52,6 +52,8 @@ EVEN = "even"
 PATTERNS = (*NESTED, EVEN)
 """What ``side.blocks`` may be, beside numbers; see ``models.backbone.listed_blocks``."""
 Value = bool | int | float | str | None
+OF_EACH = ("training.learning_rate", "training.weight_decay", "training.seed", "side.prompt_dropout")
+"""What trials that train as one model may differ in: all else is one shape, one order of arithmetic, one reading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,10 +254,6 @@ def override(trial: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
         (groups.setdefault(group, {}) if group else top)[leaf] = coerce(name, value, leaves[name])
     changed = {group: dataclasses.replace(getattr(trial, group), **leaf) for group, leaf in groups.items()}
     return dataclasses.replace(trial, **changed, **top)
-
-
-OF_EACH = ("training.learning_rate", "training.weight_decay", "training.seed", "side.prompt_dropout")
-"""What trials that train as one model may differ in: all else is one shape, one order of arithmetic, one reading."""
 
 
 def with_seed(trial: TrialConfig, further: int) -> TrialConfig:

@@ -40,6 +40,8 @@ class Learner:
     loss: Loss = field(default_factory=Loss)
     adalora: AdaLora | None = None
     """The network itself, if it is AdaLoRA's: the steps add its regulariser and allocate its ranks."""
+    lost: dict[int, str] = field(default_factory=dict)
+    """{network: why}: those of several that learn no more."""
 
 
 def make_learner(

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fpt_ray.config.trial import TrialConfig
+from fpt_ray.config.trial import TrainingConfig, TrialConfig
 from fpt_ray.models.loss import keep_unit, make_loss
 from fpt_ray.models.step import Learner, arithmetic_type, make_learner, take_step, unwrapped
 from fpt_ray.models.summary_probes import NearestNeighbours
@@ -111,15 +111,14 @@ def fit_together(
         return
     labels = labels_of_all_workers(train, assignment)
     learner, best = _learner(model, labels, trials, assignment), [Best()] * len(trials)
-    lost: dict[int, str] = {}
     if resume:
         go_on_from(learner, resume)
         best, done = [one.best for one in resume], resume[0].epoch
     for number in range(done + 1, trials[0].training.epochs + 1):
         started = time.perf_counter()
-        losses, waited = _train_epoch(learner, train, labels, trials, assignment, number, lost)
+        losses, waited = _train_epoch(learner, train, labels, trials, assignment, number)
         found = evaluate(bare, val, trials[0], assignment)
-        _lose(bare, "score", [one.picking for one in found], f"after epoch {number}", trials, lost)
+        _lose(learner, "score", [one.picking for one in found], f"after epoch {number}", trials)
         best = better(best, found, number, bare)
         seconds, held = time.perf_counter() - started, train.device_bytes + val.device_bytes
         yield tuple(
@@ -127,7 +126,7 @@ def fit_together(
                 number=number,
                 train_loss=loss,
                 val_score=one.picking,
-                lost=lost.get(at, ""),
+                lost=learner.lost.get(at, ""),
                 seconds=seconds / len(best),
                 data_seconds=waited / len(best),
                 measured_peak_bytes=_measured_peak(assignment.device, held) if len(best) == 1 else None,
@@ -137,7 +136,7 @@ def fit_together(
                 zip(losses, found, snapshots(learner, number, best), strict=True)
             )
         )
-        if len(lost) == len(trials):
+        if len(learner.lost) == len(trials):
             return
 
 
@@ -164,7 +163,8 @@ def _remembered(
     tokens, labels = of_all_workers(train, tokens.numpy(), assignment)
     model.remember(torch.from_numpy(tokens), torch.as_tensor(labels), assignment.target.task)
     found = evaluate(model, val, trial, assignment)
-    _lose(model, "score", [found[0].picking], "of the neighbours", (trial,), {})
+    if math.isnan(found[0].picking):
+        raise NonFiniteLossError(_no_number("score", found[0].picking, "of the neighbours", trial.training))
     (best,) = better([Best()], found, 1, model)
     return Epoch(
         number=1,
@@ -185,12 +185,8 @@ def _train_epoch(
     trials: Sequence[TrialConfig],
     assignment: Assignment,
     epoch: int,
-    lost: dict[int, str],
 ) -> tuple[list[float], float]:
-    """One pass over the training split; returns each network's mean loss over all workers and the seconds of reading.
-
-    ``lost`` is told why networks are.
-    """
+    """One pass over the training split; returns each network's mean loss over all workers, and seconds of reading."""
     training = trials[0].training
     balanced = labels if training.sampling == "balanced" else None
     size = training.batch_size
@@ -210,7 +206,7 @@ def _train_epoch(
             batch.weights,
         )
         if step % 16 == 0 or step == len(own):
-            _lose(learner.model, "loss", total.tolist(), f"in epoch {epoch} by step {step}", trials, lost)
+            _lose(learner, "loss", total.tolist(), f"in epoch {epoch} by step {step}", trials)
     mean = total / len(own)
     if assignment.num_workers > 1:
         dist.all_reduce(mean)
@@ -218,26 +214,22 @@ def _train_epoch(
     return mean.tolist(), waited
 
 
-def _lose(
-    model: nn.Module,
-    what: str,
-    values: Sequence[float],
-    when: str,
-    trials: Sequence[TrialConfig],
-    lost: dict[int, str],
-) -> None:
+def _lose(learner: Learner, what: str, values: Sequence[float], when: str, trials: Sequence[TrialConfig]) -> None:
     """Notes the networks whose loss or score is no number; NonFiniteLossError of the only one."""
     for at, (value, trial) in enumerate(zip(values, trials, strict=True)):
-        if not math.isfinite(value) and at not in lost:
-            training = trial.training
-            lost[at] = (
-                f"the {what} is {value} {when} (training.learning_rate {training.learning_rate}, training.seed "
-                f"{training.seed}); try a lower learning rate, and check the features for NaN"
-            )
-            if isinstance(model, Together):
-                model.lose(at)
-    if lost and len(trials) == 1:
-        raise NonFiniteLossError(lost[0])
+        if not math.isfinite(value) and at not in learner.lost:
+            learner.lost[at] = _no_number(what, value, when, trial.training)
+            if isinstance(learner.model, Together):
+                learner.model.lose(at)
+    if learner.lost and len(trials) == 1:
+        raise NonFiniteLossError(learner.lost[0])
+
+
+def _no_number(what: str, value: float, when: str, training: TrainingConfig) -> str:
+    return (
+        f"the {what} is {value} {when} (training.learning_rate {training.learning_rate}, training.seed "
+        f"{training.seed}); try a lower learning rate, and check the features for NaN"
+    )
 
 
 def _measured_peak(device: torch.device, held_bytes: int) -> int | None:

@@ -100,10 +100,10 @@ def fit_seeds(
     """
     for saved, member in zip(resume, members, strict=bool(resume)):
         check_identity(saved, member.identity, "resume")
-    before = [one.seconds for one in resume] or [Seconds()] * len(members)
+    spent = [one.seconds for one in resume] or [Seconds()] * len(members)
     finished: list[tuple[Best, ...]] = [one.finished for one in resume] or [()] * len(members)
     current = [one.current for one in resume] or [()] * len(members)
-    spent, picks = [Seconds()] * len(members), picked_by(members[0].trial, assignment.target)
+    picks = picked_by(members[0].trial, assignment.target)
     while (first := len(finished[0])) < members[0].seeds:
         seeds = range(first, first + (len(current[0]) or (members[0].seeds - first if together else 1)))
         trials = [with_seed(member.trial, seed) for member in members for seed in seeds]
@@ -121,13 +121,11 @@ def fit_seeds(
                 Progress(
                     epochs=own,
                     finished=ended,
-                    seconds=Seconds(
-                        train=earlier.train + worked, fit=earlier.fit + one.fit, data=earlier.data + one.data
-                    ),
+                    seconds=replace(one, train=one.train + worked),
                     identity=member.identity,
                     picked_by=picks,
                 )
-                for own, ended, earlier, one, member in zip(each, finished, before, spent, members, strict=True)
+                for own, ended, one, member in zip(each, finished, spent, members, strict=True)
             )
         finished, current = [ended + new for ended, new in zip(finished, best, strict=True)], [()] * len(members)
 
@@ -139,7 +137,9 @@ def _model(trials: Sequence[TrialConfig], assignment: Assignment) -> nn.Module:
 
 
 def _longer(spent: Seconds, epochs: Sequence[Epoch]) -> Seconds:
-    return Seconds(
+    """With these epochs; the time of the worker is added when it is asked."""
+    return replace(
+        spent,
         fit=spent.fit + sum(epoch.seconds for epoch in epochs),
         data=spent.data + sum(epoch.data_seconds for epoch in epochs),
     )
