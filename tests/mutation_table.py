@@ -734,7 +734,13 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/tune/worker.py",
-        'and (trials == 1 or space.early_stopping == "none")',
+        'space.early_stopping == "none" and ',
+        "",
+        "tests/tune/test_resources.py",
+    ),
+    Mutation(
+        "fpt_ray/tune/worker.py",
+        " and self._has_small_batches(proposal, networks)",
         "",
         "tests/tune/test_resources.py",
     ),

@@ -32,6 +32,9 @@ from fpt_ray.train.reporting import TrainWork, train_and_report
 from fpt_ray.train.seeds import Member, gains_together
 from fpt_ray.tune.resources import Packing
 
+_MOST_BATCH_BYTES = 2**28
+"""Of the features that a step of several trials on a CPU reads."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared:
@@ -79,16 +82,22 @@ class Shared:
         """Whether a proposal's seeds train as one model, or those of so many trials of its shape.
 
         They do where that is faster and one worker has room for them, unless what is asked is how long a trial takes.
-        Of trials that may be stopped early each trains by itself.
+        Of trials that may be stopped early each trains by itself, and on CPUs those whose batches are large: they are
+        bound by memory, of which a batch takes three times its size.
         """
         space, networks = self.space, trials * proposal.seeds
         return (
             networks > 1
             and "train_seconds" not in {*space.objectives, *space.constraints}
-            and (trials == 1 or space.early_stopping == "none")
+            and (trials == 1 or (space.early_stopping == "none" and self._has_small_batches(proposal, networks)))
             and gains_together(space.trial(proposal.values), self.packing.hardware.device)
             and self.packing.has_room(self._gpu_bytes(proposal, networks))
         )
+
+    def _has_small_batches(self, proposal: Proposal, networks: int) -> bool:
+        images = networks * self.space.trial(proposal.values).training.batch_size
+        on_cpu = self.packing.hardware.device == "cpu"
+        return not on_cpu or images * proposal.costs["feature_bytes"] <= _MOST_BATCH_BYTES
 
     def most_together(self, proposal: Proposal, most: int) -> int:
         """How many trials of a proposal's shape train as one model, of so many at most."""

@@ -55,7 +55,7 @@ def test_a_trial_with_workers_of_its_own_only_waits():
 # --- seeds that train together ------------------------------------------------------------------------------------
 
 
-def shared_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", **options):
+def shared_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", feature_bytes=1e4, **options):
     """What a study's trials share, and one of its proposals."""
     monkeypatch.setattr("fpt_ray.tune.worker.store_for", lambda *_: None)
     monkeypatch.setattr(Reading, "gpu_bytes", lambda *_: 0)
@@ -64,7 +64,9 @@ def shared_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", **options):
     stores = Stores(stores=(), weights={}, hardware=own.hardware)
     folders = {"study_uri": "s", "weights_root": "/driver"}
     shared = Shared(space=space, stores=stores, reading=Reading(), packing=own, **folders)
-    proposal = Proposal(number=0, values={}, seeds=seeds, costs={"peak_memory_bytes": gib * GIB})
+    proposal = Proposal(
+        number=0, values={}, seeds=seeds, costs={"peak_memory_bytes": gib * GIB, "feature_bytes": feature_bytes}
+    )
     return shared, proposal
 
 
@@ -108,6 +110,10 @@ def test_trials_of_a_shape_train_as_one_model_as_far_as_there_is_room(monkeypatc
     assert most_together(monkeypatch, workers=2)[0] == 1
     assert most_together(monkeypatch, hardware=CPU, method="probe")[0] == 8
     assert most_together(monkeypatch, hardware=CPU)[0] == 1
+    large = {"feature_bytes": 4 * 2**20}  # 64 MiB for a batch of 16, of which four fit into 256
+    assert most_together(monkeypatch, hardware=CPU, method="probe", **large)[0] == 4
+    assert most_together(monkeypatch, hardware=CPU, method="probe", seeds=2, **large)[0] == 2
+    assert most_together(monkeypatch, **large)[0] == 8
 
 
 def test_each_of_tunes_trials_that_may_run_at_once_has_some():
