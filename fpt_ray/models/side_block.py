@@ -12,6 +12,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor
 from typing_extensions import override
 
+_FEW = 16
+"""Queries from which on they are faster on the right: a vector of the processor has so many numbers."""
+
 
 def attend(
     queries: Float[Tensor, "*B H E M"],
@@ -21,12 +24,18 @@ def attend(
 ) -> Float[Tensor, "B M D"]:
     """Attention as plain products, of queries that are scaled; those without B are every image's. A bias is added.
 
-    Keys and values stand on the left, forward and backward: products of many rows by few columns are the faster ones.
+    Many queries stand on the right of keys and values, forward and backward, and few on their left: a CPU takes two to
+    four times as long the other way (docs/decisions.md).
     """
-    products = keys @ queries if bias is None else keys @ queries + bias
+    few = queries.shape[-1] < _FEW
+    products = queries.mT @ keys.mT if few else keys @ queries
+    if bias is not None:
+        products = products + (bias.mT if few else bias)
     # With a type of its own: autocast would give float32, and keep that for the gradient beside a copy in 16 bits.
-    maps = torch.softmax(products, dim=-2, dtype=products.dtype)  # B H N M
-    return (values.transpose(-2, -1) @ maps).permute(0, 3, 1, 2).flatten(-2)
+    maps = torch.softmax(products, dim=-1 if few else -2, dtype=products.dtype)  # B H M N or B H N M
+    if few:
+        return (maps @ values).transpose(1, 2).flatten(-2)
+    return (values.mT @ maps).permute(0, 3, 1, 2).flatten(-2)
 
 
 class SideAttention(Attention):
