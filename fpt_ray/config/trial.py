@@ -52,8 +52,14 @@ EVEN = "even"
 PATTERNS = (*NESTED, EVEN)
 """What ``side.blocks`` may be, beside numbers; see ``models.backbone.listed_blocks``."""
 Value = bool | int | float | str | None
-OF_EACH = ("training.learning_rate", "training.weight_decay", "training.seed", "side.prompt_dropout")
-"""What trials that train as one model may differ in: all else is one shape, one order of arithmetic, one reading."""
+OF_EACH = (
+    "training.learning_rate",
+    "training.weight_decay",
+    "training.seed",
+    "side.prompt_dropout",
+    "side.blocks",
+)
+"""What trials that train as one model may differ in: all else is one shape and one order of arithmetic."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from fpt_ray.features.joining import Features
-from fpt_ray.features.rows import Group, group_of
+from fpt_ray.features.rows import Found, Group, group_of
 from fpt_ray.features.shards import HASH, damage_as_error, open_shard
 from fpt_ray.features.spec import Slice, columns_of
 
@@ -28,12 +28,13 @@ class GroupsAtHand:
         self.held = groups
         """{shard: (which of its rows, rising; these rows)}."""
 
-    def groups(self, shards: np.ndarray, rows: np.ndarray) -> list[tuple[Group, int]]:
-        """Each row's group and its number there."""
+    def groups(self, shards: np.ndarray, rows: np.ndarray) -> list[Found]:
+        """The groups of these rows, which are their shards'."""
         found = []
-        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
+        for shard in np.unique(shards).tolist():
+            at = np.flatnonzero(shards == shard)
             held, group = self.held[shard]
-            found.append((group, int(np.searchsorted(held, row))))
+            found.append(Found(group, at, np.searchsorted(held, rows[at])))
         return found
 
 
@@ -47,19 +48,21 @@ class ShardFiles:
         self.kept: OrderedDict[tuple[int, int], Group] = OrderedDict()
         self.lock = threading.Lock()
 
-    def groups(self, shards: np.ndarray, rows: np.ndarray) -> list[tuple[Group, int]]:
-        """Each row's group and its number there.
+    def groups(self, shards: np.ndarray, rows: np.ndarray) -> list[Found]:
+        """The row groups of these rows.
 
         Raises:
             StoreError: a shard is damaged, missing or not of this store.
             StorageError: S3 fails.
         """
-        keys = []
-        for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
-            number, within = divmod(row, self.features.shards[shard].group_rows)
-            keys.append(((shard, number), within))
-        found = self._read({key for key, _ in keys})
-        return [(found[key], within) for key, within in keys]
+        sizes = np.array([self.features.shards[shard].group_rows for shard in shards.tolist()], np.int64)
+        keys, which = np.unique(np.stack([shards, rows // sizes], axis=1), axis=0, return_inverse=True)
+        read = self._read({(shard, number) for shard, number in keys.tolist()})
+        found = []
+        for number, key in enumerate(keys.tolist()):
+            at = np.flatnonzero(which == number)
+            found.append(Found(read[tuple(key)], at, rows[at] % sizes[at]))
+        return found
 
     def _read(self, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], Group]:
         found = {key: self.kept[key] for key in wanted if key in self.kept}

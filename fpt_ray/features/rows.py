@@ -1,13 +1,13 @@
 """The rows of a split as training reads them. Every place they are read from gives the same batches bit for bit.
 
-A place finds a row in a ``Group``: neighbouring rows of a shard with keys and values as H T E arrays. ``Rows.take``
+A place finds rows in a ``Group``: neighbouring rows of a shard with keys and values as H T E arrays. ``Rows.take``
 copies what is asked for, layer first, into the batch: once, and into memory that the caller may keep.
 """
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -49,6 +49,8 @@ class Batch:
     """How much each image counts in training, on the host as labels are; None: all alike."""
 
 
+IMAGE_AXES = {"low_res": 0, "keys": 1, "values": 1, "summaries": 0}
+"""Which axis of a part of a batch counts images; of all others it is the first."""
 Memory = Callable[[str, tuple[int, ...], torch.dtype], Tensor]
 """Gives a tensor on the host, of a shape and type, for a part of a batch, by the name that it has there."""
 
@@ -60,6 +62,16 @@ def fresh_memory(_part: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tens
 
 Group = Mapping[str, np.ndarray]
 """Neighbouring rows: ``low_res_0128`` is [rows, 128, 128, 3], ``keys_06`` [rows, H, T, E], and so for each block."""
+
+
+class Found(NamedTuple):
+    """Rows that lie in one group."""
+
+    group: Group
+    at: Int[np.ndarray, " found"]
+    """Which of the rows that were asked for they are."""
+    rows: Int[np.ndarray, " found"]
+    """Their numbers in the group."""
 
 
 def group_parts(cut: Slice) -> list[str]:
@@ -103,10 +115,24 @@ def _cells(table: pa.Table | pa.RecordBatch, name: str, width: int) -> np.ndarra
 class Place(Protocol):
     """Where rows are read from, at a slice at least as wide as a trial's."""
 
-    def groups(
-        self, shards: Int[np.ndarray, " wanted"], rows: Int[np.ndarray, " wanted"]
-    ) -> Sequence[tuple[Group, int]]:
-        """For each of these rows of shards, its group and its number there."""
+    def groups(self, shards: Int[np.ndarray, " wanted"], rows: Int[np.ndarray, " wanted"]) -> Sequence[Found]:
+        """These rows of shards, each in one of the groups."""
+        ...
+
+
+@runtime_checkable
+class RowReader(Protocol):
+    """Reads the rows of a split, or of one worker's share of it; ``Rows`` is one."""
+
+    row_ids: np.ndarray
+    labels: np.ndarray
+    device_bytes: int
+    """What it holds on the GPU."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, row_ids: Any, memory: Memory = fresh_memory) -> Batch:
+        """The rows of these numbers, in this order, in this memory or in what it holds on the GPU."""
         ...
 
 
@@ -146,55 +172,60 @@ class Rows:
         weights = None if self.split.weights is None else torch.from_numpy(self.split.weights[ids])
         found = self.place.groups(self.split.shards[ids], self.split.rows[ids])
         self._check_images(ids, found)
-        keys, values = (self._layers(kind, found, memory) for kind in ("keys", "values"))
-        summaries = self._summaries(found, memory) if self.cut.summaries else None
+        keys, values = (self._layers(kind, found, len(ids), memory) for kind in ("keys", "values"))
         return Batch(
-            low_res=self._images(found, memory),
+            low_res=self._images(found, len(ids), memory),
             keys=keys,
             values=values,
             labels=labels,
-            summaries=summaries,
+            summaries=self._summaries(found, len(ids), memory),
             weights=weights,
         )
 
-    def _check_images(self, ids: np.ndarray, found: Sequence[tuple[Group, int]]) -> None:
-        for number, (group, row) in zip(ids, found, strict=True):
-            if not np.array_equal(group[HASH][row], self.split.hashes[number]):
-                uri = self.features.shard_uri(int(self.split.shards[number]))
+    def _check_images(self, ids: np.ndarray, found: Sequence[Found]) -> None:
+        for group, at, rows in found:
+            wrong = (group[HASH][rows] != self.split.hashes[ids[at]]).any(axis=1)
+            if wrong.any():
+                uri = self.features.shard_uri(int(self.split.shards[ids[at[wrong.argmax()]]]))
                 raise StoreError(
                     f"{uri} holds other images than the index says; put the right file back, or delete the store and "
                     "preload again"
                 )
 
-    def _images(self, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor | None:
+    def _images(self, found: Sequence[Found], num_rows: int, memory: Memory) -> Tensor | None:
         if not self.cut.low_resolutions:
             return None
         (size,) = self.cut.low_resolutions
-        images = memory("low_res", (len(found), size, size, 3), torch.uint8)
-        for at, (group, row) in enumerate(found):
-            images.numpy()[at] = group[image_column(size)][row]
-        return images
-
-    def _summaries(self, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor:
-        shape = (len(found), self.spec.backbone_depth, 2, self.spec.width)
-        tensor = memory(SUMMARIES, shape, getattr(torch, self.spec.dtype))
-        whole = _as_numpy(tensor)
-        for at, (group, row) in enumerate(found):
-            whole[at] = group[SUMMARIES][row]
+        tensor = memory("low_res", (num_rows, size, size, 3), torch.uint8)
+        _fill(tensor, found, image_column(size))
         return tensor
 
-    def _layers(self, kind: str, found: Sequence[tuple[Group, int]], memory: Memory) -> Tensor | None:
+    def _summaries(self, found: Sequence[Found], num_rows: int, memory: Memory) -> Tensor | None:
+        if not self.cut.summaries:
+            return None
+        shape = (num_rows, self.spec.backbone_depth, 2, self.spec.width)
+        tensor = memory(SUMMARIES, shape, getattr(torch, self.spec.dtype))
+        _fill(tensor, found, SUMMARIES)
+        return tensor
+
+    def _layers(self, kind: str, found: Sequence[Found], num_rows: int, memory: Memory) -> Tensor | None:
         if not self.cut.blocks:
             return None
         spec, kept = self.spec, self.cut.num_kept
-        shape = (len(self.cut.blocks), len(found), spec.num_heads, kept, spec.head_width)
+        shape = (len(self.cut.blocks), num_rows, spec.num_heads, kept, spec.head_width)
         tensor = memory(kind, shape, getattr(torch, spec.dtype))
-        whole = _as_numpy(tensor)
-        for layer, block in enumerate(self.cut.blocks):
-            name = f"{kind}_{block:02d}"
-            for at, (group, row) in enumerate(found):
-                whole[layer, at] = group[name][row, :, :kept]
+        for layer, block in zip(tensor, self.cut.blocks, strict=True):
+            _fill(layer, found, f"{kind}_{block:02d}", np.s_[:, :, :kept])
         return tensor
+
+
+def _fill(tensor: Tensor, found: Sequence[Found], name: str, part: tuple[slice, ...] = ()) -> None:
+    """Copies a part of rows' cells, each once and whole: chosen by an array of numbers, they would be copied twice."""
+    whole = _as_numpy(tensor)
+    for group, at, rows in found:
+        cells = group[name][part]
+        for to, row in zip(at.tolist(), rows.tolist(), strict=True):
+            whole[to] = cells[row]
 
 
 def _as_numpy(tensor: Tensor) -> np.ndarray:

@@ -23,9 +23,10 @@ class Together(nn.Module):
     What each of them learns is a view of its part (``own``), so that an optimizer may move each in its own way.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], *, apart: bool = False) -> None:
         super().__init__()
-        self.count = len(networks)
+        self.count, self.apart = len(networks), apart
+        """``apart``: evaluated, too, each network has its own part of the batch, since it reads other features."""
         self.stacked = copy.deepcopy(networks[0])
         for kind in (nn.Module.parameters, nn.Module.buffers):
             for own, *each in zip(kind(self.stacked), *map(kind, networks), strict=True):
@@ -41,15 +42,23 @@ class Together(nn.Module):
         Images are counted along the first dimension of the first input, and along the second of the others.
         """
         tensors = {**dict(self.stacked.named_parameters()), **dict(self.stacked.named_buffers())}
-        if not self.training:  # one after the other: mapped, each would have a copy of what all of them read
-            each = [{name: tensor[at] for name, tensor in tensors.items()} for at in range(self.count)]
-            return torch.stack([self._one(own, *inputs) for own in each])
         axes = [None if one is None else min(at, 1) for at, one in enumerate(inputs)]
-        parts = [
-            one if one is None or axis is None else one.unflatten(axis, (self.count, -1))
-            for one, axis in zip(inputs, axes, strict=True)
-        ]
-        return vmap(self._one, (0, *axes))(tensors, *parts)
+        if self.training:
+            parts = [
+                one if one is None or axis is None else one.unflatten(axis, (self.count, -1))
+                for one, axis in zip(inputs, axes, strict=True)
+            ]
+            return vmap(self._one, (0, *axes))(tensors, *parts)
+        # One after the other: mapped, each would have a copy of what all of them read.
+        found = []
+        for at in range(self.count):
+            own = {name: tensor[at] for name, tensor in tensors.items()}
+            read = [
+                one.chunk(self.count, axis)[at] if self.apart and one is not None and axis is not None else one
+                for one, axis in zip(inputs, axes, strict=True)
+            ]
+            found.append(self._one(own, *read))
+        return torch.stack(found)
 
     def _one(self, tensors: dict[str, Tensor], *inputs: Tensor | None) -> Float[Tensor, "B C"]:
         return functional_call(self.stacked, tensors, inputs)

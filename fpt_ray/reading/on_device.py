@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fpt_ray.features.rows import Batch, Memory, Rows, fresh_memory
+from fpt_ray.features.rows import IMAGE_AXES, Batch, Memory, Rows, fresh_memory
 
 _AT_ONCE = 64
 """Rows that are brought to the device together."""
@@ -24,7 +24,7 @@ class RowsOnDevice:
     def _fill(self, rows: Rows, first: int, device: torch.device) -> None:
         ids = rows.row_ids[first : first + _AT_ONCE]
         batch = rows.take(ids)
-        for name, axis in _AXES.items():
+        for name, axis in IMAGE_AXES.items():
             part: Tensor | None = getattr(batch, name)
             if part is None:
                 self._kinds[name] = None
@@ -46,11 +46,7 @@ class RowsOnDevice:
         labels = torch.from_numpy(self.labels)[at]
         weights = None if self.weights is None else torch.from_numpy(self.weights)[at]
         found = {
-            name: None if whole is None else whole.index_select(_AXES[name], at.to(whole.device))
+            name: None if whole is None else whole.index_select(IMAGE_AXES[name], at.to(whole.device))
             for name, whole in self._kinds.items()
         }
         return Batch(**found, labels=labels, weights=weights)
-
-
-_AXES = {"low_res": 0, "keys": 1, "values": 1, "summaries": 0}
-"""Which axis counts images."""

@@ -25,6 +25,7 @@ from fpt_ray.features.serving import Stores, need_slice, store_for, trial_slice
 from fpt_ray.features.spec import Slice
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.reading.host_disk import HostDisk, free_bytes, mapped_groups, remove_folder
+from fpt_ray.reading.of_each import RowsOfEach
 from fpt_ray.reading.on_device import RowsOnDevice
 
 GPU_SHARE = 0.25
@@ -206,6 +207,20 @@ def clear_disks(reading: Reading) -> None:
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
+
+
+def rows_of_trials(
+    trials: Sequence[TrialConfig], stores: Sequence[Features], split: str, reading: Reading, device: torch.device
+) -> Rows | RowsOnDevice | RowsOfEach:
+    """A split as trials read it that train as one model, each of the store that serves it: all the same, or its own."""
+    made: dict[tuple[str, Slice], Rows | RowsOnDevice] = {}
+    of_each = []
+    for trial, store in zip(trials, stores, strict=True):
+        key = store.uri, trial_slice(trial, store.spec)
+        if key not in made:
+            made[key] = trial_rows(trial, store, split, reading, device)
+        of_each.append(made[key])
+    return RowsOfEach(of_each) if len(made) > 1 else of_each[0]
 
 
 def trial_rows(

@@ -7,29 +7,12 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fpt_ray.features.rows import Batch, Memory, fresh_memory
-
-
-@runtime_checkable
-class RowReader(Protocol):
-    """Reads the rows of a split, or of one worker's share of it; ``features.Rows`` is one."""
-
-    row_ids: np.ndarray
-    labels: np.ndarray
-    device_bytes: int
-    """What it holds on the GPU."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, row_ids: Any, memory: Memory = fresh_memory) -> Batch:
-        """The rows of these numbers, in this order, in this memory or in what it holds on the GPU."""
-        ...
+from fpt_ray.features.rows import Batch, RowReader
 
 
 class Kept:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import SIDE_METHODS, SUMMARY_METHODS, TrialConfig, reads_images
-from fpt_ray.features.rows import Batch
+from fpt_ray.features.rows import Batch, RowReader
 from fpt_ray.images.augmentation import augment
 from fpt_ray.images.pixels import normalise
 from fpt_ray.metrics.scores import score
@@ -20,7 +20,8 @@ from fpt_ray.models.loss import says
 from fpt_ray.models.side_network import dropout_masks, has_dropout
 from fpt_ray.models.step import Inputs, arithmetic_type, autocast, unwrapped
 from fpt_ray.models.together import networks_in
-from fpt_ray.train.buffers import Buffers, RowReader, taken_ahead
+from fpt_ray.reading.of_each import RowsOfEach
+from fpt_ray.train.buffers import Buffers, taken_ahead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +106,10 @@ def outputs(
 ) -> tuple[Float[Tensor, "*G N F"], float]:
     """What a model's networks say of all rows, in the order of their ids, and the seconds spent on reading."""
     model.eval()
-    found, waited, size = [], 0.0, trial.training.batch_size * networks_in(model)  # as many as in a step
-    batches = [rows.row_ids[start : start + size] for start in range(0, len(rows), size)]
+    found, waited, each = [], 0.0, networks_in(model)
+    times = each if isinstance(rows, RowsOfEach) else 1  # that an image is read
+    size = trial.training.batch_size * each // times  # as many as in a step
+    batches = [np.tile(rows.row_ids[start : start + size], times) for start in range(0, len(rows), size)]
     for _, batch, seconds in taken_ahead(rows, batches, assignment.buffers):
         waited += seconds
         with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):

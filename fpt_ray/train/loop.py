@@ -17,11 +17,12 @@ import torch.distributed as dist
 from torch import nn
 
 from fpt_ray.config.trial import TrainingConfig, TrialConfig
+from fpt_ray.features.rows import RowReader
 from fpt_ray.models.loss import keep_unit, make_loss
 from fpt_ray.models.step import Learner, arithmetic_type, make_learner, take_step, unwrapped
 from fpt_ray.models.summary_probes import NearestNeighbours
 from fpt_ray.models.together import Together
-from fpt_ray.train.buffers import RowReader, taken_ahead
+from fpt_ray.train.buffers import taken_ahead
 from fpt_ray.train.checkpoint import Best, Snapshot
 from fpt_ray.train.evaluation import (
     Assignment,

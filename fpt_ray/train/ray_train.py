@@ -16,12 +16,12 @@ from fpt_ray.cluster import require_resources, whole_worker
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features
+from fpt_ray.features.rows import RowReader
 from fpt_ray.models.device import compute_device
 from fpt_ray.models.step import learns
 from fpt_ray.reading.places import trial_rows
 from fpt_ray.search.messages import Message, pack_messages
 from fpt_ray.storage.files import located_in
-from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.reporting import TrainWork, train_and_report
 

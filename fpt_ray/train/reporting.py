@@ -14,11 +14,11 @@ from fpt_ray.config.tasks import TITLES
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
+from fpt_ray.features.rows import RowReader
 from fpt_ray.reading.places import Reading
 from fpt_ray.search.messages import Message
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import failure_as_error
-from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import checkpoint_folders, load_checkpoint, save_checkpoint
 from fpt_ray.train.seeds import Member, Progress, assignment_of, fit_seeds, message_of
 
@@ -54,7 +54,8 @@ class TrainWork:
 
     members: tuple[Member, ...]
     """The trials; of several, all seeds train together."""
-    store: Features
+    stores: tuple[Features, ...]
+    """Those that serve them."""
     reading: Reading
     together: bool = False
     """The seeds of one train as one model."""
@@ -67,6 +68,11 @@ class TrainWork:
     def trial(self) -> TrialConfig:
         """The first, which the others are of a shape with."""
         return self.members[0].trial
+
+    @property
+    def store(self) -> Features:
+        """The one that serves the first; others are of the same images."""
+        return self.stores[0]
 
 
 def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: WorkerSession) -> None:

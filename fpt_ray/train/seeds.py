@@ -12,11 +12,12 @@ from torch import nn
 from fpt_ray.config.tasks import SHARES
 from fpt_ray.config.trial import TrialConfig, num_epochs, reads_images, reads_low_resolution, with_seed
 from fpt_ray.features.joining import Features
+from fpt_ray.features.rows import RowReader
 from fpt_ray.metrics.scores import pme, ppe
 from fpt_ray.models.loss import network_for
 from fpt_ray.models.together import Together
+from fpt_ray.reading.of_each import RowsOfEach
 from fpt_ray.search.messages import EpochReport, Message, SeedEpoch, TrialFailure
-from fpt_ray.train.buffers import RowReader
 from fpt_ray.train.checkpoint import Best, Checkpoint, Seconds, check_identity
 from fpt_ray.train.evaluation import Assignment, picked_by
 from fpt_ray.train.loop import Epoch, NonFiniteLossError, fit_together
@@ -107,7 +108,7 @@ def fit_seeds(
     while (first := len(finished[0])) < members[0].seeds:
         seeds = range(first, first + (len(current[0]) or (members[0].seeds - first if together else 1)))
         trials = [with_seed(member.trial, seed) for member in members for seed in seeds]
-        model = prepare(_model(trials, assignment))
+        model = prepare(_model(trials, assignment, apart=isinstance(rows["train"], RowsOfEach)))
         best = [tuple(one.best for one in each) for each in current]
         resumed = tuple(itertools.chain(*current))
         for epochs in fit_together(model, rows["train"], rows["val"], trials, assignment, resumed):
@@ -130,10 +131,10 @@ def fit_seeds(
         finished, current = [ended + new for ended, new in zip(finished, best, strict=True)], [()] * len(members)
 
 
-def _model(trials: Sequence[TrialConfig], assignment: Assignment) -> nn.Module:
+def _model(trials: Sequence[TrialConfig], assignment: Assignment, *, apart: bool) -> nn.Module:
     """The network of a trial, or those of several as one, as their seeds initialise them."""
     made = [network_for(trial, assignment.target).to(assignment.device) for trial in trials]
-    return Together(made) if len(made) > 1 else made[0]
+    return Together(made, apart=apart) if len(made) > 1 else made[0]
 
 
 def _longer(spent: Seconds, epochs: Sequence[Epoch]) -> Seconds:

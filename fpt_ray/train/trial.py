@@ -102,7 +102,7 @@ def train_trial(
         reading = prepare_reading({store.uri: store}, cuts, read, disk, hardware)
         costs = trial_costs(trial, store.target.num_outputs, hardware)
         result = train(
-            TrainWork(members=(Member(trial=trial, costs=costs, identity=digest),), store=store, reading=reading),
+            TrainWork(members=(Member(trial=trial, costs=costs, identity=digest),), stores=(store,), reading=reading),
             _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
             num_workers,
         )

@@ -22,7 +22,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_identity
 from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
-from fpt_ray.reading.places import Reading, trial_rows
+from fpt_ray.reading.places import Reading, rows_of_trials
 from fpt_ray.search.messages import RESTARTS, Message, Proposal, TrialFailure, pack_messages, unpack_proposals
 from fpt_ray.storage.errors import FullError, StorageError
 from fpt_ray.storage.files import filesystem
@@ -71,12 +71,14 @@ class Shared:
     def gpu_bytes(self, proposals: Sequence[Proposal]) -> float:
         """What a worker takes of a GPU's memory: for training its trials, and for features that lie there."""
         first, trials = max(proposals, key=lambda one: one.costs["peak_memory_bytes"]), len(proposals)
-        return self._gpu_bytes(first, trials * first.seeds if trials > 1 or self.together(first) else 1)
+        networks = trials * first.seeds if trials > 1 or self.together(first) else 1
+        return self._gpu_bytes(first, networks, len({one.values.get("side.blocks") for one in proposals}))
 
-    def _gpu_bytes(self, proposal: Proposal, networks: int) -> float:
+    def _gpu_bytes(self, proposal: Proposal, networks: int, readings: int) -> float:
+        """``readings``: how many of the trials read other blocks than those before them."""
         trial = self.space.trial(proposal.values)
         held = self.reading.gpu_bytes(trial, store_for(trial, self.stores))
-        return networks * proposal.costs["peak_memory_bytes"] + held
+        return networks * proposal.costs["peak_memory_bytes"] + readings * held
 
     def together(self, proposal: Proposal, trials: int = 1) -> bool:
         """Whether a proposal's seeds train as one model, or those of so many trials of its shape.
@@ -86,12 +88,13 @@ class Shared:
         bound by memory, of which a batch takes three times its size.
         """
         space, networks = self.space, trials * proposal.seeds
+        readings = trials if "side.blocks" in proposal.values else 1
         return (
             networks > 1
             and "train_seconds" not in {*space.objectives, *space.constraints}
             and (trials == 1 or (space.early_stopping == "none" and self._has_small_batches(proposal, networks)))
             and gains_together(space.trial(proposal.values), self.packing.hardware.device)
-            and self.packing.has_room(self._gpu_bytes(proposal, networks))
+            and self.packing.has_room(self._gpu_bytes(proposal, networks, readings))
         )
 
     def _has_small_batches(self, proposal: Proposal, networks: int) -> bool:
@@ -112,7 +115,7 @@ class Shared:
         members = tuple(map(self._member, proposals))
         return TrainWork(
             members=members,
-            store=store_for(members[0].trial, self.stores),
+            stores=tuple(store_for(member.trial, self.stores) for member in members),
             reading=self.reading,
             together=self.together(proposals[0]),
             also=also_scored(self.space),
@@ -206,7 +209,9 @@ def train_here(work: TrainWork, shared: Shared) -> None:
     """Trains in this process."""
     torch.set_num_threads(max(1, int(shared.packing.worker(work.trial, 0)["CPU"])))
     session = TuneSession()
-    rows = {
-        split: trial_rows(work.trial, work.store, split, work.reading, session.device) for split in ("train", "val")
-    }
+    networks = [
+        (one.trial, store) for one, store in zip(work.members, work.stores, strict=True) for _ in range(one.seeds)
+    ]
+    trials, stores = zip(*networks, strict=True)
+    rows = {split: rows_of_trials(trials, stores, split, work.reading, session.device) for split in ("train", "val")}
     train_and_report(work, rows, session)

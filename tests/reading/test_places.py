@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import join
 from fpt_ray.features.places import GroupsAtHand
@@ -15,9 +16,12 @@ from fpt_ray.features.spec import StoreError
 from fpt_ray.features.store import open_store
 from fpt_ray.reading import host_disk, places
 from fpt_ray.reading.host_disk import HostDisk, mapped_groups
+from fpt_ray.reading.of_each import RowsOfEach
 from fpt_ray.reading.on_device import RowsOnDevice
-from fpt_ray.reading.places import Reading, Room, choose_places
+from fpt_ray.reading.places import Reading, Room, choose_places, rows_of_trials
 from fpt_ray.storage.errors import FullError
+from fpt_ray.train.buffers import Kept
+from tests.conftest import SMALL
 from tests.stores import (
     cut_of,
     make_spec,
@@ -55,11 +59,46 @@ def test_rows_of_a_worker_are_the_same_from_every_place(tmp_path, dtype, cut):
     assert held.device_bytes == 5 * sum(kind.nbytes for kind in (one.low_res, one.keys, one.values) if kind is not None)
 
 
+@pytest.mark.parametrize("kind", [rows_from_files, rows_in_memory, rows_on_device])
+def test_networks_that_read_other_blocks_find_their_own(tmp_path, kind):
+    """In one batch, in memory that is kept for it, as each finds them by itself."""
+    features, _ = make_store(tmp_path / "store", make_spec())
+    features.splits["val"] = replace(features.splits["val"], weights=np.arange(11, dtype=np.float32))
+    first, second = kind(features, "val", CUT), kind(features, "val", cut_of((2, 4), 7))
+    together, kept = RowsOfEach([first, second, first]), Kept()
+    for ids in ([3, 4, 0, 10, 4, 1], [5, 6, 7]):
+        batch = together.take(np.array(ids), kept)
+        each = zip((first, second, first), np.split(np.array(ids), 3), strict=True)
+        parts = [reader.take(own) for reader, own in each]
+        for name, axis in (("low_res", 0), ("keys", 1), ("values", 1), ("labels", 0), ("weights", 0)):
+            assert torch.equal(getattr(batch, name), torch.cat([getattr(part, name) for part in parts], axis)), name
+        assert batch.summaries is None
+        if kind is not rows_on_device:
+            assert batch.keys.data_ptr() == kept("keys", (1,), torch.float16).data_ptr(), "copied once"
+    assert (len(together), together.row_ids.tolist()) == (11, list(range(11)))
+    assert together.device_bytes == first.device_bytes + second.device_bytes
+
+
+def test_trials_read_what_is_theirs_together_where_it_is_the_same(tmp_path):
+    features, _ = make_store(tmp_path / "store", make_spec(backbone=SMALL, backbone_depth=12, num_tokens=197))
+    fixed = {"method": "probe", "backbone.name": SMALL, "features.token_ratio": 0.1, "side.depth": 2}
+    probes = [trial_from({**fixed, "side.blocks": blocks}) for blocks in ("2,3", "4,5", "2,3")]
+    read = partial(rows_of_trials, split="train", reading=Reading(), device=torch.device("cpu"))
+    rows = read(probes, [features] * 3)
+    assert [one.cut.blocks for one in rows.readers] == [(2, 3), (4, 5), (2, 3)]
+    assert rows.readers[0] is rows.readers[2]
+    assert read(probes[::2], [features] * 2).cut.blocks == (2, 3)
+
+
 def test_of_a_shard_some_rows_are_held():
     """By hand: rows 1, 4 and 6 of shard 0, row 2 of shard 5."""
     few, one = {"name": np.arange(3)}, {"name": np.arange(1)}
     place = GroupsAtHand({0: (np.array([1, 4, 6]), few), 5: (np.array([2]), one)})
-    assert place.groups(np.array([0, 5, 0]), np.array([6, 2, 1])) == [(few, 2), (one, 0), (few, 0)]
+    found = place.groups(np.array([0, 5, 0]), np.array([6, 2, 1]))
+    assert [(each.group, each.at.tolist(), each.rows.tolist()) for each in found] == [
+        (few, [0, 2], [2, 0]),
+        (one, [1], [0]),
+    ]
 
 
 def test_a_file_on_a_hosts_disk_is_written_once_and_whole(tmp_path, monkeypatch):

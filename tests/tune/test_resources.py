@@ -55,17 +55,20 @@ def test_a_trial_with_workers_of_its_own_only_waits():
 # --- seeds that train together ------------------------------------------------------------------------------------
 
 
-def shared_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", feature_bytes=1e4, **options):
+def shared_of(monkeypatch, seeds=5, gib=0.6, ask="", method="fpt+", feature_bytes=1e4, values=(), held=0, **options):
     """What a study's trials share, and one of its proposals."""
     monkeypatch.setattr("fpt_ray.tune.worker.store_for", lambda *_: None)
-    monkeypatch.setattr(Reading, "gpu_bytes", lambda *_: 0)
+    monkeypatch.setattr(Reading, "gpu_bytes", lambda *_: held * GIB)
     space = parse_space(f"space: {{side.num_prompts: {{low: 1, high: 64}}}}\nfixed: {{method: {method}}}\n{ask}")
     own = packing(**options)
     stores = Stores(stores=(), weights={}, hardware=own.hardware)
     folders = {"study_uri": "s", "weights_root": "/driver"}
     shared = Shared(space=space, stores=stores, reading=Reading(), packing=own, **folders)
     proposal = Proposal(
-        number=0, values={}, seeds=seeds, costs={"peak_memory_bytes": gib * GIB, "feature_bytes": feature_bytes}
+        number=0,
+        values=dict(values),
+        seeds=seeds,
+        costs={"peak_memory_bytes": gib * GIB, "feature_bytes": feature_bytes},
     )
     return shared, proposal
 
@@ -114,6 +117,17 @@ def test_trials_of_a_shape_train_as_one_model_as_far_as_there_is_room(monkeypatc
     assert most_together(monkeypatch, hardware=CPU, method="probe", **large)[0] == 4
     assert most_together(monkeypatch, hardware=CPU, method="probe", seeds=2, **large)[0] == 2
     assert most_together(monkeypatch, **large)[0] == 8
+
+
+def test_features_on_a_gpu_count_once_for_trials_that_read_the_same_blocks(monkeypatch):
+    """4 GiB of features and 0.6 GiB for each trial's training, of 24 GiB."""
+    same, other = (("side.blocks", blocks) for blocks in ("last", "even"))
+    assert most_together(monkeypatch, held=4) == (8, {"CPU": 1.0, "GPU": pytest.approx(0.25)})  # 1.15 x 5.2 / 24
+    assert most_together(monkeypatch, held=4, values=(same,))[0] == 4  # of which each may read its own
+    own, proposal = shared_of(monkeypatch, held=4, seeds=1, values=(same,))
+    for values, share in ((same, 0.25), (other, 0.45)):  # 1.15 x 9.2 / 24
+        asked = own.resources(pack_proposals(proposal, replace(proposal, values=dict([values]))))
+        assert asked["GPU"] == pytest.approx(share)
 
 
 def test_each_of_tunes_trials_that_may_run_at_once_has_some():

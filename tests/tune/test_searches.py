@@ -203,10 +203,11 @@ def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monk
 
 PROBES = """
 space:
-  training.learning_rate: {choices: [3.0e-4, 1.0e-3, 3.0e-3, 1.0e-2]}
+  side.blocks: {choices: ["10", "11"]}
+  training.learning_rate: {choices: [1.0e-3, 1.0e-2]}
 sampler: grid
 repeats: 2
-fixed: {method: probe, side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
+fixed: {method: probe, side.depth: 1, side.resolution: 64, features.token_ratio: 0.3, FIXED}
 """
 
 
