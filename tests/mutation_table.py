@@ -192,10 +192,17 @@ MUTATIONS = (
     Mutation("fpt_ray/models/side_network.py", "permute(1, 2, 0) * self.scale", "permute(1, 2, 0)", _SIDE),
     Mutation(
         "fpt_ray/models/side_block.py",
-        "torch.softmax(products, dim=-2,",
+        "torch.softmax(products, dim=-1 if few else -2,",
         "torch.softmax(products, dim=-1,",
         _SIDE,
     ),
+    Mutation(
+        "fpt_ray/models/side_block.py",
+        "(bias.mT if few else bias)",
+        "(0 * bias.mT if few else bias)",
+        _FUSION,
+    ),
+    Mutation("fpt_ray/models/side_block.py", "(maps @ values).transpose(1, 2)", "(maps @ values)", _PROBE),
     Mutation(
         "fpt_ray/models/side_network.py",
         "fused = self.fusion(layer, keys[layer], values[layer], mask)",
@@ -368,7 +375,7 @@ MUTATIONS = (
         "(self.row_ids >= share.start) & (self.row_ids <= share.stop)",
         _STORE,
     ),
-    Mutation("fpt_ray/features/rows.py", "group[name][row, :, :kept]", "group[name][row, :, -kept:]", _STORE),
+    Mutation("fpt_ray/features/rows.py", "np.s_[:, :, :kept]", "np.s_[:, :, -kept:]", _STORE),
     Mutation(
         "fpt_ray/features/rows.py",
         "        self._check_images(ids, found)\n",
@@ -421,7 +428,7 @@ MUTATIONS = (
         "first_link",
     ),
     Mutation("fpt_ray/features/places.py", "first * size + wanted % size", "wanted % size", _STORE),
-    Mutation("fpt_ray/features/places.py", "np.searchsorted(held, row)", "row % len(held)", _PLACES),
+    Mutation("fpt_ray/features/places.py", "np.searchsorted(held, rows[at])", "rows[at] % len(held)", _PLACES),
     Mutation("fpt_ray/reading/on_device.py", "np.searchsorted(self.row_ids, ", "(", _PLACES),
     Mutation("fpt_ray/reading/host_disk.py", "written + size > disk.limit_bytes", "False", _PLACES),
     Mutation("fpt_ray/reading/places.py", "size <= room.memory", "size >= room.memory", _PLACES),
@@ -705,6 +712,49 @@ MUTATIONS = (
         _SEARCHER,
         "wait_for_others",
     ),
+    Mutation(
+        "fpt_ray/models/together.py",
+        "if self.apart and one is not None",
+        "if False and one is not None",
+        "tests/train/test_seeds.py",
+        "other_blocks",
+    ),
+    Mutation(
+        "fpt_ray/train/evaluation.py",
+        "np.tile(rows.row_ids[start : start + size], times)",
+        "np.repeat(rows.row_ids[start : start + size], times)",
+        "tests/train/test_seeds.py",
+        "other_blocks",
+    ),
+    Mutation(
+        "fpt_ray/reading/of_each.py", "narrow(axis, at * shape[axis], ", "narrow(axis, 0, ", _PLACES, "other_blocks"
+    ),
+    Mutation("fpt_ray/reading/of_each.py", "IMAGE_AXES.get(name, 0)", "0", _PLACES, "other_blocks"),
+    Mutation(
+        "fpt_ray/reading/of_each.py", "{id(one): one for one in readers}.values()", "readers", _PLACES, "other_blocks"
+    ),
+    Mutation(
+        "fpt_ray/reading/places.py",
+        "        if key not in made:\n            made",
+        "        if True:\n            made",
+        _PLACES,
+        "theirs_together",
+    ),
+    Mutation("fpt_ray/features/places.py", "rows[at] % sizes[at]", "rows[at]", _STORE, "several_rows"),
+    Mutation(
+        "fpt_ray/tune/worker.py",
+        "networks, len({one.values",
+        "networks, 0 * len({one.values",
+        "tests/tune/test_resources.py",
+        "on_a_gpu_count",
+    ),
+    Mutation(
+        "fpt_ray/tune/worker.py",
+        'trials if "side.blocks" in proposal.values else 1',
+        "1",
+        "tests/tune/test_resources.py",
+        "on_a_gpu_count",
+    ),
     Mutation("fpt_ray/search/searcher.py", "self.space.shape_of(asked[1]) == shape and", "", _SEARCHER, "one_shape"),
     Mutation("fpt_ray/search/asking.py", "min(found.waiting, due)", "found.waiting", _SEARCHER, "left_is_known"),
     Mutation("fpt_ray/search/queue.py", "space.shape_of(point) or point", "point", _SEARCHER, "wherever_they_stand"),
@@ -917,7 +967,7 @@ MUTATIONS = (
     Mutation("fpt_ray/models/backbone.py", "(layer + 1) * shape.depth", "layer * shape.depth + 1", _STORE, "patterns"),
     Mutation("fpt_ray/config/space.py", "if EVEN in texts", "if EVEN not in texts", _STORE, "patterns"),
     Mutation("fpt_ray/config/space.py", "one[0] not in NESTED or ", "", _STORE, "patterns"),
-    Mutation("fpt_ray/features/rows.py", "group[SUMMARIES][row]", "group[SUMMARIES][0]", _ORDER, "class_tokens"),
+    Mutation("fpt_ray/features/rows.py", "_fill(tensor, found, SUMMARIES)", "pass", _ORDER, "class_tokens"),
     Mutation(
         "fpt_ray/models/importance.py",
         "queries, keys, values = args[:3]",
