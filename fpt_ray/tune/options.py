@@ -50,8 +50,8 @@ class StudyOptions(LearnOptions):
     that grows by itself, what it comes to hold."""
     together: int | None = None
     """At most so many trials of one shape train as one model where that is faster: they differ in learning rate, weight
-    decay, dropout, seed or blocks, which a sampler then proposes that often for a shape. Default: 1; of a grid 8, on CPUs
-    fewer where some of the trials that may run at once would have none."""
+    decay, dropout, seed or blocks, which a sampler then proposes that often for a shape. Default: 1; of a grid 8, on
+    CPUs fewer where some of the trials that may run at once would have none."""
     storage: str | None = None
     """Optuna's storage: a database's URL, which several drivers may share. Default: FPT_RAY_STORAGE, else a journal in
     workdir."""
