@@ -48,7 +48,7 @@ def with_attention_maps(
     finally:
         for layer, was in zip(layers, before, strict=True):
             layer.in_one_kernel = was
-    found = tuple(one.transpose(-2, -1).float() for one in overheard.found)
+    found = tuple(one.float() for one in overheard.found)
     if isinstance(model, Probe):
         return outputs, AttentionMaps(of_prompts=found, of_side_tokens=())
     assert isinstance(model, SideNetwork)
@@ -58,7 +58,7 @@ def with_attention_maps(
 
 
 class _Softmaxes(TorchFunctionMode):
-    """Keeps what every softmax gives, in the order of the forward pass."""
+    """Keeps what every softmax gives, in the order of the forward pass, with what is asked as the last dimension."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,5 +68,5 @@ class _Softmaxes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func is torch.softmax:
-            self.found.append(result)
+            self.found.append(result if kwargs["dim"] == -1 else result.mT)
         return result
