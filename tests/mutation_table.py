@@ -714,8 +714,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/together.py",
-        "if self.apart and one is not None",
-        "if False and one is not None",
+        "        if not self.apart:\n",
+        "        if True:\n",
         "tests/train/test_seeds.py",
         "other_blocks",
     ),

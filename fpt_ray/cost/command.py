@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import tyro
 
 from fpt_ray.config.trial import TrialConfig
-from fpt_ray.cost.processes import begin
 from fpt_ray.errors import ConfigError
 from fpt_ray.paper.layouts import MemoryTable
 
@@ -45,8 +44,6 @@ def run(command: Command) -> None:
     """
     if command.as_ is not None and (command.space is not None or command.measure):
         raise ConfigError("--as prints a table or figure of the paper; leave --space and --measure out")
-    if command.as_ is not None:  # of many trials
-        begin()
     if command.as_ not in (None, "figure2"):
         from fpt_ray.cost.paper_rows import paper_text
 

@@ -50,15 +50,14 @@ class Together(nn.Module):
             ]
             return vmap(self._one, (0, *axes))(tensors, *parts)
         # One after the other: mapped, each would have a copy of what all of them read.
-        found = []
-        for at in range(self.count):
-            own = {name: tensor[at] for name, tensor in tensors.items()}
-            read = [
-                one.chunk(self.count, axis)[at] if self.apart and one is not None and axis is not None else one
-                for one, axis in zip(inputs, axes, strict=True)
-            ]
-            found.append(self._one(own, *read))
-        return torch.stack(found)
+        each = [{name: tensor[at] for name, tensor in tensors.items()} for at in range(self.count)]
+        return torch.stack([self._one(own, *self._read(inputs, at)) for at, own in enumerate(each)])
+
+    def _read(self, inputs: Sequence[Tensor | None], at: int) -> list[Tensor | None]:
+        """What a network reads when it is evaluated."""
+        if not self.apart:
+            return list(inputs)
+        return [None if one is None else one.chunk(self.count, min(axis, 1))[at] for axis, one in enumerate(inputs)]
 
     def _one(self, tensors: dict[str, Tensor], *inputs: Tensor | None) -> Float[Tensor, "B C"]:
         return functional_call(self.stacked, tensors, inputs)
