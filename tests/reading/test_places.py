@@ -90,6 +90,25 @@ def test_trials_read_what_is_theirs_together_where_it_is_the_same(tmp_path):
     assert read(probes[::2], [features] * 2).cut.blocks == (2, 3)
 
 
+def test_trials_whose_blocks_are_in_several_stores_read_each_its_own(tmp_path):
+    """Of one image table; each store has some of the blocks, and rows in shards of its own."""
+    spec = partial(make_spec, backbone=SMALL, backbone_depth=12, num_tokens=197)
+    stores = [
+        make_store(tmp_path / str(number), spec(blocks=blocks), per_shard=3 + number)[0]
+        for number, blocks in enumerate(((2, 3), (4, 5)))
+    ]
+    fixed = {"method": "probe", "backbone.name": SMALL, "features.token_ratio": 0.1, "side.depth": 2}
+    probes = [trial_from({**fixed, "side.blocks": blocks}) for blocks in ("2,3", "4,5")]
+    rows = rows_of_trials(probes, stores, "train", Reading(), torch.device("cpu"))
+    batch = rows.take(np.array([7, 0, 3, 10]))
+    kept = rows.readers[0].cut.num_kept
+    for at, (store, blocks, ids) in enumerate(zip(stores, ((2, 3), (4, 5)), ([7, 0], [3, 10]), strict=True)):
+        own = rows_from_files(store, "train", cut_of(blocks, kept)).take(np.array(ids))
+        for name in ("keys", "values"):
+            assert torch.equal(getattr(batch, name)[:, 2 * at : 2 * at + 2], getattr(own, name)), name
+        assert batch.labels.tolist()[2 * at : 2 * at + 2] == own.labels.tolist()
+
+
 def test_of_a_shard_some_rows_are_held():
     """By hand: rows 1, 4 and 6 of shard 0, row 2 of shard 5."""
     few, one = {"name": np.arange(3)}, {"name": np.arange(1)}
