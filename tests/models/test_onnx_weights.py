@@ -174,6 +174,7 @@ def probe_accuracy(model: VisionTransformer, images: Tensor, labels: np.ndarray)
     return float(probe.score(features[540:], labels[540:]))
 
 
+@pytest.mark.slow
 def test_the_demonstrations_weights_see():
     images, labels = digits(84)
     # 0.933; with queries, keys and values swapped 0.85, positions shuffled 0.82, patches transposed 0.89.

@@ -207,7 +207,9 @@ METHODS = (
 )
 
 
-@pytest.mark.parametrize("name", [ROTARY[0], ROTARY[2], WITHOUT_CLASS_TOKEN[0]])
+@pytest.mark.parametrize(
+    "name", [ROTARY[0], *(pytest.param(one, marks=pytest.mark.slow) for one in (ROTARY[2], WITHOUT_CLASS_TOKEN[0]))]
+)
 def test_its_methods_run_and_their_costs_are_predicted(name):
     size = SIZE.get(name, 64)
     patch = backbone_shape(name).patch_size
@@ -235,6 +237,7 @@ def test_what_has_no_meaning_for_it_is_refused():
     assert TrialConfig().features.importance == "global"
 
 
+@pytest.mark.slow
 def test_of_timms_vits_most_serve():
     """All of its families, the largest too, on the meta device: the others say which attention they have instead."""
     families = {"vision_transformer", "eva", "deit", "beit"}

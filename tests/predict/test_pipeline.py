@@ -66,6 +66,7 @@ def test_every_image_of_a_folder_has_a_row_as_the_classifier_says(cluster, bundl
     assert "constructor arguments in the object store" not in said.err
 
 
+@pytest.mark.slow
 def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images, tmp_path, monkeypatch):
     listing, out = listed(images, (), TARGET), str(tmp_path / "out.csv")
     monkeypatch.setattr(parts, "_PART_IMAGES", (16, 16))
@@ -96,6 +97,7 @@ def test_an_interrupted_prediction_goes_on_where_it_was(cluster, bundle, images,
         predict_all(bundle, listing, out)
 
 
+@pytest.mark.slow
 def test_killed_before_its_evidence_a_command_goes_on_with_that(cluster, bundle, images, tmp_path, monkeypatch):
     out, folder = tmp_path / "out.csv", tmp_path / "evidence"
     looking = EvidenceOptions(evidence=str(folder), evidence_images=2, evidence_orders=0)
@@ -128,6 +130,7 @@ def test_evidence_that_a_worker_wrote_elsewhere_is_none(cluster, bundle, images,
         worker.evidence_by_worker(Ensemble(members=(load(bundle),)), listing, plan, pa.table({}), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_images_that_a_worker_cannot_reach_are_an_error_and_no_rows(cluster, bundle, images, tmp_path, monkeypatch):
     """A storage that fails, and a file that the driver's host alone has, as far as a worker can tell."""
     listing, out = listed(images, (), TARGET), str(tmp_path / "out.csv")

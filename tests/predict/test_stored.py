@@ -143,6 +143,7 @@ def spoil_the_shard(store):
     shard.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_damaged_ends_the_command_in_one_line(cluster, made, tmp_path):
     """An actor finds it: what it says comes through Ray as what it is."""
     workdir, table, bundles = made

@@ -233,6 +233,7 @@ def test_a_table_with_hashes_is_taken_as_it_is(read_again, tmp_path):
 # --- what is said ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_of_rays_reaches_stderr(cluster, images, tmp_path, capfd):
     preload(images, NEED, str(tmp_path))
     said = capfd.readouterr().err

@@ -224,6 +224,7 @@ def test_preload_refuses_before_it_starts(change, message, images, tmp_path):
 # --- train ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_numbers_of_this_process_alone(store, workdir, capsys):
     trial = override(TRIAL, {"side.depth": 2, "features.token_ratio": 0.2, "training.epochs": 3})
     run_training(

@@ -180,6 +180,7 @@ def worker(rank, port):
     return found
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one():
     alone = [one for name, method, more in SHARED for one in trained(name, trial_of(method, batch_size=6, **more))[0]]
     port = 22000 + os.getpid() % 20000

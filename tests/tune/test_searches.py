@@ -162,6 +162,7 @@ def test_a_search_goes_on_with_features_from_other_places(searched, store, workd
     agree(workdir, "s", 5, ended_at=(3, 4))
 
 
+@pytest.mark.slow
 def test_the_best_are_confirmed_once_with_new_seeds(store, workdir, capsys, monkeypatch):
     """The test AUC and its spread against those of the seeds' own runs; nothing else has seen the test split."""
     command = of_store(store, workdir=workdir, study="c", num_trials=3)
@@ -211,6 +212,7 @@ fixed: {method: probe, side.depth: 1, side.resolution: 64, features.token_ratio:
 """
 
 
+@pytest.mark.slow
 def test_trials_that_train_as_one_model_have_the_numbers_of_each_by_itself(store, workdir, tmp_path, capsys):
     fixed = ", ".join(line.strip() for line in SMOKE.read_text().partition("fixed:\n")[2].splitlines()[:6])
     space = tmp_path / "probes.yaml"
@@ -243,10 +245,11 @@ fixed: {side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, FIXED}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "method", "together"),
     [
-        pytest.param("linear_probing", "lora", False, marks=pytest.mark.slow),
+        ("linear_probing", "lora", False),
         ("stored_linear_probe", "probe", True),
     ],
 )
@@ -307,6 +310,7 @@ def test_a_study_of_other_backbones_ends_with_scores_of_each(images, workdir, tm
         assert (record.metrics["ppe"] == record.metrics["val_auc"]) == (method == "knn")
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_has_a_reason_and_the_search_goes_on(store, workdir, tmp_path, capsys):
     space = tmp_path / "diverges.yaml"
     rows = "space: {training.learning_rate: {choices: [1e-3, 1e+30]}}"

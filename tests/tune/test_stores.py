@@ -89,6 +89,7 @@ def stopped(cluster, images, tmp_path_factory):
     return folder, found, said.getvalue()
 
 
+@pytest.mark.slow
 def test_a_store_is_made_when_a_trial_first_asks_for_it(stopped):
     _, found, said = stopped
     assert found == [

@@ -62,9 +62,8 @@ def tables(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "task", [one if one == "multilabel" else pytest.param(one, marks=pytest.mark.slow) for one in OBJECTIVES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", OBJECTIVES)
 def test_a_study_of_each_task_ends_with_its_scores_and_a_report(task, tables, workdir, tmp_path, capsys):
     score, fixed, objectives = OBJECTIVES[task]
     space = tmp_path / f"{task}.yaml"
