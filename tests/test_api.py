@@ -55,6 +55,7 @@ def result(cluster, store, workdir):
     return fpt_ray.train_trial(trial, store, workdir=workdir, name="api")
 
 
+@pytest.mark.slow
 def test_a_trial_gives_its_numbers_as_a_value(result, store, workdir):
     from fpt_ray.train.best import scores_of_best
     from fpt_ray.train.checkpoint import load_checkpoint

@@ -13,6 +13,7 @@ from fpt_ray.__main__ import COMMANDS
 from fpt_ray.config.space_files import known_spaces
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 def run(*command, cwd, **environment):

@@ -79,7 +79,7 @@ def test_other_shapes_types_numbers_and_the_same_tensor_twice_are_other_calls(mo
 
 
 @pytest.mark.parametrize("method", ["fpt+", "lora", "full_fine_tuning"])
-@pytest.mark.parametrize("execution", [Execution(precision="bfloat16"), None])
+@pytest.mark.parametrize("execution", [Execution(precision="bfloat16"), pytest.param(None, marks=pytest.mark.slow)])
 def test_a_trace_comes_to_the_same_bytes(method, execution, monkeypatch):
     """Without what is remembered, as it is being remembered, and from what is remembered."""
     trial = TrialConfig(

@@ -34,9 +34,9 @@ def _traced(trial, execution, *, whole):
     [
         ("full_fine_tuning", {}, (OURS, PAPER_BASELINES, Execution(precision="float32"))),
         ("linear_probing", {}, (OURS,)),
-        ("prompt_tuning", {}, (OURS, PAPER_BASELINES)),
-        ("attention_tuning", {}, (OURS,)),
-        ("bitfit", {}, (OURS, PAPER_BASELINES)),
+        pytest.param("prompt_tuning", {}, (OURS, PAPER_BASELINES), marks=pytest.mark.slow),
+        pytest.param("attention_tuning", {}, (OURS,), marks=pytest.mark.slow),
+        pytest.param("bitfit", {}, (OURS, PAPER_BASELINES), marks=pytest.mark.slow),
         ("lora", {}, (PAPER_BASELINES,)),
         ("fpt+", {}, (OURS, PAPER_FPT)),
         ("fpt", {}, (PAPER_FPT,)),

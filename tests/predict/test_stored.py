@@ -155,6 +155,7 @@ def test_a_store_that_is_damaged_ends_the_command_in_one_line(cluster, made, tmp
     assert not (tmp_path / "o.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_command_reads_what_the_stores_of_its_workdir_have(cluster, made, tmp_path, capsys):
     workdir, table, bundles = made
     run(Command(model=bundles["layer_fusion"], images=table.root, out=str(tmp_path / "o.parquet"), workdir=workdir))

@@ -137,6 +137,7 @@ def test_decoded_images_give_the_same_features_and_no_file_is_read_again(images,
     assert digests(kept) == digests(read_again)
 
 
+@pytest.mark.slow
 def test_what_there_is_no_room_for_is_read_again(images, read_again, tmp_path, monkeypatch):
     """A task of inspection keeps all of its images or none."""
     monkeypatch.setattr(inspecting, "room_for_decoded", lambda: 40 * kept_bytes(RESOLUTION))
@@ -164,6 +165,7 @@ def test_hosts_with_a_folder_of_their_own_are_refused_before_anything_is_extract
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
+@pytest.mark.slow
 def test_the_table_beside_the_features_is_that_of_the_last_command(images, tmp_path):
     """Its name is a digest, which says nothing of groups."""
     inspection = inspected(read_images(images), str(tmp_path))

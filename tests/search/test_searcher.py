@@ -310,6 +310,7 @@ def crashes_of(search, told_as_failed):
     return crashes
 
 
+@pytest.mark.slow
 def test_tpe_turns_away_from_what_crashes(tmp_path):
     """Compared with telling Optuna that they failed, which TPE ignores."""
     counts = {True: 0, False: 0}

@@ -89,6 +89,7 @@ def test_a_wrong_number_of_attempts_is_refused(monkeypatch, faults):
 # --- stores ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_store_through_faults_has_the_bytes_and_rows_of_a_local_one(faults, tmp_path):
     local, _ = make_store(tmp_path, make_spec())
     faults.share, faults.seed = 0.2, 28

@@ -95,13 +95,13 @@ def proposals(space):
     ("name", "rows"),
     [
         ("table1", 10),
-        ("table1_dino", 10),
+        pytest.param("table1_dino", 10, marks=pytest.mark.slow),
         ("table2", 10),
         ("table3", 4),
         ("table4", 6),
         ("figure6", 4),
-        ("figure7", 6),
-        ("figure8", 6),
+        pytest.param("figure7", 6, marks=pytest.mark.slow),
+        pytest.param("figure8", 6, marks=pytest.mark.slow),
     ],
 )
 def test_every_row_of_the_paper_runs(name, rows, stores):
