@@ -117,6 +117,7 @@ def test_shards_divide_the_same_rows(tmp_path, monkeypatch):
     assert found == [40, 14]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axis", "sizes"), [("resolution", (32, 64)), ("ratio", (10, 50))])
 def test_what_an_image_and_a_step_take_grows_with_their_arithmetic(tmp_path, monkeypatch, axis, sizes):
     monkeypatch.setattr(images, "SMALL", override(images.SMALL, SMALLER))

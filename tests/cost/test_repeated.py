@@ -52,6 +52,7 @@ def test_what_is_replayed_comes_to_the_bytes_of_what_is_run(method, others, exec
         assert any(isinstance(module, BareBlock) for module in model.modules())
 
 
+@pytest.mark.slow
 def test_an_lpm_that_is_read_in_some_blocks_is_run_whole():
     trial = _trial("fpt+", **{"features.preloaded": False})
     with pytest.raises(Unlike):

@@ -158,6 +158,7 @@ def test_weights_of_beit_are_read_as_published(tmp_path):
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_beit_is_a_backbone_whose_costs_are_predicted():
     values = {"backbone.name": "beit_base_patch16_224", "features.resolution": 64, "side.resolution": 32}
     assert backbone_shape(values["backbone.name"]).head_width == 64

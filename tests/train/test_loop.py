@@ -150,7 +150,7 @@ def arrays(model):
     return {**state, **{name: value for name, value in remembered.items() if name != "task"}}
 
 
-@pytest.mark.parametrize("method", ["fpt+", *(pytest.param(one, marks=pytest.mark.slow) for one in ("knn", *OTHERS))])
+@pytest.mark.parametrize("method", ["fpt+", "knn", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)])
 def test_two_workers_equal_one(small_trial, small_shape, method):
     training = dataclasses.replace(small_trial.training, batch_size=6)
     trial = dataclasses.replace(small_trial, method=method, training=training, loss=LossConfig(weights="balanced"))

@@ -96,10 +96,10 @@ def proposals(space):
     [
         ("table1", 10),
         pytest.param("table1_dino", 10, marks=pytest.mark.slow),
-        ("table2", 10),
+        pytest.param("table2", 10, marks=pytest.mark.slow),
         ("table3", 4),
         ("table4", 6),
-        ("figure6", 4),
+        pytest.param("figure6", 4, marks=pytest.mark.slow),
         pytest.param("figure7", 6, marks=pytest.mark.slow),
         pytest.param("figure8", 6, marks=pytest.mark.slow),
     ],
