@@ -21,7 +21,7 @@ demo: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-# The fault table, two hosts, jobs on a head of its own, a real S3 server that fails: an hour and more.
+# Whole studies, the fault table, two hosts, jobs on a head of its own, an S3 server that fails: an hour and more.
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 

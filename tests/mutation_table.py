@@ -735,6 +735,13 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/reading/places.py",
+        "trial_rows(trial, store, split, reading, device)",
+        "trial_rows(trial, stores[0], split, reading, device)",
+        _PLACES,
+        "several_stores",
+    ),
+    Mutation(
+        "fpt_ray/reading/places.py",
         "        if key not in made:\n            made",
         "        if True:\n            made",
         _PLACES,

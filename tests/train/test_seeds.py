@@ -258,13 +258,13 @@ def of_each(own, seeds=1):
 
 @pytest.mark.parametrize("method", ["probe", "fpt+"])
 def test_those_of_other_blocks_agree_in_bfloat16_to_its_rounding(trial, rows, small_shape, method):
-    """Without the rate that is far too high: it makes of roundings what it likes."""
+    """Without the rate that is far too high, which makes much of roundings; one's features for the other's are 8e-3."""
     trial = override(trial, {"method": method, "training.precision": "bfloat16"})
     members, own = unlike(trial)[::2], (rows, other_blocks(trial, small_shape))
     steps = list(fit_seeds(members, of_each(own), ASSIGNMENT, started=0.0, together=True))
     for found, one, read in zip(in_order(steps), members, own, strict=True):
         expected, _ = alone(one.trial, read, seeds=1)
-        np.testing.assert_allclose([loss for *_, loss, _ in found], [loss for *_, loss, _ in expected], rtol=0.02)
+        np.testing.assert_allclose([loss for *_, loss, _ in found], [loss for *_, loss, _ in expected], rtol=3e-3)
 
 
 def test_trials_together_train_all_their_seeds(trial, rows):
