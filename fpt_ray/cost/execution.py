@@ -15,7 +15,7 @@ from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from fpt_ray.display.units import MIB
-from fpt_ray.models.importance import SCORE_BYTES
+from fpt_ray.models.lpm_attention import SCORE_BYTES
 from fpt_ray.models.online import OnlineNetwork
 from fpt_ray.models.side_block import SideAttention, SideBlock
 from fpt_ray.models.side_network import FusionModule, SideNetwork
@@ -100,7 +100,9 @@ def hold_scores(model: nn.Module, score_bytes: int) -> None:
 
 
 def as_on_gpus(model: nn.Module) -> None:
-    """Makes a side network's attention run in one kernel, as it does on a GPU, whatever device it is traced on."""
+    """Makes attention run in one kernel, as it does on a GPU, whatever device it is traced on."""
+    if isinstance(model, OnlineNetwork):
+        model.in_one_kernel = True
     for module in model.modules():
         if isinstance(module, SideAttention):
             module.in_one_kernel = True

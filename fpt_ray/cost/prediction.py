@@ -217,12 +217,20 @@ def _step_flops(trial: TrialConfig, num_outputs: int) -> int:
 
 
 def preload_flops(need: StoreNeed) -> int:
-    """Of the LPM's forward pass over one image and the importance of the tokens in the blocks that are stored."""
+    """Of the LPM's forward pass over one image; the maps of blocks that are stored are made once."""
     trial, spec = need.trial, store_spec(need)
     features, kept, blocks = trial.features, spec.num_kept, spec.blocks
     with torch.device("meta"), torch.no_grad():
         vit = unloaded_backbone(trial.backbone, features.resolution).eval()
         image = torch.empty(1, 3, features.resolution, features.resolution)
         with FlopCounterMode(display=False) as counter:
-            extract(vit, image, blocks=blocks, num_kept=kept, importance=features.importance, summarised=True)
+            extract(
+                vit,
+                image,
+                blocks=blocks,
+                num_kept=kept,
+                importance=features.importance,
+                summarised=True,
+                in_one_kernel=False,
+            )
     return counter.get_total_flops()

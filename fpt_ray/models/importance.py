@@ -4,26 +4,18 @@ Dimension letters stand in ``side_network.py``; here additionally R is the resol
 tokens, prefix tokens (class token, registers) included.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from timm.layers.attention import Attention
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
-from typing_extensions import override
+from torch import Tensor
 
 from fpt_ray.config.trial import Importance
 from fpt_ray.models.backbone import ViT
-
-SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
-"""Attention scores held at once while importance is summed: what a cache holds, or what keeps a GPU busy."""
+from fpt_ray.models.lpm_attention import Heard, Listening, attention_and_mean, mean_attention, products_are_faster
 
 
 class Extracted(NamedTuple):
@@ -51,6 +43,7 @@ def extract(
     importance: Importance = "global",
     summarised: bool = False,
     score_bytes: int | None = None,
+    in_one_kernel: bool | None = None,
 ) -> Extracted:
     """Keys and values of the important tokens in some blocks, in rising order (Eq. 3, sections 3.4 and 3.5).
 
@@ -59,28 +52,41 @@ def extract(
 
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
     ``summarised`` asks for the class token and the mean patch token of every block, too, for which the LPM is run to
-    its end. ``score_bytes`` is how many bytes of scores are held at once. Default: what suits the device.
+    its end. ``score_bytes`` is how many bytes of scores are held at once, ``in_one_kernel`` whether PyTorch's fused
+    attention computes all blocks. Defaults: what suits the device; a prediction for a GPU sets both.
     """
     layers: list[Any] = list(model.blocks)
+    images = images.to(next(model.parameters()).dtype)
+    if in_one_kernel is None:
+        in_one_kernel = not products_are_faster(images)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     summaries: list[Tensor] = []
 
-    def capture(heard: _Heard) -> None:
-        found.append(_important(heard, num_kept, importance, score_bytes))
+    def hear(heard: Heard) -> Tensor | None:
         whole = summarised or torch.compiler.is_exporting()  # to a file goes no exception, and nothing that is not read
-        if len(found) == len(blocks) and not whole:
+        is_last = len(found) + 1 == len(blocks) and not whole
+        output = None
+        if importance == "class_token":
+            scores = mean_attention(heard.of_first_query(), score_bytes)
+        elif in_one_kernel or is_last:
+            scores = mean_attention(heard, score_bytes)
+        else:
+            output, scores = attention_and_mean(heard, score_bytes)
+        found.append(_important(heard, scores, num_kept))
+        if is_last:
             raise _Captured
+        return output
 
-    overheard = _Overheard(capture)
-    handles = [overheard.listen(layers[block].attn) for block in blocks]
-    plain = all(isinstance(layers[block].attn, Attention) for block in blocks)
+    listening = Listening(hear, in_one_kernel=in_one_kernel, score_bytes=score_bytes)
+    handles = [listening.listen(layers[block].attn) for block in blocks]
+    hooks_hear = in_one_kernel and all(isinstance(layers[block].attn, Attention) for block in blocks)
     if summarised:
         handles += [
             layer.register_forward_hook(lambda _, __, out: summaries.append(_summary(model, out))) for layer in layers
         ]
     try:
-        with nullcontext() if plain else overheard:
-            model.forward_features(images.to(next(model.parameters()).dtype))
+        with nullcontext() if hooks_hear else listening:
+            model.forward_features(images)
     except _Captured:
         pass
     finally:
@@ -88,58 +94,6 @@ def extract(
             handle.remove()
     keys, values, tokens = (torch.stack(parts) for parts in zip(*found, strict=True))
     return Extracted(keys, values, tokens, torch.stack(summaries) if summarised else None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Heard:
-    """What attention is computed of."""
-
-    queries: Float[Tensor, "B H N E"]
-    keys: Float[Tensor, "B H N E"]
-    values: Float[Tensor, "B H N E"]
-    scale: float
-    """Of the products of queries and keys."""
-    bias: Float[Tensor, "... H N N"] | None = None
-    """What is added to them."""
-
-
-class _Overheard(TorchFunctionMode):
-    """Hands on what attention is computed of, before it is.
-
-    Plain attention is heard at its projection. Another one may rotate its queries and keys, or add biases: it is heard
-    when it calls PyTorch's fused attention.
-    """
-
-    def __init__(self, capture: Callable[[_Heard], None]) -> None:
-        super().__init__()
-        self.capture = capture
-        self.scale: float | None = None
-        """Of the attention that is to be heard next; None: none is."""
-
-    def listen(self, attention: nn.Module) -> RemovableHandle:
-        """Has this attention heard, until the handle is removed."""
-        if isinstance(attention, Attention):
-            return attention.qkv.register_forward_hook(partial(self._projected, attention))
-        attention.fused_attn = True  # type: ignore[assignment]  # whatever timm's settings say
-        return attention.register_forward_pre_hook(self._announced)
-
-    def _projected(self, attention: Attention, _projection: nn.Module, _given: Any, projected: Tensor) -> None:
-        split = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys, values = split.unbind(0)
-        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
-        self.capture(_Heard(queries=queries, keys=keys, values=values, scale=attention.scale))
-
-    def _announced(self, attention: Any, _given: Any) -> None:
-        self.scale = attention.scale
-
-    @override
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.scale is not None and func is F.scaled_dot_product_attention:
-            scale, self.scale = self.scale, None
-            queries, keys, values = args[:3]
-            bias = (kwargs or {}).get("attn_mask")
-            self.capture(_Heard(queries=queries, keys=keys, values=values, scale=scale, bias=bias))
-        return func(*args, **(kwargs or {}))
 
 
 def _summary(model: ViT, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "2 B D"]:
@@ -150,40 +104,12 @@ def _summary(model: ViT, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "2 B D
 
 
 def _important(
-    heard: _Heard, num_kept: int, importance: Importance, score_bytes: int | None
+    heard: Heard, scores: Float[Tensor, "B H N"], num_kept: int
 ) -> tuple[Float[Tensor, "B H T E"], Float[Tensor, "B H T E"], Int[Tensor, "B H T"]]:
-    queries, keys, values, bias = heard.queries, heard.keys, heard.values, heard.bias
-    if importance == "class_token":
-        queries = queries[:, :, :1]
-        bias = None if bias is None else bias[..., :1, :]
-    scores = mean_attention(queries, keys, heard.scale, score_bytes, bias)
     if torch.compiler.is_exporting():  # for a file, whose format has no stable sort; of one trial nothing is a prefix
         tokens = scores.topk(num_kept, dim=-1).indices
     else:
         # A stable sort, not top-k: ties keep their order, so that fewer tokens are always a prefix of more.
         tokens = scores.argsort(dim=-1, descending=True, stable=True)[..., :num_kept]
-    at = tokens.unsqueeze(-1).expand(-1, -1, -1, keys.shape[-1])
-    return keys.gather(2, at), values.gather(2, at), tokens
-
-
-def mean_attention(
-    queries: Float[Tensor, "B H Q E"],
-    keys: Float[Tensor, "B H N E"],
-    scale: float,
-    score_bytes: int | None = None,
-    bias: Float[Tensor, "... H Q N"] | None = None,
-) -> Float[Tensor, "B H N"]:
-    """Mean over the queries of the softmaxed attention, per head, in chunks of queries (section 3.5)."""
-    batch, heads, num_queries, _ = queries.shape
-    num_tokens = keys.shape[2]
-    held = score_bytes or SCORE_BYTES.get(keys.device.type, 2**22)
-    images = 1 if torch.compiler.is_exporting() else batch  # a file takes any number of them
-    chunk = max(32, held // (4 * images * heads * num_tokens))
-    transposed = keys.transpose(-2, -1)
-    total = torch.zeros(batch, heads, num_tokens, dtype=torch.float32, device=keys.device)
-    parts = (queries * scale).split(chunk, dim=2)
-    biases = [None] * len(parts) if bias is None else bias.split(chunk, dim=-2)
-    for part, added in zip(parts, biases, strict=True):
-        scores = part @ transposed
-        total += torch.softmax(scores if added is None else scores + added, dim=-1).sum(dim=2, dtype=torch.float32)
-    return total / num_queries
+    at = tokens.unsqueeze(-1).expand(-1, -1, -1, heard.keys.shape[-1])
+    return heard.keys.gather(2, at), heard.values.gather(2, at), tokens

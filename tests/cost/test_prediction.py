@@ -21,7 +21,7 @@ from fpt_ray.cost.prediction import (
 )
 from fpt_ray.display.units import MIB
 from fpt_ray.errors import ConfigError
-from fpt_ray.models import importance
+from fpt_ray.models import lpm_attention
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.paper.numbers import FPT_AS_RUN
 
@@ -143,7 +143,7 @@ def test_an_lpm_in_every_step_holds_as_many_scores_at_once_as_on_a_gpu(monkeypat
         for size in (4, 256)
     )
     assert many - few > 200 * MIB
-    monkeypatch.setitem(importance.SCORE_BYTES, "cpu", 64 * MIB)
+    monkeypatch.setitem(lpm_attention.SCORE_BYTES, "cpu", 64 * MIB)
     prediction._network_memory.cache_clear()
     assert training_memory(trial, 3, precision="float32").allocated_bytes == many
 

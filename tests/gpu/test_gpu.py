@@ -16,7 +16,8 @@ from fpt_ray.cost.costs import measured_cost
 from fpt_ray.features.rows import Batch
 from fpt_ray.features.spec import store_spec
 from fpt_ray.images.pixels import normalise
-from fpt_ray.models.importance import extract, mean_attention
+from fpt_ray.models.importance import extract
+from fpt_ray.models.lpm_attention import Heard, mean_attention
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.step import arithmetic_type, make_learner, take_step
 from fpt_ray.models.weights import load_backbone
@@ -108,8 +109,9 @@ def test_extracted_features_are_the_cpus(device, exact, dtype, most, moved):
 
 def test_importance_summed_in_a_devices_own_chunks_is_the_cpus(device):
     queries, keys = torch.randn(2, 2, 3, 700, 16, generator=torch.Generator().manual_seed(0)).unbind(0)
-    found = mean_attention(queries.to(device), keys.to(device), 0.25)
-    torch.testing.assert_close(found.cpu(), mean_attention(queries, keys, 0.25), atol=1e-6, rtol=1e-4)
+    found = mean_attention(Heard(queries=queries.to(device), keys=keys.to(device), values=keys, scale=0.25))
+    expected = mean_attention(Heard(queries=queries, keys=keys, values=keys, scale=0.25))
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

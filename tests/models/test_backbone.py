@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape, check_resolution, kept_tokens
-from fpt_ray.models.importance import extract, mean_attention
+from fpt_ray.models.importance import extract
+from fpt_ray.models.lpm_attention import Heard, Listening, attention_and_mean, attention_output, mean_attention
 from fpt_ray.models.weights import load_backbone, weights_digest
 
 
@@ -46,9 +48,10 @@ def tiny(**options):
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"reg_tokens": 4}, {"init_values": 0.1}])
 @pytest.mark.parametrize("importance", ["global", "class_token"])
-def test_extract_equals_by_hand(options, importance):
-    images = torch.randn(2, 3, 32, 32)
-    found = extract(tiny(**options), images, blocks=(1, 2), num_kept=6, importance=importance)
+@pytest.mark.parametrize("in_one_kernel", [None, False])
+def test_extract_equals_by_hand(options, importance, in_one_kernel):
+    images, how = torch.randn(2, 3, 32, 32), {"importance": importance, "in_one_kernel": in_one_kernel}
+    found = extract(tiny(**options), images, blocks=(1, 2), num_kept=6, **how)
     for layer, (keys, values, mean, first) in enumerate(by_hand(tiny(**options), images, 2)):
         scores = mean if importance == "global" else first
         tokens = scores.argsort(dim=-1, descending=True)[..., :6]
@@ -91,7 +94,7 @@ def test_importance_never_holds_all_scores():
     number = 8192
     queries = torch.randn(1, 1, number, 4)
     with Largest() as seen:
-        mean_attention(queries, queries, 0.5)
+        mean_attention(heard_of(queries, queries))
     assert seen.numel * 4 <= 8 * 2**20  # 256 MiB for all of them
 
 
@@ -172,9 +175,72 @@ def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch):
         load_backbone(BackboneConfig(name="vit_tiny_patch16_224"), 224)
 
 
+def heard_of(queries, keys, values=None):
+    return Heard(queries=queries, keys=keys, values=keys if values is None else values, scale=0.5)
+
+
 def test_mean_attention_is_a_mean_over_the_queries_however_they_are_cut():
     queries, keys = torch.randn(2, 3, 70, 4), torch.randn(2, 3, 9, 4)
     expected = torch.stack([torch.softmax(keys @ query / 2, dim=-2) for query in queries.unsqueeze(-1).unbind(2)])
     for held in (4 * 2**20, 1):  # all at once, and 32 queries
-        found = mean_attention(queries, keys, 0.5, held)
+        found = mean_attention(heard_of(queries, keys), held)
         torch.testing.assert_close(found, expected.mean(dim=0).squeeze(-1))
+
+
+@pytest.mark.parametrize("held", [4 * 2**20, 1])
+def test_output_and_mean_are_of_the_same_maps(held):
+    queries, keys, values = torch.randn(2, 3, 70, 4), torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4)
+    maps = torch.softmax(queries @ keys.mT / 2, dim=-1)
+    output, mean = attention_and_mean(heard_of(queries, keys, values), held)
+    torch.testing.assert_close(output, maps @ values)
+    torch.testing.assert_close(mean, maps.mean(dim=2))
+    torch.testing.assert_close(attention_output(heard_of(queries, keys, values), held), maps @ values)
+
+
+def test_what_keys_have_in_common_costs_no_precision_in_sixteen_bits():
+    """Scores of some hundreds, which stand whole numbers apart in 16 bits; the keys' differences make single ones."""
+    torch.manual_seed(0)
+    queries, values = torch.randn(1, 2, 40, 64), torch.randn(1, 2, 30, 64)
+    keys = torch.randn(1, 2, 30, 64) + 8 * torch.randn(1, 2, 1, 64)
+    queries, keys, values = (part.bfloat16() for part in (queries, keys, values))
+    expected = torch.softmax(queries.double() @ keys.double().mT / 2, dim=-1) @ values.double()
+    output, _ = attention_and_mean(heard_of(queries, keys, values))
+    assert (output.double() - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "importance", "kernels", "maps"),
+    [
+        (torch.bfloat16, "global", 0, 3),
+        (torch.bfloat16, "class_token", 0, 5),
+        (torch.float32, "global", 3, 2),
+        (torch.float32, "class_token", 3, 2),
+    ],
+)
+def test_on_a_cpu_all_attention_in_bfloat16_is_products_whose_maps_are_made_once(dtype, importance, kernels, maps):
+    model, images, ran = tiny().to(dtype), torch.randn(2, 3, 32, 32), []
+
+    class Kernels(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            ran.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    asked = {"num_kept": 6, "importance": importance, "summarised": True}
+    with Kernels():
+        found = extract(model, images, blocks=(1, 2), **asked)
+    assert sum("scaled_dot_product" in name for name in ran) == kernels
+    assert sum("softmax" in name for name in ran) == maps
+    less = extract(model, images, blocks=(2,), **asked)  # which blocks are asked for changes no bit of the others
+    assert torch.equal(less.summaries, found.summaries)
+    assert torch.equal(less.keys[0], found.keys[1])
+    expected = extract(model, images, blocks=(1, 2), **asked, in_one_kernel=True)
+    close = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.03}
+    torch.testing.assert_close(found.summaries, expected.summaries, **close)
+
+
+@pytest.mark.parametrize("given", [{"is_causal": True}, {"attn_mask": torch.ones(9, 9, dtype=torch.bool).tril()}])
+def test_attention_of_another_kind_is_left_to_pytorch(given):
+    parts = torch.randn(3, 1, 2, 9, 4, dtype=torch.bfloat16)
+    expected = F.scaled_dot_product_attention(*parts, **given)
+    with Listening(lambda heard: None, in_one_kernel=False, score_bytes=None):
+        assert torch.equal(F.scaled_dot_product_attention(*parts, **given), expected)

@@ -122,9 +122,19 @@ def test_a_table_of_differences_keeps_the_nearest_and_the_farthest():
 
 @pytest.mark.parametrize("importance", ["global", "class_token"])
 @pytest.mark.parametrize("place", ["use_rel_pos_bias", "use_shared_rel_pos_bias"])
-def test_a_bias_of_relative_positions_counts_for_importance(place, importance):
+@pytest.mark.parametrize("in_one_kernel", [None, False])
+def test_a_bias_of_relative_positions_counts_for_importance(place, importance, in_one_kernel):
     model, images = small_beit(**{place: True}), torch.randn(2, 3, 96, 96)
-    found = extract(model, images, blocks=(0, 2), num_kept=5, importance=importance, score_bytes=1, summarised=True)
+    found = extract(
+        model,
+        images,
+        blocks=(0, 2),
+        num_kept=5,
+        importance=importance,
+        summarised=True,
+        score_bytes=1,
+        in_one_kernel=in_one_kernel,
+    )
     tokens = torch.cat([model.cls_token.expand(2, -1, -1), model.patch_embed(images)], dim=1)
     shared, expected = model.rel_pos_bias() if model.rel_pos_bias else None, []
     with torch.no_grad():

@@ -1,0 +1,156 @@
+"""The LPM's own attention: what it multiplies is heard on the way, and on a CPU it is computed here.
+
+PyTorch's fused attention makes no maps, so that those of a block whose tokens' importance is asked for are made twice.
+On a CPU in bfloat16 plain products are faster in every block, and maps are made once (docs/decisions.md). Dimension
+letters stand in ``importance.py``; here additionally Q is the number of queries.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers.attention import Attention
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+"""Attention scores held at once, counted in float32: what a cache holds, or what keeps a GPU busy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """What attention is computed of."""
+
+    queries: Float[Tensor, "B H Q E"]
+    keys: Float[Tensor, "B H N E"]
+    values: Float[Tensor, "B H N E"]
+    scale: float
+    """Of the products of queries and keys."""
+    bias: Float[Tensor, "... H Q N"] | None = None
+    """What is added to them."""
+
+    def of_first_query(self) -> "Heard":
+        """What the class token asks."""
+        bias = None if self.bias is None else self.bias[..., :1, :]
+        return replace(self, queries=self.queries[:, :, :1], bias=bias)
+
+
+class Listening(TorchFunctionMode):
+    """Hands on what attention is computed of, before it is.
+
+    Where attention runs in one kernel, plain attention is heard at its projection. Another one may rotate its queries
+    and keys, or add biases: it is heard when it calls PyTorch's fused attention. So is all attention that does not run
+    in one kernel: its output is then what ``hear`` gives, else that of plain products.
+    """
+
+    def __init__(self, hear: Callable[[Heard], Tensor | None], *, in_one_kernel: bool, score_bytes: int | None) -> None:
+        super().__init__()
+        self.hear = hear
+        self.in_one_kernel = in_one_kernel
+        self.score_bytes = score_bytes
+        self.scale: float | None = None
+        """Of the attention that is to be heard next; None: none is."""
+
+    def listen(self, attention: nn.Module) -> RemovableHandle:
+        """Has this attention heard, until the handle is removed."""
+        if self.in_one_kernel and isinstance(attention, Attention):
+            return attention.qkv.register_forward_hook(partial(self._projected, attention))
+        attention.fused_attn = True  # type: ignore[assignment]  # whatever timm's settings say
+        return attention.register_forward_pre_hook(self._announced)
+
+    def _projected(self, attention: Attention, _projection: nn.Module, _given: Any, projected: Tensor) -> None:
+        split = projected.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        queries, keys, values = split.unbind(0)
+        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
+        self.hear(Heard(queries=queries, keys=keys, values=values, scale=attention.scale))
+
+    def _announced(self, attention: Any, _given: Any) -> None:
+        self.scale = attention.scale
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            output = self._attention(*args[:3], **(kwargs or {}))
+            if output is not None:
+                return output
+        return func(*args, **(kwargs or {}))
+
+    def _attention(
+        self, queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor | None = None, **other: Any
+    ) -> Tensor | None:
+        """Its output, unless PyTorch's own kernel is to compute it."""
+        scale, self.scale = self.scale, None
+        is_plain = not any(other.values()) and (attn_mask is None or attn_mask.is_floating_point())
+        computed = is_plain and not self.in_one_kernel
+        if scale is None and not computed:
+            return None
+        if computed:  # once, not at every product
+            keys, values = keys.contiguous(), values.contiguous()
+        scaled_by = scale or queries.shape[-1] ** -0.5
+        heard = Heard(queries=queries, keys=keys, values=values, scale=scaled_by, bias=attn_mask)
+        output = None if scale is None else self.hear(heard)
+        return attention_output(heard, self.score_bytes) if output is None and computed else output
+
+
+def products_are_faster(images: Tensor) -> bool:
+    """Whether attention is plain products where it reads such images."""
+    return images.device.type == "cpu" and images.dtype == torch.bfloat16 and not torch.compiler.is_exporting()
+
+
+def attention_maps(heard: Heard, score_bytes: int | None = None) -> Iterator[Float[Tensor, "B H q N"]]:
+    """Softmaxed attention of some queries q after the other. ``score_bytes`` of scores are held at once."""
+    batch, heads, _, _ = heard.queries.shape
+    held = score_bytes or SCORE_BYTES.get(heard.keys.device.type, 2**22)
+    images = 1 if torch.compiler.is_exporting() else batch  # a file takes any number of them
+    chunk = max(32, held // (4 * images * heads * heard.keys.shape[2]))
+    transposed = _centred(heard.keys).transpose(-2, -1)
+    parts = (heard.queries * heard.scale).split(chunk, dim=2)
+    biases = [None] * len(parts) if heard.bias is None else heard.bias.split(chunk, dim=-2)
+    for part, added in zip(parts, biases, strict=True):
+        scores = part @ transposed
+        yield torch.softmax(scores if added is None else scores + added, dim=-1)
+
+
+def _centred(keys: Float[Tensor, "B H N E"]) -> Float[Tensor, "B H N E"]:
+    """Keys that give the same maps, of which 16 bits lose less: softmax does not see what a query's scores share.
+
+    So do SageAttention's (arXiv 2410.02367). What all keys of a head have in common is a large part of them.
+    """
+    if keys.dtype == torch.float32 or keys.dtype == torch.float64:
+        return keys
+    wide = keys.float()
+    return (wide - wide.mean(dim=2, keepdim=True)).to(keys.dtype)
+
+
+def attention_output(heard: Heard, score_bytes: int | None = None) -> Float[Tensor, "B H Q E"]:
+    """What the queries find, as PyTorch's fused attention gives it."""
+    return torch.cat([maps @ heard.values for maps in attention_maps(heard, score_bytes)], dim=2)
+
+
+def mean_attention(heard: Heard, score_bytes: int | None = None) -> Float[Tensor, "B H N"]:
+    """Mean over the queries of the softmaxed attention, per head, in float32 (section 3.5)."""
+    return _mean(heard, score_bytes, lambda _: None)
+
+
+def attention_and_mean(
+    heard: Heard, score_bytes: int | None = None
+) -> tuple[Float[Tensor, "B H Q E"], Float[Tensor, "B H N"]]:
+    """``attention_output`` and ``mean_attention`` of the same maps."""
+    outputs: list[Tensor] = []
+    mean = _mean(heard, score_bytes, lambda maps: outputs.append(maps @ heard.values))
+    return torch.cat(outputs, dim=2), mean
+
+
+def _mean(heard: Heard, score_bytes: int | None, look: Callable[[Tensor], None]) -> Float[Tensor, "B H N"]:
+    batch, heads, num_queries, _ = heard.queries.shape
+    total = torch.zeros(batch, heads, heard.keys.shape[2], dtype=torch.float32, device=heard.keys.device)
+    for maps in attention_maps(heard, score_bytes):
+        total += maps.sum(dim=2, dtype=torch.float32)
+        look(maps)
+    return total / num_queries
