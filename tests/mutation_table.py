@@ -1008,6 +1008,9 @@ MUTATIONS = (
         "need.side_resolutions",
         "tests/models/test_summary_probes.py",
     ),
+    Mutation(
+        "fpt_ray/preload/pipeline.py", "max(_FEW_ROWS, ", "max(512, ", "tests/preload/test_order.py", "few_images"
+    ),
     Mutation("fpt_ray/features/joining.py", "bool(self.shards)", "True", "tests/features/test_serving.py", "planned"),
     Mutation("fpt_ray/report/ledger.py", "lines if len(lines) > 1 else []", "[]", "tests/report/test_ledger.py"),
     Mutation("fpt_ray/tune/losses.py", "trial.status == Trial.PENDING", "True", "tests/tune/test_losses.py"),

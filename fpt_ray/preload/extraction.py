@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,20 +142,30 @@ def mapped_model(holder: Holder) -> Any:
     return None if parts is None else put_together(*parts).to(compute_device())
 
 
+def compute_with(threads: int) -> None:
+    """Sets PyTorch's number of threads, of the thread that calls alone.
+
+    A thread that has not asked for it takes what any thread has set last when it computes at first.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
 # --- a shard --------------------------------------------------------------------------------------------------
 
 
 class ShardWriter:
     """A Ray Data actor: it holds the LPM, extracts features of shards and writes each whole or not at all.
 
-    It is called by several threads. One has the LPM compute while the others encode and write, or wait for their turn.
+    It is called by several threads, which encode and write. The LPM computes in a thread of its own, shard after shard:
+    each thread that computes has helpers of its own, and OpenMP lets them sleep at once where they are more than the
+    cores, also while the others have nothing to do.
     """
 
     def __init__(self, holder: Holder, spec: StoreSpec, threads: int) -> None:
         self.model = mapped_model(holder)
         self.spec = spec
-        self.threads = threads
-        self.turn = threading.Lock()
+        self.lpm_thread = ThreadPoolExecutor(1, initializer=compute_with, initargs=(threads,))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The manifest's entry of the shard of a batch's one row, as JSON, or what kept it from being written."""
@@ -174,11 +184,10 @@ class ShardWriter:
         return pa.table({"entry": [entry], "error": [error]})
 
     def _write(self, shard: ReadShard) -> ShardEntry:
-        torch.set_num_threads(self.threads)  # of the thread that calls
+        compute_with(1)
         features, seconds = None, 0.0
         if shard.high is not None:
-            with self.turn:
-                started = start(self.model, shard.high, self.spec)
+            started = self.lpm_thread.submit(start, self.model, shard.high, self.spec).result()
             seconds, features = started.wait(), started.features
         began = time.perf_counter()
         table = shard_table(shard.plan.images.rows(), shard.low, features, self.spec)

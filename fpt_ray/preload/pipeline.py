@@ -1,5 +1,6 @@
 """From an image table to features: inspect, see what the store lacks, extract, put the next manifest."""
 
+import math
 import socket
 import uuid
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ from fpt_ray.storage.files import absolute, exists, local_path, remove, write
 
 SHARD_BYTES = 96 * 2**20
 """Largest shard, in bytes."""
+_SHARES = 16
+"""Shards at least, so that actors have work alike and progress is seen; unless rows are very few for that."""
+_FEW_ROWS = 8
 
 
 # --- what is to be done (pure) --------------------------------------------------------------------------------
@@ -47,10 +51,11 @@ def plan_shards(images: ImageTable, store: Store) -> list[ShardPlan]:
 
     The same images give the same plan, whose files are named by what they hold and by the generation they are for.
     """
-    rows_per_shard = max(1, min(512, SHARD_BYTES // bytes_per_row(store.spec)))
     order = images.by_hash()
     hashes = images.hashes()[order]
     once = order[np.append(True, (hashes[1:] != hashes[:-1]).any(axis=1))[: len(order)]]
+    most = max(_FEW_ROWS, math.ceil(len(once) / _SHARES))
+    rows_per_shard = max(1, min(512, most, SHARD_BYTES // bytes_per_row(store.spec)))
     bare = replace(images, groups=None, weights=None, skipped=())
     plans = []
     for first in range(0, len(once), rows_per_shard):

@@ -69,6 +69,15 @@ def test_batches_are_as_mixed_as_at_random(tmp_path):
     assert len({plan.path for plan in plans}) == len(plans) > 5
 
 
+@pytest.mark.parametrize(
+    ("images", "expected"), [(6, [6]), (64, [8] * 8), (400, [25] * 16), (20_000, [512] * 39 + [32])]
+)
+def test_few_images_make_more_shards_that_are_smaller(images, expected):
+    store = empty_store("store", store_spec(need_of(TRIAL)))
+    found = plan_shards(class_folders(images - 2, 0), store)
+    assert [len(plan.images) for plan in found] == expected
+
+
 def summary_of(sha256, spec):
     generator = torch.Generator().manual_seed(int(sha256[:8], 16) + 1)
     return torch.randn(spec.backbone_depth, 2, spec.width, generator=generator)
@@ -122,7 +131,7 @@ def test_the_same_seed_gives_the_same_losses_from_every_place_and_however_the_st
     table = class_folders()
     once = stored(tmp_path / "once", table, spec, 402)
     grown = stored(tmp_path / "grown", table, spec, 150)
-    assert (len(once.shards), len(grown.shards)) == (1, 3)
+    assert (len(once.shards), len(grown.shards)) == (16, 15 + 15 + 13)
     hashes = sorted(row.sha256 for row in table.rows_at(table.of("train")))
     assert [bytes(row).hex() for row in once.splits["train"].hashes] == hashes
     on_disk = partial(rows_on_disk, folder=tmp_path / "disk")
