@@ -244,8 +244,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/lpm_attention.py",
-        "scores + added, dim=-1)",
-        "scores + added, dim=-2)",
+        "scores + bias, dim=-1)",
+        "scores + bias, dim=-2)",
         _BACKBONE,
         "by_hand",
     ),
@@ -279,8 +279,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/lpm_attention.py",
-        "outputs.append(maps @ heard.values)",
-        "outputs.append(maps @ heard.keys)",
+        "return maps @ self.values",
+        "return maps @ self.keys",
         _BACKBONE,
         "same_maps",
     ),
@@ -293,7 +293,7 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/lpm_attention.py",
-        "if output is None and computed else output",
+        "if output is None else output",
         "if False else output",
         _BACKBONE,
         "made_once",
@@ -1009,6 +1009,17 @@ MUTATIONS = (
         "tests/models/test_summary_probes.py",
     ),
     Mutation(
+        "fpt_ray/preload/extraction.py", "torch.get_num_threads()", "pass", "tests/preload/test_batches.py", "it_set"
+    ),
+    Mutation("fpt_ray/models/lpm_attention.py", "if not computed:", "if False:", _BACKBONE, "left_to_pytorch"),
+    Mutation(
+        "fpt_ray/preload/pipeline.py",
+        "math.ceil(num_images / _SHARES)",
+        "math.ceil(len(once) / _SHARES)",
+        "tests/preload/test_order.py",
+        "few_images",
+    ),
+    Mutation(
         "fpt_ray/preload/pipeline.py", "max(_FEW_ROWS, ", "max(512, ", "tests/preload/test_order.py", "few_images"
     ),
     Mutation("fpt_ray/features/joining.py", "bool(self.shards)", "True", "tests/features/test_serving.py", "planned"),
@@ -1028,8 +1039,8 @@ MUTATIONS = (
     Mutation("fpt_ray/models/importance.py", "model.pool(model.norm(tokens))", "tokens.mean(dim=1)", _ATTENTION),
     Mutation(
         "fpt_ray/models/lpm_attention.py",
-        "if added is None else scores + added",
-        "if True else added",
+        "if bias is None else scores + bias",
+        "if True else bias",
         _ATTENTION,
         "bias_of",
     ),

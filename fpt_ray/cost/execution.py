@@ -100,9 +100,7 @@ def hold_scores(model: nn.Module, score_bytes: int) -> None:
 
 
 def as_on_gpus(model: nn.Module) -> None:
-    """Makes attention run in one kernel, as it does on a GPU, whatever device it is traced on."""
-    if isinstance(model, OnlineNetwork):
-        model.in_one_kernel = True
+    """Makes a side network's attention run in one kernel, as it does on a GPU, whatever device it is traced on."""
     for module in model.modules():
         if isinstance(module, SideAttention):
             module.in_one_kernel = True

@@ -1,4 +1,4 @@
-"""Keys, values and importance of the LPM's tokens, by hooks on its own attention: no model is forked.
+"""Keys, values and importance of the LPM's tokens, heard on the way of its own attention: no model is forked.
 
 Dimension letters stand in ``side_network.py``; here additionally R is the resolution in pixels and N the number of
 tokens, prefix tokens (class token, registers) included.
@@ -53,7 +53,7 @@ def extract(
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
     ``summarised`` asks for the class token and the mean patch token of every block, too, for which the LPM is run to
     its end. ``score_bytes`` is how many bytes of scores are held at once, ``in_one_kernel`` whether PyTorch's fused
-    attention computes all blocks. Defaults: what suits the device; a prediction for a GPU sets both.
+    attention computes all blocks. Defaults: what suits the device and the model's type.
     """
     layers: list[Any] = list(model.blocks)
     images = images.to(next(model.parameters()).dtype)
@@ -77,6 +77,9 @@ def extract(
             raise _Captured
         return output
 
+    if not in_one_kernel:
+        for layer in layers:
+            layer.attn.fused_attn = True  # whatever timm's settings say: ``Listening`` stands in its place
     listening = Listening(hear, in_one_kernel=in_one_kernel, score_bytes=score_bytes)
     handles = [listening.listen(layers[block].attn) for block in blocks]
     hooks_hear = in_one_kernel and all(isinstance(layers[block].attn, Attention) for block in blocks)

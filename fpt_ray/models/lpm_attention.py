@@ -40,6 +40,10 @@ class Heard:
         bias = None if self.bias is None else self.bias[..., :1, :]
         return replace(self, queries=self.queries[:, :, :1], bias=bias)
 
+    def found_by(self, maps: Float[Tensor, "B H q N"]) -> Float[Tensor, "B H q E"]:
+        """What queries of these maps find."""
+        return maps @ self.values
+
 
 class Listening(TorchFunctionMode):
     """Hands on what attention is computed of, before it is.
@@ -95,7 +99,9 @@ class Listening(TorchFunctionMode):
         scaled_by = scale or queries.shape[-1] ** -0.5
         heard = Heard(queries=queries, keys=keys, values=values, scale=scaled_by, bias=attn_mask)
         output = None if scale is None else self.hear(heard)
-        return attention_output(heard, self.score_bytes) if output is None and computed else output
+        if not computed:
+            return None
+        return attention_output(heard, self.score_bytes) if output is None else output
 
 
 def products_are_faster(images: Tensor) -> bool:
@@ -113,8 +119,11 @@ def attention_maps(heard: Heard, score_bytes: int | None = None) -> Iterator[Flo
     parts = (heard.queries * heard.scale).split(chunk, dim=2)
     biases = [None] * len(parts) if heard.bias is None else heard.bias.split(chunk, dim=-2)
     for part, added in zip(parts, biases, strict=True):
-        scores = part @ transposed
-        yield torch.softmax(scores if added is None else scores + added, dim=-1)
+        yield _softmaxed(part @ transposed, added)  # no name keeps them until the next ones are there
+
+
+def _softmaxed(scores: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.softmax(scores if bias is None else scores + bias, dim=-1)
 
 
 def _centred(keys: Float[Tensor, "B H N E"]) -> Float[Tensor, "B H N E"]:
@@ -130,7 +139,7 @@ def _centred(keys: Float[Tensor, "B H N E"]) -> Float[Tensor, "B H N E"]:
 
 def attention_output(heard: Heard, score_bytes: int | None = None) -> Float[Tensor, "B H Q E"]:
     """What the queries find, as PyTorch's fused attention gives it."""
-    return torch.cat([maps @ heard.values for maps in attention_maps(heard, score_bytes)], dim=2)
+    return torch.cat(list(map(heard.found_by, attention_maps(heard, score_bytes))), dim=2)
 
 
 def mean_attention(heard: Heard, score_bytes: int | None = None) -> Float[Tensor, "B H N"]:
@@ -143,7 +152,7 @@ def attention_and_mean(
 ) -> tuple[Float[Tensor, "B H Q E"], Float[Tensor, "B H N"]]:
     """``attention_output`` and ``mean_attention`` of the same maps."""
     outputs: list[Tensor] = []
-    mean = _mean(heard, score_bytes, lambda maps: outputs.append(maps @ heard.values))
+    mean = _mean(heard, score_bytes, lambda maps: outputs.append(heard.found_by(maps)))
     return torch.cat(outputs, dim=2), mean
 
 
@@ -153,4 +162,5 @@ def _mean(heard: Heard, score_bytes: int | None, look: Callable[[Tensor], None])
     for maps in attention_maps(heard, score_bytes):
         total += maps.sum(dim=2, dtype=torch.float32)
         look(maps)
+        del maps  # before the next ones are made
     return total / num_queries

@@ -26,8 +26,6 @@ class OnlineNetwork(nn.Module):
         self.num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
         self.side = SideNetwork(trial, shape, num_outputs)
         self.score_bytes: int | None = None
-        self.in_one_kernel: bool | None = None
-        """Of ``extract``. A prediction for another device sets that one's."""
         self.lpm = vit.requires_grad_(False) if self.side.fusion is not None else None
 
     def train(self, mode: bool = True) -> "OnlineNetwork":
@@ -62,7 +60,6 @@ class OnlineNetwork(nn.Module):
             num_kept=self.num_kept,
             importance=self.importance,  # type: ignore[arg-type]
             score_bytes=self.score_bytes,
-            in_one_kernel=self.in_one_kernel,
         )
         return found.keys, found.values
 

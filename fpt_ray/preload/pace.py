@@ -196,7 +196,7 @@ def _pace_here(sample: _Sample) -> tuple[Pace, float]:
         for share, image, kept in sample.images:
             seconds, high = _reading(sample.source, image, kept)
             reading_s += share * seconds
-        features = None if models[0] is None else extract_batches(models[0], high[None], sample.spec)  # warms up
+        features = None if models[0] is None else _warmed_up(models[0], high, sample.spec)
         extraction_s = {
             threads: 0.0 if features is None else _extraction(models[:beside], high, sample.spec, threads)
             for threads, beside in sample.beside.items()
@@ -206,6 +206,12 @@ def _pace_here(sample: _Sample) -> tuple[Pace, float]:
         torch.set_num_threads(threads_before)
     pace = Pace(start_s=0.0, reading_s=reading_s, extraction_s=extraction_s, writing_s=writing_s)
     return pace, time.perf_counter() - began
+
+
+def _warmed_up(model: Any, high: UInt8[np.ndarray, "R R 3"], spec: StoreSpec) -> Extracted:
+    """By a thread that ends: the helpers of one that stays would count when OpenMP sees whether cores are left."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(extract_batches, model, high[None], spec).result()
 
 
 def _reading(source: ImageSource, image: ImageRow, kept: Any) -> tuple[float, UInt8[np.ndarray, "R R 3"]]:

@@ -39,22 +39,24 @@ from fpt_ray.storage.files import absolute, exists, local_path, remove, write
 SHARD_BYTES = 96 * 2**20
 """Largest shard, in bytes."""
 _SHARES = 16
-"""Shards at least, so that actors have work alike and progress is seen; unless rows are very few for that."""
+"""Shards of a table at least, so that actors have work alike and progress is seen."""
 _FEW_ROWS = 8
+"""Of a shard, unless that is all there are; so that of very few images there are fewer shards."""
 
 
 # --- what is to be done (pure) --------------------------------------------------------------------------------
 
 
-def plan_shards(images: ImageTable, store: Store) -> list[ShardPlan]:
+def plan_shards(images: ImageTable, store: Store, num_images: int) -> list[ShardPlan]:
     """Shards of bounded size in the order of content hashes, so that neighbours are of any class; each image once.
 
     The same images give the same plan, whose files are named by what they hold and by the generation they are for.
+    Their size follows from the number of images of the whole table, so that it stays when a part of them is left.
     """
     order = images.by_hash()
     hashes = images.hashes()[order]
     once = order[np.append(True, (hashes[1:] != hashes[:-1]).any(axis=1))[: len(order)]]
-    most = max(_FEW_ROWS, math.ceil(len(once) / _SHARES))
+    most = max(_FEW_ROWS, math.ceil(num_images / _SHARES))
     rows_per_shard = max(1, min(512, most, SHARD_BYTES // bytes_per_row(store.spec)))
     bare = replace(images, groups=None, weights=None, skipped=())
     plans = []
@@ -156,7 +158,7 @@ def preload_table(inspection: Inspection, need: StoreNeed, model: Any, workdir: 
     if len(todo):
         if model is not None:
             model.to(getattr(torch, spec.precision))
-        plans = plan_shards(todo, store)
+        plans = plan_shards(todo, store, len(table))
         work = Work(holder=share_model(model), spec=spec, plans=plans, root=table.root, decoded=inspection.decoded)
         _require_shared(f"{workdir}/{FOLDER}")
         layout = _announced(work, table, hardware, f"{workdir}/{FOLDER}")

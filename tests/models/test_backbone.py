@@ -238,9 +238,17 @@ def test_on_a_cpu_all_attention_in_bfloat16_is_products_whose_maps_are_made_once
     torch.testing.assert_close(found.summaries, expected.summaries, **close)
 
 
-@pytest.mark.parametrize("given", [{"is_causal": True}, {"attn_mask": torch.ones(9, 9, dtype=torch.bool).tril()}])
-def test_attention_of_another_kind_is_left_to_pytorch(given):
+@pytest.mark.parametrize(
+    ("given", "is_announced"),
+    [
+        ({"is_causal": True}, False),
+        ({"is_causal": True}, True),
+        ({"attn_mask": torch.ones(9, 9, dtype=torch.bool).tril()}, False),
+    ],
+)
+def test_attention_of_another_kind_is_left_to_pytorch(given, is_announced):
     parts = torch.randn(3, 1, 2, 9, 4, dtype=torch.bfloat16)
     expected = F.scaled_dot_product_attention(*parts, **given)
-    with Listening(lambda heard: None, in_one_kernel=False, score_bytes=None):
+    with Listening(lambda heard: heard.queries, in_one_kernel=False, score_bytes=None) as listening:
+        listening.scale = 0.5 if is_announced else None
         assert torch.equal(F.scaled_dot_product_attention(*parts, **given), expected)

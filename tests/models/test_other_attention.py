@@ -72,9 +72,10 @@ def by_hand(model, images):
 
 
 @pytest.mark.parametrize("name", ROTARY)
-def test_keys_are_those_that_rotary_attention_multiplies(name):
+@pytest.mark.parametrize("in_one_kernel", [None, False])
+def test_keys_are_those_that_rotary_attention_multiplies(name, in_one_kernel):
     images = torch.randn(2, 3, SIZE.get(name, 64), SIZE.get(name, 64))
-    found = extract(model_of(name), images, blocks=(1, 7), num_kept=6)
+    found = extract(model_of(name), images, blocks=(1, 7), num_kept=6, in_one_kernel=in_one_kernel)
     expected = by_hand(model_of(name), images)
     for layer, block in enumerate((1, 7)):
         keys, values, mean = expected[block]
@@ -193,11 +194,12 @@ def test_what_is_heard_leaves_the_lpm_as_it_was():
 
 
 @pytest.mark.parametrize("name", WITHOUT_CLASS_TOKEN[:2])
-def test_without_a_class_token_a_block_is_summarised_as_the_lpm_pools(name):
+@pytest.mark.parametrize("in_one_kernel", [None, False])
+def test_without_a_class_token_a_block_is_summarised_as_the_lpm_pools(name, in_one_kernel):
     model, images = model_of(name), torch.randn(2, 3, 64, 64)
     shape = backbone_shape(name)
     assert (shape.num_prefix_tokens, shape.has_class_token) == (0, False)
-    found = extract(model, images, blocks=(11,), num_kept=3, summarised=True)
+    found = extract(model, images, blocks=(11,), num_kept=3, summarised=True, in_one_kernel=in_one_kernel)
     outputs = model.forward_intermediates(images, indices=12, output_fmt="NLC", intermediates_only=True)
     for block in (2, 11):
         pooled = model.pool(model.norm(outputs[block]))

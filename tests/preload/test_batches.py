@@ -15,6 +15,7 @@ from fpt_ray.models.importance import extract
 from fpt_ray.models.weights import load_backbone
 from fpt_ray.preload import batches
 from fpt_ray.preload.batches import extract_batches, start
+from fpt_ray.preload.extraction import compute_with
 from tests.conftest import SMALL
 
 TRIAL = TrialConfig(
@@ -81,7 +82,7 @@ def test_the_number_of_threads_changes_no_bit(model, images):
 
 
 def test_a_shard_is_whole_while_the_next_one_is_computed(model, images):
-    """As an actor's threads do it: one waits for its features while another has its own computed."""
+    """Shards are handed to the LPM by several threads: one waits for its features while another's are computed."""
     turn, found = threading.Lock(), {}
 
     def shard(number):
@@ -97,3 +98,27 @@ def test_a_shard_is_whole_while_the_next_one_is_computed(model, images):
         thread.join()
     for number in range(4):
         assert same(found[number], extract_batches(model, images[number : number + 2], SPEC))
+
+
+def test_a_thread_has_the_number_of_threads_that_it_set():
+    """Also where another one has set its own before it computed anything."""
+    is_set, is_other_set, found = threading.Event(), threading.Event(), []
+
+    def first():
+        compute_with(2)
+        is_set.set()
+        is_other_set.wait()
+        torch.ones(2**16).add_(1)
+        found.append(torch.get_num_threads())
+
+    def second():
+        is_set.wait()
+        compute_with(1)
+        is_other_set.set()
+
+    threads = [threading.Thread(target=one) for one in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [2]

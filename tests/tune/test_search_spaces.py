@@ -66,7 +66,7 @@ def write_store(table, trial, uri):
     spec = store_spec(need_of(trial), precision=lpm_precision(trial, hardware_here()))
     store, added = empty_store(uri, spec), []
     model = None if reads_images(trial) else load_backbone(trial.backbone, trial.features.resolution)
-    for plan in plan_shards(table, store):
+    for plan in plan_shards(table, store, len(table)):
         images = plan.images.rows()
         high = [read_image(table.root, image, spec.preparation) for image in images]
         low = [smaller(one, spec.low_resolutions) for one in high]
