@@ -96,14 +96,14 @@ def cluster(net, requests):
 
 @pytest.fixture(scope="module")
 def store(cluster, tmp_path_factory):
-    """Images on S3, preloaded by hosts that share nothing else; they are one shard, and so one actor's."""
+    """Images on S3, preloaded by hosts that share nothing else, by an actor on each."""
     folder = Path(draw_images(tmp_path_factory.mktemp("images")))
     for path in folder.rglob("*.png"):
         write(f"s3://{BUCKET}/images/{path.relative_to(folder).as_posix()}", path.read_bytes())
     command = ["--images", f"s3://{BUCKET}/images", "--space", str(SMOKE), "--workdir", WORK]
     done = cluster.start("preload", *command)
     uri = done.told().splitlines()[0]
-    assert "on 1 x cpu" in done.errors.read_text()
+    assert "on 2 x cpu" in done.errors.read_text()
     (table,) = list_files(f"{WORK}/tables")
     return join(open_store(uri), inspected(read_images(f"{WORK}/tables/{table.path}"), WORK).table)
 
