@@ -26,6 +26,7 @@ class OnlineNetwork(nn.Module):
         self.num_kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
         self.side = SideNetwork(trial, shape, num_outputs)
         self.score_bytes: int | None = None
+        """Of ``extract``. A prediction for another device sets that one's."""
         self.lpm = vit.requires_grad_(False) if self.side.fusion is not None else None
 
     def train(self, mode: bool = True) -> "OnlineNetwork":
