@@ -198,11 +198,20 @@ def ask_worker(question: Callable[[], Result]) -> Result:
 
     What depends on the hardware is asked there, since the driver's host may be of another kind.
     """
+    return worker_asked(question)()
+
+
+def worker_asked(question: Callable[[], Result]) -> Callable[[], Result]:
+    """``ask_worker`` that lets the caller go on: it gives what waits for the answer."""
     share = {"GPU": 0.01} if cluster_resources()[1] else {"CPU": 0.01}
-    answer = _start(question, share)
-    if not ray.wait([answer], timeout=_PATIENCE_S)[0]:
-        say(f"cluster: all hosts are busy; waiting for {share} of one, to ask it what it computes on")
-    return _result(answer)
+    asked = _start(question, share)
+
+    def answer() -> Result:
+        if not ray.wait([asked], timeout=_PATIENCE_S)[0]:
+            say(f"cluster: all hosts are busy; waiting for {share} of one, to ask it what it computes on")
+        return _result(asked)
+
+    return answer
 
 
 def on_every_host(call: Callable[[], Result]) -> list[Result]:

@@ -1013,6 +1013,13 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/models/lpm_attention.py", "if not computed:", "if False:", _BACKBONE, "left_to_pytorch"),
     Mutation(
+        "fpt_ray/cluster.py",
+        "asked = _start(question, share)",
+        "asked = _start(question, share); ray.wait([asked])",
+        "tests/preload/test_decoded.py",
+        "answers_while",
+    ),
+    Mutation(
         "fpt_ray/preload/pipeline.py",
         "math.ceil(num_images / _SHARES)",
         "math.ceil(len(once) / _SHARES)",

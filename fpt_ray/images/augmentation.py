@@ -114,7 +114,7 @@ def _grid(draws: Sequence[Augmentation], size: int, device: torch.device) -> Flo
     x = centres(column([draw.left for draw in draws]), column([draw.width for draw in draws]), x)
     y = centres(column([draw.top for draw in draws]), column([draw.height for draw in draws]), y)
     shape = (len(draws), size, size)
-    return torch.stack((x.expand(shape), y.expand(shape)), dim=-1).float()
+    return torch.stack((x.float().expand(shape), y.float().expand(shape)), dim=-1)
 
 
 def _blurred(
@@ -145,9 +145,9 @@ def _colour(images: Float[Tensor, "B 3 R R"], draws: Sequence[Augmentation]) -> 
     before = factors([draw.brightness if draw.brightness_first else 1.0 for draw in draws])
     after = factors([1.0 if draw.brightness_first else draw.brightness for draw in draws])
     contrast = factors([draw.contrast for draw in draws])
-    images = (images * before).clamp(0, 1)
+    images = (images * before).clamp_(0, 1)
     grey = (images * images.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     # Summed in float64, so that the order of summation, which depends on the batch, does not show in float32.
     mean = grey.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).to(images.dtype)
-    images = (contrast * images + (1 - contrast) * mean).clamp(0, 1)
-    return (images * after).clamp(0, 1)
+    images = images.mul_(contrast).add_((1 - contrast) * mean).clamp_(0, 1)
+    return images.mul_(after).clamp_(0, 1)

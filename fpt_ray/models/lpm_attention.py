@@ -133,8 +133,7 @@ def _centred(keys: Float[Tensor, "B H N E"]) -> Float[Tensor, "B H N E"]:
     """
     if keys.dtype == torch.float32 or keys.dtype == torch.float64:
         return keys
-    wide = keys.float()
-    return (wide - wide.mean(dim=2, keepdim=True)).to(keys.dtype)
+    return keys - keys.mean(dim=2, keepdim=True)
 
 
 def attention_output(heard: Heard, score_bytes: int | None = None) -> Float[Tensor, "B H Q E"]:

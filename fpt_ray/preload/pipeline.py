@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpt_ray.cluster import ask_worker, on_every_host, ray_session, run_on_workers
+from fpt_ray.cluster import on_every_host, ray_session, run_on_workers, worker_asked
 from fpt_ray.config.fitting import fitted
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space import StoreNeed, need_of
@@ -107,13 +107,19 @@ def preload_all(
     workdir, table = absolute(workdir), read_images(images, options)
     for need in needs:
         fitted(need.trial, table.target)
-    models = [frozen_lpm(need) for need in needs]
     with ray_session(local=local):
+        # The worker imports all that extraction needs while the LPM is loaded and images are inspected.
+        answer = worker_asked(_hardware_of_worker) if hardware is None else lambda: hardware
+        models = [frozen_lpm(need) for need in needs]
         inspection = inspected(table, workdir, preparations(needs), allow=options.allow if options else ())
         report_table(inspection.table)
-        hardware = hardware or ask_worker(hardware_here)
-        pairs = zip(needs, models, strict=True)
-        return tuple(preload_table(inspection, need, model, workdir, hardware) for need, model in pairs)
+        of_workers, pairs = answer(), zip(needs, models, strict=True)
+        return tuple(preload_table(inspection, need, model, workdir, of_workers) for need, model in pairs)
+
+
+def _hardware_of_worker() -> Hardware:
+    """``hardware_here``, of a worker that has to import this module, and with it all that extraction needs, first."""
+    return hardware_here()
 
 
 def preparations(needs: Sequence[StoreNeed]) -> tuple[Preparation, ...]:

@@ -148,7 +148,7 @@ def preloaded_here(images, workdir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preloading, "inspected", lambda table, *_, **__: Inspection(table=inspected_here(table)))
         patch.setattr(preloading, "ray_session", lambda **_: contextlib.nullcontext())
-        patch.setattr(preloading, "ask_worker", lambda question: question())
+        patch.setattr(preloading, "worker_asked", lambda question: question)
         patch.setattr(preloading, "share_model", lambda model: (model,))
         patch.setattr(preloading, "_require_shared", lambda *_: None)
         patch.setattr(preloading, "_announced", lambda *_: None)

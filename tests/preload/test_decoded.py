@@ -6,6 +6,8 @@ Compared with extraction that reads every image itself: the same bytes in every 
 import dataclasses
 import os
 import shutil
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import ray
 from PIL import Image, ImageCms
 
+from fpt_ray.cluster import worker_asked
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import override
@@ -199,6 +202,21 @@ def test_every_resolution_and_shape_of_a_space_is_kept(cluster, images, tmp_path
         (row,) = [row for row in inspection.table.rows() if row.sha256 == sha256]
         source = ImageSource(root="nowhere", preparation=preparation, sides=(), with_high=True)
         assert np.array_equal(image_at(source, row, reference), read_image(images, row, preparation))
+
+
+def found_within(file, seconds):
+    """Whether a file comes, where a worker waits for it."""
+    end = time.monotonic() + seconds
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    return file.exists()
+
+
+def test_a_worker_answers_while_the_driver_goes_on(cluster, tmp_path):
+    file = tmp_path / "made meanwhile"
+    answer = worker_asked(partial(found_within, file, 60.0))
+    file.touch()
+    assert answer()
 
 
 def test_unreadable_images_are_told_and_keep_nothing(cluster, tmp_path):
