@@ -189,6 +189,12 @@ class SearchSpace:
         return f"val_{'auc' if asked == 'auto' else asked}"
 
     @property
+    def unused_seed(self) -> int:
+        """The first of the seeds that no trial of the search has."""
+        of_points = [point["training.seed"] for point in self.points.values() if "training.seed" in point]
+        return max(self.widest("training.seed"), *of_points, 0) + self.repeats
+
+    @property
     def enqueues(self) -> bool:
         """Whether all its proposals are enqueued, as those of a grid and of rungs are."""
         return self.sampler == "grid" or bool(self.rungs)
@@ -242,11 +248,29 @@ class SearchSpace:
         needs: dict[Any, StoreNeed] = {}
         for point in self.points or ("",):
             own = self.points.get(point, {})
-            for values in itertools.product(*(self.values_of(name) for name in searched)):
-                need = need_of(self.trial({**wide, **own, **dict(zip(searched, values, strict=True))}))
+            for combined in itertools.product(*(self.values_of(name) for name in searched)):
+                values = dict(zip(searched, combined, strict=True))
+                if not self._may_occur(values, own):
+                    continue
+                need = need_of(self.trial({**wide, **own, **values}))
                 key = _store_key(need.trial)
                 needs[key] = needs[key].with_other(need) if key in needs else need
         return tuple(needs.values())
+
+    def _may_occur(self, values: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+        """Whether a trial of a point has these values together, as far as they decide which of their rows are active.
+
+        A row that is not active leaves its name at the value that is fixed.
+        """
+        fixed, open_names = {**flatten(self.base()), **own}, {row.name for row in self.rows} - values.keys()
+        for row in (row for row in self.rows if row.when and row.name in values):
+            known = {name: values.get(name, fixed.get(name)) for name in row.when.keys() - open_names}
+            is_active = all(value in row.when[name] for name, value in known.items())
+            is_sure = is_active and len(known) == len(row.when)
+            stays, inside = values[row.name] == fixed[row.name], row.holds(values[row.name])
+            if not (inside if is_sure else stays or (is_active and inside)):
+                return False
+        return True
 
 
 def _store_key(trial: TrialConfig) -> Any:

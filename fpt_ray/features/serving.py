@@ -156,7 +156,7 @@ def trial_slice(trial: TrialConfig, spec: StoreSpec) -> Slice:
 
 def need_slice(need: StoreNeed, spec: StoreSpec) -> Slice:
     """The part of a store that some trials read together."""
-    if reads_images(need.trial) or need.trial.method in SUMMARY_METHODS:
+    if reads_images(need.trial) or (need.trial.method in SUMMARY_METHODS and not need.images):
         return trial_slice(need.trial, spec)
     asked = store_spec(need)
     blocks = asked.blocks if reads_features(need.trial) else ()

@@ -62,14 +62,18 @@ def rung_of(trial: FrozenTrial) -> int | None:
 def proposal_of(
     trial: optuna.Trial, values: Mapping[str, Any], space: SearchSpace, costs: Mapping[str, float]
 ) -> Proposal:
-    """A trial's values with its stage and seeds; one that confirms another takes seeds the search has not used."""
+    """A trial's values with its stage and seeds; one that confirms another takes seeds the search has not used.
+
+    Seeds are counted from that of the trial itself.
+    """
     stage, confirming = stage_of(trial), stage_of(trial) == "confirm"
+    unused = space.unused_seed - space.trial(values).training.seed if confirming else 0
     return Proposal(
         number=trial.number,
         values=values,
         stage=stage,
         seeds=repeats_of(trial) if confirming else 1 if stage == "choose" else space.repeats,
-        first_seed=space.repeats if confirming else 0,
+        first_seed=unused,
         confirms=confirms(trial) if confirming else None,
         costs=costs,
     )

@@ -38,15 +38,27 @@ def _key(values: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
 
 def enqueue_front(space: SearchSpace, study: optuna.Study, other: optuna.Study) -> int:
     """Enqueues the front of an earlier study, as far as its values lie in this space; returns how many points."""
-    names = {row.name for row in space.rows}
     points: list[dict[str, Any]] = []
     for trial in other.best_trials:  # Optuna's own front is of feasible trials alone
-        if names <= set(trial.params) and trial.params not in points:  # a confirmed point stands there twice
-            points.append(trial.params)
-    inside = [point for point in points if all(row.holds(point[row.name]) for row in space.rows)]
-    for point in inside:
-        study.enqueue_trial({name: point[name] for name in names}, skip_if_exists=True)
-    return len(inside)
+        point = _as_proposed(space, trial.params)
+        if point is not None and point not in points:  # a confirmed point stands there twice
+            points.append(point)
+    for point in points:
+        study.enqueue_trial(point, skip_if_exists=True)
+    return len(points)
+
+
+def _as_proposed(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the space would propose of these values: a point and its active rows; None where one is not of the space."""
+    if space.points and values.get(POINT) not in space.points:
+        return None
+    proposal = {POINT: values[POINT]} if space.points else {}
+    for row in space.rows:
+        if row.active(flatten(space.trial(proposal))):
+            if row.name not in values or not row.holds(values[row.name]):
+                return None
+            proposal[row.name] = values[row.name]
+    return proposal
 
 
 def enqueue_chosen(space: SearchSpace, study: optuna.Study) -> int:
@@ -80,7 +92,7 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
     """Enqueues the best trials by validation score to be trained again with new seeds; returns the new ones' numbers.
 
     With several objectives they are of the front, with one they are the best of all finished ones. Those that were
-    confirmed before, or are enqueued for it, are left as they are.
+    confirmed before, or are enqueued for it, are left as they are; trials that differ in their seed alone count as one.
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if counts(trial, space)]
     if len(space.objectives) > 1 and trials:
@@ -90,16 +102,20 @@ def enqueue_confirmed(space: SearchSpace, study: optuna.Study, most: int, repeat
     trials.sort(key=lambda trial: (-val_score(trial, space), trial.number))
     best: dict[str, optuna.trial.FrozenTrial] = {}
     for trial in trials:
-        best.setdefault(json.dumps(trial.params, sort_keys=True), trial)
+        best.setdefault(json.dumps(_but_seed(trial.params), sort_keys=True), trial)
     known = [
-        asked_values(trial)
+        _but_seed(asked_values(trial))
         for trial in study.get_trials(deepcopy=False)
         if confirms(trial) is not None and trial.state != TrialState.FAIL
     ]
-    new = [trial for trial in list(best.values())[:most] if trial.params not in known]
+    new = [trial for trial in list(best.values())[:most] if _but_seed(trial.params) not in known]
     for trial in new:
         study.enqueue_trial(trial.params, user_attrs=purpose("confirm", repeats=repeats, confirms=trial.number))
     return [trial.number for trial in new]
+
+
+def _but_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "training.seed"}
 
 
 def paper_point(space: SearchSpace) -> Mapping[str, Any]:

@@ -1,10 +1,13 @@
 """What a study needs before it begins: options and points that can be run, its storage, first points."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import optuna
 
-from fpt_ray.config.space import SearchSpace
+from fpt_ray.config.dotted import flatten
+from fpt_ray.config.space import POINT, SearchSpace
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.methods import check_trial
@@ -53,10 +56,28 @@ def check_points(space: SearchSpace) -> None:
         for proposal in space.grid():
             check_trial(space.trial(proposal))
         return
-    middle = paper_point(space)
+    for name in space.points or (None,):
+        for row in space.rows:
+            for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
+                proposal = _proposal_with(space, {} if name is None else {POINT: name}, {row.name: value})
+                if row.name in proposal:
+                    check_trial(space.trial(proposal))
+
+
+def _proposal_with(space: SearchSpace, point: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """A proposal in which rows have what is wanted, unless the point rules them out; others are near the paper's."""
+    middle, rows = paper_point(space), {row.name: row for row in space.rows}
+    chosen, waiting = dict(wanted), [rows[name] for name in wanted]
+    while waiting:
+        for name, values in waiting.pop().when.items():
+            if name in rows and name not in chosen:
+                chosen[name] = middle[name] if middle[name] in values else values[0]
+                waiting.append(rows[name])
+    proposal = dict(point)
     for row in space.rows:
-        for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
-            check_trial(space.trial({**middle, row.name: value}))
+        if row.active(flatten(space.trial(proposal))):
+            proposal[row.name] = chosen.get(row.name, middle[row.name])
+    return proposal
 
 
 def storage_location(options: StudyOptions, workdir: str, study: str) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import parse_space
-from fpt_ray.config.trial import trial_from
+from fpt_ray.config.trial import override, trial_from
 from fpt_ray.cost.prediction import learnable_parameters, trial_costs
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import need_slice, trial_slice
@@ -128,6 +128,19 @@ def test_they_read_class_tokens_and_mean_patch_tokens_alone():
         assert cut.summaries
         assert cut.blocks == (9, 10, 11)
         assert cut.low_resolutions == ((32,) if "fpt+" in methods else ())
+
+
+@pytest.mark.parametrize("methods", ["fpt+, stored_linear_probe", "knn, fpt+"])
+def test_beside_a_side_network_alone_its_images_are_read_too(methods):
+    fixed = f"fixed: {{backbone.name: {SMALL}, features.resolution: 64, side.resolution: 32, side.num_prompts: 0}}"
+    space = parse_space(f"space: {{method: {{choices: [{methods}]}}}}\n{fixed}")
+    (need,) = space.stores()
+    spec = store_spec(need)
+    cut = need_slice(need, spec)
+    for row in space.rows[0].values():
+        trial = override(space.base(), {"method": row})
+        assert cut.with_other(trial_slice(trial, spec)) == cut
+    assert cut.blocks == ()
 
 
 def test_they_have_no_meaning_without_a_store():
