@@ -46,6 +46,7 @@ class ShardFiles:
         self.columns = [HASH, *columns_of(features.spec, cut)]
         self.open: OrderedDict[int, tuple[pq.ParquetFile, threading.Lock]] = OrderedDict()
         self.kept: OrderedDict[tuple[int, int], Group] = OrderedDict()
+        self.kept_bytes = 0
         self.lock = threading.Lock()
 
     def groups(self, shards: np.ndarray, rows: np.ndarray) -> list[Found]:
@@ -74,8 +75,9 @@ class ShardFiles:
             found |= {key: self._read_group(key) for key in todo}
         for key in todo:
             self.kept[key] = found[key]
-        while sum(map(_group_bytes, self.kept.values())) > _KEPT_BYTES:
-            self.kept.popitem(last=False)
+            self.kept_bytes += _group_bytes(found[key])
+        while self.kept_bytes > _KEPT_BYTES:
+            self.kept_bytes -= _group_bytes(self.kept.popitem(last=False)[1])
         return found
 
     def _read_group(self, key: tuple[int, int]) -> Group:

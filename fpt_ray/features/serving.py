@@ -70,7 +70,13 @@ def _determining(store: Features) -> dict[str, Any]:
     return {**spec, **fold, "images": store.table_digest}
 
 
-def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig, str]) -> str:
+def holders(need: StoreNeed, stores: Stores) -> list[Features]:
+    """The stores that serve some of these trials, as far as they are wide enough."""
+    return [store for store in stores if not _unlike(need.trial, store, stores.weights)]
+
+
+def _unlike(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig, str]) -> str:
+    """In what a store, however wide, is another one than a trial's."""
     spec, features, shape = store.spec, trial.features, backbone_shape(trial.backbone.name)
     same = [
         ("backbone.name", trial.backbone.name, spec.backbone),
@@ -85,7 +91,6 @@ def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig,
         if spec.blocks:
             return f"{trial.method} reads images, {store.uri} holds features"
         return _differs(same, store.uri)
-    kept = kept_tokens(shape.num_tokens(features.resolution), features.token_ratio)
     same += [
         ("features.importance", features.importance, spec.importance),
         ("features.dtype", features.dtype, spec.dtype),
@@ -93,10 +98,15 @@ def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig,
     ]
     if features.precision != "auto":
         same.append(("features.precision", features.precision, spec.precision))
-    if lack := _differs(same, store.uri):
-        return lack
-    if trial.method in SUMMARY_METHODS:
-        return ""
+    return _differs(same, store.uri)
+
+
+def _lacks(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig, str]) -> str:
+    """Why a store does not serve a trial."""
+    spec, shape = store.spec, backbone_shape(trial.backbone.name)
+    if (unlike := _unlike(trial, store, weights)) or reads_images(trial) or trial.method in SUMMARY_METHODS:
+        return unlike
+    kept = kept_tokens(shape.num_tokens(trial.features.resolution), trial.features.token_ratio)
     if kept > spec.num_kept:
         return f"features.token_ratio asks for {kept}, {store.uri} holds at most {spec.num_kept}; preload a wider store"
     for name, asked, held in (

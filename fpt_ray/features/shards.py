@@ -188,6 +188,8 @@ def damage_as_error(uri: str) -> Iterator[None]:
             yield
     except FileNotFoundError:
         raise StoreError(f"{uri} is missing; put it back, or delete the store and preload again") from None
+    except MemoryError:  # Arrow's is one of its own errors, too
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         if isinstance(error, OSError) and error.errno is not None:
             raise

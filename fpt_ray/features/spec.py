@@ -122,6 +122,15 @@ class Slice:
             summaries=self.summaries or other.summaries,
         )
 
+    def within(self, other: "Slice") -> "Slice":
+        """What both hold."""
+        return Slice(
+            blocks=tuple(block for block in self.blocks if block in other.blocks),
+            num_kept=min(self.num_kept, other.num_kept),
+            low_resolutions=tuple(size for size in self.low_resolutions if size in other.low_resolutions),
+            summaries=self.summaries and other.summaries,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureColumn:

@@ -39,7 +39,7 @@ class Store:
     shards: tuple[ShardEntry, ...]
     indexes: tuple[IndexEntry, ...]
     removed: tuple[str, ...]
-    """Paths that the generation has taken out, to be removed."""
+    """Paths that this generation or an earlier one has taken out, to be removed."""
 
     @property
     def num_rows(self) -> int:
@@ -180,7 +180,7 @@ def _grown(store: Store, new: Sequence[tuple[ShardEntry, np.ndarray]]) -> tuple[
     rows = np.concatenate([np.zeros(0, np.int32), *(np.arange(len(found), dtype=np.int32) for _, found in new)])
     index, known = Index(hashes=hashes, shards=shards, rows=rows).in_order(), read_index(store)
     added = index.beside(known)
-    store = replace(store, shards=(*store.shards, *(entry for entry, _ in new)), removed=())
+    store = replace(store, shards=(*store.shards, *(entry for entry, _ in new)), removed=_still_there(store))
     if len(store.indexes) < _INDEX_FILES:
         return store, added
     return replace(store, indexes=()), known.with_other(added)
@@ -196,7 +196,12 @@ def replaced(
     """
     bare = replace(store, shards=(), indexes=())
     after, index = _grown(bare, shards)
-    return _put_generation(store, (replace(after, removed=tuple(removed)), index))
+    return _put_generation(store, (replace(after, removed=(*after.removed, *removed)), index))
+
+
+def _still_there(store: Store) -> tuple[str, ...]:
+    """What was taken out and not removed yet: a generation that did not name it would take it for new shards."""
+    return tuple(path for path in store.removed if exists(f"{store.uri}/{path}"))
 
 
 def _put_generation(before: Store, grown: tuple[Store, Index]) -> Store:

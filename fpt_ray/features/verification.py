@@ -8,6 +8,7 @@ from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from fpt_ray.features.index import Index
@@ -15,11 +16,11 @@ from fpt_ray.features.shards import HASH, check_schema, damage_as_error, hash_ar
 from fpt_ray.features.spec import StoreError, StoreSpec
 from fpt_ray.features.store import MANIFEST, OLD_MANIFEST, Store, read_index, read_manifest
 from fpt_ray.images.columns import SPLITS
-from fpt_ray.storage.files import abort_uploads, exists, list_files, read_bytes, remove
+from fpt_ray.storage.files import abort_uploads, exists, filesystem, list_files, read_bytes, remove
 from fpt_ray.storage.protocol import File
 
 _THREADS = 4
-_NAME = r"\d{5}-[0-9a-f]{16}\.parquet"
+_NAME = r"(\d{5})-[0-9a-f]{16}\.parquet"
 _OLD_SHARD = re.compile(rf"({'|'.join(SPLITS)})/part-\d{{5}}\.parquet$")
 _SHARD = re.compile(rf"shards/{_NAME}$")
 _INDEX = re.compile(rf"index/{_NAME}$")
@@ -134,15 +135,18 @@ def _found(uri: str, files: list[File], all_files: list[File]) -> Found:
 
 
 def _rows(uri: str, shards: list[str]) -> int:
-    """Rows that an unfinished store has so far, of the shards that can be read."""
-    rows = 0
-    for shard in shards:
-        try:
-            with damage_as_error(uri):
-                rows += parquet_file(pa.BufferReader(read_bytes(f"{uri}/{shard}"))).metadata.num_rows
-        except StoreError:
-            continue
-    return rows
+    """Rows that an unfinished store has so far, of the shards that can be read; of each the end alone is."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return sum(pool.map(lambda shard: _rows_of(f"{uri}/{shard}"), shards))
+
+
+def _rows_of(uri: str) -> int:
+    system, path = filesystem(uri)
+    try:
+        with damage_as_error(uri), system.open_input_file(path) as file:
+            return pq.read_metadata(file).num_rows
+    except StoreError:
+        return 0
 
 
 def unlisted_shards(store: Store) -> list[str]:
@@ -179,11 +183,13 @@ def remove_store(uri: str) -> tuple[int, int, int]:
 def remove_leftovers(store: Store) -> None:
     """Removes what killed writers had not finished, and what the store's generation has taken out.
 
-    After images were taken out, the manifests and index files of earlier generations go, too: they tell of them.
+    After images were taken out, the manifests and index files of earlier generations go, too: they tell of them. Those
+    of later ones are another writer's.
     """
     paths = [file.path for file in list_files(store.uri)]
     kept = {f"manifest-{store.generation:05d}.json", *(index.path for index in store.indexes)}
-    earlier = [path for path in paths if (MANIFEST.fullmatch(path) or _INDEX.fullmatch(path)) and path not in kept]
+    numbered = [(path, found) for path in paths if (found := MANIFEST.fullmatch(path) or _INDEX.fullmatch(path))]
+    earlier = [path for path, found in numbered if int(found[1]) <= store.generation and path not in kept]
     remove(store.uri, [path for path in paths if _TEMPORARY.fullmatch(path) or path in store.removed])
     remove(store.uri, earlier if store.removed else [])
 

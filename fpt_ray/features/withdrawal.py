@@ -10,7 +10,7 @@ from fpt_ray.features.index import Index
 from fpt_ray.features.shards import ShardEntry, damage_as_error, open_shard, shard_hashes, write_shard
 from fpt_ray.features.spec import StoreError
 from fpt_ray.features.store import Store, open_store, read_index, replaced, shard_path
-from fpt_ray.features.verification import remove_leftovers
+from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.storage.errors import ExistsError, disk_full_as_error
 
 
@@ -21,7 +21,8 @@ def forget(uri: str, images: Sequence[str]) -> int:
     files and manifests are removed. A removal that was killed is ended by the next one, or by the next preload.
 
     Raises:
-        StoreError: a hash is none, an image is not in the store, or somebody else changed the store meanwhile.
+        StoreError: a hash is none, an image is not in the store, a shard of a preload that is not finished holds it, or
+            somebody else changed the store meanwhile.
         FullError: the disk is full.
         StorageError: S3 fails.
     """
@@ -29,21 +30,45 @@ def forget(uri: str, images: Sequence[str]) -> int:
     for image in images:
         if not re.fullmatch("[0-9a-f]{64}", image):
             raise StoreError(f"images: {image!r} is no SHA-256; give 64 digits, as an image table has them")
+    if store.removed:
+        remove_leftovers(store)
     hashes = np.frombuffer(bytes.fromhex("".join(images)), np.uint8).reshape(-1, 32)
+    _require_finished(store, hashes)
     at = read_index(store).find(hashes)
     if (at < 0).any():
-        raise StoreError(f"{uri} does not hold {images[int(np.flatnonzero(at < 0)[0])]}; nothing was removed")
+        done = "what an earlier removal had left is removed" if store.removed else "nothing was removed"
+        raise StoreError(f"{uri} does not hold {images[int(np.flatnonzero(at < 0)[0])]}; {done}")
     with disk_full_as_error(uri):
         store, written = _without(store, hashes)
     remove_leftovers(store)
     return written
 
 
+def _require_finished(store: Store, hashes: np.ndarray) -> None:
+    """StoreError if a shard holds one of these images that no manifest lists: the next preload would take it over."""
+    gone = _index_of(hashes)
+    for path in unlisted_shards(store):
+        try:
+            found = shard_hashes(f"{store.uri}/{path}", store.spec)
+        except StoreError:
+            continue  # no preload takes it over
+        if (gone.find(found) >= 0).any():
+            raise StoreError(
+                f"{store.uri}/{path}, of a preload that runs or was killed, holds such an image; let it end, start it "
+                "again, or remove that file, and forget the images then; nothing was removed"
+            )
+
+
+def _index_of(hashes: np.ndarray) -> Index:
+    numbers = np.zeros(len(hashes), np.int32)
+    return Index(hashes=hashes, shards=numbers, rows=numbers).in_order()
+
+
 def _without(store: Store, hashes: np.ndarray) -> tuple[Store, int]:
     """The generation without these images, and how many shards were written for it."""
     known: list[tuple[ShardEntry, np.ndarray]] = []
     written, removed = 0, []
-    gone = Index(hashes=hashes, shards=np.zeros(len(hashes), np.int32), rows=np.zeros(len(hashes), np.int32)).in_order()
+    gone = _index_of(hashes)
     for number, entry in enumerate(store.shards):
         uri = store.shard_uri(number)
         rows = shard_hashes(uri, store.spec)

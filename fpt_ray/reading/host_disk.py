@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ from fpt_ray.features.rows import Group, group_parts
 from fpt_ray.features.spec import Slice
 from fpt_ray.storage.errors import FullError, disk_full_as_error
 
+DISK_SHARE = 0.8
+"""Of what a host's disk has free or holds of them already, what features may fill."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HostDisk:
@@ -36,15 +39,29 @@ class HostDisk:
     kept: bool
     """Whether it stays when the study has ended, for others that read the same."""
     limit_bytes: int = 0
-    """What may be written there."""
+    """What it may hold in all."""
 
 
-def free_bytes(folder: str) -> int:
-    """What this host's disk has free where the folder is, or will be."""
+def room_on_disk(folder: str, parts: Sequence[str]) -> tuple[int, int]:
+    """(what these parts of a folder may fill on this host's disk, what the folder may), in bytes.
+
+    What is written there already counts as room of its own part.
+    """
     path = Path(folder)
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    written, own = _written_bytes(Path(folder)), sum(_written_bytes(Path(folder, part)) for part in parts)
+    limit = int(DISK_SHARE * (shutil.disk_usage(path).free + written))
+    return limit - (written - own), limit
+
+
+def _written_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.arrow"))
+
+
+def part_of(features: Features, cut: Slice) -> str:
+    """The part of the folder for a slice of a store."""
+    return f"{features.spec.name}/{digest_of(dataclasses.asdict(cut))[:12]}"
 
 
 def host_disk(folder: str | None, name: str) -> HostDisk:
@@ -63,7 +80,7 @@ def mapped_groups(disk: HostDisk, features: Features, cut: Slice, wanted: Mappin
         StoreError: a shard is damaged, missing or not of this store.
         StorageError: S3 fails.
     """
-    folder = Path(disk.folder, features.spec.name, digest_of(dataclasses.asdict(cut))[:12])
+    folder = Path(disk.folder, part_of(features, cut))
     _make_private(Path(disk.folder))
     folder.mkdir(parents=True, exist_ok=True)
     groups = {}
@@ -99,7 +116,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write(file: Path, rows: np.ndarray, group: Group, disk: HostDisk) -> None:
     size = sum(cells.nbytes for cells in group.values())
-    written = sum(one.stat().st_size for one in Path(disk.folder).rglob("*.arrow"))
+    written = _written_bytes(Path(disk.folder))
     if written + size > disk.limit_bytes:
         raise FullError(
             f"{disk.folder} holds {written / 1e9:.2f} GB of features and may hold {disk.limit_bytes / 1e9:.2f}; free "

@@ -21,10 +21,10 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features
 from fpt_ray.features.places import GroupsAtHand, ShardFiles, read_shard_rows
 from fpt_ray.features.rows import Rows
-from fpt_ray.features.serving import Stores, need_slice, store_for, trial_slice
-from fpt_ray.features.spec import Slice
+from fpt_ray.features.serving import Stores, holders, need_slice, trial_slice
+from fpt_ray.features.spec import Slice, everything
 from fpt_ray.models.hardware import Hardware
-from fpt_ray.reading.host_disk import HostDisk, free_bytes, mapped_groups, remove_folder
+from fpt_ray.reading.host_disk import HostDisk, mapped_groups, part_of, remove_folder, room_on_disk
 from fpt_ray.reading.of_each import RowsOfEach
 from fpt_ray.reading.on_device import RowsOnDevice
 
@@ -32,8 +32,6 @@ GPU_SHARE = 0.25
 """Of a GPU's memory, what the features of a trial may fill: each trial on it holds its own."""
 SHARED_MEMORY_SHARE = 0.6
 """Of the object store's memory, what features may fill."""
-DISK_SHARE = 0.8
-"""Of what a host's disk has free, what features may fill."""
 _SPLITS = ("train", "val")
 
 
@@ -45,6 +43,8 @@ class Room:
     """0: there is none."""
     memory: int
     disk: int
+    disk_limit: int = 0
+    """Of the folder on a disk, whosever features it holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +82,15 @@ class Reading:
 # --- which one ----------------------------------------------------------------------------------------------------
 
 
-def room_for_features(hardware: Hardware, folder: str) -> Room:
-    """What features may fill on this cluster, with a folder on every host's disk."""
+def room_for_features(hardware: Hardware, folder: str, parts: Sequence[str]) -> Room:
+    """What features may fill on this cluster, on disks as these parts of a folder on every host."""
     memory = min((host.get("object_store_memory", 0.0) for host in computing_hosts()), default=0.0)
+    disks = on_every_host(partial(room_on_disk, folder, parts))
     return Room(
         gpu=int(GPU_SHARE * hardware.memory_bytes) if hardware.device == "cuda" else 0,
         memory=int(SHARED_MEMORY_SHARE * memory),
-        disk=int(DISK_SHARE * min(on_every_host(partial(free_bytes, folder)), default=0)),
+        disk=max(0, min((own for own, _ in disks), default=0)),
+        disk_limit=min((whole for _, whole in disks), default=0),
     )
 
 
@@ -150,9 +152,9 @@ def share_features(space: SearchSpace, stores: Stores, asked: Read, disk: HostDi
     """
     cuts: dict[str, Slice] = {}
     for need in space.stores():
-        store = store_for(need.trials()[0], stores)
-        cut = need_slice(need, store.spec)
-        cuts[store.uri] = cuts[store.uri].with_other(cut) if store.uri in cuts else cut
+        for store in holders(need, stores):
+            cut = need_slice(need, store.spec).within(everything(store.spec))
+            cuts[store.uri] = cuts[store.uri].with_other(cut) if store.uri in cuts else cut
     return prepare_reading({store.uri: store for store in stores}, cuts, asked, disk, stores.hardware)
 
 
@@ -161,11 +163,11 @@ def prepare_reading(
 ) -> Reading:
     """The same for slices of stores by their URIs."""
     size = sum(stores[uri].slice_bytes(cut, _SPLITS) for uri, cut in cuts.items())
-    room = room_for_features(hardware, disk.folder)
+    room = room_for_features(hardware, disk.folder, [part_of(stores[uri], cut) for uri, cut in cuts.items()])
     on_gpu, place, why = choose_places(asked, size, room)
     gpu = "on each trial's GPU, " if on_gpu else ""
     say(f"features: {_gigabytes(size)}, {gpu}{_TEXTS[place].format(folder=disk.folder)} ({why})")
-    written = replace(disk, limit_bytes=room.disk) if place == "disk" else None
+    written = replace(disk, limit_bytes=room.disk_limit) if place == "disk" else None
     reading = Reading(disk=written, cuts=cuts, in_memory=place == "memory", on_gpu=on_gpu)
     for uri in cuts:
         reading = reading.with_store(stores[uri]) if stores[uri].is_made else reading

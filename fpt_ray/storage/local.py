@@ -60,9 +60,13 @@ def read_bytes(uri: str, at_most: int | None) -> bytes:
 
 
 def list_files(uri: str, after: str = "") -> list[File]:
-    """All files below a folder that follow one by name; links to folders are not followed."""
-    root = local_path(uri)
-    paths = [Path(folder, name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names]
+    """All files below a folder that follow one by name; links to folders are not followed.
+
+    Raises:
+        OSError: a folder is there and cannot be read.
+    """
+    root, walked = local_path(uri), os.walk(local_path(uri), onerror=_raise_unless_missing)
+    paths = [Path(folder, name).relative_to(root).as_posix() for folder, _, names in walked for name in names]
     return [file for path in paths if path > after and (file := _file(root, path))]
 
 
@@ -75,9 +79,16 @@ def find(uri: str, paths: Iterable[str]) -> Iterator[tuple[str, File | None]]:
 def _file(root: Path, path: str) -> File | None:
     try:
         stat = os.stat(root / path)
-    except OSError:
+    except OSError as error:
+        _raise_unless_missing(error)
         return None
     return File(path=path, bytes=stat.st_size, stamp=f"{stat.st_size}|{stat.st_mtime_ns}")
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """What cannot be looked at is not taken for missing."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        raise error
 
 
 def walk(uri: str) -> list[Entry]:

@@ -11,10 +11,12 @@ from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import BackboneConfig, TrialConfig, override
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, planned
-from fpt_ray.features.serving import Stores, store_for, study_identity, trial_identity
-from fpt_ray.features.spec import store_spec
+from fpt_ray.features.serving import Stores, store_for, study_identity, trial_identity, trial_slice
+from fpt_ray.features.spec import everything, store_spec
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.weights import RANDOM_WEIGHTS, known_weights
+from fpt_ray.reading import places
+from fpt_ray.reading.host_disk import HostDisk
 from tests.conftest import SMALL
 from tests.stores import cut_of, make_spec, make_store, make_table
 
@@ -170,3 +172,34 @@ def test_known_weights_are_found_by_relative_and_absolute_paths(tmp_path):
     random = BackboneConfig(name=SMALL, weights=RANDOM_WEIGHTS)
     (digest,) = known_weights([random], str(tmp_path)).values()
     assert len(digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("held", "served"),
+    [(({"blocks": (8, 9)}, {"blocks": (10, 11)}), 8), (({"num_kept": 3}, {}), 8), (({}, {"weights_digest": "b"}), 8)],
+)
+def test_what_is_read_of_several_stores_serves_each_trial_from_the_store_that_is_its(held, served, monkeypatch):
+    """Stores of other blocks, one of fewer tokens that comes first, one of other weights, of which nothing is read."""
+    space = parse_space(f"""
+space:
+  side.blocks: {{choices: ["8,9", "10,11"]}}
+  features.token_ratio: {{choices: [0.05, 0.2]}}
+  method: {{choices: [probe, knn]}}
+fixed: {{backbone.name: {SMALL}, backbone.weights: a.safetensors, features.resolution: 96, side.depth: 2}}
+objectives: {{val_auc: max}}
+""")
+    (need,) = space.stores()
+    whole = dataclasses.replace(store_spec(need, weights_digest="a", precision="float32"), blocks=(8, 9, 10, 11))
+    specs = {f"s{at}": dataclasses.replace(whole, **changes) for at, changes in enumerate(held)}
+    stores = tuple(dataclasses.replace(store_of(uri=uri), spec=spec) for uri, spec in specs.items())
+    monkeypatch.setattr(places, "prepare_reading", lambda _, cuts, *__: places.Reading(cuts=cuts))
+    all_stores = Stores(stores=stores, weights=WEIGHTS, hardware=CPU)
+    found = places.share_features(space, all_stores, "auto", HostDisk(folder="", kept=True)).cuts
+    trials = [space.trial(proposal) for proposal in space.grid()]
+    for trial in trials:
+        store = store_for(trial, all_stores)
+        cut = trial_slice(trial, store.spec)
+        assert found[store.uri].with_other(cut) == found[store.uri]
+        assert everything(store.spec).with_other(found[store.uri]) == everything(store.spec)
+    assert len(trials) == served
+    assert set(found) == {uri for uri, spec in specs.items() if spec.weights_digest == "a"}

@@ -20,8 +20,9 @@ from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
 from fpt_ray.features import store as stores
+from fpt_ray.features import verification
 from fpt_ray.features.joining import join, missing
-from fpt_ray.features.shards import ShardEntry, adopted, shard_hashes, shard_table, write_shard
+from fpt_ray.features.shards import ShardEntry, adopted, damage_as_error, shard_hashes, shard_table, write_shard
 from fpt_ray.features.spec import StoreError, bytes_per_row, columns_of, everything, store_spec
 from fpt_ray.features.store import add_shards, check_same, empty_store, open_store, read_index, read_manifest
 from fpt_ray.features.verification import store_faults
@@ -309,6 +310,51 @@ def test_what_cannot_be_read_is_not_called_damaged(number, tmp_path, monkeypatch
     with pytest.raises(OSError, match=os.strerror(number)) as error:
         rows_from_files(features, "train", cut_of((5,), 3)).take([0])
     assert not isinstance(error.value, ConfigError)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("call", ["scandir", "stat"])
+def test_what_cannot_be_listed_is_not_called_missing(number, call, tmp_path, monkeypatch):
+    make_store(tmp_path, make_spec())
+
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing)
+        with pytest.raises(OSError, match=os.strerror(number)) as error:
+            open_store(str(tmp_path))
+    assert not isinstance(error.value, ConfigError)
+
+
+def test_rows_of_an_unfinished_store_are_counted_without_reading_them(tmp_path, monkeypatch):
+    make_store(tmp_path, make_spec())
+    for manifest in tmp_path.glob("manifest-*"):
+        manifest.unlink()
+    damaged = next((tmp_path / "shards").iterdir())
+    (tmp_path / "shards" / f"00009-{'0' * 16}.parquet").write_bytes(damaged.read_bytes()[:-9])
+    monkeypatch.setattr(verification, "read_bytes", None)
+    (found,) = verification.find_stores(str(tmp_path))
+    assert (found.store, found.why, found.rows) == (None, "unfinished", 33)
+
+
+def test_too_little_memory_is_not_called_damage():
+    with pytest.raises(MemoryError, match="malloc of size 9"), damage_as_error("a shard"):
+        raise pa.ArrowMemoryError("malloc of size 9 failed")
+
+
+def test_row_groups_are_kept_up_to_a_size(tmp_path, monkeypatch):
+    """Of nine of one row each, three."""
+    features, _ = make_store(tmp_path, make_spec(), rows=9, per_shard=1)
+    rows = rows_from_files(features, "train", cut_of((2,), 3))
+    first = rows.place.groups(rows.split.shards[:1], rows.split.rows[:1])
+    one = sum(cells.nbytes for cells in first[0].group.values())
+    assert rows.place.kept_bytes == one
+    monkeypatch.setattr("fpt_ray.features.places._KEPT_BYTES", 3 * one)
+    for ids in ([1, 2], range(9), [8]):
+        rows.take(ids)
+        assert rows.place.kept_bytes == one * len(rows.place.kept)
+    assert len(rows.place.kept) == 3
 
 
 def test_no_file_is_held_open_that_is_not_being_read(tmp_path, monkeypatch):

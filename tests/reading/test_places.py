@@ -1,6 +1,7 @@
 """Rows from a host's disk and from a device against those of the store's files; the choice of a place by hand."""
 
 import os
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ from fpt_ray.features.places import GroupsAtHand
 from fpt_ray.features.spec import StoreError
 from fpt_ray.features.store import open_store
 from fpt_ray.reading import host_disk, places
-from fpt_ray.reading.host_disk import HostDisk, mapped_groups
+from fpt_ray.reading.host_disk import HostDisk, mapped_groups, room_on_disk
 from fpt_ray.reading.of_each import RowsOfEach
 from fpt_ray.reading.on_device import RowsOnDevice
 from fpt_ray.reading.places import Reading, Room, choose_places, rows_of_trials
@@ -147,6 +148,19 @@ def test_a_hosts_disk_takes_no_more_than_its_limit(tmp_path):
     with pytest.raises(FullError, match=r"and may hold 0.00; free space, give another folder, or read=stream"):
         _files(features, CUT, wanted, tmp_path / "b", one + 10)
     assert len([*(tmp_path / "b").rglob("*.arrow")]) == 1
+
+
+def test_what_is_written_already_takes_no_room_twice(tmp_path, monkeypatch):
+    """Of 1,000 bytes free and 300 written, 200 of them of the same slice, features may fill 80 %."""
+    monkeypatch.setattr(host_disk.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(5000, 4000, 1000))
+    assert room_on_disk(str(tmp_path / "none"), ["mine/a"]) == (800, 800)
+    for name, size in (("mine/a/1.arrow", 200), ("others/b/2.arrow", 100), ("mine/a/1.lock", 50)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert room_on_disk(str(tmp_path), ["mine/a"]) == (1040 - 100, 1040)
+    features, _ = make_store(tmp_path / "store", make_spec())
+    _files(features, CUT, features.rows_by_shard(["train"]), tmp_path / "disk", 2**30)
+    assert [*(tmp_path / "disk" / host_disk.part_of(features, CUT)).glob("*.arrow")]
 
 
 def _files(features, cut, wanted, folder, limit):
