@@ -1,5 +1,6 @@
 """What a person at a terminal sees of a command: user errors as one line, messages on stderr, no secrets."""
 
+import errno
 import os
 import re
 import select
@@ -24,8 +25,14 @@ _SECRET_IN_QUERY = re.compile(
 )
 
 
+_NO_DEFECT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""Errors of a file or folder that say that somebody else has to be asked, or another place be given."""
+
+
 def run_command(main: Callable[[], int | None], described: Callable[[ConfigError], str] = str) -> None:
     """Runs a command's main(); what the user got wrong ends it with one line on stderr and exit status 2.
+
+    So does a place that may not be read or written.
 
     ``main`` may return another exit status; ``described`` puts an error into a line. Where nobody reads what it prints
     any more (``| head``), it ends without a word, with the status of SIGPIPE.
@@ -46,7 +53,13 @@ def run_command(main: Callable[[], int | None], described: Callable[[ConfigError
             raise  # another pipe or socket has broken
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         sys.exit(128 + signal.SIGPIPE)
-    except Exception:  # a defect: all of it, but for passwords in the addresses that libraries quote
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_DEFECT and error.filename is not None:
+            print(
+                f"error: {error.filename}: {error.strerror}; give a place that can be read and written", file=sys.stderr
+            )
+            sys.exit(2)
+        # A defect: all of it, but for passwords in the addresses that libraries quote.
         print(without_secrets(traceback.format_exc(), *_known_urls()), end="", file=sys.stderr)
         sys.exit(1)
 

@@ -85,7 +85,7 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text", h
     """Prints the front's table, draws and attaches the pictures and the page, and says how to see more.
 
     Raises:
-        ConfigError: there is no such study.
+        ConfigError: there is no such study, or its folder is in another working directory.
     """
     from fpt_ray.report.publication import copy_page, places_text, publish, report_text
     from fpt_ray.report.result import read_result
@@ -93,6 +93,11 @@ def report(name: str, *, tracking_uri: str, workdir: str, form: Form = "text", h
 
     result = read_result(open_tracking(tracking_uri), name, tracking_uri, workdir)
     print(report_text(result, form))
+    if not result.places.is_own:
+        raise ConfigError(
+            f"--workdir: {result.places.uri} is not the folder of study {name!r}, so that no picture and no page was "
+            "written, here or in MLflow; give the working directory in which it was run"
+        )
     publish(result)
     if html is not None:
         copy_page(result, html)

@@ -13,7 +13,7 @@ from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of
 from fpt_ray.storage.files import absolute, own_folder
 from fpt_ray.tracking.folder import folder_id
-from fpt_ray.tracking.records import StudyRun, TrialRecord, infeasible
+from fpt_ray.tracking.records import STUDY_ID, StudyRun, TrialRecord, infeasible
 from fpt_ray.tracking.runs import find_study, read_trials
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class StudyPlaces:
     """The folder of this machine with its tables and pictures."""
     stores: tuple[str, ...]
     """URIs of the feature stores it reads."""
+    is_own: bool = True
+    """Whether the folder is this study's; else the working directory is another one than it was run in."""
 
     @property
     def workdir(self) -> str:
@@ -128,6 +130,7 @@ def study_result(
             uri=study_uri,
             folder=own_folder(study_uri),
             stores=study.stores,
+            is_own=study.tags.get(STUDY_ID) == folder_id(study_uri),
         ),
         versions={name: text for name, text in study.tags.items() if name.startswith(_VERSIONS)},
     )

@@ -1,5 +1,6 @@
 """What a command leaves behind where nobody reads it: in processes of their own, against what a shell shows."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -80,3 +81,24 @@ def test_lines_of_libraries_that_no_logger_holds_back_are_left_out(capfd):
         os.write(2, b"said\n")
     os.write(2, b"later, of no use\n")
     assert capfd.readouterr().err == "a bar 1/2\ra bar 2/2\nsaid\nlater, of no use\n"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOTDIR])
+def test_a_place_that_may_not_be_written_to_is_told_in_one_line(number, capsys):
+    def main():
+        raise OSError(number, os.strerror(number), "/somebody/elses/front.md")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    said = f"error: /somebody/elses/front.md: {os.strerror(number)}; give a place that can be read and written\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, said)
+
+
+def test_another_error_of_a_file_is_a_defect_with_all_of_it(capsys):
+    def main():
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/disk/file")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 1
+    assert "Traceback" in capsys.readouterr().err

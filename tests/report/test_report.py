@@ -29,6 +29,7 @@ from fpt_ray.report.result import study_result
 from fpt_ray.report.summary import rendered, short_names, summarise, value_text
 from fpt_ray.report.what_if import what_if
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.folder import claim_folder
 from fpt_ray.tracking.records import PRUNED, StudyRun, TrialRecord, study_tags
 from fpt_ray.tracking.server import default_uri, open_tracking
 
@@ -92,6 +93,7 @@ def tracked(tmp_path_factory):
         trial = tracking.start_trial(client, study, 5, flatten(TrialConfig()), {})
         tracking.end_trial(client, trial, status, {}, reason)
     tracking.end_study(client, study, "FINISHED", 0)
+    claim_folder(f"{workdir}/studies/s", "id", begun=False)
     return workdir, uri
 
 
@@ -334,6 +336,22 @@ def test_the_report_prints_draws_and_attaches(tracked, capsys):
     for name in ("front.png", "front.html", "front.md"):
         assert (attached / name).read_bytes() == (folder / name).read_bytes()
     assert NOTE in (folder / "front.md").read_text()
+
+
+def test_another_working_directory_is_told_the_table_and_writes_nothing(tracked, tmp_path, capsys):
+    """Else everybody would see a page that was made without the study's images and bundles."""
+    client = open_tracking(tracked[1])
+    study = tracking.find_study(client, "s")
+    before = [(file.path, file.file_size) for file in client.list_artifacts(study.run_id)]
+    note = client.get_run(study.run_id).data.tags.get("mlflow.note.content")
+    with pytest.raises(
+        ConfigError, match=r"--workdir: .*studies/s is not the folder of study 's', .* in which it was run"
+    ):
+        report("s", tracking_uri=tracked[1], workdir=str(tmp_path))
+    assert "val_auc" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert [(file.path, file.file_size) for file in client.list_artifacts(study.run_id)] == before
+    assert client.get_run(study.run_id).data.tags.get("mlflow.note.content") == note
 
 
 def test_an_unknown_study_is_named_with_those_there_are(tracked):
