@@ -67,6 +67,7 @@ def run(command: Command) -> int:
     from fpt_ray.predict.pipeline import predict_all
     from fpt_ray.predict.stored import stores_of
     from fpt_ray.predict.summary import summary_text
+    from fpt_ray.predict.trained_on import learnt_from
     from fpt_ray.storage.files import absolute
     from fpt_ray.train.bundle import bundle_digest, read_bundle, with_backbone_at
 
@@ -89,7 +90,8 @@ def run(command: Command) -> int:
     ensemble = dataclasses.replace(ensemble, stores=stores)
     with ray_session(local=command.local):
         found = predict_all(ensemble, work)
-        print(summary_text(found, bundle, listing, out, others))
+        learnt = None if listing.labels is None else learnt_from(found["sha256"].to_pylist(), bundle, workdir)
+        print(summary_text(found, bundle, listing, out, others, learnt=learnt))
         if plan is not None:
             print(evidence_by_worker(ensemble, listing, plan, found, absolute(workdir)))
     remove_parts(work)

@@ -22,7 +22,15 @@ _SHOWN = 5
 """Of the images that could not be read."""
 
 
-def summary_text(table: pa.Table, bundle: Bundle, listing: Listing, out: str, others: Sequence[Bundle] = ()) -> str:
+def summary_text(
+    table: pa.Table,
+    bundle: Bundle,
+    listing: Listing,
+    out: str,
+    others: Sequence[Bundle] = (),
+    *,
+    learnt: int | None = None,
+) -> str:
     """All of it.
 
     Args:
@@ -31,6 +39,7 @@ def summary_text(table: pa.Table, bundle: Bundle, listing: Listing, out: str, ot
         listing: the images, with labels where they are known.
         out: the file that was written.
         others: what answered beside it.
+        learnt: how many images the bundle was made with; None: that is not known.
     """
     lines = []
     if "class" in table.column_names and bundle.target.task != "multilabel":
@@ -41,7 +50,7 @@ def summary_text(table: pa.Table, bundle: Bundle, listing: Listing, out: str, ot
     errors = table["error"].to_pylist()
     if listing.labels is not None:
         lines += _of_labelled(table, bundle, listing.labels, others)
-        lines += _learnt(listing)
+        lines += _learnt(listing, learnt)
     if others:
         lines.append(cost_text((bundle, *others)))
     lines += _unlike(table, (bundle, *others))
@@ -65,9 +74,19 @@ def _of_labelled(table: pa.Table, bundle: Bundle, labels: np.ndarray, others: Se
     return lines
 
 
-def _learnt(listing: Listing) -> list[str]:
+def _learnt(listing: Listing, learnt: int | None) -> list[str]:
+    """Whether scores are of images that the model was made with, by their content; else what their names say of it."""
+    if learnt is not None:
+        text = (
+            f"warning: {learnt} of {len(listing.paths)} images are training or validation images of the model, so that "
+            "these scores are too good: give the test images alone"
+        )
+        return [text] if learnt else []
     if not listing.learnt:
-        return []
+        return [
+            "whether the model was made with some of these images is not known, since the working directory does not "
+            "hold the table of its images: scores of such images would be too good"
+        ]
     return [
         f"warning: {listing.learnt} of {len(listing.paths)} images are of the splits train and val; if the model was "
         "made with them, these scores are too good: give the test images alone"

@@ -9,12 +9,15 @@ from sklearn.metrics import roc_auc_score
 
 from fpt_ray.config.tasks import Target
 from fpt_ray.errors import ConfigError
+from fpt_ray.images.table import write_table
 from fpt_ray.predict.classifier import load
 from fpt_ray.predict.evidence.alike import label_text
 from fpt_ray.predict.listing import known_labels, listed
 from fpt_ray.predict.pipeline import answer_rows
 from fpt_ray.predict.summary import summary_text
+from fpt_ray.predict.trained_on import learnt_from
 from fpt_ray.train.bundle import read_bundle
+from tests.predict.bundles import table_of_images
 
 TARGET = Target(task="multiclass", classes=("c0", "c1", "c2"))
 
@@ -82,6 +85,35 @@ def test_scores_of_images_that_a_model_is_made_with_are_warned_of(bundle, images
     table.write_text("\n".join(["path,label,split", *rows]))
     assert said in summary_text(answers, read, listed(str(table), (), TARGET), "o")
     assert listed(f"{images}/test", (), TARGET).learnt == 0
+
+
+def test_images_that_a_model_is_made_with_are_known_by_their_content(bundle, images, tmp_path):
+    """Whatever their names and folders say; where the table is not there, it is said that nobody knows."""
+    read, table = read_bundle(bundle), table_of_images(images)
+    assert read.data["images_digest"] == table.digest()
+    hashes = [row.sha256 for row in table.rows()]
+    assert learnt_from(hashes, read, str(tmp_path)) is None
+    write_table(table, f"{tmp_path}/tables/{table.digest()[:12]}.parquet")
+    made_with = len(table.of("train")) + len(table.of("val"))
+    assert 0 < made_with < len(hashes)
+    assert learnt_from([*hashes, "", "f" * 64], read, str(tmp_path)) == made_with
+    of_test = [row.sha256 for row in table.take(table.of("test")).rows()]
+    assert learnt_from(of_test, read, str(tmp_path)) == 0
+    listing = listed(f"{images}/test", (), TARGET)
+    answers = answer_rows(
+        load(bundle).predict([Path(images, "test", path) for path in listing.paths]),
+        listing.paths,
+        of_test,
+        [""] * len(of_test),
+    )
+    assert "these scores are too good" in summary_text(answers, read, listing, "o", learnt=3)
+    assert "warning: 3 of 9 images are training or validation" in summary_text(answers, read, listing, "o", learnt=3)
+    assert "too good" not in summary_text(answers, read, listing, "o", learnt=0)
+    assert "the table of its images: scores of such images would be too good" in summary_text(
+        answers, read, listing, "o"
+    )
+    unlabelled = dataclasses.replace(listing, labels=None)
+    assert "too good" not in summary_text(answers, read, unlabelled, "o")
 
 
 def test_files_that_are_no_images_by_their_names_are_counted(images, tmp_path, capsys):

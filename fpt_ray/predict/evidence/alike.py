@@ -24,6 +24,7 @@ from fpt_ray.images.file import bytes_or_reason
 from fpt_ray.images.labels import BETWEEN, CLASS_TASKS
 from fpt_ray.images.picture import ImageError
 from fpt_ray.images.table import read_images
+from fpt_ray.predict.trained_on import table_uri
 from fpt_ray.storage.files import absolute, exists
 from fpt_ray.train.bundle import Bundle
 
@@ -65,8 +66,7 @@ def training_images(bundle: Bundle, workdir: str, root: str) -> TrainingImages:
         ConfigError: one of these is not there, or not whole.
         StorageError: S3 fails.
     """
-    where = absolute(workdir)
-    listed = f"{where}/tables/{bundle.data['images_digest'][:12]}.parquet"
+    where, listed = absolute(workdir), table_uri(bundle, workdir)
     if not exists(listed):
         raise ConfigError(f"{where} has no {listed.removeprefix(f'{where}/')}, the table that it was trained on")
     table = read_images(listed)
