@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fpt_ray.config.objectives import Limit, broken_limits
+from fpt_ray.config.objectives import Limit
 from fpt_ray.config.tasks import SHARES, TITLES
 from fpt_ray.display.typesetting import Cell, Column, Form, Table, text_column, typeset
 from fpt_ray.display.units import MIB
@@ -14,7 +14,7 @@ from fpt_ray.report.front import front_table
 from fpt_ray.report.pictures import Picture, Point, paper_points
 from fpt_ray.report.result import StudyResult
 from fpt_ray.report.what_if import what_if
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.tracking.records import TrialRecord, broken_by
 
 _DRAWN = ("param_ratio", "memory_ratio", "peak_memory_bytes", "learnable_parameters")
 _LISTED = 20
@@ -105,9 +105,9 @@ def _drawable(record: TrialRecord, score: str) -> bool:
 
 
 def _breach(record: TrialRecord, searched: Sequence[str], constraints: Mapping[str, Limit]) -> Mapping[str, object]:
-    broken = broken_limits(constraints, record.metrics)
+    broken = broken_by(record, constraints)
     return {
-        "trial": record.number,
+        "trial": record.number if record.confirms is None else f"{record.confirms}, with new seeds",
         **{name: record.params[name] for name in searched},
         "breaks": "; ".join(f"{name} is {value:.6g}, {constraints[name]}" for name, value in broken.items()),
     }

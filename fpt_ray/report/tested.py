@@ -15,14 +15,14 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
-from fpt_ray.config.objectives import Limit, broken_limits
+from fpt_ray.config.objectives import Limit
 from fpt_ray.config.tasks import TITLES
 from fpt_ray.display.charts import caption_inches, save_picture
 from fpt_ray.display.typesetting import Column, Table, text_column
 from fpt_ray.metrics.intervals import interval
 from fpt_ray.metrics.scores import Scores
 from fpt_ray.report.stored import stored_text
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.tracking.records import TrialRecord, broken_by
 
 FILE = "test_scores.json"
 """Beside a trial's run."""
@@ -83,7 +83,7 @@ def best_tested(
     Those that break a constraint are left out. ``predict.finding.best_of`` follows the same rule among bundles.
     """
     both = {f"val_{score}", f"test_{score}"}
-    scored = [one for one in records if both <= one.metrics.keys() and not broken_limits(constraints, one.metrics)]
+    scored = [one for one in records if both <= one.metrics.keys() and not broken_by(one, constraints)]
     if not scored:
         return None
     best = max(scored, key=lambda one: (one.confirms is not None, one.metrics[f"val_{score}"], -one.number))

@@ -163,6 +163,16 @@ def with_metrics(record: TrialRecord, metrics: Mapping[str, float]) -> TrialReco
     return replace(record, metrics={**record.metrics, **metrics})
 
 
+def broken_by(record: TrialRecord, constraints: Mapping[str, Limit]) -> dict[str, float]:
+    """``broken_limits`` of a trial that was trained.
+
+    One that confirms another has other seeds, and ``train_seconds`` are of all of a trial's: those of the other count.
+    """
+    of_search = record.confirms is None
+    limits = {name: limit for name, limit in constraints.items() if of_search or name != "train_seconds"}
+    return broken_limits(limits, record.metrics)
+
+
 def counted(
     records: Sequence[TrialRecord], constraints: Mapping[str, Limit], objectives: Iterable[str] = ("val_auc",)
 ) -> list[TrialRecord]:
@@ -177,16 +187,14 @@ def counted(
         if record.complete
         and not record.auxiliary
         and all(math.isfinite(record.metrics.get(name, math.nan)) for name in objectives)
-        and not broken_limits(constraints, record.metrics)
+        and not broken_by(record, constraints)
     ]
 
 
 def infeasible(records: Sequence[TrialRecord], constraints: Mapping[str, Limit]) -> list[TrialRecord]:
     """The trials that were trained to their end and break a constraint."""
     return [
-        record
-        for record in records
-        if record.complete and not record.auxiliary and broken_limits(constraints, record.metrics)
+        record for record in records if record.complete and record.stage != "choose" and broken_by(record, constraints)
     ]
 
 

@@ -6,7 +6,6 @@ from functools import partial
 
 import optuna
 
-from fpt_ray.config.objectives import broken_limits
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
@@ -15,7 +14,7 @@ from fpt_ray.report.front import front_of
 from fpt_ray.search.drivers import turn
 from fpt_ray.storage.files import exists, list_files, read_bytes, write
 from fpt_ray.tracking.provenance import provenance
-from fpt_ray.tracking.records import TrialRecord
+from fpt_ray.tracking.records import TrialRecord, broken_by
 from fpt_ray.train.bundle import BACKBONE_FILE, BUNDLE_FILE, FRONT_FILE
 from fpt_ray.train.checkpoint import Checkpoint
 from fpt_ray.train.leaving import SPLITS, Leaving, leave_bundle
@@ -53,7 +52,7 @@ def leave_bundles(records: Sequence[TrialRecord], shared: Shared, *, with_backbo
         ConfigError: a checkpoint or the store cannot be read.
     """
     score, limits = shared.space.score.removeprefix("val_"), shared.space.constraints
-    again = [record for record in confirming(records, score) if not broken_limits(limits, record.metrics)]
+    again = [record for record in confirming(records, score) if not broken_by(record, limits)]
     numbered = {record.number: record for record in (*shown_trials(records, shared.space), *again)}
     missing = [
         record

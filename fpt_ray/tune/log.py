@@ -232,7 +232,6 @@ class StudyLog(tune.Callback):
         for record in records:
             if (one := by_run.get(record.run_id)) is None:
                 continue
-            tracking.log_numbers(self.client, record.run_id, one.metrics, score=self.study.score)
             if one.details:
                 tracking.attach_text(self.client, record.run_id, one.details, TESTED)
             if one.predictions:
@@ -242,6 +241,8 @@ class StudyLog(tune.Callback):
                 name = f"test_{self.study.score}"
                 for run_id, score in zip(runs, one.seed_scores, strict=True):
                     tracking.log_numbers(self.client, run_id, {name: score}, score=self.study.score)
+            # Last: a trial that has these numbers is not scored again.
+            tracking.log_numbers(self.client, record.run_id, one.metrics, score=self.study.score)
         return [with_metrics(one, by_run[one.run_id].metrics) if one.run_id in by_run else one for one in records]
 
     def end(

@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import ray
 from jaxtyping import Float
 
 from fpt_ray.cluster import run_on_workers
@@ -25,7 +26,7 @@ from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
 from fpt_ray.report.predictions import predictions_text
 from fpt_ray.report.tested import as_json, of_seeds
-from fpt_ray.tracking.records import TrialRecord, counted
+from fpt_ray.tracking.records import TrialRecord, broken_by, counted
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 from fpt_ray.train.evaluation import picked_by
@@ -85,29 +86,33 @@ def score_shown(records: Sequence[TrialRecord], shared: Shared) -> Iterator[Tria
 def on_workers(
     function: Callable[[TrialConfig, Features, Checkpoint, str], Found], records: Sequence[TrialRecord], shared: Shared
 ) -> Iterator[tuple[str, Found]]:
-    """(a trial's run, what the function says of the trial), as they come."""
-    calls, shares = {}, {}
+    """(a trial's run, what the function says of the trial), as they come.
+
+    The function, and the stores with their tables, are put where all workers find them once, not with each call.
+    """
+    calls, shares, asked = {}, {}, (ray.put(function),)
+    stores: dict[str, tuple[Any]] = {}
     for record in records:
         seed = int(record.params["training.seed"])  # of one that confirms another, not the space's
         trial = override(shared.space.trial(record.values), {"training.seed": seed})
         shares[record.run_id] = shared.packing.worker(trial, shared.costs(trial)["peak_memory_bytes"])
         store, identity = store_for(trial, shared.stores), digest_of(trial_identity(trial, shared.stores))
         trial = replace(trial, backbone=anchored(trial.backbone, shared.weights_root))
-        calls[record.run_id] = partial(_of_saved, function, record, trial, store, identity)
+        if store.uri not in stores:
+            stores[store.uri] = (ray.put(store),)
+        calls[record.run_id] = partial(_of_saved, asked, record, trial, stores[store.uri], identity)
     return run_on_workers(calls, shares)
 
 
-def _of_saved(
-    function: Callable[[TrialConfig, Features, Checkpoint, str], Found],
-    record: TrialRecord,
-    trial: TrialConfig,
-    store: Features,
-    identity: str,
-) -> Found:
-    """What a function says of a trial's checkpoint; ConfigError if that is of another trial or store."""
+def _of_saved(function: tuple[Any], record: TrialRecord, trial: TrialConfig, store: tuple[Any], identity: str) -> Any:
+    """What a function says of a trial's checkpoint; ConfigError if that is of another trial or store.
+
+    Function and store are references; in tuples, since Ray replaces bare ones by their values.
+    """
     saved = load_checkpoint(record.checkpoint)
     check_identity(saved, identity, record.checkpoint)
-    return function(trial, store, saved, record.run_id)
+    call: Any = ray.get(function[0])
+    return call(trial, ray.get(store[0]), saved, record.run_id)
 
 
 def _is_scored(record: TrialRecord, shared: Shared) -> bool:
@@ -133,13 +138,13 @@ def score_confirmed(records: Sequence[TrialRecord], shared: Shared) -> list[Tria
     """Test scores of the trials that confirm others: mean over the new seeds, and 95 % intervals.
 
     The intervals are of that mean, and of its difference from the best of them by validation score. Where nothing new
-    was confirmed, nothing is read.
+    was confirmed, nothing is read; nor of those that break a limit by their new seeds.
 
     Raises:
         ConfigError: a checkpoint or the store cannot be read.
     """
     score = shared.space.score.removeprefix("val_")
-    confirmed = confirming(records, score)
+    confirmed = [record for record in confirming(records, score) if not broken_by(record, shared.space.constraints)]
     if all(_is_scored(record, shared) for record in confirmed):
         return []
     best = reference(confirmed, score)

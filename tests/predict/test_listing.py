@@ -107,7 +107,7 @@ def test_images_that_a_model_is_made_with_are_known_by_their_content(bundle, ima
         [""] * len(of_test),
     )
     assert "these scores are too good" in summary_text(answers, read, listing, "o", learnt=3)
-    assert "warning: 3 of 9 images are training or validation" in summary_text(answers, read, listing, "o", learnt=3)
+    assert "warning: 3 of 12 images are training or validation" in summary_text(answers, read, listing, "o", learnt=3)
     assert "too good" not in summary_text(answers, read, listing, "o", learnt=0)
     assert "the table of its images: scores of such images would be too good" in summary_text(
         answers, read, listing, "o"

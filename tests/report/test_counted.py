@@ -7,7 +7,7 @@ import pytest
 from fpt_ray.config.objectives import Limit, broken_limits
 from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.what_if import what_if
-from fpt_ray.tracking.records import PRUNED, TrialRecord, counted, infeasible
+from fpt_ray.tracking.records import PRUNED, TrialRecord, broken_by, counted, infeasible
 
 CONSTRAINTS = {"val_auc": Limit(low=0.5)}
 OBJECTIVES = {"val_auc": "max", "param_ratio": "min"}
@@ -44,6 +44,19 @@ def test_those_count_that_ended_have_their_numbers_keep_to_the_constraints_and_s
     assert numbers(counted(RECORDS, {})) == [0, 1, 7, 8, 9]
     assert numbers(counted(RECORDS, {}, ("val_auc", "nowhere"))) == []
     assert numbers(infeasible(RECORDS, CONSTRAINTS)) == [1, 5]
+
+
+def test_a_trial_with_new_seeds_keeps_to_limits_but_for_the_seconds_of_more_seeds():
+    """What it breaks by its scores is shown as such, and its test score is not read."""
+    limits = {**CONSTRAINTS, "train_seconds": Limit(high=100.0)}
+    longer = record(10, 0.9, stage="confirm", of="0")
+    longer.metrics["train_seconds"] = 300.0
+    worse = record(11, 0.45, stage="confirm", of="7")
+    worse.metrics["train_seconds"] = 5.0
+    slow = record(12, 0.9)
+    slow.metrics["train_seconds"] = 300.0
+    assert [broken_by(one, limits) for one in (longer, worse, slow)] == [{}, {"val_auc": 0.45}, {"train_seconds": 300}]
+    assert numbers(infeasible([longer, worse, slow], limits)) == [11, 12]
 
 
 def test_the_front_and_its_table_are_of_what_counts():

@@ -20,8 +20,8 @@ from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune.log import StudyLog
-from fpt_ray.tune.scoring import shown_trials
+from fpt_ray.tune.log import PREDICTIONS, StudyLog
+from fpt_ray.tune.scoring import TrialScores, shown_trials
 from fpt_ray.tune.study_run import start_or_find
 from tests.messages import of_seeds, report
 
@@ -173,6 +173,27 @@ def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):
     found = client.get_run(run.run_id).data.metrics
     weighed = {"aim/val_auc": 0.8, "cost/param_ratio": 0.01}
     assert found == {**weighed, "ledger/trials": 0, "ledger/fit_seconds": 3.0}
+
+
+def test_a_trial_whose_predictions_could_not_be_stored_is_scored_again(dead, tmp_path, monkeypatch):
+    client, run, journal = dead
+    log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path / "studies/s"))
+    (record, *_) = tracking.read_trials(client, run)
+    found = TrialScores(
+        run_id=record.run_id, metrics={"test_auc": 0.7}, seed_scores=(0.7,), details="{}", predictions="{}"
+    )
+
+    def full(_, __, ___, path):
+        if path == PREDICTIONS:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "attach_text", full)
+        with pytest.raises(OSError, match="No space"):
+            log.scored([found], [record])
+    assert "test_auc" not in tracking.read_trials(client, run)[0].metrics
+    log.scored([found], [record])
+    assert tracking.read_trials(client, run)[0].metrics["test_auc"] == 0.7
 
 
 def test_seeds_that_train_together_have_a_curve_each(dead, tmp_path):

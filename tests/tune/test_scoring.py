@@ -1,6 +1,7 @@
 """Which calls scoring hands to workers, and with which share of a host; ``test_searches.py`` has the scores."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def record(number, **metrics):
 def share(monkeypatch):
     """What the trials of a space share; no store is there."""
     monkeypatch.setattr(scoring, "shown_trials", lambda records, _: list(records))
-    monkeypatch.setattr(scoring, "store_for", lambda *_: None)
+    monkeypatch.setattr(scoring, "store_for", lambda *_: SimpleNamespace(uri="s"))
+    monkeypatch.setattr(scoring.ray, "put", lambda one: one)
     monkeypatch.setattr(scoring, "trial_identity", lambda *_: {})
     monkeypatch.setattr(Shared, "costs", lambda _, trial: {"peak_memory_bytes": 10.0 * trial.side.num_prompts})
     packing = Packing(workers=1, cpus=2.0, gpus=None, node_cpus=8, hardware=GPU)
@@ -66,7 +68,7 @@ def test_rows_of_a_grid_have_intervals_over_images_and_seeds_and_differ_from_the
     def run_on_workers(calls, _):
         for run_id, call in calls.items():
             saved = Checkpoint(identity=f"{int(run_id[1:]):08x}", finished=(), current=())
-            yield run_id, call.args[0](call.args[2], store, saved, run_id)
+            yield run_id, call.args[0][0](call.args[2], store, saved, run_id)
 
     monkeypatch.setattr(scoring, "run_on_workers", run_on_workers)
     first, second = score_shown([record(0), record(1)], share("bccd_methods"))
@@ -110,7 +112,8 @@ def test_trials_without_a_test_score_are_scored_on_workers_at_once(share, monkey
 
     def run_on_workers(calls, shares):
         handed.update(shares)
-        assert {call.args[0] for call in calls.values()} == {scoring._scores}
+        assert {call.args[0] for call in calls.values()} == {(scoring._scores,)}
+        assert len({id(call.args[3]) for call in calls.values()}) == 1  # the store is put once
         assert {call.args[2].training.seed for call in calls.values()} == {5}  # the trial's, whatever the space has
         return iter([(name, TrialScores(run_id=name, metrics={}, seed_scores=())) for name in reversed(calls)])
 
