@@ -41,6 +41,25 @@ def fitted(trial: TrialConfig, target: Target) -> TrialConfig:
     return override(trial, {"training.select_by": target.scores[0] if asked == "auto" else asked})
 
 
+def check_batch(trial: TrialConfig, num_train: int) -> None:
+    """ConfigError if there are fewer training images than a step of the trial takes."""
+    size = trial.training.batch_size
+    if trial.method != "knn" and size > num_train:
+        raise ConfigError(
+            f"training.batch_size is {size}, but there are {num_train} training images; take no more than these"
+        )
+
+
+def check_batches(space: SearchSpace, num_train: int) -> None:
+    """``check_batch`` of the largest batch that a trial of each method of a space may have."""
+    for point in space.points or ("",):
+        own = space.points.get(point, {})
+        methods = [own["method"]] if "method" in own else space.values_of("method")
+        size = own.get("training.batch_size", space.widest("training.batch_size"))
+        for method in methods:
+            check_batch(space.trial({**own, "method": method, "training.batch_size": size}), num_train)
+
+
 def fitted_space(space: SearchSpace, target: Target) -> SearchSpace:
     """The space with the score that picks the best epoch of all its trials, by its name.
 

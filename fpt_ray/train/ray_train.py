@@ -22,6 +22,7 @@ from fpt_ray.models.step import learns
 from fpt_ray.reading.places import trial_rows
 from fpt_ray.search.messages import Message, pack_messages
 from fpt_ray.storage.files import located_in
+from fpt_ray.train.loop import NonFiniteLossError
 from fpt_ray.train.order import worker_rows
 from fpt_ray.train.reporting import TrainWork, train_and_report
 
@@ -86,6 +87,8 @@ def train(
         StorageError: S3 fails.
     """
     batch_size = work.trial.training.batch_size
+    if num_workers < 1:
+        raise ConfigError(f"num_workers is {num_workers}; give 1 or more", fields=("num_workers",))
     if batch_size % num_workers:
         raise ConfigError(f"training.batch_size is {batch_size}; {num_workers} workers cannot share it equally")
     each = dict(resources or whole_worker())
@@ -105,6 +108,8 @@ def train(
         for failure in error.worker_failures.values():
             if isinstance(failure, ConfigError):
                 raise failure from None
+            if isinstance(failure, NonFiniteLossError):
+                raise ConfigError(str(failure)) from None
         raise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import ray.train
 
 from fpt_ray.cluster import ask_worker, ray_session, run_on_workers, whole_worker
-from fpt_ray.config.fitting import fitted
+from fpt_ray.config.fitting import check_batch, fitted
 from fpt_ray.config.identity import as_text, digest_of
 from fpt_ray.config.trial import Read, TrialConfig
 from fpt_ray.cost.prediction import trial_costs
@@ -84,10 +84,12 @@ def train_trial(
     ``with_backbone``: the LPM's weights lie in the bundle, too.
 
     Raises:
-        ConfigError: the trial cannot be built, the store does not serve it, or the cluster or the disk is too small.
+        ConfigError: the trial cannot be built, the store does not serve it, its loss is no number, or there are too few
+            images, or too small a cluster or disk.
     """
     trial = fitted(replace(trial, backbone=anchored(trial.backbone, str(Path.cwd()))), store.target)
     check_trial(trial)
+    check_batch(trial, store.num_rows("train"))
     if with_backbone:
         check_packable(trial.backbone)
     with ray_session(local=local):

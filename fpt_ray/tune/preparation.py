@@ -28,9 +28,13 @@ def check_options(options: StudyOptions, space: SearchSpace) -> None:
         ("repeats", options.repeats),
         ("at_once", options.at_once),
         ("together", options.together),
+        ("workers_per_trial", options.workers_per_trial),
     ):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
+    for name, share in (("cpus_per_worker", options.cpus_per_worker), ("gpus_per_worker", options.gpus_per_worker)):
+        if share is not None and share <= 0:
+            raise ConfigError(f"{name} is {share:g}; give more than 0, or leave it out", fields=(name,))
     if options.evidence < 0:
         raise ConfigError(f"evidence is {options.evidence}; give the number of images, 0 or more", fields=("evidence",))
     if options.register is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fpt_ray.config.fitting import fitted_space
+from fpt_ray.config.fitting import check_batches, fitted_space
 from fpt_ray.config.space import SearchSpace, StoreNeed
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import preload_flops
@@ -70,6 +70,7 @@ def open_stores(options: StudyOptions, space: SearchSpace, workdir: str, hardwar
     # Kept until a trial asks for another store, decoded images would fill the memory that its features are read from.
     inspection = inspected(images, workdir, preparations(needs), kept=alone, allow=options.allow)
     report_table(table := inspection.table)
+    check_batches(space, len(table.of("train")))
     stores = Stores(stores=(), weights=weights, hardware=hardware)
     found = {}
     if options.features:

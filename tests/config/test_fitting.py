@@ -2,7 +2,7 @@
 
 import pytest
 
-from fpt_ray.config.fitting import also_scored, fitted, fitted_space
+from fpt_ray.config.fitting import also_scored, check_batch, check_batches, fitted, fitted_space
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.tasks import SCORES, Target
 from fpt_ray.config.trial import trial_from
@@ -95,3 +95,26 @@ def test_scores_that_objectives_and_constraints_name_are_kept_beside_the_one_tha
         "objectives: {val_kappa: max, val_mae: min, ppe: max}\nconstraints: {val_auc: {min: 0.5}, val_f1: {min: 0.1}}"
     )
     assert also_scored(parse_space(ROWS + text)) == ("kappa", "mae", "f1")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("space: {training.batch_size: {choices: [8, 32]}}", 32),
+        ("points: {a: {training.batch_size: 8}, b: {training.batch_size: 64}}", 64),
+        ("space: {method: {choices: [knn, probe]}}\nfixed: {training.batch_size: 40}", 40),
+        ("space: {method: {choices: [knn]}}\nfixed: {training.batch_size: 40}", None),
+        ("points: {a: {method: knn, training.batch_size: 64}, b: {side.depth: 3}}", 16),
+    ],
+)
+def test_a_batch_that_is_larger_than_the_training_split_is_refused(text, size):
+    """Neighbours take no step."""
+    space = parse_space(text + "\nobjectives: {val_auc: max}")
+    if size is None:
+        check_batches(space, 1)
+        return
+    check_batches(space, size)
+    with pytest.raises(ConfigError, match=rf"training.batch_size is {size}, but there are {size - 1} training images"):
+        check_batches(space, size - 1)
+    with pytest.raises(ConfigError, match="take no more than these"):
+        check_batch(trial_from({"training.batch_size": size}), size - 1)

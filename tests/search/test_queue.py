@@ -10,7 +10,8 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.queue import enqueue_confirmed, enqueue_front
 from fpt_ray.search.searcher import StudySearcher
-from fpt_ray.tune.preparation import check_points
+from fpt_ray.tune.options import StudyOptions
+from fpt_ray.tune.preparation import check_options, check_points
 from tests.messages import report
 from tests.search.test_searcher import suggested
 
@@ -125,3 +126,13 @@ def test_stores_are_those_of_values_that_occur_together():
 def test_a_value_that_cannot_be_built_where_it_is_proposed_is_refused(text, wrong):
     with pytest.raises(ConfigError, match=wrong):
         check_points(parse_space(text + OBJECTIVES))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("workers_per_trial", 0), ("workers_per_trial", -1), ("cpus_per_worker", 0.0), ("gpus_per_worker", -0.5)],
+)
+def test_workers_that_cannot_be_are_refused_by_name(name, value):
+    options = StudyOptions(space="s.yaml", images="i", **{name: value})
+    with pytest.raises(ConfigError, match=rf"{name} is {value:g}; give"):
+        check_options(options, parse_space(OBJECTIVES + "space: {side.num_prompts: {choices: [4]}}"))

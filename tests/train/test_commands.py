@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray.train.torch
 import torch
 from PIL import Image
 
@@ -35,6 +36,7 @@ from fpt_ray.storage.files import list_files
 from fpt_ray.train.checkpoint import load_checkpoint
 from fpt_ray.train.command import Command as TrainCommand
 from fpt_ray.train.command import run as run_training
+from fpt_ray.train.loop import NonFiniteLossError
 from fpt_ray.train.seeds import assignment_of
 from fpt_ray.train.trial import train_trial
 from tests.conftest import SMOKE, table_of
@@ -280,6 +282,21 @@ def test_a_batch_that_cannot_be_shared_is_refused(store, workdir):
         run_training(
             TrainCommand(images=table_of(store), features=store.uri, workdir=workdir, num_workers=2, trial=trial)
         )
+
+
+def test_too_few_images_no_workers_and_a_loss_that_is_no_number_are_user_errors(store, workdir, monkeypatch):
+    many = override(TRIAL, {"training.batch_size": 4096})
+    with pytest.raises(ConfigError, match=r"training\.batch_size is 4096, but there are \d+ training images"):
+        train_trial(many, store, workdir=workdir)
+    with pytest.raises(ConfigError, match="num_workers is 0; give 1 or more"):
+        train_trial(TRIAL, store, workdir=workdir, num_workers=0)
+
+    def fit(_):
+        raise ray.train.WorkerGroupError("all of a worker's log", {0: NonFiniteLossError("the loss is nan in epoch 1")})
+
+    monkeypatch.setattr(ray.train.torch.TorchTrainer, "fit", fit)
+    with pytest.raises(ConfigError, match=r"^the loss is nan in epoch 1$"):
+        train_trial(override(TRIAL, {"training.seed": 77}), store, workdir=workdir)
 
 
 def test_a_machine_that_is_too_small_is_said():

@@ -176,7 +176,7 @@ def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):
 
 
 def test_a_trial_whose_predictions_could_not_be_stored_is_scored_again(dead, tmp_path, monkeypatch):
-    client, run, journal = dead
+    client, run, _ = dead
     log = StudyLog(client, run, SPACE, 9, study_uri=str(tmp_path / "studies/s"))
     (record, *_) = tracking.read_trials(client, run)
     found = TrialScores(
