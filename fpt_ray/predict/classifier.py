@@ -17,6 +17,7 @@ from torch import nn
 from fpt_ray.config.tasks import Target
 from fpt_ray.config.trial import needs_lpm, reads_images
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import StoreSpec, bytes_per_row
 from fpt_ray.images.labels import BETWEEN
 from fpt_ray.metrics.calibration import calibrated
 from fpt_ray.metrics.operating_points import OperatingPoint
@@ -31,8 +32,15 @@ from fpt_ray.predict.seen import Seen, seen_by
 from fpt_ray.train.bundle import BACKBONE_FILE, Bundle, read_bundle, with_backbone_at
 from fpt_ray.train.evaluation import Assignment, network_inputs
 
-_HELD = 64
-"""Images that are held at once with their features, of any number: some GiB of a large LPM."""
+_MOST_HELD, _HELD_BYTES = 64, 320 * 2**20
+"""Images that are held at once with their features, of any number, and bytes of them."""
+
+
+def images_held(specs: Sequence[StoreSpec]) -> int:
+    """How many images are held at once, squared for each of these, with the features of one: fewer of large ones."""
+    squares = sum(3 * resolution**2 for resolution in {spec.preparation: spec.resolution for spec in specs}.values())
+    each = squares + max(map(bytes_per_row, specs))
+    return max(1, min(_MOST_HELD, _HELD_BYTES // each))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -98,8 +106,9 @@ class Classifier:
         """
         how = self.bundle.spec.preparation
         each = []
-        for first in range(0, max(1, len(images)), _HELD):
-            some = images[first : first + _HELD]
+        held = images_held([self.bundle.spec])
+        for first in range(0, max(1, len(images)), held):
+            some = images[first : first + held]
             squares = np.zeros((len(some), how.resolution, how.resolution, 3), np.uint8)
             for number, image in enumerate(some):
                 squares[number] = square_of_input(image, f"image {first + number}", how)

@@ -58,6 +58,7 @@ def run(command: Command) -> int:
 
     from fpt_ray.cluster import ray_session
     from fpt_ray.display.terminal import say
+    from fpt_ray.predict.classifier import images_held
     from fpt_ray.predict.ensemble import ensemble_of
     from fpt_ray.predict.evidence.worker import evidence_by_worker
     from fpt_ray.predict.evidence.writing import planned_evidence
@@ -78,7 +79,8 @@ def run(command: Command) -> int:
     bundles = {uri: with_backbone_at(read_bundle(uri), command.backbone) for uri in uris}
     bundle, *others = bundles.values()
     listing = listed(command.images, command.columns, bundle.target)
-    work = planned("\n".join(map(bundle_digest, uris)), listing, out)
+    held = images_held([one.spec for one in bundles.values()])
+    work = planned("\n".join(map(bundle_digest, uris)), listing, out, held)
     plan = planned_evidence(bundle, listing, command.looking)
     say(f"predict: {len(listing.paths)} images by {', '.join(uris)}")
     if note := bundle.data["note"]:

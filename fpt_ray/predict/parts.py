@@ -20,7 +20,8 @@ from fpt_ray.predict.listing import Listing
 from fpt_ray.storage.files import GONE, exists, list_files, local_path, read_bytes, remove, stamps
 
 _PART_IMAGES = (8, 64)
-"""Fewest and most images of a part: what an actor is worth being called for, and what may be lost."""
+"""Fewest and most images of a part: what an actor is worth being called for, and what may be lost. Of images of which
+no more may be held at once, fewer."""
 _PARTS = 32
 """Of fewer images than would make so many of the largest: as many as keep some cores busy to the end."""
 
@@ -44,8 +45,8 @@ class Work:
         return [number for number in range(len(self.parts)) if part_file(number) not in done]
 
 
-def planned(digest: str, listing: Listing, out: str) -> Work:
-    """What is to be done; ``digest`` tells the bundles from others.
+def planned(digest: str, listing: Listing, out: str, held: int = _PART_IMAGES[1]) -> Work:
+    """What is to be done; ``digest`` tells the bundles from others, ``held`` is how many images are held at once.
 
     The output may be there where all parts are beside it: somebody was interrupted who had something left to do.
 
@@ -57,7 +58,7 @@ def planned(digest: str, listing: Listing, out: str) -> Work:
     marks = list(stamps(listing.root, listing.paths))
     found = hashlib.sha256("\n".join([__version__, digest, *marks]).encode()).hexdigest()
     there = [not mark.endswith(f"|{GONE}") for mark in marks]
-    folder, parts = f"{out}.parts-{found[:12]}", parts_of(len(marks))
+    folder, parts = f"{out}.parts-{found[:12]}", parts_of(len(marks), held)
     work = Work(listing=listing, there=there, out=out, folder=folder, parts=parts)
     if exists(out) and work.unfinished():
         raise ConfigError(f"out: {out} is there already; remove it, or give another name")
@@ -98,10 +99,10 @@ def check_output(out: str) -> None:
         raise ConfigError(f"out: {out} cannot be written, for {folder} is no folder that may be written to")
 
 
-def parts_of(images: int) -> list[range]:
+def parts_of(images: int, held: int = _PART_IMAGES[1]) -> list[range]:
     """The images of each part of so many; the cluster has no say in it, so that another goes on where one ended."""
     fewest, most = _PART_IMAGES
-    size = min(most, max(fewest, images // _PARTS))
+    size = min(most, held, max(fewest, images // _PARTS))
     return [range(first, min(first + size, images)) for first in range(0, images, size)]
 
 

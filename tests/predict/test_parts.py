@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from fpt_ray.config.space import need_of
 from fpt_ray.config.tasks import Target
+from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import store_spec
 from fpt_ray.predict import parts
+from fpt_ray.predict.classifier import images_held
 from fpt_ray.predict.listing import listed
 from fpt_ray.storage.files import write
 from tests.stores import draw_images
@@ -25,6 +29,17 @@ def test_parts_are_of_all_images_in_their_order_and_of_bounded_size(images):
     assert [at for part in found for at in part] == list(range(images))
     assert all(len(part) <= 64 for part in found)
     assert all(len(part) >= 8 for part in found[:-1])
+
+
+def test_of_large_images_fewer_are_held_at_once():
+    """At the paper's setting 3.9 MB of features and 0.8 MB of pixels each; at 2,048 px sixteen times as much."""
+    papers = store_spec(need_of(trial_from({})))
+    large = store_spec(need_of(trial_from({"features.resolution": 2048})))
+    assert (images_held([papers]), images_held([large])) == (64, 4)
+    assert images_held([papers, large]) == images_held([large, papers]) == 4
+    found = parts.parts_of(5000, images_held([large]))
+    assert [at for part in found for at in part] == list(range(5000))
+    assert {len(part) for part in found} == {4}
 
 
 def test_what_goes_on_needs_all_parts_and_parts_that_go_meanwhile_are_told(images, tmp_path):
