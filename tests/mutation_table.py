@@ -23,6 +23,7 @@ _LOOP, _NOT_TWO = "tests/train/test_loop.py", "not two_workers"
 _ATTENTION = "tests/models/test_other_attention.py"
 _IMPORTANCE = "tests/features/importance"
 _ORDER = "tests/preload/test_order.py"
+_QUEUE, _WITHDRAWAL = "tests/search/test_queue.py", "tests/features/test_withdrawal.py"
 _BUFFERS = "tests/train/test_buffers.py"
 _FUSION = "tests/models/test_summary_probes.py"
 _PROBE = "tests/models/test_probe.py"
@@ -265,8 +266,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/lpm_attention.py",
-        "(wide - wide.mean(dim=2, keepdim=True))",
-        "wide",
+        "keys - keys.mean(dim=2, keepdim=True)",
+        "keys",
         _BACKBONE,
         "have_in_common",
     ),
@@ -1012,6 +1013,82 @@ MUTATIONS = (
         "fpt_ray/preload/extraction.py", "torch.get_num_threads()", "pass", "tests/preload/test_batches.py", "it_set"
     ),
     Mutation("fpt_ray/models/lpm_attention.py", "if not computed:", "if False:", _BACKBONE, "left_to_pytorch"),
+    Mutation(
+        "fpt_ray/features/serving.py",
+        "SUMMARY_METHODS and not need.images)",
+        "SUMMARY_METHODS)",
+        "tests/models/test_summary_probes.py",
+        "network_alone",
+    ),
+    Mutation(
+        "fpt_ray/search/attributes.py",
+        "first_seed=unused,",
+        "first_seed=space.repeats if confirming else 0,",
+        _QUEUE,
+    ),
+    Mutation("fpt_ray/search/queue.py", 'if name != "training.seed"}', "}", _QUEUE),
+    Mutation("fpt_ray/search/queue.py", "if row.active(flatten(space.trial(proposal))):", "if True:", _QUEUE),
+    Mutation(
+        "fpt_ray/search/queue.py",
+        "proposal = {POINT: values[POINT]} if space.points else {}",
+        "proposal = {}",
+        _QUEUE,
+    ),
+    Mutation("fpt_ray/tune/preparation.py", "if row.name in proposal:", "if True:", _QUEUE),
+    Mutation("fpt_ray/config/space.py", "if not self._may_occur(values, own):", "if False:", _QUEUE),
+    Mutation("fpt_ray/tune/preparation.py", "share is not None and share <= 0", "False", _QUEUE),
+    Mutation("fpt_ray/features/store.py", "removed=_still_there(store))", "removed=())", _WITHDRAWAL),
+    Mutation(
+        "fpt_ray/features/store.py", "removed=(*after.removed, *removed))", "removed=tuple(removed))", _WITHDRAWAL
+    ),
+    Mutation("fpt_ray/features/withdrawal.py", "    if store.removed:", "    if False:", _WITHDRAWAL),
+    Mutation("fpt_ray/features/withdrawal.py", "    _require_finished(store, hashes)", "    pass", _WITHDRAWAL),
+    Mutation("fpt_ray/features/verification.py", "int(found[1]) <= store.generation and ", "", _WITHDRAWAL),
+    Mutation("fpt_ray/storage/local.py", ", onerror=_raise_unless_missing)", ")", _STORE, "listed"),
+    Mutation("fpt_ray/storage/local.py", "        _raise_unless_missing(error)", "        pass", _STORE, "listed"),
+    Mutation("fpt_ray/features/shards.py", "    except MemoryError:", "    except KeyError:", _STORE, "memory"),
+    Mutation("fpt_ray/features/places.py", "self.kept_bytes -= ", "_ = ", _STORE, "kept_up"),
+    Mutation("fpt_ray/reading/host_disk.py", "limit - (written - own)", "limit - written", _PLACES, "twice"),
+    Mutation("fpt_ray/reading/host_disk.py", ".free + written))", ".free))", _PLACES, "twice"),
+    Mutation(
+        "fpt_ray/reading/places.py",
+        "for store in holders(need, stores):",
+        "for store in holders(need, stores)[:1]:",
+        "tests/features/test_serving.py",
+        "several_stores",
+    ),
+    Mutation(
+        "fpt_ray/report/command.py",
+        "if not result.places.is_own:",
+        "if False:",
+        "tests/report/test_report.py",
+        "another_working",
+    ),
+    Mutation(
+        "fpt_ray/predict/trained_on.py",
+        'for split in ("train", "val")',
+        'for split in ("train",)',
+        "tests/predict/test_listing.py",
+        "by_their_content",
+    ),
+    Mutation(
+        "fpt_ray/tracking/records.py",
+        'if of_search or name != "train_seconds"}',
+        "}",
+        "tests/report/test_counted.py",
+    ),
+    Mutation(
+        "fpt_ray/train/ray_train.py",
+        "isinstance(failure, NonFiniteLossError)",
+        "False",
+        "tests/train/test_commands.py",
+        "too_few_images",
+    ),
+    Mutation("fpt_ray/config/fitting.py", 'trial.method != "knn" and ', "", "tests/config/test_fitting.py", "larger"),
+    Mutation("fpt_ray/predict/parts.py", "min(most, held, ", "min(most, ", "tests/predict/test_parts.py", "large"),
+    Mutation(
+        "fpt_ray/display/terminal.py", "error.errno in _NO_DEFECT", "False", "tests/display/test_terminal.py", "may_not"
+    ),
     Mutation(
         "fpt_ray/cluster.py",
         "asked = _start(question, share)",
