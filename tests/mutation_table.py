@@ -565,8 +565,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/images/augmentation.py",
-        "torch.stack((x.expand(shape), y.expand(shape)), dim=-1)",
-        "torch.stack((y.expand(shape), x.expand(shape)), dim=-1)",
+        "torch.stack((x.float().expand(shape), y.float().expand(shape)), dim=-1)",
+        "torch.stack((y.float().expand(shape), x.float().expand(shape)), dim=-1)",
         _AUGMENTATION,
     ),
     Mutation(
@@ -913,7 +913,7 @@ MUTATIONS = (
         _COUNTED,
     ),
     Mutation(
-        "fpt_ray/tracking/records.py", "        and not broken_limits(constraints, record.metrics)\n", "", _COUNTED
+        "fpt_ray/tracking/records.py", "        and not broken_by(record, constraints)\n", "", _COUNTED
     ),
     Mutation(
         "fpt_ray/tracking/records.py",
