@@ -912,9 +912,7 @@ MUTATIONS = (
         'return self.status == "FINISHED"',
         _COUNTED,
     ),
-    Mutation(
-        "fpt_ray/tracking/records.py", "        and not broken_by(record, constraints)\n", "", _COUNTED
-    ),
+    Mutation("fpt_ray/tracking/records.py", "        and not broken_by(record, constraints)\n", "", _COUNTED),
     Mutation(
         "fpt_ray/tracking/records.py",
         "math.isfinite(record.metrics.get(name, math.nan)) for",
@@ -1034,13 +1032,15 @@ MUTATIONS = (
         "proposal = {}",
         _QUEUE,
     ),
-    Mutation("fpt_ray/tune/preparation.py", "if row.name in proposal:", "if True:", _QUEUE),
+    Mutation(
+        "fpt_ray/tune/preparation.py",
+        "chosen[name] = middle[name] if middle[name] in values else values[0]",
+        "pass",
+        _QUEUE,
+    ),
     Mutation("fpt_ray/config/space.py", "if not self._may_occur(values, own):", "if False:", _QUEUE),
     Mutation("fpt_ray/tune/preparation.py", "share is not None and share <= 0", "False", _QUEUE),
     Mutation("fpt_ray/features/store.py", "removed=_still_there(store))", "removed=())", _WITHDRAWAL),
-    Mutation(
-        "fpt_ray/features/store.py", "removed=(*after.removed, *removed))", "removed=tuple(removed))", _WITHDRAWAL
-    ),
     Mutation("fpt_ray/features/withdrawal.py", "    if store.removed:", "    if False:", _WITHDRAWAL),
     Mutation("fpt_ray/features/withdrawal.py", "    _require_finished(store, hashes)", "    pass", _WITHDRAWAL),
     Mutation("fpt_ray/features/verification.py", "int(found[1]) <= store.generation and ", "", _WITHDRAWAL),

@@ -196,7 +196,7 @@ def replaced(
     """
     bare = replace(store, shards=(), indexes=())
     after, index = _grown(bare, shards)
-    return _put_generation(store, (replace(after, removed=(*after.removed, *removed)), index))
+    return _put_generation(store, (replace(after, removed=tuple(removed)), index))
 
 
 def _still_there(store: Store) -> tuple[str, ...]:

@@ -64,8 +64,7 @@ def check_points(space: SearchSpace) -> None:
         for row in space.rows:
             for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
                 proposal = _proposal_with(space, {} if name is None else {POINT: name}, {row.name: value})
-                if row.name in proposal:
-                    check_trial(space.trial(proposal))
+                check_trial(space.trial(proposal))
 
 
 def _proposal_with(space: SearchSpace, point: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

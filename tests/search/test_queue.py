@@ -62,7 +62,7 @@ space: {training.learning_rate: {choices: [0.001, 0.002]}}
 @pytest.mark.parametrize(
     "seeds",
     [
-        "space: {training.seed: {choices: [0, 1, 4]}, training.learning_rate: {choices: [0.001, 0.002]}}\n",
+        "space: {training.learning_rate: {choices: [0.001, 0.002]}, training.seed: {choices: [0, 1, 4]}}\n",
         "points: {a: {training.seed: 4}, b: {training.seed: 1}}\nspace: {training.learning_rate: {choices: [0.001]}}\n",
     ],
 )
