@@ -51,13 +51,17 @@ def check_batch(trial: TrialConfig, num_train: int) -> None:
 
 
 def check_batches(space: SearchSpace, num_train: int) -> None:
-    """``check_batch`` of the largest batch that a trial of each method of a space may have."""
-    for point in space.points or ("",):
-        own = space.points.get(point, {})
-        methods = [own["method"]] if "method" in own else space.values_of("method")
-        size = own.get("training.batch_size", space.widest("training.batch_size"))
-        for method in methods:
-            check_batch(space.trial({**own, "method": method, "training.batch_size": size}), num_train)
+    """``check_batch`` of the smallest batch that a space has: where that is too large, no trial of it can be trained.
+
+    Of a space with ``knn``, which takes no step, some can.
+    """
+    rows = [row for row in space.rows if row.name == "training.batch_size"]
+    sizes = [size for row in rows for size in (row.choices or (row.low,)) if isinstance(size, int)]
+    trials = [space.trial({POINT: point} if point else {}) for point in space.points or ("",)]
+    methods = {*space.values_of("method"), *(trial.method for trial in trials)}
+    smallest = min([*(trial.training.batch_size for trial in trials), *sizes])
+    if "knn" not in methods:
+        check_batch(override(trials[0], {"training.batch_size": smallest}), num_train)
 
 
 def fitted_space(space: SearchSpace, target: Target) -> SearchSpace:

@@ -71,8 +71,14 @@ def _determining(store: Features) -> dict[str, Any]:
 
 
 def holders(need: StoreNeed, stores: Stores) -> list[Features]:
-    """The stores that serve some of these trials, as far as they are wide enough."""
-    return [store for store in stores if not _unlike(need.trial, store, stores.weights)]
+    """The stores that serve some of these trials, as far as they are wide enough; the first that is ends them."""
+    found = []
+    for store in stores:
+        if not _unlike(need.trial, store, stores.weights):
+            found.append(store)
+            if not any(_lacks(trial, store, stores.weights) for trial in need.trials()):
+                break
+    return found
 
 
 def _unlike(trial: TrialConfig, store: Features, weights: Mapping[BackboneConfig, str]) -> str:

@@ -190,8 +190,9 @@ def remove_leftovers(store: Store) -> None:
     kept = {f"manifest-{store.generation:05d}.json", *(index.path for index in store.indexes)}
     numbered = [(path, found) for path in paths if (found := MANIFEST.fullmatch(path) or _INDEX.fullmatch(path))]
     earlier = [path for path, found in numbered if int(found[1]) <= store.generation and path not in kept]
-    remove(store.uri, [path for path in paths if _TEMPORARY.fullmatch(path) or path in store.removed])
+    # The shards go last: as long as one is there, the next generation goes on with the removal.
     remove(store.uri, earlier if store.removed else [])
+    remove(store.uri, [path for path in paths if _TEMPORARY.fullmatch(path) or path in store.removed])
 
 
 def _belongs(path: str) -> bool:

@@ -54,8 +54,9 @@ def _require_finished(store: Store, hashes: np.ndarray) -> None:
             continue  # no preload takes it over
         if (gone.find(found) >= 0).any():
             raise StoreError(
-                f"{store.uri}/{path}, of a preload that runs or was killed, holds such an image; let it end, start it "
-                "again, or remove that file, and forget the images then; nothing was removed"
+                f"{store.uri}/{path}, which the store does not list, holds such an image: a preload runs, or a preload "
+                "or removal was killed; let it end, repeat it, or remove that file, and forget the images then; "
+                "nothing was removed"
             )
 
 

@@ -49,8 +49,8 @@ def _table(client: MlflowClient, name: As, studies: Sequence[StudyRun], paper: b
         found = tracking.read_trials(client, study)
         apart = {record.run_id for record in infeasible(found, study.constraints)}
         trials[study.name] = [record for record in found if record.run_id not in apart]
-        if apart:
-            notes.append(f"Left out of {study.name}: {len(apart)} trials that break a constraint of its space.")
+        if number := sum(record.run_id in apart and not record.auxiliary for record in found):
+            notes.append(f"Left out of {study.name}: {number} trials that break a constraint of its space.")
     return paper_table(name, trials, notes, paper=paper)
 
 

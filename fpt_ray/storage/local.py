@@ -6,7 +6,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
 
@@ -35,6 +35,10 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The local file system of pyarrow's and the path from its root."""
     return pafs.LocalFileSystem(), os.path.abspath(local_path(uri))
+
+
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors by which there is no file."""
 
 
 def uri_of(path: str) -> str:
@@ -71,23 +75,25 @@ def list_files(uri: str, after: str = "") -> list[File]:
 
 
 def find(uri: str, paths: Iterable[str]) -> Iterator[tuple[str, File | None]]:
-    """Each of these paths below a folder with its file, one by one; None: it is missing."""
+    """Each of these paths below a folder with its file, one by one; None: it is missing, or may not be looked at."""
     root = local_path(uri)
-    return ((path, _file(root, path)) for path in paths)
+    return ((path, _file(root, path, (*_MISSING, errno.EACCES, errno.EPERM))) for path in paths)
 
 
-def _file(root: Path, path: str) -> File | None:
+def _file(root: Path, path: str, missing: Collection[int] = _MISSING) -> File | None:
+    """A file, or None by one of these errors; whatever else keeps it from being looked at says nothing of it."""
     try:
         stat = os.stat(root / path)
     except OSError as error:
-        _raise_unless_missing(error)
+        if error.errno not in missing:
+            raise
         return None
     return File(path=path, bytes=stat.st_size, stamp=f"{stat.st_size}|{stat.st_mtime_ns}")
 
 
 def _raise_unless_missing(error: OSError) -> None:
     """What cannot be looked at is not taken for missing."""
-    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+    if error.errno not in _MISSING:
         raise error
 
 

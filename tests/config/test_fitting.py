@@ -100,15 +100,15 @@ def test_scores_that_objectives_and_constraints_name_are_kept_beside_the_one_tha
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("space: {training.batch_size: {choices: [8, 32]}}", 32),
-        ("points: {a: {training.batch_size: 8}, b: {training.batch_size: 64}}", 64),
-        ("space: {method: {choices: [knn, probe]}}\nfixed: {training.batch_size: 40}", 40),
-        ("space: {method: {choices: [knn]}}\nfixed: {training.batch_size: 40}", None),
-        ("points: {a: {method: knn, training.batch_size: 64}, b: {side.depth: 3}}", 16),
+        ("space: {side.depth: {choices: [3]}}\nfixed: {training.batch_size: 40}", 40),
+        ("points: {a: {training.batch_size: 48}, b: {training.batch_size: 64}}\nfixed: {training.batch_size: 99}", 48),
+        ("space: {training.batch_size: {choices: [8, 32]}}", 8),
+        ("space: {method: {choices: [knn, probe]}}\nfixed: {training.batch_size: 40}", None),
+        ("points: {a: {method: knn, training.batch_size: 64}, b: {training.batch_size: 64}}", None),
     ],
 )
-def test_a_batch_that_is_larger_than_the_training_split_is_refused(text, size):
-    """Neighbours take no step."""
+def test_a_space_whose_every_batch_is_larger_than_the_training_split_is_refused(text, size):
+    """Some of its trials can be trained else, and neighbours take no step."""
     space = parse_space(text + "\nobjectives: {val_auc: max}")
     if size is None:
         check_batches(space, 1)
@@ -118,3 +118,4 @@ def test_a_batch_that_is_larger_than_the_training_split_is_refused(text, size):
         check_batches(space, size - 1)
     with pytest.raises(ConfigError, match="take no more than these"):
         check_batch(trial_from({"training.batch_size": size}), size - 1)
+    check_batch(trial_from({"training.batch_size": size, "method": "knn"}), 1)

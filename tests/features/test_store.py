@@ -29,6 +29,7 @@ from fpt_ray.features.verification import store_faults
 from fpt_ray.features.withdrawal import forget
 from fpt_ray.images.table import content_hashes
 from fpt_ray.storage.errors import ExistsError
+from fpt_ray.storage.files import any_there
 from tests.conftest import SMALL
 from tests.stores import (
     add_rows,
@@ -325,6 +326,22 @@ def test_what_cannot_be_listed_is_not_called_missing(number, call, tmp_path, mon
         with pytest.raises(OSError, match=os.strerror(number)) as error:
             open_store(str(tmp_path))
     assert not isinstance(error.value, ConfigError)
+
+
+def test_of_files_that_may_not_be_looked_at_none_is_there(tmp_path, monkeypatch):
+    """Unlike a store's, images may lie where this user has no business: a table says enough, or each has an error."""
+    (tmp_path / "a").touch()
+
+    def failing(number):
+        return lambda *_, **__: (_ for _ in ()).throw(OSError(number, os.strerror(number)))
+
+    assert any_there(str(tmp_path), ["a"])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", failing(errno.EACCES))
+        assert not any_there(str(tmp_path), ["a"])
+        patch.setattr(os, "stat", failing(errno.EIO))
+        with pytest.raises(OSError, match="Input/output"):
+            any_there(str(tmp_path), ["a"])
 
 
 def test_rows_of_an_unfinished_store_are_counted_without_reading_them(tmp_path, monkeypatch):

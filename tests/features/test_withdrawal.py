@@ -53,6 +53,24 @@ def test_a_removal_that_was_killed_is_ended_by_the_next_one(killed):
     assert unlisted_shards(open_store(killed)) == []
 
 
+def test_a_removal_that_is_killed_again_goes_on_with_all_of_it(killed, monkeypatch):
+    """Earlier manifests and index files go before the shards, by which the next generation sees that it is not done."""
+    remove, calls = verification.remove, []
+
+    def dies(uri, paths):
+        calls.append(paths)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        remove(uri, paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "remove", dies)
+        with pytest.raises(KeyboardInterrupt):
+            remove_leftovers(open_store(killed))
+    remove_leftovers(grown(killed))
+    assert not on_disk(killed, FIRST)
+
+
 def test_the_same_command_again_ends_a_removal_and_says_so(killed):
     with pytest.raises(StoreError, match=r"does not hold 1.*; what an earlier removal had left is removed"):
         forget(killed, [FIRST])
@@ -75,7 +93,7 @@ def test_an_image_in_a_shard_of_an_unfinished_preload_is_not_called_forgotten(ur
     write_shard(f"{uri}/{path}", small_table(SPEC), SPEC)
     for image in (FIRST, "f" * 64):
         other = [image] if image == FIRST else [image, images[1].sha256]
-        with pytest.raises(StoreError, match=rf"{path}, of a preload that runs or was killed, holds such an image"):
+        with pytest.raises(StoreError, match=rf"{path}, which the store does not list, holds such an image"):
             forget(uri, other)
     assert open_store(uri).generation == 3
     forget(uri, [SECOND])

@@ -166,7 +166,7 @@ def test_of_many_images_few_are_held_at_once_and_the_answers_are_the_same(two_se
     paths = [Path(table.root, row.path) for row in of_split(store, table, "train")]
     whole = classifier.answers(np.stack([squared(table, row, 64) for row in of_split(store, table, "train")]))
     seen_by = classifier_module.seen_by
-    monkeypatch.setattr(classifier_module, "_HELD", 16)
+    monkeypatch.setattr(classifier_module, "_MOST_HELD", 16)
     monkeypatch.setattr(
         classifier_module,
         "seen_by",
