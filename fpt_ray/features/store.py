@@ -194,7 +194,7 @@ def replaced(
     Raises:
         ExistsError: another writer was first.
     """
-    bare = replace(store, shards=(), indexes=())
+    bare = replace(store, shards=(), indexes=(), removed=())
     after, index = _grown(bare, shards)
     return _put_generation(store, (replace(after, removed=tuple(removed)), index))
 
