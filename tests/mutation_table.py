@@ -1040,7 +1040,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/config/space.py", "if not self._may_occur(values, own):", "if False:", _QUEUE),
     Mutation("fpt_ray/tune/preparation.py", "share is not None and share <= 0", "False", _QUEUE),
-    Mutation("fpt_ray/features/store.py", "removed=_still_there(store))", "removed=())", _WITHDRAWAL),
+    Mutation("fpt_ray/features/store.py", "removed=still_there(store))", "removed=())", _WITHDRAWAL),
     Mutation("fpt_ray/features/withdrawal.py", "    if store.removed:", "    if False:", _WITHDRAWAL),
     Mutation("fpt_ray/features/withdrawal.py", "    _require_finished(store, hashes)", "    pass", _WITHDRAWAL),
     Mutation("fpt_ray/features/verification.py", "int(found[1]) <= store.generation and ", "", _WITHDRAWAL),

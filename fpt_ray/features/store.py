@@ -180,7 +180,7 @@ def _grown(store: Store, new: Sequence[tuple[ShardEntry, np.ndarray]]) -> tuple[
     rows = np.concatenate([np.zeros(0, np.int32), *(np.arange(len(found), dtype=np.int32) for _, found in new)])
     index, known = Index(hashes=hashes, shards=shards, rows=rows).in_order(), read_index(store)
     added = index.beside(known)
-    store = replace(store, shards=(*store.shards, *(entry for entry, _ in new)), removed=_still_there(store))
+    store = replace(store, shards=(*store.shards, *(entry for entry, _ in new)), removed=still_there(store))
     if len(store.indexes) < _INDEX_FILES:
         return store, added
     return replace(store, indexes=()), known.with_other(added)
@@ -199,7 +199,7 @@ def replaced(
     return _put_generation(store, (replace(after, removed=tuple(removed)), index))
 
 
-def _still_there(store: Store) -> tuple[str, ...]:
+def still_there(store: Store) -> tuple[str, ...]:
     """What was taken out and not removed yet: a generation that did not name it would take it for new shards."""
     return tuple(path for path in store.removed if exists(f"{store.uri}/{path}"))
 

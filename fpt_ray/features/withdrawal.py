@@ -9,7 +9,7 @@ import pyarrow as pa
 from fpt_ray.features.index import Index
 from fpt_ray.features.shards import ShardEntry, damage_as_error, open_shard, shard_hashes, write_shard
 from fpt_ray.features.spec import StoreError
-from fpt_ray.features.store import Store, open_store, read_index, replaced, shard_path
+from fpt_ray.features.store import Store, open_store, read_index, replaced, shard_path, still_there
 from fpt_ray.features.verification import remove_leftovers, unlisted_shards
 from fpt_ray.storage.errors import ExistsError, disk_full_as_error
 
@@ -30,13 +30,14 @@ def forget(uri: str, images: Sequence[str]) -> int:
     for image in images:
         if not re.fullmatch("[0-9a-f]{64}", image):
             raise StoreError(f"images: {image!r} is no SHA-256; give 64 digits, as an image table has them")
+    left = still_there(store)
     if store.removed:
         remove_leftovers(store)
     hashes = np.frombuffer(bytes.fromhex("".join(images)), np.uint8).reshape(-1, 32)
     _require_finished(store, hashes)
     at = read_index(store).find(hashes)
     if (at < 0).any():
-        done = "what an earlier removal had left is removed" if store.removed else "nothing was removed"
+        done = "what an earlier removal had left is removed" if left else "nothing was removed"
         raise StoreError(f"{uri} does not hold {images[int(np.flatnonzero(at < 0)[0])]}; {done}")
     with disk_full_as_error(uri):
         store, written = _without(store, hashes)
