@@ -75,7 +75,7 @@ def test_the_same_command_again_ends_a_removal_and_says_so(killed):
     with pytest.raises(StoreError, match=r"does not hold 1.*; what an earlier removal had left is removed"):
         forget(killed, [FIRST])
     assert not on_disk(killed, FIRST)
-    with pytest.raises(StoreError, match="does not hold 1.*; nothing was removed"):
+    with pytest.raises(StoreError, match=r"does not hold 1.*; nothing was removed"):
         forget(killed, [FIRST])
 
 
