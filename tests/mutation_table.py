@@ -396,6 +396,21 @@ MUTATIONS = (
         "tests/cost/test_remembered.py",
         "second_call",
     ),
+    Mutation("fpt_ray/cost/storages.py", "        give_storages(child, log)\n", "", "tests/cost/test_storages.py"),
+    Mutation(
+        "fpt_ray/cost/storages.py",
+        "(model._parameters, model._buffers)",
+        "(model._parameters,)",
+        "tests/cost/test_storages.py",
+    ),
+    Mutation(
+        "fpt_ray/cost/repeated.py",
+        "copy.copy(one) if isinstance(one, dict) else one",
+        "one",
+        "tests/cost/test_repeated.py",
+        "left_as",
+    ),
+    Mutation("fpt_ray/cost/trace.py", 'log.kind = "weights"', "pass", "tests/cost/test_trace.py"),
     # --- the store ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/features/spec.py",

@@ -1,6 +1,5 @@
 """Many predictions at once."""
 
-import gc
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -19,7 +18,6 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[
     # Forked from a process that has imported what takes seconds, once for all, and has none of autograd's threads, that
     # do not survive a fork.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["fpt_ray.cost.prediction", "peft"])
-    # Few of the objects of a trace are garbage while it lasts, and to look for it takes a fifth of the time.
-    with ProcessPoolExecutor(mp_context=context, initializer=gc.set_threshold, initargs=(100_000,)) as pool:
+    context.set_forkserver_preload(["fpt_ray.cost.imported"])
+    with ProcessPoolExecutor(mp_context=context) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc="predict"))

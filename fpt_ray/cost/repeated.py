@@ -78,10 +78,23 @@ class _Row:
 
 
 def bare_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model whose blocks are bare where they can be replayed: they look alike and are none of the ends."""
+    """A copy of a model whose blocks are bare where they can be replayed: they look alike and are none of the ends.
+
+    It has the model's own parameters and buffers, in modules of its own. To copy those deeply takes a tenth of a trace.
+    """
     rows = [blocks for blocks in _rows(model) if _alike(blocks[1:-1])]
-    bare = {id(block): BareBlock(block) for blocks in rows for block in blocks[2:-2]}
-    return copy.deepcopy(model, bare)
+    return _copied(model, {id(block): BareBlock(block) for blocks in rows for block in blocks[2:-2]})
+
+
+def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
+    """``copies`` are of modules, by their identity."""
+    if id(module) not in copies:
+        made = copies[id(module)] = type(module).__new__(type(module))
+        vars(made).update(
+            {name: copy.copy(one) if isinstance(one, dict) else one for name, one in vars(module).items()}
+        )
+        made._modules.update({name: child and _copied(child, copies) for name, child in module._modules.items()})
+    return copies[id(module)]
 
 
 def replay_bare(model: nn.Module, log: StorageLog) -> None:

@@ -33,7 +33,7 @@ from fpt_ray.cost.execution import (
     unfuse_attention,
 )
 from fpt_ray.cost.repeated import bare_copy, replay_bare
-from fpt_ray.cost.storages import Kind, Owned, StorageLog, Unlike, described, repeat
+from fpt_ray.cost.storages import Kind, Owned, StorageLog, Unlike, described, give_storages, repeat
 from fpt_ray.models.step import Inputs, Learner, learns, loss_then_gradients, update
 
 _aten: Any = torch.ops.aten
@@ -96,9 +96,10 @@ def trace(model: nn.Module, inputs: Callable[[], Inputs], execution: Execution, 
         fuse_at_once(model)
         inputs = kept_until_next(inputs)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, StorageLog(execution.workspace_bytes, fake) as log, _CudaAutocast():
-        model.train().to_empty(device="cpu")
-        log.label((*model.parameters(), *model.buffers()), "weights")
+    with fake, StorageLog(execution.workspace_bytes, fake) as log:
+        log.kind = "weights"
+        give_storages(model.train(), log)
+        log.kind = "transient"
         replay_bare(model, log)
         if learns(model):
             _trace_steps(_traced_learner(model, execution, log), inputs, log, whole=whole)
@@ -150,7 +151,7 @@ def _run_step(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog, n
     batch = [_labelled(inputs, log)]
     given, forward = _numbers(batch[0], log), len(log.events)
     backward = _run_passes(learner, batch.pop, log)
-    gradients = _numbers([parameter.grad for parameter in learner.model.parameters()], log)
+    gradients = _numbers([parameter.grad for parameter in learner.optimizer.param_groups[0]["params"]], log)
     log.kinds.update(dict.fromkeys(gradients, "gradients"))
     marks = _Marks(given, gradients, forward, backward, len(log.events))
     update(learner, number)
@@ -160,9 +161,10 @@ def _run_step(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog, n
 def _run_passes(learner: Learner, inputs: Callable[[], Inputs], log: StorageLog) -> int:
     """Goes forward and backward; returns how many events are before the backward pass."""
     backward = 0
-    for _ in loss_then_gradients(learner, inputs, lambda logits: torch.zeros(len(logits), dtype=torch.int64)):
-        log.relabel_transient("activations")
-        log.backward, backward = True, len(log.events)
+    with _CudaAutocast():
+        for _ in loss_then_gradients(learner, inputs, lambda logits: torch.zeros(len(logits), dtype=torch.int64)):
+            log.relabel_transient("activations")
+            log.backward, backward = True, len(log.events)
     return backward
 
 
