@@ -396,7 +396,12 @@ MUTATIONS = (
         "tests/cost/test_remembered.py",
         "second_call",
     ),
-    Mutation("fpt_ray/cost/storages.py", "        give_storages(child, log)\n", "", "tests/cost/test_storages.py"),
+    Mutation(
+        "fpt_ray/cost/storages.py",
+        "        give_storages(child, log)\n",
+        "        pass\n",
+        "tests/cost/test_storages.py",
+    ),
     Mutation(
         "fpt_ray/cost/storages.py",
         "(model._parameters, model._buffers)",
