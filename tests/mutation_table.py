@@ -416,6 +416,13 @@ MUTATIONS = (
         "left_as",
     ),
     Mutation("fpt_ray/cost/trace.py", 'log.kind = "weights"', "pass", "tests/cost/test_trace.py"),
+    Mutation(
+        "fpt_ray/tracking/server.py",
+        "                _opens(uri)\n",
+        "                pass\n",
+        "tests/tracking/test_tracking.py",
+        "said_at_once",
+    ),
     # --- the store ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/features/spec.py",

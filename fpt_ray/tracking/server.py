@@ -15,6 +15,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.store.db.utils import create_sqlalchemy_engine
 
 from fpt_ray.display.terminal import password_in, without_secrets
 from fpt_ray.errors import ConfigError
@@ -101,6 +103,8 @@ def open_tracking(uri: str) -> MlflowClient:
         if uri.startswith("sqlite:///"):
             database_path(uri).parent.mkdir(parents=True, exist_ok=True)
         with quiet():
+            if uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+                _opens(uri)
             client = MlflowClient(tracking_uri=uri)
             client.search_experiments(max_results=1)
     except Exception as error:  # each kind of database has its own
@@ -139,6 +143,15 @@ def login_refused(uri: str, error: MlflowException) -> ConfigError:
 def database_path(uri: str) -> Path:
     """The file of an SQLite database."""
     return Path(uri.removeprefix("sqlite:///"))
+
+
+def _opens(uri: str) -> None:
+    """Raises what the database's library does if it cannot be used; MLflow itself would try again for 100 s."""
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _answers(uri: str) -> None:
