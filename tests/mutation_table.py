@@ -423,6 +423,16 @@ MUTATIONS = (
         "tests/tracking/test_tracking.py",
         "said_at_once",
     ),
+    Mutation(
+        "fpt_ray/search/optuna_study.py",
+        "        known.suggest_categorical(POINT, list(space.points))\n",
+        "        pass\n",
+        "tests/search/test_ladder.py",
+        "a_point",
+    ),
+    Mutation(
+        "fpt_ray/search/optuna_study.py", "if row.name in values:", "if True:", "tests/search/test_ladder.py", "knows"
+    ),
     # --- the store ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/features/spec.py",

@@ -12,13 +12,13 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fpt_ray.config.rungs import Rung
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.display.terminal import say
 from fpt_ray.search.attributes import counts, is_infeasible, purpose, rung_of, val_score
-from fpt_ray.search.optuna_study import directions, keeping_to, make_sampler, propose
+from fpt_ray.search.optuna_study import directions, keeping_to, make_sampler, propose, proposed_before
 from fpt_ray.search.queue import paper_point
 
 
@@ -111,8 +111,7 @@ def _drawn(
 
 def _within(part: SearchSpace, trial: FrozenTrial) -> FrozenTrial:
     """A trial that has ended, as one of a study that searches this part of the space alone."""
-    known = FixedTrial(trial.params)
-    propose(part, known)
+    known = proposed_before(part, trial.params)
     return create_trial(
         state=trial.state,
         values=trial.values,

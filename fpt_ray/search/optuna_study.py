@@ -12,7 +12,7 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.study import StudyDirection
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, FixedTrial
 
 from fpt_ray.config.dotted import flatten
 from fpt_ray.config.identity import Identity
@@ -162,6 +162,17 @@ def propose(space: SearchSpace, trial: BaseTrial) -> dict[str, Any]:
         if row.active(values):
             proposal[row.name] = values[row.name] = _suggest(row, trial)
     return proposal
+
+
+def proposed_before(space: SearchSpace, values: Mapping[str, Any]) -> FixedTrial:
+    """A trial of values that this space once proposed. Which rows are active they say, where to ask takes long."""
+    known = FixedTrial(dict(values))
+    if space.points:
+        known.suggest_categorical(POINT, list(space.points))
+    for row in space.rows:
+        if row.name in values:
+            _suggest(row, known)
+    return known
 
 
 def _suggest(row: SearchRow, trial: BaseTrial) -> Any:

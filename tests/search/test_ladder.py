@@ -3,14 +3,14 @@
 import math
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FixedTrial, TrialState
 
 from fpt_ray.config.space_yaml import load_space, parse_space
 from fpt_ray.errors import ConfigError
 from fpt_ray.search.attributes import rung_of
 from fpt_ray.search.ladder import best_below, narrowed
 from fpt_ray.search.messages import unpack_proposal
-from fpt_ray.search.optuna_study import open_study
+from fpt_ray.search.optuna_study import open_study, propose, proposed_before
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.preparation import check_options
@@ -178,3 +178,25 @@ def test_the_ladder_is_a_space():
     space = load_space("ladder")
     assert space.num_trials == sum(rung.num_trials for rung in space.rungs)
     assert [rung.fixed["method"] for rung in space.rungs] == list(space.rows[0].values())
+
+
+def test_what_a_rung_knows_of_its_trials_is_what_was_proposed(tmp_path):
+    search = searcher(tmp_path)
+    for number in range(13):
+        climbed(search, str(number))
+    space, trials = search.space, search.study.get_trials()
+    assert {len(trial.params) for trial in trials} == {2, 4, 5}
+    for trial in trials:
+        number = rung_of(trial)
+        part = narrowed(space, space.rungs[number], best_below(space, search.study, number))
+        known, again = proposed_before(part, trial.params), FixedTrial(trial.params)
+        assert propose(part, again) == known.params == trial.params
+        assert known.distributions == again.distributions
+
+
+def test_a_point_is_among_what_was_proposed():
+    space = parse_space("space:\n  training.learning_rate: {choices: [0.1, 0.2]}\npoints: {a: {method: knn}, b: {}}\n")
+    values = {"point": "a", "training.learning_rate": 0.2}
+    known, again = proposed_before(space, values), FixedTrial(values)
+    assert propose(space, again) == known.params == values
+    assert known.distributions == again.distributions
