@@ -306,6 +306,13 @@ MUTATIONS = (
         _BACKBONE,
         "by_hand",
     ),
+    Mutation(
+        "fpt_ray/models/lpm_attention.py",
+        "return not torch.cpu._is_amx_tile_supported()",
+        "return True",
+        _BACKBONE,
+        "made_once",
+    ),
     # --- tasks ----------------------------------------------------------------------------------------------------
     Mutation("fpt_ray/models/loss.py", "torch.where(labels.isnan(), 0.0, losses)", "losses.nan_to_num()", _LOSS),
     Mutation(

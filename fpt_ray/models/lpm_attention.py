@@ -1,8 +1,9 @@
 """The LPM's own attention: what it multiplies is heard on the way, and on a CPU it is computed here.
 
 PyTorch's fused attention makes no maps, so that those of a block whose tokens' importance is asked for are made twice.
-On a CPU in bfloat16 plain products are faster in every block, and maps are made once (docs/decisions.md). Dimension
-letters stand in ``importance.py``; here additionally Q is the number of queries.
+On a CPU in bfloat16 plain products are faster in every block, and maps are made once (docs/decisions.md); not on one
+with matrix tiles (AMX), which PyTorch's kernel uses better. Dimension letters stand in ``importance.py``; here
+additionally Q is the number of queries.
 """
 
 from collections.abc import Callable, Iterator
@@ -106,7 +107,9 @@ class Listening(TorchFunctionMode):
 
 def products_are_faster(images: Tensor) -> bool:
     """Whether attention is plain products where it reads such images."""
-    return images.device.type == "cpu" and images.dtype == torch.bfloat16 and not torch.compiler.is_exporting()
+    if images.device.type != "cpu" or images.dtype != torch.bfloat16 or torch.compiler.is_exporting():
+        return False
+    return not torch.cpu._is_amx_tile_supported()
 
 
 def attention_maps(heard: Heard, score_bytes: int | None = None) -> Iterator[Float[Tensor, "B H q N"]]:

@@ -209,15 +209,19 @@ def test_what_keys_have_in_common_costs_no_precision_in_sixteen_bits():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "importance", "kernels", "maps"),
+    ("dtype", "tiles", "importance", "kernels", "maps"),
     [
-        (torch.bfloat16, "global", 0, 3),
-        (torch.bfloat16, "class_token", 0, 5),
-        (torch.float32, "global", 3, 2),
-        (torch.float32, "class_token", 3, 2),
+        (torch.bfloat16, False, "global", 0, 3),
+        (torch.bfloat16, False, "class_token", 0, 5),
+        (torch.bfloat16, True, "global", 3, 2),
+        (torch.float32, False, "global", 3, 2),
+        (torch.float32, False, "class_token", 3, 2),
     ],
 )
-def test_on_a_cpu_all_attention_in_bfloat16_is_products_whose_maps_are_made_once(dtype, importance, kernels, maps):
+def test_on_a_cpu_all_attention_in_bfloat16_is_products_whose_maps_are_made_once(
+    dtype, tiles, importance, kernels, maps, monkeypatch
+):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: tiles)
     model, images, ran = tiny().to(dtype), torch.randn(2, 3, 32, 32), []
 
     class Kernels(TorchDispatchMode):
