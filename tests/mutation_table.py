@@ -440,6 +440,96 @@ MUTATIONS = (
     Mutation(
         "fpt_ray/search/optuna_study.py", "if row.name in values:", "if True:", "tests/search/test_ladder.py", "knows"
     ),
+    Mutation(
+        "fpt_ray/images/csv_quotes.py", "strict=True", "strict=False", "tests/images/test_odd_tables.py", "closed"
+    ),
+    Mutation(
+        "fpt_ray/images/columns.py",
+        " | says_nothing(cells, BLANK_OR_NAN)",
+        "",
+        "tests/images/test_odd_tables.py",
+        "unknown",
+    ),
+    Mutation("fpt_ray/images/labels.py", "real | huge", "real", "tests/images/test_tasks.py", "do_not_fit"),
+    Mutation(
+        "fpt_ray/datasets/findings.py",
+        'pc.invert(pc.ends_with(known["stamp"], f"|{GONE}"))',
+        'pc.is_valid(known["stamp"])',
+        "tests/datasets/test_inspection.py",
+        "not_there",
+    ),
+    Mutation(
+        "fpt_ray/datasets/usable.py",
+        "enumerate(SPLITS)",
+        '[(2, "test")]',
+        "tests/datasets/test_checking.py",
+        "nothing_can_be_read",
+    ),
+    Mutation(
+        "fpt_ray/datasets/decoded.py",
+        "len(free) * min(free, default=0)",
+        "sum(free)",
+        "tests/preload/test_decoded.py",
+        "room_follows",
+    ),
+    Mutation(
+        "fpt_ray/reading/host_disk.py",
+        "Path(tempfile.gettempdir(), folder)",
+        'Path("/tmp", folder)',
+        "tests/reading/test_places.py",
+        "temporary",
+    ),
+    Mutation(
+        "fpt_ray/reading/host_disk.py",
+        "        return 0, 0\n",
+        "        pass\n",
+        "tests/reading/test_places.py",
+        "no_room",
+    ),
+    Mutation(
+        "fpt_ray/reading/places.py",
+        "            _clear_disks(reading)\n        raise\n",
+        "            pass\n        raise\n",
+        "tests/reading/test_places.py",
+        "go_on",
+    ),
+    Mutation(
+        "fpt_ray/metrics/calibration.py",
+        '    if task != "ordinal":\n        return _log_softmax',
+        "    if True:\n        return _log_softmax",
+        "tests/metrics/test_calibration.py",
+        "grades",
+    ),
+    Mutation(
+        "fpt_ray/predict/onnx_network.py",
+        'if task != "ordinal":',
+        "if True:",
+        "tests/predict/test_onnx.py",
+        "temperatures",
+    ),
+    Mutation("fpt_ray/train/bundle.py", "and version < 3", "and version < 2", "tests/predict/test_classifier.py"),
+    Mutation(
+        "fpt_ray/cost/costs.py",
+        "(memory_key(trial), our_execution(trial))",
+        "(memory_key(trial), Execution())",
+        "tests/cost/test_command.py",
+        "other_memory",
+    ),
+    Mutation(
+        "fpt_ray/cost/storages.py",
+        "if layout.storage_bytes != tensor.numel() * tensor.element_size():",
+        "if False:",
+        "tests/cost/test_storages.py",
+    ),
+    Mutation(
+        "fpt_ray/cost/repeated.py",
+        "child if child is None else _copied",
+        "child and _copied",
+        "tests/cost/test_repeated.py",
+        "left_as",
+    ),
+    Mutation("fpt_ray/demo/material.py", "fcntl.LOCK_EX |", "fcntl.LOCK_SH |", "tests/demo/test_demo.py", "two_runs"),
+    Mutation("fpt_ray/bench/stopping.py", "if not whole:", "if False:", "tests/bench/test_stopping.py"),
     # --- the store ------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/features/spec.py",

@@ -15,6 +15,7 @@ import tyro
 from fpt_ray.bench.scaling import Cluster
 from fpt_ray.bench.stages.settings import EpochSetting, GpuSetting, PreloadSetting, SearchSetting, ServeSetting
 from fpt_ray.config.trial import BackboneConfig, TrialConfig
+from fpt_ray.errors import ConfigError
 
 _Setting = TypeVar("_Setting")
 _Flat = Annotated[_Setting, tyro.conf.arg(name="")]
@@ -164,7 +165,13 @@ def stopping(space: str, study: str, workdir: str = ".", orders: int = 100) -> N
 
     uri, searched = default_uri(workdir), load_space(space)
     client = open_tracking(uri)
-    trials = recorded_curves(client, read_result(client, study, uri, workdir))
+    result = read_result(client, study, uri, workdir)
+    trials = recorded_curves(client, result)
+    if result.score != "val_auc" or not trials:
+        raise ConfigError(
+            f"study {study!r} has {len(trials)} finished trials with a curve of the validation AUC, and is scored by "
+            f"{result.score}; give one that is scored by val_auc and has ended"
+        )
     print(f"{len(trials)} trials, means over {orders} orders")
     for kind in ("asha", "median"):
         for fair, name in ((True, "among trials that cost no more"), (False, "on the validation AUC alone")):

@@ -7,6 +7,7 @@ import numpy as np
 from mlflow import MlflowClient
 
 from fpt_ray.config.space import SearchSpace
+from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.hypervolume import hypervolume
 from fpt_ray.report.front import front_of
 from fpt_ray.report.result import StudyResult
@@ -83,11 +84,16 @@ def stop_early(
     signs = [1.0 if mode == "max" else -1.0 for mode in space.objectives.values()]
     gains = np.array([[record.metrics[name] for name in space.objectives] for record, _ in trials]) * signs
     gains -= gains.min(axis=0)  # nothing worse than the worst counts as volume
+    whole = hypervolume(gains)
+    if not whole:
+        raise ConfigError(
+            f"{len(trials)} trials span no volume: each is the worst in some objective; give a larger study"
+        )
     shares = []
     for seed in range(orders):
         order = np.random.default_rng(seed).permutation(len(trials))
         finished, epochs = trained_to_the_end(stopping, [trials[i][1] for i in order])
         ended = [order[i] for i in finished]
         kept = sum(trials[i][0].run_id in front for i in ended)
-        shares.append((epochs / total, kept / len(front), hypervolume(gains[ended]) / hypervolume(gains)))
+        shares.append((epochs / total, kept / len(front), hypervolume(gains[ended]) / whole))
     return Stopping(**dict(zip(("epochs", "front", "volume"), np.mean(shares, axis=0).tolist(), strict=True)))

@@ -42,6 +42,8 @@ def run(command: Command) -> None:
     Raises:
         ConfigError: an option excludes another, a trial cannot be built, or there is no GPU to measure on.
     """
+    if command.num_classes < 1:
+        raise ConfigError(f"num_classes is {command.num_classes}; it must be at least 1", fields=("num_classes",))
     if command.as_ is not None and (command.space is not None or command.measure):
         raise ConfigError("--as prints a table or figure of the paper; leave --space and --measure out")
     if command.as_ not in (None, "figure2"):

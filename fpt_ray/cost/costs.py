@@ -99,16 +99,20 @@ def trials_of(space: SearchSpace) -> dict[str, TrialConfig]:
             for point in space.points or ("",)
             for end, values in ends.items()
         }
-    names: dict[TrialConfig, str] = {}
+    names: dict[tuple[TrialConfig, Execution], str] = {}
     trials = {name: space.trial(values) for name, values in proposals.items()}
     for name, trial in trials.items():
-        names.setdefault(memory_key(trial), name)
+        names.setdefault((memory_key(trial), our_execution(trial)), name)
     return {name: trials[name] for name in names.values()}
+
+
+_COSTLY = {"training.batch_size", "training.precision", "training.augment"}
+"""Of training, what memory depends on."""
 
 
 def _name(values: Mapping[str, Any]) -> str:
     """A point's name and the values that its cost depends on."""
-    costly = {name: value for name, value in values.items() if not name.startswith("training.") or "batch" in name}
+    costly = {name: value for name, value in values.items() if not name.startswith("training.") or name in _COSTLY}
     texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in costly.items()}
     return " ".join(text if name == POINT else f"{name}={text}" for name, text in texts.items())
 

@@ -93,7 +93,9 @@ def _copied(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
         vars(made).update(
             {name: copy.copy(one) if isinstance(one, dict) else one for name, one in vars(module).items()}
         )
-        made._modules.update({name: child and _copied(child, copies) for name, child in module._modules.items()})
+        made._modules.update(
+            {name: child if child is None else _copied(child, copies) for name, child in module._modules.items()}
+        )
     return copies[id(module)]
 
 

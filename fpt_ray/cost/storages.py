@@ -196,7 +196,10 @@ def give_storages(model: torch.nn.Module, log: StorageLog) -> None:
 def _born(tensor: Tensor, log: StorageLog) -> Any:
     """A tensor like another one, on a storage that is born; a parameter if that is one."""
     assert log.fake is not None
-    made: Any = laid_out(log.fake, layout_of(tensor))
+    layout = layout_of(tensor)
+    if layout.storage_bytes != tensor.numel() * tensor.element_size():  # a view of more, or of less
+        layout = layout_of(torch.empty_like(tensor, device="meta"))
+    made: Any = laid_out(log.fake, layout)
     log.number(made)
     if isinstance(tensor, torch.nn.Parameter):
         made.requires_grad = tensor.requires_grad

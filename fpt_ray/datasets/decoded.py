@@ -8,7 +8,7 @@ import numpy as np
 import ray
 from jaxtyping import UInt8
 
-from fpt_ray.cluster import computing_hosts, run_on_workers
+from fpt_ray.cluster import computing_hosts, on_every_host
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.images.picture import Picture, square_of
 
@@ -46,8 +46,8 @@ def room_for_decoded() -> int:
     """Bytes of decoded images that the cluster may keep: a share of its object stores and of the disk behind them."""
     hosts = computing_hosts()
     memory = sum(host.get("object_store_memory", 0.0) for host in hosts)
-    ((_, free),) = run_on_workers({"disk": _free_disk_bytes}, {"disk": {"CPU": 0.01}})
-    return int(_MEMORY_SHARE * memory + _DISK_SHARE * len(hosts) * free)
+    free = on_every_host(_free_disk_bytes)  # which of them spills most is not known before
+    return int(_MEMORY_SHARE * memory + _DISK_SHARE * len(free) * min(free, default=0))
 
 
 def _free_disk_bytes() -> int:

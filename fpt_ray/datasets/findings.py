@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fpt_ray.storage.files import list_files, read_bytes, remove, write
+from fpt_ray.storage.files import GONE, list_files, read_bytes, remove, write
 
 FOLDER = "inspected"
 """Of a working directory, for what is found; not ``images``, which may be the user's own."""
@@ -122,7 +122,11 @@ def findings_name(root: str) -> str:
 
 
 def read_findings(folder: str, name: str) -> pa.Table:
-    """What inspections have found so far, with stamps: of ``NAME.parquet`` and parts, which become one file."""
+    """What inspections have found so far, with stamps: of ``NAME.parquet`` and parts, which become one file.
+
+    Not of images that a worker has found and that are not there where the command is started: nobody would see that
+    they changed.
+    """
     files = _files(folder, name)
     tables = [STAMPED.empty_table()]
     for file in files:
@@ -131,6 +135,7 @@ def read_findings(folder: str, name: str) -> pa.Table:
         except FileNotFoundError:
             continue  # another inspection of the same images has merged it
     known = pa.concat_tables(tables)
+    known = known.filter(pc.invert(pc.ends_with(known["stamp"], f"|{GONE}")))
     if parts := [file for file in files if file != f"{name}.parquet"]:
         write(f"{folder}/{name}.parquet", _parquet(known))
         remove(folder, parts)

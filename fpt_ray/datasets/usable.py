@@ -66,21 +66,21 @@ def without_unreadable(table: ImageTable, findings: pa.Table) -> tuple[ImageTabl
         hashes_=np.frombuffer(hashes.buffers()[1], np.uint8).reshape(-1, 32)[hashes.offset :][: len(rows)],
         skipped=(*table.skipped, *skipped),
     )
-    _require_given_test(table, whole)
+    _require_given_splits(table, whole)
     findings = findings.take(rows)
     return _with_patients(whole, findings), findings
 
 
-def _require_given_test(table: ImageTable, whole: ImageTable) -> None:
-    """ConfigError where a test split was given and none of it can be used: another would be drawn from the others."""
-    test = SPLITS.index("test")
-    given = int((table.splits == test).sum())
-    if given and not (whole.splits == test).any():
-        first = table.paths[int(np.argmax(table.splits == test))].as_py()
-        raise ConfigError(
-            f"images: none of the {given} images of test in {table.root} can be used, such as {first}: "
-            f"{dict(whole.skipped)[first]}; mend them, or give other images the split test"
-        )
+def _require_given_splits(table: ImageTable, whole: ImageTable) -> None:
+    """ConfigError where a split was given and none of it can be used: another would be drawn, or nothing be scored."""
+    for number, split in enumerate(SPLITS):
+        given = int((table.splits == number).sum())
+        if given and not (whole.splits == number).any():
+            first = table.paths[int(np.argmax(table.splits == number))].as_py()
+            raise ConfigError(
+                f"images: none of the {given} images of {split} in {table.root} can be used, such as {first}: "
+                f"{dict(whole.skipped)[first]}; mend them, or give other images the split {split}"
+            )
 
 
 def _with_patients(table: ImageTable, findings: pa.Table) -> ImageTable:

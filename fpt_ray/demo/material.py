@@ -5,10 +5,12 @@ that the method and the system work, and say nothing about medicine.
 """
 
 import csv
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -89,15 +91,22 @@ def write_images(folder: Path, *, count: int = 400, size: int = REFERENCE_SIZE, 
         raise ConfigError(f"count is {count}; each of {NUM_GRADES} grades needs an image a split, at least 15")
     if size < 32:
         raise ConfigError(f"size is {size}; it must be at least 32 pixels")
-    about = _about(count, size, seed)
+    about, folder = _about(count, size, seed), folder.absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if (folder / NOTE_FILE).is_file() and (folder / NOTE_FILE).read_text() == about:
             return say(f"{folder} already holds these {count} images; they are reused")
         raise ConfigError(f"{folder} holds something else; remove it or give another folder")
     unfinished = folder.with_name(f"{folder.name}.tmp")
-    _clear(unfinished)
-    unfinished.mkdir(parents=True)
-    (unfinished / NOTE_FILE).write_text(about)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with _alone(unfinished):
+        _clear(unfinished)
+        (unfinished / NOTE_FILE).write_text(about)
+        _draw_all(unfinished, count, size, seed)
+        unfinished.rename(folder)
+    say(f"wrote {count} semi-synthetic images to {folder}")
+
+
+def _draw_all(unfinished: Path, count: int, size: int, seed: int) -> None:
     planned = list(_planned(count, seed))
     for path, _, _ in planned:
         (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
@@ -114,18 +123,30 @@ def write_images(folder: Path, *, count: int = 400, size: int = REFERENCE_SIZE, 
         writer = csv.writer(file)
         writer.writerow(("image", "x0", "y0", "x1", "y1"))
         writer.writerows((path, *box) for (path, _, _), found in zip(planned, boxes, strict=True) for box in found)
-    unfinished.rename(folder)
-    say(f"wrote {count} semi-synthetic images to {folder}")
+
+
+@contextmanager
+def _alone(unfinished: Path) -> Iterator[None]:
+    """Holds a folder, which no other run has or has just renamed; a run that dies holds it no more."""
+    held = os.open(unfinished, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not unfinished.exists() or os.stat(unfinished).st_ino != os.fstat(held).st_ino:
+            raise BlockingIOError
+        yield
+    except BlockingIOError:
+        raise ConfigError(f"{unfinished}: another run draws these images; run it again when that has ended") from None
+    finally:
+        os.close(held)
 
 
 def _clear(unfinished: Path) -> None:
     """Removes what a killed run left behind, and only that."""
-    if not unfinished.exists():
-        return
     about = unfinished / NOTE_FILE
     if any(unfinished.iterdir()) and not (about.is_file() and about.read_text().startswith(_TITLE)):
         raise ConfigError(f"{unfinished} is needed for unfinished images but holds something else; remove it")
-    shutil.rmtree(unfinished)
+    for left in unfinished.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _planned(count: int, seed: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:

@@ -8,7 +8,6 @@ Rows are counted from 1 in what is said of them.
 
 import binascii
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -22,6 +21,7 @@ from jaxtyping import Bool, Float32, Float64, Int8, UInt8
 
 from fpt_ray.config.tasks import ImagesOptions, Task
 from fpt_ray.errors import ConfigError, nearest_name
+from fpt_ray.images.csv_quotes import checked_names
 from fpt_ray.images.notes import first_line, note_of_csv
 from fpt_ray.storage.files import read_bytes
 
@@ -32,6 +32,8 @@ LABEL_PREFIX = "label:"
 NOTE_KEY, TASK_KEY, FOLD_KEY = "fpt_ray.data_note", "fpt_ray.task", "fpt_ray.fold"
 """Of the metadata of a table that we write."""
 _KNOWN: Mapping[bytes, Task] = {task.encode(): task for task in get_args(Task)}
+BLANK_OR_NAN = r"(?i)^\s*(nan)?\s*$"
+"""What programs write for a cell that has nothing."""
 _NUMBERS = ("label", "group", "weight")
 _Read = tuple[dict[str, pa.Array], dict[bytes, bytes]]
 """({one of our columns: its cells}, the metadata)."""
@@ -72,7 +74,8 @@ def read_columns(uri: str, options: ImagesOptions, *, labelled: bool = True) -> 
         splits = pc.fill_null(pc.index_in(cells, pa.array(SPLITS)), -1).to_numpy().astype(np.int8)
         refuse_first(uri, _called(asked, "split"), cells, splits < 0, f"choose {', '.join(SPLITS)}")
     if (cells := raw.get("group")) is not None:
-        refuse_first(uri, _called(asked, "group"), cells, is_empty(cells), "fill it, or leave out the column")
+        missing = is_empty(cells) | says_nothing(cells, BLANK_OR_NAN)
+        refuse_first(uri, _called(asked, "group"), cells, missing, "fill it, or leave out the column")
         groups = cells.cast(pa.string()).dictionary_encode()
     if (cells := raw.get("sha256")) is not None:
         right = pc.fill_null(pc.match_substring_regex(cells, "^[0-9a-f]{64}$"), False)
@@ -156,7 +159,7 @@ def _read_csv(uri: str, asked: Mapping[str, tuple[str, ...]], needed: Sequence[s
     odd: list[Any] = []
     try:
         data = read_bytes(uri)
-        names = next(csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")), [])
+        names = checked_names(uri, data)
         places = _places(uri, asked, names, needed)
         found = pacsv.read_csv(
             pa.BufferReader(data),
@@ -234,6 +237,13 @@ def is_empty(column: pa.Array) -> Bool[np.ndarray, " rows"]:
     if pa.types.is_string(column.type):
         empty = pc.or_(empty, pc.fill_null(pc.equal(column, ""), True))
     return _as_mask(empty)
+
+
+def says_nothing(column: pa.Array, pattern: str) -> Bool[np.ndarray, " rows"]:
+    """Where a text is what programs write for a cell that has none."""
+    if not pa.types.is_string(column.type):
+        return np.zeros(len(column), bool)
+    return _as_mask(pc.fill_null(pc.match_substring_regex(column, pattern), False))
 
 
 def refuse_first(uri: str, name: str, column: pa.Array, wrong: Bool[np.ndarray, " rows"], remedy: str) -> None:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from fpt_ray.config.tasks import Task
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
-from fpt_ray.images.columns import is_empty, numbers, refuse_first
+from fpt_ray.images.columns import BLANK_OR_NAN, is_empty, numbers, refuse_first, says_nothing
 
 Values = Int64[np.ndarray, " rows"] | Float32[np.ndarray, "rows labels"] | Float64[np.ndarray, " rows"]
 """The number of a class; of several labels 0, 1 or NaN where nothing is known of one; a number."""
@@ -22,7 +22,7 @@ CLASS_TASKS = ("binary", "multiclass", "ordinal")
 BETWEEN = "|"
 """Stands between labels that an image has at once."""
 
-_BLANK_OR_NAN, _NAN_AMONG = r"(?i)^\s*(nan)?\s*$", r"(?i)(^|\|)\s*nan\s*(\||$)"
+_NAN_AMONG = r"(?i)(^|\|)\s*nan\s*(\||$)"
 
 
 class Labels(NamedTuple):
@@ -50,7 +50,7 @@ def read_labels(uri: str, columns: Mapping[str, pa.Array], task: Task | None) ->
         return Labels(task, tuple(columns), np.stack([_yes_or_no(uri, *pair) for pair in columns.items()], axis=1))
     if task == "multilabel":
         return _listed(uri, name, column)
-    missing = is_empty(column) | _says_nothing(column, _BLANK_OR_NAN)
+    missing = is_empty(column) | says_nothing(column, BLANK_OR_NAN)
     refuse_first(uri, name, column, missing, "fill it, or take the row out")
     if task == "regression":
         found = numbers(uri, name, column)
@@ -89,14 +89,6 @@ def task_said(columns: Mapping[str, pa.Array]) -> Task:
     return task_of_classes(column)
 
 
-def _says_nothing(column: pa.Array, pattern: str) -> Bool[np.ndarray, " rows"]:
-    """Where a text is what programs write for a cell that has none."""
-    if not pa.types.is_string(column.type):
-        return np.zeros(len(column), bool)
-    found = pc.fill_null(pc.match_substring_regex(column, pattern), False)
-    return found.to_numpy(zero_copy_only=False)
-
-
 def task_of_classes(column: pa.Array) -> Task:
     """The task of names of classes."""
     return "binary" if pc.count_distinct(column).as_py() == 2 else "multiclass"
@@ -112,7 +104,9 @@ def _unfit(task: Task, why: str, remedy: str) -> ConfigError:
 def _classes(uri: str, name: str, column: pa.Array, task: Task) -> Labels:
     if pa.types.is_floating(column.type):
         real = ~pc.equal(column, pc.floor(column)).to_numpy(zero_copy_only=False)
-        refuse_first(uri, name, column, real, f"give whole numbers or text, or the task regression, not {task}")
+        huge = ~(np.abs(column.to_numpy(zero_copy_only=False)) < 2.0**53)  # a float knows its neighbours no more
+        remedy = f"give whole numbers or text, or the task regression, not {task}"
+        refuse_first(uri, name, column, real | huge, remedy)
         column = column.cast(pa.int64())
     coded = column.cast(pa.string()).dictionary_encode()
     names = coded.dictionary.to_pylist()
@@ -146,7 +140,7 @@ def _all_whole(names: Iterable[str]) -> bool:
 def _listed(uri: str, name: str, column: pa.StringArray) -> Labels:
     """Of labels such as ``edema|effusion``: those that a row does not have are 0, and an empty cell has none."""
     remedy = "take it out: an image without any label has an empty cell, and one whose labels are not known no row"
-    refuse_first(uri, name, column, _says_nothing(column, _NAN_AMONG), remedy)
+    refuse_first(uri, name, column, says_nothing(column, _NAN_AMONG), remedy)
     lists = pc.split_pattern(pc.fill_null(column, ""), BETWEEN)
     names, rows = pc.utf8_trim_whitespace(lists.flatten()), pc.list_parent_indices(lists)
     there = pc.not_equal(names, "")

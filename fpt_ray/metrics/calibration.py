@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
 from fpt_ray.metrics.intervals import DRAWS, Estimate, interval, resamples
 
@@ -46,42 +47,48 @@ def fitted_temperatures(said: Float[np.ndarray, "N C"], labels: np.ndarray, task
     """The temperatures by which logits are to be divided for the least log loss on these images (Guo et al. 2017).
 
     One for classes or grades, one for each of several labels, none for values. Probabilities serve as well as logits:
-    their logarithm differs from these by a number an image.
+    their logarithm differs from these by a number an image. Of grades it divides the log odds that each is passed.
 
     Args:
         said: as of ``metrics.scores.score``.
         labels: as of the same.
         task: as in ``config.tasks``.
     """
-    return tuple(_temperature(part) for part in _as_classes(said, labels, task))
+    return tuple(_temperature(part, task) for part in _as_classes(said, labels, task))
 
 
 def calibrated(
     said: Float[np.ndarray, "... C"], temperatures: Sequence[float], task: str
 ) -> Float[np.ndarray, "... C"]:
-    """What a network says, its logits divided by temperatures; which class is the most probable stays."""
+    """What a network says, its logits divided by temperatures; ``metrics.scores.predicted`` stays the same."""
     if task == "regression":
         return said
     if task != "multilabel":
-        return _divided(said, temperatures[0])
+        return np.exp(_log_divided(said, temperatures[0], task))
     pairs = zip(np.moveaxis(said, -1, 0), temperatures, strict=True)
-    return np.stack([_divided(np.stack([1 - one, one], axis=-1), by)[..., 1] for one, by in pairs], axis=-1)
+    each = [np.exp(_log_divided(np.stack([1 - one, one], axis=-1), by, task)) for one, by in pairs]
+    return np.stack([one[..., 1] for one in each], axis=-1)
 
 
-def _temperature(part: _Classes) -> float:
+def _temperature(part: _Classes, task: str) -> float:
     if not part.rows.any():
         return 1.0  # a label that is known of no image
-    logits, bound = _logarithm(part.probabilities), np.log(_LARGEST)
+    bound = np.log(_LARGEST)
     found = minimize_scalar(
-        lambda log: _log_losses(_log_softmax(logits / np.exp(log)), part.labels).mean(),
+        lambda log: _log_losses(_log_divided(part.probabilities, np.exp(log), task), part.labels).mean(),
         bounds=(-bound, bound),
         method="bounded",
     )
     return float(np.exp(found.x))
 
 
-def _divided(probabilities: Float[np.ndarray, "... C"], temperature: float) -> Float[np.ndarray, "... C"]:
-    return np.exp(_log_softmax(_logarithm(probabilities) / temperature))
+def _log_divided(probabilities: Float[np.ndarray, "... C"], by: float, task: str) -> Float[np.ndarray, "... C"]:
+    """Logarithms of what becomes of probabilities. Those of grades would get other medians by a softmax."""
+    if task != "ordinal":
+        return _log_softmax(_logarithm(probabilities) / by)
+    below = np.tri(probabilities.shape[-1])[:-1].T  # C x C-1: which grades are at most the k-th
+    odds = _logarithm(probabilities @ (1 - below)) - _logarithm(probabilities @ below)
+    return _logarithm(np.diff(expit(-odds / by), prepend=0.0, append=1.0, axis=-1))
 
 
 # --- errors -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
@@ -134,4 +135,9 @@ def tempered(said: Float[Tensor, "N C"], by: Sequence[float], task: Task) -> Flo
     logits = said.clamp_min(_LEAST).log()
     if task == "multilabel":
         return ((logits - (1 - said).clamp_min(_LEAST).log()) / logits.new_tensor(by)).sigmoid()
-    return (logits / by[0]).softmax(dim=-1)
+    if task != "ordinal":
+        return (logits / by[0]).softmax(dim=-1)
+    below = said.new_ones(said.shape[-1] - 1, said.shape[-1]).tril().mT
+    passed, not_passed = ((said @ grades).clamp_min(_LEAST).log() for grades in (1 - below, below))
+    at_most = ((not_passed - passed) / by[0]).sigmoid()
+    return F.pad(at_most, (0, 1), value=1.0) - F.pad(at_most, (1, 0))

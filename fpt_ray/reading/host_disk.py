@@ -36,6 +36,7 @@ class HostDisk:
     """A folder on every host."""
 
     folder: str
+    """Its path, or its name among a host's temporary files, which may lie elsewhere on another host."""
     kept: bool
     """Whether it stays when the study has ended, for others that read the same."""
     limit_bytes: int = 0
@@ -47,10 +48,12 @@ def room_on_disk(folder: str, parts: Sequence[str]) -> tuple[int, int]:
 
     What is written there already counts as room of its own part.
     """
-    path = Path(folder)
+    path = root = on_this_host(folder)
     while not path.exists():
         path = path.parent
-    written, own = _written_bytes(Path(folder)), sum(_written_bytes(Path(folder, part)) for part in parts)
+    if not os.access(path, os.W_OK):
+        return 0, 0
+    written, own = _written_bytes(root), sum(_written_bytes(root / part) for part in parts)
     limit = int(DISK_SHARE * (shutil.disk_usage(path).free + written))
     return limit - (written - own), limit
 
@@ -68,7 +71,12 @@ def host_disk(folder: str | None, name: str) -> HostDisk:
     """The folder that is asked for, which is kept, or one of this user's among the hosts' temporary files."""
     if folder is not None:
         return HostDisk(folder=os.path.abspath(folder), kept=True)
-    return HostDisk(folder=f"{tempfile.gettempdir()}/fpt_ray-{os.getuid()}-{name}", kept=False)
+    return HostDisk(folder=f"fpt_ray-{os.getuid()}-{name}", kept=False)
+
+
+def on_this_host(folder: str) -> Path:
+    """Where the folder of a ``HostDisk`` is."""
+    return Path(tempfile.gettempdir(), folder)
 
 
 def mapped_groups(disk: HostDisk, features: Features, cut: Slice, wanted: Mapping[int, np.ndarray]) -> GroupsAtHand:
@@ -80,8 +88,9 @@ def mapped_groups(disk: HostDisk, features: Features, cut: Slice, wanted: Mappin
         StoreError: a shard is damaged, missing or not of this store.
         StorageError: S3 fails.
     """
-    folder = Path(disk.folder, part_of(features, cut))
-    _make_private(Path(disk.folder))
+    root = on_this_host(disk.folder)
+    folder = root / part_of(features, cut)
+    _make_private(root)
     folder.mkdir(parents=True, exist_ok=True)
     groups = {}
     for shard, rows in wanted.items():
@@ -97,7 +106,7 @@ def mapped_groups(disk: HostDisk, features: Features, cut: Slice, wanted: Mappin
 
 def remove_folder(folder: str) -> None:
     """Removes what was written to a host's disk; files that are mapped stay readable to those who read them."""
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(on_this_host(folder), ignore_errors=True)
 
 
 def _make_private(folder: Path) -> None:
@@ -116,10 +125,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write(file: Path, rows: np.ndarray, group: Group, disk: HostDisk) -> None:
     size = sum(cells.nbytes for cells in group.values())
-    written = _written_bytes(Path(disk.folder))
+    root = on_this_host(disk.folder)
+    written = _written_bytes(root)
     if written + size > disk.limit_bytes:
         raise FullError(
-            f"{disk.folder} holds {written / 1e9:.2f} GB of features and may hold {disk.limit_bytes / 1e9:.2f}; free "
+            f"{root} holds {written / 1e9:.2f} GB of features and may hold {disk.limit_bytes / 1e9:.2f}; free "
             "space, give another folder, or read=stream",
             fields=("read", "read_folder"),
         )

@@ -3,7 +3,8 @@
 Which of them is chosen by size and changes no number.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from fpt_ray.cluster import computing_hosts, on_every_host
 from fpt_ray.config.space import SearchSpace
@@ -24,7 +25,7 @@ from fpt_ray.features.rows import Rows
 from fpt_ray.features.serving import Stores, holders, need_slice, trial_slice
 from fpt_ray.features.spec import Slice, everything
 from fpt_ray.models.hardware import Hardware
-from fpt_ray.reading.host_disk import HostDisk, mapped_groups, part_of, remove_folder, room_on_disk
+from fpt_ray.reading.host_disk import HostDisk, mapped_groups, on_this_host, part_of, remove_folder, room_on_disk
 from fpt_ray.reading.of_each import RowsOfEach
 from fpt_ray.reading.on_device import RowsOnDevice
 
@@ -166,7 +167,7 @@ def prepare_reading(
     room = room_for_features(hardware, disk.folder, [part_of(stores[uri], cut) for uri, cut in cuts.items()])
     on_gpu, place, why = choose_places(asked, size, room)
     gpu = "on each trial's GPU, " if on_gpu else ""
-    say(f"features: {_gigabytes(size)}, {gpu}{_TEXTS[place].format(folder=disk.folder)} ({why})")
+    say(f"features: {_gigabytes(size)}, {gpu}{_TEXTS[place].format(folder=on_this_host(disk.folder))} ({why})")
     written = replace(disk, limit_bytes=room.disk_limit) if place == "disk" else None
     reading = Reading(disk=written, cuts=cuts, in_memory=place == "memory", on_gpu=on_gpu)
     for uri in cuts:
@@ -202,8 +203,22 @@ def _read_and_count(uri: str, features: Features, cut: Slice, wanted: np.ndarray
     return len(wanted), rows
 
 
-def clear_disks(reading: Reading) -> None:
-    """Removes what was written to the hosts' disks, unless it is kept."""
+@contextmanager
+def clearing_disks(reading: Reading) -> Iterator[None]:
+    """Removes in the end what was written to the hosts' disks, unless it is kept; also after an error.
+
+    Who interrupts is expected to go on, and finds it there.
+    """
+    try:
+        yield
+    except Exception:
+        with suppress(ConfigError, RayError):  # which say less than what has happened
+            _clear_disks(reading)
+        raise
+    _clear_disks(reading)
+
+
+def _clear_disks(reading: Reading) -> None:
     if reading.disk is not None and not reading.disk.kept:
         on_every_host(partial(remove_folder, reading.disk.folder))
 

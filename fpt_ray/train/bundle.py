@@ -28,8 +28,9 @@ from fpt_ray.metrics.operating_points import OperatingPoint
 from fpt_ray.storage.files import absolute, exists, read_bytes, write
 from fpt_ray.train.checkpoint import State
 
-SCHEMA_VERSION = 2
-"""1: thresholds of two classes alone, and no familiarity; it is read, too. 2: operating points of labels as well."""
+SCHEMA_VERSION = 3
+"""1: thresholds of two classes alone, and no familiarity. 2: operating points of labels as well. Both are read, but of
+grades, whose log odds of being passed are divided by temperatures since 3."""
 BUNDLE_FILE, MODEL_FILE, CARD_FILE = "bundle.json", "model.safetensors", "README.md"
 FAMILIARITY_FILE = "familiarity.safetensors"
 FRONT_FILE = "front.json"
@@ -129,9 +130,14 @@ def read_bundle(uri: str) -> Bundle:
     try:
         document = json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
         version = document["schema_version"]
-        if version not in (1, SCHEMA_VERSION):
+        if version not in range(1, SCHEMA_VERSION + 1):
             raise ConfigError(
-                f"{uri}: schema_version is {version}, this program reads 1 and {SCHEMA_VERSION}; update fpt_ray"
+                f"{uri}: schema_version is {version}, this program reads 1 to {SCHEMA_VERSION}; update fpt_ray"
+            )
+        if document["task"] == "ordinal" and version < 3:
+            raise ConfigError(
+                f"{uri}: schema_version is {version}, and its grades were calibrated so that its scores are not of its"
+                " answers; have the study or the run leave it anew, in another working directory"
             )
         digests = document["sha256"]
         for name in digests.keys() - {MODEL_FILE, FAMILIARITY_FILE, BACKBONE_FILE}:

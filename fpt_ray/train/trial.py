@@ -19,7 +19,7 @@ from fpt_ray.models.hardware import hardware_here
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import anchored, check_packable, known_weights
 from fpt_ray.reading.host_disk import host_disk
-from fpt_ray.reading.places import clear_disks, prepare_reading
+from fpt_ray.reading.places import clearing_disks, prepare_reading
 from fpt_ray.search.messages import EpochReport, unpack_message
 from fpt_ray.storage.files import absolute, exists, filesystem, write
 from fpt_ray.tracking.provenance import provenance
@@ -103,12 +103,13 @@ def train_trial(
         cuts, disk = {store.uri: trial_slice(trial, store.spec)}, host_disk(None, digest[:12])
         reading = prepare_reading({store.uri: store}, cuts, read, disk, hardware)
         costs = trial_costs(trial, store.target.num_outputs, hardware)
-        result = train(
-            TrainWork(members=(Member(trial=trial, costs=costs, identity=digest),), stores=(store,), reading=reading),
-            _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
-            num_workers,
-        )
-        clear_disks(reading)
+        member = Member(trial=trial, costs=costs, identity=digest)
+        with clearing_disks(reading):
+            result = train(
+                TrainWork(members=(member,), stores=(store,), reading=reading),
+                _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
+                num_workers,
+            )
         assert result.checkpoint is not None
         report = unpack_message(result.metrics)
         assert isinstance(report, EpochReport)

@@ -21,7 +21,7 @@ from fpt_ray.images.table import write_table
 from fpt_ray.models.hardware import hardware_here
 from fpt_ray.predict.logged import log_study_if_possible
 from fpt_ray.reading.host_disk import host_disk
-from fpt_ray.reading.places import clear_disks, share_features
+from fpt_ray.reading.places import clearing_disks, share_features
 from fpt_ray.report.publication import publish
 from fpt_ray.report.result import StudyResult, study_result
 from fpt_ray.search.attributes import finished_trials, has_begun, trained_values
@@ -151,14 +151,14 @@ def search_all(
     Returns what is shared, with every store that a trial has asked for.
     """
     num_trials = log.num_trials
-    shared = search(study, log, shared, num_trials, crowd, supply)
-    if chosen := enqueue_chosen(shared.space, study):
-        log.num_trials += chosen
+    with clearing_disks(shared.reading):
         shared = search(study, log, shared, num_trials, crowd, supply)
-    if options.confirm is not None:
-        enqueue_confirmed(shared.space, study, options.confirm, options.repeats)
-        shared = search(study, log, shared, num_trials, crowd, supply)
-    clear_disks(shared.reading)
+        if chosen := enqueue_chosen(shared.space, study):
+            log.num_trials += chosen
+            shared = search(study, log, shared, num_trials, crowd, supply)
+        if options.confirm is not None:
+            enqueue_confirmed(shared.space, study, options.confirm, options.repeats)
+            shared = search(study, log, shared, num_trials, crowd, supply)
     return shared
 
 

@@ -142,6 +142,19 @@ def test_a_finite_space_is_all_its_points_and_those_of_equal_cost_once():
     assert list(found) == ["side.prompt_dropout=0", "side.prompt_dropout=0.5"]
 
 
+def test_points_whose_training_takes_other_memory_are_all_there():
+    rows = "training.precision: {choices: [float32, bfloat16]}, features.token_ratio: {choices: [0.1, 0.2]}"
+    found = trials_of(parse_space(space(rows)))
+    assert len(found) == 4
+    assert len({(trial.training.precision, trial.features.token_ratio) for trial in found.values()}) == 4
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_class_is_refused(number):
+    with pytest.raises(ConfigError, match=f"num_classes is {number}; it must be at least 1"):
+        print_costs(Command(num_classes=number))
+
+
 def test_a_continuous_space_is_its_defaults_and_its_ends():
     rows = "features.token_ratio: {low: 0.1, high: 0.5}"
     found = trials_of(parse_space(space(rows)))

@@ -130,7 +130,10 @@ def test_a_step_that_leaves_something_is_not_written_again():
 def test_the_model_is_left_as_it_was():
     with torch.device("meta"):
         model = _Network([_Block(64) for _ in range(8)])
+        model.none = nn.ModuleList()
+    model.eval()
     before = list(model.parameters())
     trace.trace_training(model, _batch, OURS)
     assert all(one is other and one.is_meta for one, other in zip(before, model.parameters(), strict=True))
     assert not any("forward" in vars(module) for module in model.modules())
+    assert not any(module.training for module in model.modules())

@@ -15,6 +15,8 @@ def _model() -> nn.Module:
         model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3).requires_grad_(False), nn.MultiheadAttention(4, 2))
         model.register_parameter("gain", nn.Parameter(torch.empty(2, 3).t()))
         model.register_buffer("absent", None)
+        model.register_buffer("part", torch.empty(1000, 10)[:2])
+        model.register_parameter("wide", nn.Parameter(torch.empty(1, 8).expand(1000, 8)))
     return model
 
 
@@ -28,7 +30,7 @@ def test_a_model_is_given_what_to_empty_gives_it():
         logs.append((log.events, log.kinds, log.alive))
         models.append(model)
     assert logs[0] == logs[1]
-    assert len(logs[0][0]) == sum(1 for _ in (*models[0].parameters(), *models[0].buffers())) == 12
+    assert len(logs[0][0]) == sum(1 for _ in (*models[0].parameters(), *models[0].buffers())) == 14
     tensors = [{**dict(model.named_parameters()), **dict(model.named_buffers())} for model in models]
     assert tensors[0].keys() == tensors[1].keys()
     for name, tensor in tensors[0].items():

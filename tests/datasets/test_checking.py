@@ -346,10 +346,13 @@ def test_patients_of_dicom_files_are_groups_unless_all_have_one_name(tmp_path, c
     assert ("all DICOM files name one patient, ANONYMOUS, which is taken for nobody" in said) == (groups is None)
 
 
-def test_a_given_test_split_of_which_nothing_can_be_read_is_not_drawn_anew(tmp_path):
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_given_split_of_which_nothing_can_be_read_is_told(tmp_path, split):
     root = folder(tmp_path / "images")
-    for image in (root / "test").rglob("*.png"):
+    for image in (root / split).rglob("*.png"):
         image.write_bytes(b"half")
-    table = read_images(str(root), ImagesOptions(folds=3, fold=1))
-    with pytest.raises(ConfigError, match=r"none of the 6 images of test in .* such as test/no/0\.png: .*; mend"):
+    table = read_images(str(root), ImagesOptions(folds=3, fold=1) if split == "test" else ImagesOptions())
+    with pytest.raises(
+        ConfigError, match=rf"none of the \d+ images of {split} in .* such as {split}/no/0\.png: .*; mend"
+    ):
         usable(table, inspect_here(table.root, table.paths))

@@ -376,3 +376,18 @@ def test_without_pydicom_findings_have_another_name(images, monkeypatch):
     name = findings_name(images)
     monkeypatch.setattr(importlib.metadata, "version", missing)
     assert findings_name(images) != name
+
+
+def test_images_that_are_not_there_for_the_driver_are_inspected_each_time(tmp_path, images, monkeypatch):
+    """Workers see them: what they find has no stamp that would tell when they change."""
+    work, paths, seen = str(tmp_path / "work"), names(images), inspect_here
+    elsewhere = str(tmp_path / "elsewhere")
+    monkeypatch.setattr(f"{__name__}.inspect_here", lambda _, part: seen(images, part))
+    asked = in_this_process(monkeypatch)
+    found = inspect(elsewhere, paths, work).findings
+    assert found["reason"].to_pylist() == [""] * 30
+    put(Path(images) / "0.png", PIXELS[::-1])
+    again = inspect(elsewhere, paths, work).findings
+    assert len(asked) == 60
+    assert again["sha256"][0] != found["sha256"][0]
+    assert again.slice(1) == found.slice(1)

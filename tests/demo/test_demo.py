@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,31 @@ def test_unfinished_images_of_others_are_not_removed(tmp_path):
     with pytest.raises(ConfigError, match=r"set\.tmp is needed"):
         write_images(tmp_path / "set", count=15, size=64)
     assert (tmp_path / "set.tmp" / "mine.txt").exists()
+
+
+def test_of_two_runs_at_once_one_is_told_of_the_other(tmp_path, monkeypatch):
+    draw, second = demo._write_image, []
+
+    def drawn(*args):
+        if not second:
+            second.append(True)
+            with pytest.raises(ConfigError, match=r"set\.tmp: another run draws these images"):
+                write_images(tmp_path / "set", count=15, size=64, seed=1)
+        return draw(*args)
+
+    monkeypatch.setattr(demo, "_THREADS", 1)
+    monkeypatch.setattr(demo, "_write_image", drawn)
+    write_images(tmp_path / "set", count=15, size=64)
+    assert second
+    assert len(digest_of(tmp_path / "set")) == 15
+    assert not (tmp_path / "set.tmp").exists()
+
+
+def test_a_folder_may_be_the_one_that_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path / "set")
+    write_images(Path(), count=15, size=64)
+    assert len(digest_of(tmp_path / "set")) == 15
 
 
 def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):

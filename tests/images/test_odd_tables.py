@@ -82,3 +82,30 @@ def test_ten_thousand_classes_take_seconds(tmp_path):
     with_hashed_splits(dataclasses.replace(table, hashes_=hashes)).digest()
     assert len(stratified(table, table.paths.dictionary_encode(), 0).of("test")) == number
     assert time.process_time() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('a.png,x,"seen twice\nb.png,y,\nc.png,x,\n', r"line 2 begins a row that is no CSV \(unexpected end of data\)"),
+        ('a.png,x,\nb.png,y,"large" lesion\n', r"line 3 begins a row that is no CSV \(',' expected after '\"'\)"),
+    ],
+)
+def test_a_quote_that_is_not_closed_takes_no_row(tmp_path, rows, message):
+    (tmp_path / "table.csv").write_text(f"path,label,note\n{rows}")
+    with pytest.raises(ConfigError, match=f"table.csv: {message}; close its quotes"):
+        read_images(str(tmp_path / "table.csv"))
+
+
+def test_a_text_of_several_lines_is_read_and_said(tmp_path, capsys):
+    rows = "".join(f"{number}.png,{'ab'[number % 2]},\n" for number in range(4))
+    (tmp_path / "table.csv").write_text(f'path,label,note\n{rows}4.png,a,"one\n5.png,b,\nthree"\n')
+    assert len(read_images(str(tmp_path / "table.csv"))) == 5
+    assert "the quotes of row 5 span 3 lines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cell", ["nan", " NaN ", "  "])
+def test_who_is_unknown_is_no_group(tmp_path, cell):
+    (tmp_path / "table.csv").write_text(f"path,label,group\na.png,x,p1\nb.png,y,{cell}\n")
+    with pytest.raises(ConfigError, match=f"row 2 has the group '{cell}'; fill it, or leave out the column"):
+        read_images(str(tmp_path / "table.csv"))

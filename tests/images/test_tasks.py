@@ -137,6 +137,8 @@ def test_what_makes_a_table_multilabel_is_said_where_the_task_is_not_given(tmp_p
         ({"label": [0.5, NAN]}, [], None, r"row 2 has the label nan; fill it"),
         ({"label": [0.5, np.inf]}, [], None, r"row 2 has the label inf; give a finite number"),
         ({"label": [None, 0.5]}, [], None, r"row 1 has the label None; fill it"),
+        ({"label": [0.0, 1.0, np.inf]}, [], None, r"row 3 has the label inf; give whole numbers"),
+        ({"label": [0.0, 1e300, 1.0]}, [], None, r"row 2 has the label 1e\+300; give whole numbers"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, columns, options, task, message):

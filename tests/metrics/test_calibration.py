@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from scipy.stats import norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
@@ -24,6 +24,7 @@ from fpt_ray.metrics.operating_points import (
     rates,
     rates_at,
 )
+from fpt_ray.metrics.scores import predicted
 
 
 def errors(said, labels, task="multiclass"):
@@ -70,6 +71,28 @@ def test_tempering_divides_logits_and_keeps_the_order():
     sure = tempered(np.array([[1.0, 0.0]]), 2.0)
     assert np.isfinite(sure).all()
     assert 0 < sure[0, 1] < 1e-5
+
+
+def test_grades_keep_their_medians():
+    """Truth is drawn by log odds of passing each grade; the network is three times as sure."""
+    generator = np.random.default_rng(0)
+    odds = np.sort(generator.normal(size=(4000, 3)) + 2 * generator.normal(size=(4000, 1)), axis=1)[:, ::-1]
+
+    def of(by):
+        return -np.diff(expit(by * odds), prepend=1.0, append=0.0, axis=1)
+
+    labels = (generator.random((4000, 1)) < expit(odds)).sum(axis=1)
+    said = of(3.0)
+    (found,) = fitted_temperatures(said, labels, "ordinal")
+    assert found == pytest.approx(3.0, rel=0.08)
+    np.testing.assert_allclose(calibrated(said, (1.0,), "ordinal"), said, atol=1e-12)
+    np.testing.assert_allclose(calibrated(said, (3.0,), "ordinal"), of(1.0), atol=1e-9)
+    for by in (0.3, 3.0, 20.0):
+        after = calibrated(said, (by,), "ordinal")
+        np.testing.assert_allclose(after.sum(axis=1), 1.0)
+        assert (predicted(after, "ordinal") == predicted(said, "ordinal")).all()
+    softened = calibrated(said, (3.0,), "multiclass")
+    assert (predicted(softened, "ordinal") != predicted(said, "ordinal")).sum() > 20  # which is why
 
 
 def test_the_losses_are_those_of_scikit_learn():

@@ -298,7 +298,8 @@ def test_the_card_says_which_labels_have_no_operating_points(two_seeds):
         (lambda folder: with_features(folder, resolution=128), "features has resolution 128, and its trial was .* 64"),
         (lambda folder: (folder / BUNDLE_FILE).unlink(), "is no bundle: it has no bundle.json"),
         (lambda folder: (folder / BUNDLE_FILE).write_text("{}"), "KeyError: 'schema_version'"),
-        (lambda folder: edit(folder, schema_version=3), "schema_version is 3, this program reads 1 and 2; update"),
+        (lambda folder: edit(folder, schema_version=4), "schema_version is 4, this program reads 1 to 3; update"),
+        (lambda folder: edit(folder, schema_version=2, task="ordinal"), "its grades were calibrated so that"),
         (
             lambda folder: edit(folder, backbone={"weights": "random", "weights_digest": "0" * 64}),
             r"backbone.weights \(SHA-256\) is .* of random, the bundle's trial had 000000000000",

@@ -95,9 +95,11 @@ def test_the_low_resolution_is_pillows():
         assert np.mean(np.round(found) != expected) < 1e-3
 
 
-@pytest.mark.parametrize(("task", "by"), [("multiclass", (1.7,)), ("multilabel", (0.5, 3.0)), ("regression", ())])
+@pytest.mark.parametrize(
+    ("task", "by"), [("multiclass", (1.7,)), ("ordinal", (2.5,)), ("multilabel", (0.5, 3.0)), ("regression", ())]
+)
 def test_temperatures_are_those_of_the_bundle(task, by):
-    said = np.random.default_rng(0).dirichlet((1, 1), 20).astype(np.float32)
+    said = np.random.default_rng(0).dirichlet((1, 1, 1)[: 2 + (task == "ordinal")], 20).astype(np.float32)
     found = tempered(torch.from_numpy(said), by, task).numpy()
     np.testing.assert_allclose(found, calibrated(said, by, task), atol=1e-6)
 

@@ -239,7 +239,7 @@ def test_an_image_that_cannot_be_prepared_as_asked_ends_no_task_of_inspection(cl
 
 
 def test_room_follows_from_memory_and_disk(cluster, monkeypatch):
-    monkeypatch.setattr(keeping, "_free_disk_bytes", lambda: 1000)
+    monkeypatch.setattr(keeping, "on_every_host", lambda _: [4000, 1000])
     monkeypatch.setattr(keeping, "computing_hosts", lambda: [{"object_store_memory": 600.0}, {"CPU": 1.0}])
     assert room_for_decoded() == 300 + 2 * 250
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -235,3 +236,37 @@ def test_the_weight_of_an_image_is_read_with_it_from_every_place(tmp_path):
     share = readers[0].within(range(3, 7))
     held = RowsOnDevice(share, torch.device("cpu"))
     assert share.take(np.array([4])).weights.tolist() == held.take(np.array([4])).weights.tolist() == [wanted[4]]
+
+
+def test_a_folder_among_temporary_files_is_where_its_host_has_them(tmp_path, monkeypatch):
+    features, _ = make_store(tmp_path / "store", make_spec())
+    disk = replace(host_disk.host_disk(None, "study"), limit_bytes=2**30)
+    assert not disk.kept
+    for host in ("one", "two"):
+        (tmp_path / host).mkdir()
+        monkeypatch.setattr(host_disk.tempfile, "tempdir", str(tmp_path / host))
+        mapped_groups(disk, features, CUT, features.rows_by_shard(["train"]))
+        assert [*(tmp_path / host).rglob("*.arrow")]
+        assert room_on_disk(disk.folder, [host_disk.part_of(features, CUT)])[0] > 0
+    host_disk.remove_folder(disk.folder)
+    assert [*(tmp_path / "one").iterdir()]
+    assert not [*(tmp_path / "two").iterdir()]
+
+
+def test_where_nothing_may_be_written_is_no_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_disk.os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    assert room_on_disk(str(tmp_path / "none"), ["a"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept", "stays"),
+    [(None, False, False), (FullError("full"), False, False), (KeyboardInterrupt(), False, True), (None, True, True)],
+)
+def test_what_was_written_to_disks_goes_unless_one_will_go_on(tmp_path, monkeypatch, error, kept, stays):
+    monkeypatch.setattr(places, "on_every_host", lambda call: call())
+    (tmp_path / "disk").mkdir()
+    reading = Reading(disk=HostDisk(folder=str(tmp_path / "disk"), kept=kept), cuts={}, in_memory=False, on_gpu=False)
+    with suppress(FullError, KeyboardInterrupt), places.clearing_disks(reading):
+        if error is not None:
+            raise error
+    assert (tmp_path / "disk").exists() == stays

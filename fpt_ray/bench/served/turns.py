@@ -18,6 +18,7 @@ from fpt_ray.bench.served.load import Asked, Outcome, ask_all
 from fpt_ray.bench.served.server import Server, serving
 from fpt_ray.bench.stages.settings import ServeSetting
 from fpt_ray.bench.stages.turns import all_cores, machine_load, rows_text, seconds_text, speedup_of
+from fpt_ray.errors import ConfigError
 from fpt_ray.predict.classifier import Classifier, load
 from fpt_ray.predict.finding import bundle_named
 
@@ -89,13 +90,16 @@ def measure_serving(setting: ServeSetting, folder: Path) -> ServeTimes:
     files = sorted(images.rglob("*.jpg"))
     good = [Asked(body=file.read_bytes(), status=200, image=number) for number, file in enumerate(files)]
     backbone = ("--backbone", setting.backbone) if setting.backbone else ()
-    options = ["--replicas", str(setting.replicas), "--request_mib", str(_REQUEST_MIB), *backbone]
+    request_mib = max(_REQUEST_MIB, -(-max(len(one.body) for one in good) // 2**20))
+    options = ["--replicas", str(setting.replicas), "--request_mib", str(request_mib), *backbone]
     with all_cores() as threads:
         classifier = load(model, setting.backbone)
+        if classifier.bundle.target.task == "regression":
+            raise ConfigError(f"{model} predicts values; give --model a bundle of classes or labels")
         expected = classifier.predict(files).probabilities
         with serving(model, options, folder) as server:
             turns = [_turn(server, classifier, files, good, setting.clients) for _ in range(1 + setting.rounds)][1:]
-            mixed = _mixed(server, good, setting, expected)
+            mixed = _mixed(server, good, request_mib, setting, expected)
             started = time.perf_counter()
         ending_s = time.perf_counter() - started
     loop_s, served_s, alone_s, latencies = zip(*turns, strict=True)
@@ -122,15 +126,19 @@ def _turn(
         classifier.predict([file])
     looped = time.perf_counter()
     outcomes = ask_all(server.address, server.token, good, clients, lambda _: None)
+    if refused := sorted({one.status for one in outcomes if one.status != one.asked.status}):
+        raise RuntimeError(f"the server has answered good images with {', '.join(map(str, refused))}")
     served = time.perf_counter()
     ask_all(server.address, server.token, good, 1, lambda _: None)
     alone = time.perf_counter()
     return looped - started, served - looped, alone - served, [outcome.seconds for outcome in outcomes]
 
 
-def _mixed(server: Server, good: Sequence[Asked], setting: ServeSetting, expected: np.ndarray) -> dict[str, Any]:
+def _mixed(
+    server: Server, good: Sequence[Asked], request_mib: int, setting: ServeSetting, expected: np.ndarray
+) -> dict[str, Any]:
     """Many requests, a third of them bad, in an order that is drawn."""
-    drawn, bad = random.Random(0), bad_requests(good[0].body)
+    drawn, bad = random.Random(0), bad_requests(good[0].body, request_mib)
     requests = [drawn.choice(bad if drawn.random() < 1 / 3 else good) for _ in range(setting.requests)]
     held: dict[int, tuple[int, int]] = {}
 
@@ -153,7 +161,7 @@ def _mixed(server: Server, good: Sequence[Asked], setting: ServeSetting, expecte
     }
 
 
-def bad_requests(jpeg: bytes) -> list[Asked]:
+def bad_requests(jpeg: bytes, request_mib: int = _REQUEST_MIB) -> list[Asked]:
     """One of each kind that must be refused."""
     size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     header = struct.pack(">I", len(size)) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))
@@ -162,7 +170,7 @@ def bad_requests(jpeg: bytes) -> list[Asked]:
         Asked(body=b"", status=422),
         Asked(body=jpeg[: len(jpeg) // 2], status=422),
         Asked(body=b"\x89PNG\r\n\x1a\n" + header + bytes(100), status=422),
-        Asked(body=bytes(_REQUEST_MIB * 2**20 + 1), status=413),
+        Asked(body=bytes(request_mib * 2**20 + 1), status=413),
         Asked(body=b"no image", status=415, kind="text/plain"),
         Asked(body=b"no image", status=401, token=False),
     ]

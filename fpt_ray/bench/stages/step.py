@@ -82,7 +82,7 @@ def measure_step(trial: TrialConfig, runs: int, device: torch.device) -> StepTim
         plain_s = seconds_of(partial(_loss, plain, collated.pop()), device)
         found.append((plain_s, collate_s, seconds_of(ours, device)))
     plain_s, collate_s, ours_s = zip(*found[_WARM_UP:], strict=True)
-    flops, moved = product_flops_per_s(device), moved_bytes_per_s(device)
+    flops, moved = product_flops_per_s(device, arithmetic_type(trial.training, device)), moved_bytes_per_s(device)
     number_bytes = torch.finfo(getattr(torch, trial.features.dtype)).bits // 8
     number_bytes += arithmetic_type(trial.training, device).itemsize
     numbers = sum(image.keys.numel() + image.values.numel() for image in images)
