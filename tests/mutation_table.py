@@ -1347,7 +1347,7 @@ MUTATIONS = (
     Mutation("fpt_ray/models/step.py", "losses * weights.to(losses)", "losses", "tests/models/test_step.py"),
     Mutation("fpt_ray/train/loop.py", "            batch.weights,\n", "", _LOOP, "by_its_weight"),
     # --- what a trial leaves --------------------------------------------------------------------------------------
-    Mutation("fpt_ray/metrics/calibration.py", "logits / np.exp(log)", "logits * np.exp(log)", _CALIBRATION),
+    Mutation("fpt_ray/metrics/calibration.py", "np.exp(log), task)", "np.exp(-log), task)", _CALIBRATION),
     Mutation("fpt_ray/metrics/calibration.py", "(right - confidence)[:, None]", "confidence[:, None]", _CALIBRATION),
     Mutation("fpt_ray/metrics/operating_points.py", "scores >= threshold", "scores > threshold + 0.2", _CALIBRATION),
     Mutation(
