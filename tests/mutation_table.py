@@ -1456,12 +1456,6 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/predict/logged.py", 'if "/" not in file.path', "if file.path", "tests/predict/test_logged.py"),
     Mutation(
-        "fpt_ray/datasets/usable.py",
-        "if given and not (whole.splits == test).any():",
-        "if False:",
-        "tests/datasets/test_checking.py",
-    ),
-    Mutation(
         "fpt_ray/datasets/checks/classes.py",
         "(own == 1).any(axis=0) & (own == 0).any(axis=0)",
         "(own == 1).any(axis=0)",
