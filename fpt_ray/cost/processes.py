@@ -18,6 +18,6 @@ def each(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterable[
     # Forked from a process that has imported what takes seconds, once for all, and has none of autograd's threads, that
     # do not survive a fork.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["fpt_ray.cost.imported"])
+    context.set_forkserver_preload(["fpt_ray.cost.garbage", "fpt_ray.cost.prediction", "peft"])  # in this order
     with ProcessPoolExecutor(mp_context=context) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc="predict"))
