@@ -62,7 +62,7 @@ def test_a_stores_name_and_the_costs_follow_the_worker_not_the_driver(
     unlike_hosts, asked, tmp_path, monkeypatch, capsys
 ):
     """The actor's share fits the GPU's host, so preload ends at all."""
-    monkeypatch.setattr(pipeline, "hardware_here", asked)
+    monkeypatch.setattr(pipeline, "_hardware_of_worker", asked)
     hardware, trial = ask_worker(asked), load_space(SMOKE).stores()[0]
     store = pipeline.preload(draw_images(tmp_path / "images"), trial, str(tmp_path / "work"))
     kinds: dict[bool, Arithmetic] = {True: "bfloat16", False: "float32"}
