@@ -32,6 +32,9 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.features.spec import bytes_per_row, store_spec
 from fpt_ray.models.methods import check_trial
 
+_COSTLY = {"training.batch_size", "training.precision", "training.augment"}
+"""Of training, what memory depends on."""
+
 # --- a trial --------------------------------------------------------------------------------------------------
 
 
@@ -104,10 +107,6 @@ def trials_of(space: SearchSpace) -> dict[str, TrialConfig]:
     for name, trial in trials.items():
         names.setdefault((memory_key(trial), our_execution(trial)), name)
     return {name: trials[name] for name in names.values()}
-
-
-_COSTLY = {"training.batch_size", "training.precision", "training.augment"}
-"""Of training, what memory depends on."""
 
 
 def _name(values: Mapping[str, Any]) -> str:

@@ -130,12 +130,14 @@ def _alone(unfinished: Path) -> Iterator[None]:
     """Holds a folder, which no other run has or has just renamed; a run that dies holds it no more."""
     held = os.open(unfinished, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not unfinished.exists() or os.stat(unfinished).st_ino != os.fstat(held).st_ino:
-            raise BlockingIOError
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            own = unfinished.exists() and os.path.samestat(os.stat(unfinished), os.fstat(held))
+        except BlockingIOError:
+            own = False
+        if not own:
+            raise ConfigError(f"{unfinished}: another run draws these images; run it again when that has ended")
         yield
-    except BlockingIOError:
-        raise ConfigError(f"{unfinished}: another run draws these images; run it again when that has ended") from None
     finally:
         os.close(held)
 

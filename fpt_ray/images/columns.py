@@ -7,7 +7,6 @@ Rows are counted from 1 in what is said of them.
 # (pyarrow.compute makes its functions when it is imported)
 
 import binascii
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -173,7 +172,7 @@ def _read_csv(uri: str, asked: Mapping[str, tuple[str, ...]], needed: Sequence[s
                 strings_can_be_null=False,
             ),
         )
-    except (csv.Error, UnicodeDecodeError, pa.ArrowException, OSError) as error:
+    except (UnicodeDecodeError, pa.ArrowException, OSError) as error:
         if odd:
             row = odd[0]
             raise ConfigError(
