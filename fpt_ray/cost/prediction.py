@@ -36,6 +36,7 @@ from fpt_ray.images.pixels import normalise
 from fpt_ray.models.backbone import backbone_shape, kept_tokens, uses_bfloat16
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import extract
+from fpt_ray.models.lpm_attention import Way
 from fpt_ray.models.methods import make_model
 from fpt_ray.models.side_network import side_width
 from fpt_ray.models.step import Inputs, learns
@@ -231,6 +232,6 @@ def preload_flops(need: StoreNeed) -> int:
                 num_kept=kept,
                 importance=features.importance,
                 summarised=True,
-                in_one_kernel=False,
+                way=Way.PRODUCTS,
             )
     return counter.get_total_flops()

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from fpt_ray.config.trial import Importance
 from fpt_ray.models.backbone import ViT
-from fpt_ray.models.lpm_attention import Heard, Listening, attention_and_mean, mean_attention, products_are_faster
+from fpt_ray.models.lpm_attention import (
+    Heard,
+    Listening,
+    Way,
+    attention_and_mean,
+    attention_and_mean_twice,
+    mean_attention,
+    way_for,
+)
 
 
 class Extracted(NamedTuple):
@@ -43,7 +51,7 @@ def extract(
     importance: Importance = "global",
     summarised: bool = False,
     score_bytes: int | None = None,
-    in_one_kernel: bool | None = None,
+    way: Way | None = None,
 ) -> Extracted:
     """Keys and values of the important tokens in some blocks, in rising order (Eq. 3, sections 3.4 and 3.5).
 
@@ -52,13 +60,12 @@ def extract(
 
     Images are normalised; arithmetic is in the model's own type, importance is summed in float32. Memory grows with N.
     ``summarised`` asks for the class token and the mean patch token of every block, too, for which the LPM is run to
-    its end. ``score_bytes`` is how many bytes of scores are held at once, ``in_one_kernel`` whether PyTorch's fused
-    attention computes all blocks. Defaults: what suits the device and the model's type.
+    its end. ``score_bytes`` is how many bytes of scores are held at once, ``way`` how attention is computed. Defaults:
+    what suits the device and the model's type.
     """
     layers: list[Any] = list(model.blocks)
     images = images.to(next(model.parameters()).dtype)
-    if in_one_kernel is None:
-        in_one_kernel = not products_are_faster(images)
+    way = way or way_for(images)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     summaries: list[Tensor] = []
 
@@ -68,7 +75,9 @@ def extract(
         output = None
         if importance == "class_token":
             scores = mean_attention(heard.of_first_query(), score_bytes)
-        elif in_one_kernel or is_last:
+        elif way is Way.KERNEL_TWICE and heard.bias is None:
+            output, scores = attention_and_mean_twice(heard)
+        elif way is not Way.PRODUCTS or is_last:
             scores = mean_attention(heard, score_bytes)
         else:
             output, scores = attention_and_mean(heard, score_bytes)
@@ -77,12 +86,12 @@ def extract(
             raise _Captured
         return output
 
-    if not in_one_kernel:
+    if way is not Way.KERNEL:
         for layer in layers:
             layer.attn.fused_attn = True  # whatever timm's settings say: ``Listening`` stands in its place
-    listening = Listening(hear, in_one_kernel=in_one_kernel, score_bytes=score_bytes)
+    listening = Listening(hear, way=way, score_bytes=score_bytes)
     handles = [listening.listen(layers[block].attn) for block in blocks]
-    hooks_hear = in_one_kernel and all(isinstance(layers[block].attn, Attention) for block in blocks)
+    hooks_hear = way is Way.KERNEL and all(isinstance(layers[block].attn, Attention) for block in blocks)
     if summarised:
         handles += [
             layer.register_forward_hook(lambda _, __, out: summaries.append(_summary(model, out))) for layer in layers

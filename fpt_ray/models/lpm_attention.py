@@ -1,13 +1,13 @@
 """The LPM's own attention: what it multiplies is heard on the way, and on a CPU it is computed here.
 
-PyTorch's fused attention makes no maps, so that those of a block whose tokens' importance is asked for are made twice.
-On a CPU in bfloat16 plain products are faster in every block, and maps are made once (docs/decisions.md); not on one
-with matrix tiles (AMX), which PyTorch's kernel uses better. Dimension letters stand in ``importance.py``; here
-additionally Q is the number of queries.
+PyTorch's fused attention makes no maps, of which importance is the mean. Which way is fastest depends on the machine
+(``Way``; figures in docs/decisions.md). Dimension letters stand in ``importance.py``; here additionally Q is the number
+of queries.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,13 @@ from typing_extensions import override
 
 SCORE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 """Attention scores held at once, counted in float32: what a cache holds, or what keeps a GPU busy."""
+
+_PARTS = 3
+"""In bfloat16 of a number that has float32's precision."""
+_FURTHER_COLUMNS = 8
+"""Which take them; the kernel is faster where rows are whole vectors."""
+_kernel_on_cpu: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""What PyTorch's fused attention runs on a CPU, which itself keeps the sums of exponentials to itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,25 +53,40 @@ class Heard:
         return maps @ self.values
 
 
+class Way(Enum):
+    """How attention and the mean of its maps are computed."""
+
+    KERNEL = "PyTorch's fused kernel; maps are made beside it where importance is asked for"
+    KERNEL_TWICE = "PyTorch's kernel; where importance is asked for once more, with keys in the queries' place"
+    PRODUCTS = "plain products in every block, whose maps are made once"
+
+
+def way_for(images: Tensor) -> Way:
+    """The fastest where it reads such images."""
+    if images.device.type != "cpu" or images.dtype != torch.bfloat16 or torch.compiler.is_exporting():
+        return Way.KERNEL
+    return Way.KERNEL_TWICE if torch.cpu._is_amx_tile_supported() else Way.PRODUCTS
+
+
 class Listening(TorchFunctionMode):
     """Hands on what attention is computed of, before it is.
 
-    Where attention runs in one kernel, plain attention is heard at its projection. Another one may rotate its queries
-    and keys, or add biases: it is heard when it calls PyTorch's fused attention. So is all attention that does not run
-    in one kernel: its output is then what ``hear`` gives, else that of plain products.
+    Where maps are made beside a kernel, plain attention is heard at its projection. Another one may rotate its queries
+    and keys, or add biases: it is heard when it calls PyTorch's fused attention. So is all attention that is computed
+    another way: its output is then what ``hear`` gives.
     """
 
-    def __init__(self, hear: Callable[[Heard], Tensor | None], *, in_one_kernel: bool, score_bytes: int | None) -> None:
+    def __init__(self, hear: Callable[[Heard], Tensor | None], *, way: Way, score_bytes: int | None) -> None:
         super().__init__()
         self.hear = hear
-        self.in_one_kernel = in_one_kernel
+        self.way = way
         self.score_bytes = score_bytes
         self.scale: float | None = None
         """Of the attention that is to be heard next; None: none is."""
 
     def listen(self, attention: nn.Module) -> RemovableHandle:
         """Has this attention heard, until the handle is removed."""
-        if self.in_one_kernel and isinstance(attention, Attention):
+        if self.way is Way.KERNEL and isinstance(attention, Attention):
             return attention.qkv.register_forward_hook(partial(self._projected, attention))
         attention.fused_attn = True  # type: ignore[assignment]  # whatever timm's settings say
         return attention.register_forward_pre_hook(self._announced)
@@ -92,7 +114,7 @@ class Listening(TorchFunctionMode):
         """Its output, unless PyTorch's own kernel is to compute it."""
         scale, self.scale = self.scale, None
         is_plain = not any(other.values()) and (attn_mask is None or attn_mask.is_floating_point())
-        computed = is_plain and not self.in_one_kernel
+        computed = is_plain and self.way is Way.PRODUCTS
         if scale is None and not computed:
             return None
         if computed:  # once, not at every product
@@ -100,16 +122,9 @@ class Listening(TorchFunctionMode):
         scaled_by = scale or queries.shape[-1] ** -0.5
         heard = Heard(queries=queries, keys=keys, values=values, scale=scaled_by, bias=attn_mask)
         output = None if scale is None else self.hear(heard)
-        if not computed:
-            return None
-        return attention_output(heard, self.score_bytes) if output is None else output
-
-
-def products_are_faster(images: Tensor) -> bool:
-    """Whether attention is plain products where it reads such images."""
-    if images.device.type != "cpu" or images.dtype != torch.bfloat16 or torch.compiler.is_exporting():
-        return False
-    return not torch.cpu._is_amx_tile_supported()
+        if computed and output is None:
+            return attention_output(heard, self.score_bytes)
+        return output if is_plain else None
 
 
 def attention_maps(heard: Heard, score_bytes: int | None = None) -> Iterator[Float[Tensor, "B H q N"]]:
@@ -118,7 +133,7 @@ def attention_maps(heard: Heard, score_bytes: int | None = None) -> Iterator[Flo
     held = score_bytes or SCORE_BYTES.get(heard.keys.device.type, 2**22)
     images = 1 if torch.compiler.is_exporting() else batch  # a file takes any number of them
     chunk = max(32, held // (4 * images * heads * heard.keys.shape[2]))
-    transposed = _centred(heard.keys).transpose(-2, -1)
+    transposed = _centred(heard.keys).contiguous().transpose(-2, -1)  # once, not at every product
     parts = (heard.queries * heard.scale).split(chunk, dim=2)
     biases = [None] * len(parts) if heard.bias is None else heard.bias.split(chunk, dim=-2)
     for part, added in zip(parts, biases, strict=True):
@@ -147,6 +162,28 @@ def attention_output(heard: Heard, score_bytes: int | None = None) -> Float[Tens
 def mean_attention(heard: Heard, score_bytes: int | None = None) -> Float[Tensor, "B H N"]:
     """Mean over the queries of the softmaxed attention, per head, in float32 (section 3.5)."""
     return _mean(heard, score_bytes, lambda _: None)
+
+
+def attention_and_mean_twice(heard: Heard) -> tuple[Float[Tensor, "B H Q E"], Float[Tensor, "B H N"]]:
+    """``attention_and_mean`` without a map: PyTorch's kernel run twice, on a CPU, where nothing is added to products.
+
+    Beside what a query finds, the kernel tells log sum_n exp(q k_n) =: s_q (FlashAttention, arXiv 2205.14135). A key's
+    mean over the queries, of exp(q k - s_q), is such a sum, too, over queries: that of the kernel with queries and keys
+    in each other's place and -s_q added to their products. The kernel's mask could add it, slowly; so it stands in
+    further columns of the queries, in three parts that together have float32's precision, and keys have ones there.
+    """
+    output, log_sums = _kernel_on_cpu(heard.queries, heard.keys, heard.values, scale=heard.scale)
+    left, added = -log_sums / heard.scale, []
+    for _ in range(_PARTS):
+        added.append(left.to(heard.queries.dtype))
+        left = left - added[-1]
+    more = (0, _FURTHER_COLUMNS)
+    queries, keys = F.pad(heard.queries, more), F.pad(heard.keys, more)
+    width = heard.queries.shape[-1]
+    queries[..., width : width + _PARTS] = torch.stack(added, dim=-1)
+    keys[..., width : width + _PARTS] = 1
+    _, log_means = _kernel_on_cpu(keys, queries, queries, scale=heard.scale)
+    return output, log_means.exp() / heard.queries.shape[2]
 
 
 def attention_and_mean(

@@ -12,7 +12,15 @@ from fpt_ray.config.trial import BackboneConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape, check_resolution, kept_tokens
 from fpt_ray.models.importance import extract
-from fpt_ray.models.lpm_attention import Heard, Listening, attention_and_mean, attention_output, mean_attention
+from fpt_ray.models.lpm_attention import (
+    Heard,
+    Listening,
+    Way,
+    attention_and_mean,
+    attention_and_mean_twice,
+    attention_output,
+    mean_attention,
+)
 from fpt_ray.models.weights import load_backbone, weights_digest
 
 
@@ -48,9 +56,9 @@ def tiny(**options):
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"reg_tokens": 4}, {"init_values": 0.1}])
 @pytest.mark.parametrize("importance", ["global", "class_token"])
-@pytest.mark.parametrize("in_one_kernel", [None, False])
-def test_extract_equals_by_hand(options, importance, in_one_kernel):
-    images, how = torch.randn(2, 3, 32, 32), {"importance": importance, "in_one_kernel": in_one_kernel}
+@pytest.mark.parametrize("way", Way)
+def test_extract_equals_by_hand(options, importance, way):
+    images, how = torch.randn(2, 3, 32, 32), {"importance": importance, "way": way}
     found = extract(tiny(**options), images, blocks=(1, 2), num_kept=6, **how)
     for layer, (keys, values, mean, first) in enumerate(by_hand(tiny(**options), images, 2)):
         scores = mean if importance == "global" else first
@@ -197,6 +205,19 @@ def test_output_and_mean_are_of_the_same_maps(held):
     torch.testing.assert_close(attention_output(heard_of(queries, keys, values), held), maps @ values)
 
 
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-4)])
+@pytest.mark.parametrize("width", [4, 64])
+def test_the_mean_without_maps_has_float32s_precision_in_sixteen_bits_too(dtype, close, width):
+    """Scores are of up to a hundred, and their sums as large: one part of 16 bits of these would be wrong by a half."""
+    torch.manual_seed(0)
+    parts = (3 * 8 / width**0.5 * torch.randn(3, 2, 3, 70, width)).to(dtype)
+    queries, keys, values = parts
+    maps = torch.softmax(queries.double() @ keys.double().mT / 2, dim=-1)
+    output, mean = attention_and_mean_twice(heard_of(*parts))
+    torch.testing.assert_close(mean.double(), maps.mean(dim=2), rtol=close, atol=1e-9)
+    assert torch.equal(output, F.scaled_dot_product_attention(queries, keys, values, scale=0.5))
+
+
 def test_what_keys_have_in_common_costs_no_precision_in_sixteen_bits():
     """Scores of some hundreds, which stand whole numbers apart in 16 bits; the keys' differences make single ones."""
     torch.manual_seed(0)
@@ -213,14 +234,13 @@ def test_what_keys_have_in_common_costs_no_precision_in_sixteen_bits():
     [
         (torch.bfloat16, False, "global", 0, 3),
         (torch.bfloat16, False, "class_token", 0, 5),
-        (torch.bfloat16, True, "global", 3, 2),
+        (torch.bfloat16, True, "global", 5, 0),
+        (torch.bfloat16, True, "class_token", 3, 2),
         (torch.float32, False, "global", 3, 2),
         (torch.float32, False, "class_token", 3, 2),
     ],
 )
-def test_on_a_cpu_all_attention_in_bfloat16_is_products_whose_maps_are_made_once(
-    dtype, tiles, importance, kernels, maps, monkeypatch
-):
+def test_on_a_cpu_attention_in_bfloat16_makes_maps_once_at_most(dtype, tiles, importance, kernels, maps, monkeypatch):
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: tiles)
     model, images, ran = tiny().to(dtype), torch.randn(2, 3, 32, 32), []
 
@@ -237,11 +257,12 @@ def test_on_a_cpu_all_attention_in_bfloat16_is_products_whose_maps_are_made_once
     less = extract(model, images, blocks=(2,), **asked)  # which blocks are asked for changes no bit of the others
     assert torch.equal(less.summaries, found.summaries)
     assert torch.equal(less.keys[0], found.keys[1])
-    expected = extract(model, images, blocks=(1, 2), **asked, in_one_kernel=True)
+    expected = extract(model, images, blocks=(1, 2), **asked, way=Way.KERNEL)
     close = {"atol": 1e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.03, "rtol": 0.03}
     torch.testing.assert_close(found.summaries, expected.summaries, **close)
 
 
+@pytest.mark.parametrize("way", [Way.PRODUCTS, Way.KERNEL_TWICE])
 @pytest.mark.parametrize(
     ("given", "is_announced"),
     [
@@ -250,9 +271,9 @@ def test_on_a_cpu_all_attention_in_bfloat16_is_products_whose_maps_are_made_once
         ({"attn_mask": torch.ones(9, 9, dtype=torch.bool).tril()}, False),
     ],
 )
-def test_attention_of_another_kind_is_left_to_pytorch(given, is_announced):
+def test_attention_of_another_kind_is_left_to_pytorch(given, is_announced, way):
     parts = torch.randn(3, 1, 2, 9, 4, dtype=torch.bfloat16)
     expected = F.scaled_dot_product_attention(*parts, **given)
-    with Listening(lambda heard: heard.queries, in_one_kernel=False, score_bytes=None) as listening:
+    with Listening(lambda heard: heard.queries, way=way, score_bytes=None) as listening:
         listening.scale = 0.5 if is_announced else None
         assert torch.equal(F.scaled_dot_product_attention(*parts, **given), expected)

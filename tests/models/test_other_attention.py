@@ -12,6 +12,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import backbone_shape
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.importance import extract
+from fpt_ray.models.lpm_attention import Way
 from fpt_ray.models.methods import check_trial, make_model
 from fpt_ray.models.weights import _load_file, set_resolution
 
@@ -72,10 +73,10 @@ def by_hand(model, images):
 
 
 @pytest.mark.parametrize("name", ROTARY)
-@pytest.mark.parametrize("in_one_kernel", [None, False])
-def test_keys_are_those_that_rotary_attention_multiplies(name, in_one_kernel):
+@pytest.mark.parametrize("way", Way)
+def test_keys_are_those_that_rotary_attention_multiplies(name, way):
     images = torch.randn(2, 3, SIZE.get(name, 64), SIZE.get(name, 64))
-    found = extract(model_of(name), images, blocks=(1, 7), num_kept=6, in_one_kernel=in_one_kernel)
+    found = extract(model_of(name), images, blocks=(1, 7), num_kept=6, way=way)
     expected = by_hand(model_of(name), images)
     for layer, block in enumerate((1, 7)):
         keys, values, mean = expected[block]
@@ -123,8 +124,8 @@ def test_a_table_of_differences_keeps_the_nearest_and_the_farthest():
 
 @pytest.mark.parametrize("importance", ["global", "class_token"])
 @pytest.mark.parametrize("place", ["use_rel_pos_bias", "use_shared_rel_pos_bias"])
-@pytest.mark.parametrize("in_one_kernel", [None, False])
-def test_a_bias_of_relative_positions_counts_for_importance(place, importance, in_one_kernel):
+@pytest.mark.parametrize("way", Way)
+def test_a_bias_of_relative_positions_counts_for_importance(place, importance, way):
     model, images = small_beit(**{place: True}), torch.randn(2, 3, 96, 96)
     found = extract(
         model,
@@ -134,7 +135,7 @@ def test_a_bias_of_relative_positions_counts_for_importance(place, importance, i
         importance=importance,
         summarised=True,
         score_bytes=1,
-        in_one_kernel=in_one_kernel,
+        way=way,
     )
     tokens = torch.cat([model.cls_token.expand(2, -1, -1), model.patch_embed(images)], dim=1)
     shared, expected = model.rel_pos_bias() if model.rel_pos_bias else None, []
@@ -194,12 +195,12 @@ def test_what_is_heard_leaves_the_lpm_as_it_was():
 
 
 @pytest.mark.parametrize("name", WITHOUT_CLASS_TOKEN[:2])
-@pytest.mark.parametrize("in_one_kernel", [None, False])
-def test_without_a_class_token_a_block_is_summarised_as_the_lpm_pools(name, in_one_kernel):
+@pytest.mark.parametrize("way", Way)
+def test_without_a_class_token_a_block_is_summarised_as_the_lpm_pools(name, way):
     model, images = model_of(name), torch.randn(2, 3, 64, 64)
     shape = backbone_shape(name)
     assert (shape.num_prefix_tokens, shape.has_class_token) == (0, False)
-    found = extract(model, images, blocks=(11,), num_kept=3, summarised=True, in_one_kernel=in_one_kernel)
+    found = extract(model, images, blocks=(11,), num_kept=3, summarised=True, way=way)
     outputs = model.forward_intermediates(images, indices=12, output_fmt="NLC", intermediates_only=True)
     for block in (2, 11):
         pooled = model.pool(model.norm(outputs[block]))
