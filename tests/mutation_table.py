@@ -294,8 +294,8 @@ MUTATIONS = (
     ),
     Mutation(
         "fpt_ray/models/lpm_attention.py",
-        "if output is None else output",
-        "if False else output",
+        "if computed and output is None:",
+        "if computed:",
         _BACKBONE,
         "maps_once_at_most",
     ),
