@@ -1158,7 +1158,7 @@ MUTATIONS = (
     Mutation(
         "fpt_ray/preload/extraction.py", "torch.get_num_threads()", "pass", "tests/preload/test_batches.py", "it_set"
     ),
-    Mutation("fpt_ray/models/lpm_attention.py", "if not computed:", "if False:", _BACKBONE, "left_to_pytorch"),
+    Mutation("fpt_ray/models/lpm_attention.py", "computed = is_plain and", "computed =", _BACKBONE, "left_to_pytorch"),
     Mutation(
         "fpt_ray/features/serving.py",
         "SUMMARY_METHODS and not need.images)",
