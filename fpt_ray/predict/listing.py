@@ -84,7 +84,13 @@ def _labels(images: str, columns: Mapping[str, pa.Array], target: Target) -> np.
         return None
     # Of two classes a table may have one alone.
     task = "multiclass" if target.task == "binary" else target.task
-    _, names, values = read_labels(images, {name: one.filter(pa.array(there)) for name, one in columns.items()}, task)
+    labelled = {name: one.filter(pa.array(there)) for name, one in columns.items()}
+    try:
+        _, names, values = read_labels(images, labelled, task)
+    except ConfigError as error:
+        if there.all():
+            raise
+        raise ConfigError(f"{error} (rows without a label are not counted)", fields=error.fields) from None
     if target.task == "regression":
         whole = np.full(len(there), np.nan)
         whole[there] = values

@@ -64,6 +64,9 @@ def test_rows_without_a_label_are_left_out_of_the_scores(bundle, images, tmp_pat
     labels = listed(str(table), (), number).labels
     assert known_labels(labels, number).tolist() == [False, True]
     assert [label_text(number, label) for label in labels] == ["", "2.5"]
+    table.write_text("path,label\na.png,\nb.png,inf\n")
+    with pytest.raises(ConfigError, match=r"row 1 has the label .inf..* \(rows without a label are not counted\)$"):
+        listed(str(table), (), number)
     several = Target(task="multilabel", classes=("x", "y"))
     assert known_labels(np.array([[np.nan, 0], [np.nan, np.nan]]), several).tolist() == [True, False]
 

@@ -150,7 +150,9 @@ def _divided(published: Published, entries: Sequence[Entry], division: Division,
     if split == "official" and "val" in official:
         return list(entries), "official splits"
     if split == "official":
-        return _held_out(entries, seed), f"official test split, 1/8 of the training images for validation (seed {seed})"
+        return _held_out(
+            entries, division, root
+        ), f"official test split, 1/8 of the training images for validation (seed {seed})"
     if split == "patient":
         return _stratified(entries, division, root), f"split 70/10/20 by {published.group} (seed {seed})"
     torn = f", images of one {published.group} in several splits" if published.group else ""
@@ -159,31 +161,43 @@ def _divided(published: Published, entries: Sequence[Entry], division: Division,
     ), f"split 70/10/20 at random (seed {seed}){torn}"
 
 
-def _held_out(entries: Sequence[Entry], seed: int) -> list[Entry]:
+def _held_out(entries: Sequence[Entry], division: Division, root: str) -> list[Entry]:
     """An eighth of the training images of each class for validation: those whose names have the lowest hashes.
 
-    Names without folders, so that where a download lies changes nothing.
+    Names without folders, so that where a download lies changes nothing. With an image go all of the same pixels.
     """
     train: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.split == "train":
             train.setdefault(entry.label, []).append(entry)
-    chosen: set[str] = set()
+    learnt = [entry for members in train.values() for entry in members]
+    contents = {entry.path: pixels for entry, (_, pixels) in zip(learnt, _hashes(learnt, division, root), strict=True)}
+    chosen: set[bytes] = set()
     for members in train.values():
-        members.sort(key=lambda entry: hashlib.sha256(f"{seed}:{entry.path.rpartition('/')[2]}".encode()).digest())
-        chosen.update(entry.path for entry in members[: round(_VAL_SHARE * len(members))])
-    return [entry._replace(split="val") if entry.path in chosen else entry for entry in entries]
+        members.sort(key=lambda entry: _drawn(division.seed, entry))
+        chosen.update(contents[entry.path] for entry in members[: round(_VAL_SHARE * len(members))])
+    return [entry._replace(split="val") if contents.get(entry.path) in chosen else entry for entry in entries]
+
+
+def _drawn(seed: int, entry: Entry) -> bytes:
+    return hashlib.sha256(f"{seed}:{entry.path.rpartition('/')[2]}".encode()).digest()
+
+
+def _hashes(entries: Sequence[Entry], division: Division, root: str) -> list[tuple[bytes, bytes]]:
+    """Of each image's bytes and pixels; of one that cannot be read its bytes' or its path's."""
+    paths = pa.array([entry.path for entry in entries], pa.string())
+    findings = inspect(root, paths, absolute(division.workdir)).findings
+    named = zip(findings["sha256"].to_pylist(), findings["pixels"].to_pylist(), entries, strict=True)
+    return [(sha256 or one.path.encode(), pixels or sha256 or one.path.encode()) for sha256, pixels, one in named]
 
 
 def _stratified(entries: Sequence[Entry], division: Division, root: str) -> list[Entry]:
     """Divided whole: images of one group and of the same pixels; of one that cannot be read, of the same bytes."""
     classes = sorted({entry.label for entry in entries})
     paths = pa.array([entry.path for entry in entries], pa.string())
-    findings = inspect(root, paths, absolute(division.workdir)).findings
-    named = zip(findings["sha256"].to_pylist(), entries, strict=True)
-    hashes = [sha256 or entry.path.encode() for sha256, entry in named]
-    groups = [entry.group or sha256.hex() for entry, sha256 in zip(entries, hashes, strict=True)]
-    contents = [pixels or sha256 for pixels, sha256 in zip(findings["pixels"].to_pylist(), hashes, strict=True)]
+    hashes = _hashes(entries, division, root)
+    groups = [entry.group or sha256.hex() for entry, (sha256, _) in zip(entries, hashes, strict=True)]
+    contents = [pixels for _, pixels in hashes]
     table = ImageTable(
         root=root,
         task="multiclass",

@@ -174,6 +174,18 @@ def test_validation_is_an_eighth_of_each_class_of_the_training_images(tmp_path):
     assert chosen[0] == chosen[1], f"they depend on how deep below --from {deeper} lies"
 
 
+def test_with_a_validation_image_go_all_of_the_same_pixels(tmp_path):
+    folder = unpack(MINIATURES["isic2016"](), tmp_path / "one")
+    table, _ = prepared("isic2016", folder, allow_partial=True)
+    held, *_ = (row for row in table.rows() if row.split == "val")
+    same, *_ = (row for row in table.rows() if row.split == "train" and row.label != held.label)
+    twin = unpack(MINIATURES["isic2016"](), tmp_path / "two")
+    (Path(twin) / same.path).write_bytes((Path(folder) / held.path).read_bytes())
+    splits = {row.path: row.split for row in prepared("isic2016", twin, allow_partial=True)[0].rows()}
+    assert splits[same.path] == splits[held.path] == "val"
+    assert sum(one == "val" for one in splits.values()) == 5
+
+
 def test_a_breast_without_a_biopsy_has_no_label(tmp_path):
     pytest.importorskip("pydicom")
     table, _ = prepared("cmmd", unpack(MINIATURES["cmmd"](), tmp_path), allow_partial=True)
