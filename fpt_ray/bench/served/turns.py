@@ -29,7 +29,7 @@ _WARM_UP = 0.2
 """The share of the requests after which memory is looked at first."""
 _TINY = (
     "--backbone.name vit_tiny_patch16_224 --backbone.weights random --features.resolution 224 --method probe "
-    "--training.epochs 1 --training.batch_size 4 --local"
+    "--training.epochs 1 --training.batch_size 2 --local"
 )
 
 
