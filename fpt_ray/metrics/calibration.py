@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from fpt_ray.metrics.intervals import DRAWS, Estimate, interval, resamples
+from fpt_ray.metrics.scores import predicted
 
 BINS = 15
 """Of equal width, over the probability of the predicted class."""
@@ -106,7 +107,7 @@ def calibration_errors(
     ``counts`` says how often each image stands in each resample.
     """
     known = [part for part in _as_classes(said, labels, task) if part.rows.any()]
-    found = [_errors(part, counts[:, part.rows]) for part in known]
+    found = [_errors(part, counts[:, part.rows], task) for part in known]
     return {name: np.mean([one[name] for one in found], axis=0) for name in found[0]} if found else {}
 
 
@@ -132,7 +133,7 @@ def reliability(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -
     """The bins of confidence that are not empty, rising; several labels count together, values have none."""
     if task == "regression":
         return []
-    each = [_confidence(part) for part in _as_classes(said, labels, task)]
+    each = [_confidence(part, task) for part in _as_classes(said, labels, task)]
     confidence, right, bins = (np.concatenate(parts) for parts in zip(*each, strict=True))
     return [
         Bin(int(inside.sum()), float(confidence[inside].mean()), int(right[inside].sum()))
@@ -141,9 +142,9 @@ def reliability(said: Float[np.ndarray, "N C"], labels: np.ndarray, task: str) -
     ]
 
 
-def _errors(part: _Classes, counts: Int[np.ndarray, "R M"]) -> dict[str, Float[np.ndarray, " R"]]:
+def _errors(part: _Classes, counts: Int[np.ndarray, "R M"], task: str) -> dict[str, Float[np.ndarray, " R"]]:
     truth, size = np.eye(part.probabilities.shape[1])[part.labels], counts.sum(axis=1)
-    confidence, right, bins = _confidence(part)
+    confidence, right, bins = _confidence(part, task)
     gaps = np.eye(BINS)[bins] * (right - confidence)[:, None]
     with np.errstate(invalid="ignore"):  # a label may be known of no image of a resample
         return {
@@ -153,11 +154,14 @@ def _errors(part: _Classes, counts: Int[np.ndarray, "R M"]) -> dict[str, Float[n
         }
 
 
-def _confidence(part: _Classes) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"], Int[np.ndarray, " M"]]:
+def _confidence(
+    part: _Classes, task: str
+) -> tuple[Float[np.ndarray, " M"], Bool[np.ndarray, " M"], Int[np.ndarray, " M"]]:
     """The probability of each image's predicted class, whether it is right, and the number of its bin."""
-    confidence = part.probabilities.max(axis=1)
+    called = predicted(part.probabilities, task)
+    confidence = part.probabilities[np.arange(len(called)), called]
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return confidence, part.probabilities.argmax(axis=1) == part.labels, bins
+    return confidence, called == part.labels, bins
 
 
 def _log_losses(log_probabilities: Float[np.ndarray, "M C"], labels: Int[np.ndarray, " M"]) -> np.ndarray:

@@ -114,14 +114,15 @@ def _of_classes(
 def _of_values(
     guesses: Float[np.ndarray, " N"], values: Float[np.ndarray, " N"], counts: Int[np.ndarray, "R N"]
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    size = counts.sum(axis=1)
-    mean = counts @ values / size
-    spread = counts @ values**2 / size - mean**2
+    guesses, values = guesses - values.mean(), values - values.mean()  # of large ones, sums of squares say nothing else
+    size, drawn = counts.sum(axis=1), counts > 0
+    several = np.where(drawn, values, -np.inf).max(axis=1) > np.where(drawn, values, np.inf).min(axis=1)
+    spread = np.where(several, counts @ values**2 / size - (counts @ values / size) ** 2, np.nan)
     ranks = [_ranks(kind, counts) for kind in (values, guesses)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
             "r2": 1 - (counts @ (values - guesses) ** 2 / size) / spread,
-            "spearman": _correlation(ranks[0], ranks[1], counts),
+            "spearman": _rank_correlation(ranks[0], ranks[1], counts),
             "mae": counts @ np.abs(values - guesses) / size,
         }
 
@@ -133,10 +134,12 @@ def _ranks(values: Float[np.ndarray, " N"], counts: Int[np.ndarray, "R N"]) -> F
     return (np.cumsum(sizes, axis=1) - sizes + (sizes + 1) / 2)[:, group]
 
 
-def _correlation(
-    one: Float[np.ndarray, "R N"], other: Float[np.ndarray, "R N"], counts: Int[np.ndarray, "R N"]
+def _rank_correlation(
+    values: Float[np.ndarray, "R N"], guesses: Float[np.ndarray, "R N"], counts: Int[np.ndarray, "R N"]
 ) -> Float[np.ndarray, " R"]:
+    """Of ranks; 0 where all guesses are equal and values are not, as ``metrics.scores`` has it."""
     size = counts.sum(axis=1, keepdims=True)
-    one, other = (part - (counts * part).sum(axis=1, keepdims=True) / size for part in (one, other))
-    over = (counts * one**2).sum(axis=1) * (counts * other**2).sum(axis=1)
-    return (counts * one * other).sum(axis=1) / np.sqrt(over)
+    values, guesses = (part - (counts * part).sum(axis=1, keepdims=True) / size for part in (values, guesses))
+    spread, guessed = (counts * values**2).sum(axis=1), (counts * guesses**2).sum(axis=1)
+    found = (counts * values * guesses).sum(axis=1) / np.sqrt(spread * guessed)
+    return np.where((guessed == 0) & (spread > 0), 0.0, found)

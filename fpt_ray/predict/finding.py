@@ -76,18 +76,23 @@ def _best_of_all(workdir: str) -> str:
         ConfigError: there are none, or studies ask for other classes or another score: their numbers do not compare.
     """
     names = {file.path.partition("/")[0] for file in list_files(f"{workdir}/studies") if BUNDLE_FILE in file.path}
-    best = {name: best_of(bundle_folders(f"{workdir}/studies/{name}").values()) for name in sorted(names)}
+    bundles = {name: bundle_folders(f"{workdir}/studies/{name}") for name in sorted(names)}
+    best = {name: best_of(folders.values()) for name, folders in bundles.items() if folders}
     if not best:
         raise ConfigError(f"model: {BEST}: no study in {workdir} has bundles; give the folder of one, or --workdir")
     questions = {name: _question(_document(folder)) for name, folder in best.items()}
     if len(set(questions.values())) > 1:
         asked = "; ".join(f"{name}: {question}" for name, question in questions.items())
         raise ConfigError(f"model: {BEST}: the studies of {workdir} do not compare ({asked}); give the study's name")
-    return max(best.values(), key=_score_of)
+    return best_of(best.values())
 
 
 def _document(folder: str) -> dict[str, Any]:
-    return json.loads(read_bytes(f"{folder}/{BUNDLE_FILE}"))
+    uri = f"{folder}/{BUNDLE_FILE}"
+    try:
+        return dict(json.loads(read_bytes(uri)))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model: {uri} cannot be used ({error}); copy it again, or remove its folder") from None
 
 
 def _score_of(folder: str) -> float:

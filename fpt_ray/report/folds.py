@@ -23,9 +23,11 @@ def over_folds(results: Sequence[StudyResult]) -> Table:
     tested on.
 
     Raises:
-        ConfigError: a study has no fold, two have the same, they are not of one space, or nothing stands in all.
+        ConfigError: a study has no fold, two have the same, they are not of one space and the same images, or nothing
+            stands in all.
     """
     folds, number = _folds(results)
+    _the_same("images", {one.name: _FOLD.sub("validated by a fold", one.data_note) for one in results})
     score = _the_same("score", {one.name: one.score for one in results})
     searched = _the_same("searched rows", {one.name: one.searched for one in results})
     rows = [_rows(one, searched) for one in results]
@@ -68,7 +70,9 @@ def _the_same(what: str, values: Mapping[str, Any]) -> Any:
     first, *others = values.items()
     for name, value in others:
         if value != first[1]:
-            raise ConfigError(f"folds: {what}: {first[1]} in {first[0]}, {value} in {name}; give studies of one space")
+            raise ConfigError(
+                f"folds: {what}: {first[1]} in {first[0]}, {value} in {name}; give studies of one space and data set"
+            )
     return first[1]
 
 

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
 from PIL import Image
@@ -33,12 +34,12 @@ def show_in_mlflow(client: MlflowClient, result: StudyResult, found: Summary, pi
     view = saved_view(result.name, places.run_id, result.searched, result.score, int(time.time() * 1000))
     client.set_experiment_tag(places.experiment_id, *view)
     if picture.exists():
-        small = picture.with_name(_PICTURE)
-        with Image.open(picture) as image:
-            image.thumbnail((_WIDTH, image.height))
-            image.save(small)
-        attach(client, places.run_id, small, _PICTURE_FOLDER)
-        small.unlink()
+        with TemporaryDirectory() as folder:  # another report of the study may do the same
+            small = Path(folder, _PICTURE)
+            with Image.open(picture) as image:
+                image.thumbnail((_WIDTH, image.height))
+                image.save(small)
+            attach(client, places.run_id, small, _PICTURE_FOLDER)
     client.set_tag(places.run_id, NOTE, note_text(result, found, with_picture=picture.exists()))
 
 

@@ -11,7 +11,7 @@ from fpt_ray.paper.dots import dots, draw_dots_html, draw_dots_png
 from fpt_ray.paper.figures import draw_figure_html, draw_figure_png
 from fpt_ray.paper.layouts import As
 from fpt_ray.paper.tables import paper_table
-from fpt_ray.storage.files import own_folder
+from fpt_ray.storage.files import absolute, own_folder
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.folder import folder_id
 from fpt_ray.tracking.records import StudyRun, infeasible
@@ -26,7 +26,7 @@ def report_as(name: As, studies: Sequence[str], *, tracking_uri: str, workdir: s
     Raises:
         ConfigError: there is no such study, or it has no trial that belongs there.
     """
-    client = open_tracking(tracking_uri)
+    client, workdir = open_tracking(tracking_uri), absolute(workdir)
     found = [tracking.find_study(client, study, folder_id(f"{workdir}/studies/{study}")) for study in studies]
     table = _table(client, name, found, paper)
     print(typeset(table, form))

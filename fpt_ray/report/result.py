@@ -142,6 +142,6 @@ def read_result(client: MlflowClient, name: str, tracking_uri: str, workdir: str
     Raises:
         ConfigError: there is no such study, or there are several and the working directory does not tell which.
     """
-    study_uri = f"{workdir}/studies/{name}"
+    study_uri = f"{absolute(workdir)}/studies/{name}"
     study = find_study(client, name, folder_id(study_uri))
     return study_result(study, read_trials(client, study), study.ledger, tracking_uri, study_uri)

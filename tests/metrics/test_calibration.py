@@ -162,6 +162,9 @@ def test_the_expected_calibration_error_by_hand():
     bins = reliability(probabilities, labels, "binary")
     assert bins == [(2, pytest.approx(0.62), 2), (2, pytest.approx(0.905), 1)]
     assert errors(probabilities, labels)["ece"] == pytest.approx((2 * 0.38 + 2 * 0.405) / 4)
+    grades = np.array([[0.4, 0.35, 0.25], [0.1, 0.7, 0.2]])  # the median of the first is 1, its mode 0
+    assert reliability(grades, np.array([1, 1]), "ordinal") == [(1, 0.35, 1), (1, 0.7, 1)]
+    assert errors(grades, np.array([1, 1]), "ordinal")["ece"] == pytest.approx((0.65 + 0.3) / 2)
     certain = np.array([[1.0, 0.0]])
     assert reliability(certain, np.array([0]), "binary") == [(1, 1.0, 1)]
 

@@ -62,6 +62,29 @@ def test_a_label_that_a_resample_lacks_is_left_out_of_its_mean():
         score("auc", said[labels[:, 0] == 0], labels[labels[:, 0] == 0], classes, "multilabel")
 
 
+def test_values_that_hardly_differ_have_the_scores_of_their_rows():
+    """Of a hundred values of 0.1 one differs: a third of the resamples lack it, and none of them has an R2."""
+    values, offset = np.full(100, 0.1), 1.7e9
+    values[7] = 0.9
+    guesses = values + 0.01 * np.random.default_rng(0).normal(size=100)
+    for shift in (0.0, offset):
+        found = bootstrap([[guesses[:, None] + shift]], values + shift, ("r2",), "regression", draws=300)["r2"][0]
+        counts = np.concatenate(list(resamples(values, 300, 0)))
+        assert (np.isnan(found) == (counts[:, 7] == 0)).all()
+        for count, r2 in zip(counts[:20], found, strict=False):
+            rows = np.repeat(np.arange(100), count)
+            if count[7]:
+                plain = score("r2", guesses[rows, None] + shift, values[rows] + shift, ("v",), "regression")
+                assert r2 == pytest.approx(plain, abs=1e-4)
+
+
+def test_guesses_that_are_all_the_same_tell_no_order():
+    said, values, _ = material("regression")
+    found = bootstrap([[said, np.ones_like(said)]], values, ("spearman",), "regression", draws=50)["spearman"]
+    alone = bootstrap([[said]], values, ("spearman",), "regression", draws=50)["spearman"]
+    np.testing.assert_allclose(found, alone / 2)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_intervals_of_a_thousand_images_take_seconds(task):
     said, labels, _ = material(task, rows=1000)

@@ -228,12 +228,31 @@ def test_every_label_is_called_by_its_own_operating_points():
     assert table["youden_y"].to_pylist() == [True, None, False]
 
 
+def put_bundle(workdir, study, number, score, confirms=None):
+    folder = workdir / f"studies/{study}/bundles/trial-{number:04d}"
+    folder.mkdir(parents=True)
+    document = {"task": "binary", "classes": ["a", "b"], "trial": {}, "metrics": {"val_auc": score}}
+    more = {"confirms": confirms, "data": {"images_digest": "0" * 64}}
+    (folder / BUNDLE_FILE).write_text(json.dumps(document | more))
+
+
+def test_the_best_of_all_studies_is_a_confirmed_one_where_there_is_any(tmp_path):
+    for study, number, score, confirms in (("a", 4, 0.93, None), ("a", 9, 0.9, 4), ("b", 2, 0.94, None)):
+        put_bundle(tmp_path, study, number, score, confirms)
+    (tmp_path / "studies/mine/copied").mkdir(parents=True)
+    (tmp_path / f"studies/mine/copied/{BUNDLE_FILE}").write_text("{}")  # where no study has bundles
+    assert bundle_named("best", str(tmp_path)) == f"{tmp_path}/studies/a/bundles/trial-0009"
+    assert bundle_named("b", str(tmp_path)) == f"{tmp_path}/studies/b/bundles/trial-0002"
+    damaged = tmp_path / f"studies/b/bundles/trial-0002/{BUNDLE_FILE}"
+    damaged.write_text(damaged.read_text()[:40])
+    for model in ("b", "best"):
+        with pytest.raises(ConfigError, match=rf"^model: {damaged} cannot be used .*; copy it again, or remove"):
+            bundle_named(model, str(tmp_path))
+
+
 def test_a_study_stands_for_its_best_bundle(tmp_path):
     for number, score in ((3, 0.8), (12, 0.9), (20, 0.85)):
-        folder = tmp_path / f"studies/s/bundles/trial-{number:04d}"
-        folder.mkdir(parents=True)
-        document = {"task": "binary", "classes": ["a", "b"], "trial": {}, "metrics": {"val_auc": score}}
-        (folder / BUNDLE_FILE).write_text(json.dumps(document))
+        put_bundle(tmp_path, "s", number, score)
     bundles = f"{tmp_path}/studies/s/bundles"
     assert bundle_named("s", str(tmp_path)) == f"{bundles}/trial-0012"
     assert bundle_named("s:3", str(tmp_path)) == f"{bundles}/trial-0003"

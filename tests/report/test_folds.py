@@ -62,6 +62,7 @@ def test_what_is_missing_is_said():
         ([study(2, number=4)], "number of folds: 3 in s-fold1, 4 in s-fold2"),
         ([study(2, score="f1")], "score: auc in s-fold1, f1 in s-fold2; give studies of one space"),
         ([study(2, searched=("method",))], "searched rows: "),
+        ([study(2, data_note="others; validated by fold 2 of 3")], "images: some images; .* in s-fold1, others; "),
         ([study(2, data_note="")], "study s-fold2 has no fold; give studies of tune --folds"),
         ([study(2, trials=())], "no configuration has been trained to its end in all"),
     ],

@@ -9,7 +9,7 @@ from fpt_ray.report.comparison.pictures import Front, Fronts, draw_fronts_html, 
 from fpt_ray.report.comparison.studies import best_table, check_comparable, fronts_table, image_notes, studied
 from fpt_ray.report.result import StudyResult, read_result
 from fpt_ray.report.summary import summarise
-from fpt_ray.storage.files import own_folder
+from fpt_ray.storage.files import absolute, own_folder
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.server import open_tracking
 
@@ -22,7 +22,7 @@ def compare_studies(names: Sequence[str], *, tracking_uri: str, workdir: str, fo
     Raises:
         ConfigError: there is no such study, or they are judged by different scores.
     """
-    client = open_tracking(tracking_uri)
+    client, workdir = open_tracking(tracking_uri), absolute(workdir)
     results = [read_result(client, name, tracking_uri, workdir) for name in names]
     check_comparable(results)
     found = [studied(client, result) for result in results]

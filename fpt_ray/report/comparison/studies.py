@@ -65,8 +65,8 @@ def best_table(found: Sequence[Studied]) -> Table:
             _scores(title, f"test_{score}", [_test(one, score, end) for one in found])
             for title, end in _test_columns(score)
         ),
-        _scores("params %", "param_ratio", [_metric(one, "param_ratio") for one in found]),
-        _scores("memory %", "memory_ratio", [_metric(one, "memory_ratio") for one in found]),
+        _percents("params %", "param_ratio", [_metric(one, "param_ratio") for one in found]),
+        _percents("memory %", "memory_ratio", [_metric(one, "memory_ratio") for one in found]),
         _scores("difference from", "difference_low", [None if ends is None else ends.low for ends in differences]),
         _scores("difference to", "difference_high", [None if ends is None else ends.high for ends in differences]),
         text_column("verdict", verdicts, left=True),
@@ -165,6 +165,11 @@ def _test(one: Studied, score: str, end: int) -> float | None:
 
 def _scores(title: str, name: str, values: Sequence[float | None]) -> Column:
     cells = [Cell(text=value_text(name, value), plain=value) for value in values]
+    return Column(title=title, name=title, cells=cells)
+
+
+def _percents(title: str, name: str, ratios: Sequence[float | None]) -> Column:
+    cells = [Cell(text=value_text(name, one), plain=None if one is None else 100 * one) for one in ratios]
     return Column(title=title, name=title, cells=cells)
 
 
