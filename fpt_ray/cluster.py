@@ -54,7 +54,13 @@ def ray_session(
     before = signal.getsignal(signal.SIGTERM)
     joins = "RAY_ADDRESS" in os.environ and not local
     if joins:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            problem = f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}, where no cluster can be joined ({error})"
+            raise ConfigError(
+                f"{problem}; correct it, or unset it for Ray on this machine", fields=("local",)
+            ) from None
     else:
         ray.init(
             address="local",

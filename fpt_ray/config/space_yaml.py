@@ -108,7 +108,11 @@ def with_fixed(space: SearchSpace, settings: Sequence[str]) -> SearchSpace:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"set is {setting!r}; give dotted.name=value", fields=("set",))
-        fixed[name] = yaml.safe_load(value)
+        try:
+            fixed[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            problem = f"set is {setting!r}, whose value is no YAML; put it between quotes: {name}='\"...\"'"
+            raise ConfigError(problem, fields=("set",)) from None
     said = "".join(f"\n# --set {setting}" for setting in settings)
     space = replace(space, fixed=fixed, text=space.text + said)
     _check(space)

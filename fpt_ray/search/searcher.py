@@ -75,6 +75,8 @@ class StudySearcher(Searcher):
         self.rests_until = self.looks_at = 0.0
         """By the monotonic clock: when the storage is asked again, and when it is searched for lost trials."""
         self.said_waiting = False
+        self.failure: Exception | None = None
+        """What went wrong when a trial's end was told."""
 
     def keeping_alive(self) -> contextlib.AbstractContextManager[None]:
         """While the block lasts, other drivers see that this one's trials run."""
@@ -159,9 +161,14 @@ class StudySearcher(Searcher):
         trials = self.trials.pop(trial_id, [])
         self.rests_until = 0.0
         again = bool(trials and error and self.never_ran is not None and self.never_ran(trial_id))
-        messages = unpack_messages(result) or (None,) * len(trials)
-        for trial, message in zip(trials, messages, strict=True):
-            self._end(trial, message, error, again=again)
+        messages = unpack_messages(result) if trials and result else ()
+        messages = messages or (None,) * len(trials)
+        try:
+            for trial, message in zip(trials, messages, strict=True):
+                self._end(trial, message, error, again=again)
+        except Exception as failure:
+            self.failure = self.failure or failure
+            raise
 
     def _end(self, trial: optuna.Trial, message: Message | None, error: bool, *, again: bool) -> None:
         why = NEVER_RAN if again else None

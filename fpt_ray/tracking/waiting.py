@@ -1,13 +1,33 @@
 """The file in which lies what a driver has handed over and MLflow has not taken yet."""
 
 import fcntl
+import hashlib
 import itertools
 import os
 from pathlib import Path
 from typing import BinaryIO
 
+from fpt_ray.display.terminal import without_secrets
+from fpt_ray.errors import ConfigError
 from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.local import append
+
+
+def waiting_file(folder: Path, uri: str) -> Path:
+    """The file of what waits for an MLflow server or database.
+
+    Raises:
+        ConfigError: in the folder lies what waits for another one, which this one must not be given.
+    """
+    stem = f"mlflow_waiting_{hashlib.sha256(without_secrets(uri).encode()).hexdigest()[:8]}"
+    others = [path for path in sorted(folder.glob("mlflow_waiting*.jsonl")) if not path.name.startswith(stem)]
+    if waits := [path for path in others if path.stat().st_size]:
+        raise ConfigError(
+            f"tracking_uri: {waits[0]} waits for another MLflow server than {without_secrets(uri)}; give that one, "
+            "which takes it, or remove the file: what it has of trials is lost then",
+            fields=("tracking_uri",),
+        )
+    return folder / f"{stem}.jsonl"
 
 
 class WaitingFile:

@@ -73,6 +73,8 @@ class StudyLog(tune.Callback):
         self.began: dict[str, float] = {}
         """Of Tune's trials that have not reported yet."""
         self.started = time.monotonic()
+        self.failure: Exception | None = None
+        """What went wrong when a trial's end was told."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into its own snapshot of the experiment, which is never read: Optuna's storage and
@@ -190,8 +192,12 @@ class StudyLog(tune.Callback):
     def _end(self, trial: Any, *, died: bool) -> None:
         proposals = unpack_proposals(trial.config)
         messages = unpack_messages(trial.last_result) or (None,) * len(proposals)
-        for proposal, message in zip(proposals, messages, strict=True):
-            self._end_one(proposal, message, died=died)
+        try:
+            for proposal, message in zip(proposals, messages, strict=True):
+                self._end_one(proposal, message, died=died)
+        except Exception as failure:
+            self.failure = self.failure or failure
+            raise
 
     def _end_one(self, proposal: Proposal, message: Message | None, *, died: bool) -> None:
         self._open(proposal)  # its worker may have died before Tune called it started

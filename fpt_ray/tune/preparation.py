@@ -1,17 +1,18 @@
 """What a study needs before it begins: options and points that can be run, its storage, first points."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 
 from fpt_ray.config.dotted import flatten
-from fpt_ray.config.space import POINT, SearchSpace
+from fpt_ray.config.space import POINT, SearchRow, SearchSpace
 from fpt_ray.display.terminal import say
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.methods import check_trial
 from fpt_ray.models.weights import check_packable
+from fpt_ray.search.attributes import has_begun
 from fpt_ray.search.optuna_study import load_study
 from fpt_ray.search.queue import enqueue_front, paper_point
 from fpt_ray.tracking.models import check_model_name
@@ -19,11 +20,13 @@ from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.resources import Crowd
 
 _TOGETHER_OF_A_GRID = 8
+_BATCH_SIZE = "training.batch_size"
 
 
 def check_options(options: StudyOptions, space: SearchSpace) -> None:
     """ConfigError if nothing could be searched, confirmed or run with these options."""
     for name, number in (
+        ("num_trials", options.num_trials),
         ("confirm", options.confirm),
         ("repeats", options.repeats),
         ("at_once", options.at_once),
@@ -32,6 +35,8 @@ def check_options(options: StudyOptions, space: SearchSpace) -> None:
     ):
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; give 1 or more", fields=(name,))
+    if options.workers_per_trial > 1:
+        _check_shares(space, options.workers_per_trial)
     for name, share in (("cpus_per_worker", options.cpus_per_worker), ("gpus_per_worker", options.gpus_per_worker)):
         if share is not None and share <= 0:
             raise ConfigError(f"{name} is {share:g}; give more than 0, or leave it out", fields=(name,))
@@ -45,6 +50,21 @@ def check_options(options: StudyOptions, space: SearchSpace) -> None:
     if options.warm_start is not None and space.rungs:
         problem = f"warm_start is {options.warm_start}, but the rungs of the space have first points of their own"
         raise ConfigError(problem, fields=("warm_start",))
+
+
+def _check_shares(space: SearchSpace, workers: int) -> None:
+    """ConfigError where workers cannot share a batch of the space equally: its trials would all be refused there."""
+    sizes = [value for row in space.rows if row.name == _BATCH_SIZE for value in _values(row)]
+    for name in space.points or (None,):
+        proposal = _proposal_with(space, {} if name is None else {POINT: name}, {})
+        sizes.append(space.trial(proposal).training.batch_size)
+    for size in sizes:
+        if size % workers:
+            raise ConfigError(
+                f"workers_per_trial is {workers}, which cannot share a batch of {size} equally; give a number that "
+                f"divides it, or other values of {_BATCH_SIZE}",
+                fields=("workers_per_trial", _BATCH_SIZE),
+            )
 
 
 def crowd_of(options: StudyOptions, space: SearchSpace, room: int | None, device: str) -> Crowd:
@@ -62,9 +82,14 @@ def check_points(space: SearchSpace) -> None:
         return
     for name in space.points or (None,):
         for row in space.rows:
-            for value in (row.low, row.high) if row.choices is None and row.step is None else row.values():
+            for value in _values(row):
                 proposal = _proposal_with(space, {} if name is None else {POINT: name}, {row.name: value})
                 check_trial(space.trial(proposal))
+
+
+def _values(row: SearchRow) -> Sequence[Any]:
+    """All values of a row; of a range without steps its ends."""
+    return (row.low, row.high) if row.choices is None and row.step is None else row.values()
 
 
 def _proposal_with(space: SearchSpace, point: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,11 +116,20 @@ def storage_location(options: StudyOptions, workdir: str, study: str) -> str:
     return options.storage or os.environ.get("FPT_RAY_STORAGE") or f"{workdir}/studies/{study}/optuna.log"
 
 
+def earlier_study(options: StudyOptions, workdir: str) -> optuna.Study:
+    """The study that another is begun from; ConfigError where there is none."""
+    name = options.warm_start or ""
+    return load_study(name, storage_location(options, workdir, name))
+
+
 def warm_start(options: StudyOptions, space: SearchSpace, study: optuna.Study, workdir: str) -> None:
-    """Enqueues the front of an earlier study, once, when this one is new."""
-    if options.warm_start is None or options.resume:
+    """Enqueues the front of an earlier study, once: a study that has begun stays as it is, which is said."""
+    if options.warm_start is None:
         return
-    other = load_study(options.warm_start, storage_location(options, workdir, options.warm_start))
+    if has_begun(study):
+        say(f"warm start: the study has begun, so that no points of {options.warm_start} are added")
+        return
+    other = earlier_study(options, workdir)
     taken = enqueue_front(space, study, other)
     say(
         f"warm start: {taken} of {len(other.best_trials)} points of the front of {options.warm_start} lie in this space"

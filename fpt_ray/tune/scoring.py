@@ -17,6 +17,7 @@ from fpt_ray.cluster import run_on_workers
 from fpt_ray.config.identity import digest_of
 from fpt_ray.config.space import SearchSpace
 from fpt_ray.config.trial import TrialConfig, override
+from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import store_for, trial_identity
 from fpt_ray.metrics.intervals import bootstrap, interval
@@ -26,7 +27,7 @@ from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
 from fpt_ray.report.predictions import predictions_text
 from fpt_ray.report.tested import as_json, of_seeds
-from fpt_ray.tracking.records import TrialRecord, broken_by, counted
+from fpt_ray.tracking.records import CHECKPOINT, TrialRecord, broken_by, counted
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 from fpt_ray.train.evaluation import picked_by
@@ -109,7 +110,14 @@ def _of_saved(function: tuple[Any], record: TrialRecord, trial: TrialConfig, sto
 
     Function and store are references; in tuples, since Ray replaces bare ones by their values.
     """
-    saved = load_checkpoint(record.checkpoint)
+    try:
+        saved = load_checkpoint(record.checkpoint)
+    except (OSError, RuntimeError, KeyError) as error:
+        where = record.tags.get(CHECKPOINT, "nowhere")
+        raise ConfigError(
+            f"trial {record.number}: its checkpoint cannot be read ({where}: {type(error).__name__}: {error}); put the "
+            "working directory back where the trial was run, or train it again in another study"
+        ) from None
     check_identity(saved, identity, record.checkpoint)
     call: Any = ray.get(function[0])
     return call(trial, ray.get(store[0]), saved, record.run_id)

@@ -2,8 +2,6 @@
 
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -38,20 +36,27 @@ from fpt_ray.storage.errors import disk_full_as_error
 from fpt_ray.storage.files import absolute, failure_as_error, filesystem, own_folder
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.folder import claim_folder
-from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import TrialRecord
-from fpt_ray.tracking.server import open_tracking, tracking_uri
+from fpt_ray.tracking.server import tracking_uri
 from fpt_ray.tune.accounting import study_ledger
 from fpt_ray.tune.bundles import leave_all
+from fpt_ray.tune.ends_told import EndsTold
 from fpt_ray.tune.evidence import leave_evidence
 from fpt_ray.tune.log import StudyLog
 from fpt_ray.tune.losses import HostLosses
 from fpt_ray.tune.options import StudyOptions
-from fpt_ray.tune.preparation import check_options, check_points, crowd_of, storage_location, warm_start
+from fpt_ray.tune.preparation import (
+    check_options,
+    check_points,
+    crowd_of,
+    earlier_study,
+    storage_location,
+    warm_start,
+)
 from fpt_ray.tune.resources import Crowd, Packing, plan_packing
 from fpt_ray.tune.scoring import score_confirmed, score_shown, shown_trials
 from fpt_ray.tune.stores import Supply, open_stores
-from fpt_ray.tune.study_run import close_as_stored, start_or_find, study_with_images, study_with_stores
+from fpt_ray.tune.study_run import close_as_stored, patient_client, start_or_find, study_with_images, study_with_stores
 from fpt_ray.tune.worker import Shared, run_trial
 
 _RECORDS_SECONDS = 60
@@ -76,6 +81,8 @@ def run_study(options: StudyOptions) -> StudyResult:
     study_uri = f"{workdir}/studies/{name}"
     uri = tracking_uri(options.tracking_uri, workdir)
     location = storage_location(options, workdir, name)
+    if options.warm_start is not None:
+        earlier_study(options, workdir)  # before hours of preloading
     with (
         one_driver(location),
         patient_client(uri, study_uri) as client,
@@ -114,18 +121,6 @@ def run_study(options: StudyOptions) -> StudyResult:
                 say(f"study {name}: its report could not be written ({why}); `report` writes it again")
             log_study_if_possible(study_uri, uri, options.register)
     return result
-
-
-# --- before it ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def patient_client(uri: str, study_uri: str) -> Iterator[PatientClient]:
-    """A client for a study that has delivered what an earlier driver could not; MLflow is asked before all else."""
-    open_tracking(uri)
-    with closing(PatientClient(uri, own_folder(study_uri) / "mlflow_waiting.jsonl")) as client:
-        client.settle()
-        yield client
 
 
 # --- the search -----------------------------------------------------------------------------------------------
@@ -214,6 +209,7 @@ def run_trials(
     """Runs what the searcher proposes until it proposes nothing more, or a trial whose store is to be made first."""
     # Tune hands these to its trials in a runtime environment, which Ray logs and lists. Workers have their nodes' own.
     class_cache.ENV_VARS_TO_PROPAGATE -= _KEYS
+    failures = EndsTold(searcher, log)
     trainable = tune.with_parameters(run_trial, shared=shared)
     system, path = filesystem(shared.study_uri)
     tuner = tune.Tuner(
@@ -231,7 +227,7 @@ def run_trials(
             name=f"tune-{uuid.uuid4().hex[:12]}",  # a clock that is set back gives a time twice
             storage_path=path,
             storage_filesystem=system,
-            callbacks=[log, losses],
+            callbacks=[log, losses, failures],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             # A trial tells its own errors; what Tune sees is a worker that died, and goes on from its checkpoint.
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
@@ -241,6 +237,7 @@ def run_trials(
     try:
         with disk_full_as_error(shared.study_uri):
             tuner.fit()
+            failures.raise_first()
     except TuneError as error:  # its text is the traceback of what a callback, the searcher or the storage raised
         with failure_as_error(shared.study_uri):
             raise error.__context__ if isinstance(error.__context__, ConfigError | OSError) else error from None

@@ -1,6 +1,7 @@
 """A study's run in MLflow: begun, or found again and brought to what Optuna's storage has."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -15,9 +16,26 @@ from fpt_ray.features.joining import Features, features_text
 from fpt_ray.search.attributes import has_begun, is_infeasible, reason_of, result_of
 from fpt_ray.search.identity import study_id
 from fpt_ray.search.messages import STOPPED
+from fpt_ray.storage.files import own_folder
 from fpt_ray.tracking import runs as tracking
+from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.records import ImagesNote, Pruned, StudyRun, TrialRecord, study_tags
 from fpt_ray.tracking.runs import Status
+from fpt_ray.tracking.server import open_tracking
+from fpt_ray.tracking.waiting import waiting_file
+
+
+@contextmanager
+def patient_client(uri: str, study_uri: str) -> Iterator[PatientClient]:
+    """A client for a study that has delivered what an earlier driver could not; MLflow is asked before all else.
+
+    Raises:
+        ConfigError: MLflow cannot be had, or what waits is for another server.
+    """
+    open_tracking(uri)
+    with closing(PatientClient(uri, waiting_file(own_folder(study_uri), uri))) as client:
+        client.settle()
+        yield client
 
 
 def start_or_find(
@@ -84,9 +102,9 @@ def close_as_stored(client: MlflowClient, study: StudyRun, proposed: optuna.Stud
 
     Returns how many trials have ended, but for those that confirm others or were refused before training.
     """
+    records, ended = tracking.read_trials(client, study), 0  # first: a trial's run is made after the trial
     stored = {trial.number: trial for trial in proposed.get_trials(deepcopy=False)}
-    ended = 0
-    for record in tracking.read_trials(client, study):
+    for record in records:
         trial, status = stored[record.number], record.status
         if status == "RUNNING" and trial.state != TrialState.RUNNING:
             status = _close_one_as_stored(client, study, record, trial)

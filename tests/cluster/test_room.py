@@ -3,7 +3,7 @@
 import pytest
 import ray
 
-from fpt_ray.cluster import computing_hosts, require_resources, room_for, working_hosts
+from fpt_ray.cluster import computing_hosts, ray_session, require_resources, room_for, working_hosts
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.preload.extraction import READING_CPUS
@@ -89,6 +89,12 @@ def test_actors_without_gpus_use_every_core_of_their_host_and_are_no_more_than_s
     hosts({"CPU": 16.0, "memory": 9.0 * 2**30})
     held = lpm_layouts(working_hosts(), computing_hosts(), shards=100)
     assert [(one.actors, one.threads) for one in held] == [(4, 4), (2, 8), (1, 16)]
+
+
+def test_an_address_where_no_cluster_is_is_named(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head")
+    with pytest.raises(ConfigError, match="RAY_ADDRESS is head, where no cluster can be joined"), ray_session():
+        pass
 
 
 def test_what_no_host_has_is_refused_though_the_cluster_has_it_in_all(hosts):

@@ -302,7 +302,12 @@ def test_fixed_values_are_set_from_the_command_line() -> None:
     trial = changed.trial({"point": "A"})
     assert (trial.training.epochs, trial.backbone.weights, trial.method) == (3, "a.pth", "lora")
     assert "--set training.epochs=3" in changed.text
-    for setting, message in {"training.epochs": "give dotted.name=value", "training.epoch=3": "did you mean"}.items():
+    for setting, message in {
+        "training.epochs": "give dotted.name=value",
+        "training.epoch=3": "did you mean",
+        "side.blocks=[3, 6": "whose value is no YAML",
+        "backbone.weights=@w.pth": "whose value is no YAML",
+    }.items():
         with pytest.raises(ConfigError, match=message):
             with_fixed(found, [setting])
 

@@ -15,7 +15,7 @@ from fpt_ray.errors import ConfigError
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
-from fpt_ray.tune import study
+from fpt_ray.tune import study_run
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.study import run_study
 from tests.mlflow_server import Server
@@ -72,7 +72,7 @@ def test_sigkill_of_the_mlflow_server_that_is_away_for_60_s_during_a_search(stor
     assert during[0] >= 2  # trials went on
     assert said.count("the MLflow server is away (") == 1
     assert "the MLflow server is back and has taken the" in said
-    assert not (journal.parent / "mlflow_waiting.jsonl").exists()
+    assert not list(journal.parent.glob("mlflow_waiting*"))
     agree(str(tmp_path), "m", TRIALS, uri=server.uri)
     calm = str(tmp_path / "calm")
     run_study(StudyOptions(**command, workdir=calm))
@@ -84,7 +84,7 @@ def test_sigkill_of_the_mlflow_server_that_does_not_come_back(store, server, tmp
     journal = tmp_path / "studies" / "g" / "optuna.log"
     command = of_store(store, study="g", num_trials=3, workdir=str(tmp_path))
     command |= {"tracking_uri": server.uri}
-    monkeypatch.setattr(study, "PatientClient", partial(PatientClient, patience_seconds=2))
+    monkeypatch.setattr(study_run, "PatientClient", partial(PatientClient, patience_seconds=2))
 
     def disturb():
         while not finished_in(journal):
@@ -96,7 +96,7 @@ def test_sigkill_of_the_mlflow_server_that_does_not_come_back(store, server, tmp
         run_command(lambda: run_study(StudyOptions(**command)))
     assert ended.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    waiting = journal.parent / "mlflow_waiting.jsonl"
+    (waiting,) = journal.parent.glob("mlflow_waiting*")
     assert last == (
         f"error: the MLflow server has been away for 2 s; what it lacks is kept in {waiting}: bring it back and "
         "resume the study"

@@ -29,6 +29,8 @@ from fpt_ray.search.queue import (
     paper_point,
 )
 from fpt_ray.search.searcher import StudySearcher
+from fpt_ray.storage.errors import FullError
+from fpt_ray.tune.ends_told import EndsTold
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.preparation import storage_location
 from tests.messages import report
@@ -51,6 +53,24 @@ def searcher(tmp_path, text=SPACE, resume=False):
 
 def result(auc, ratio=0.01):
     return report(val_auc=auc, param_ratio=ratio)
+
+
+def test_an_end_that_could_not_be_told_ends_the_search(tmp_path, monkeypatch):
+    """Tune takes what is raised here for the trial's failure, and has it run and end once more."""
+    search = searcher(tmp_path)
+    search.suggest("a")
+    ends = EndsTold(search)
+    ends.on_step_begin(0, [])
+
+    def full(*_, **__):
+        raise FullError("no room")
+
+    monkeypatch.setattr(search.study, "tell", full)
+    with pytest.raises(FullError):
+        search.on_trial_complete("a", result(0.8))
+    search.on_trial_complete("a", result(0.8))
+    with pytest.raises(FullError, match="no room"):
+        ends.on_step_begin(1, [])
 
 
 def suggested(search, trial_id):

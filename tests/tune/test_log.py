@@ -20,9 +20,10 @@ from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.names import metric_key
 from fpt_ray.tracking.patient_client import PatientClient
 from fpt_ray.tracking.server import default_uri, open_tracking
+from fpt_ray.tune.ends_told import EndsTold
 from fpt_ray.tune.log import PREDICTIONS, StudyLog
 from fpt_ray.tune.scoring import TrialScores, shown_trials
-from fpt_ray.tune.study_run import start_or_find
+from fpt_ray.tune.study_run import close_as_stored, start_or_find
 from tests.messages import of_seeds, report
 
 SPACE = parse_space("space: {side.num_prompts: {low: 1, high: 64}}\nobjectives: {val_auc: max}")
@@ -163,6 +164,35 @@ def test_the_clock_goes_backwards_between_a_trials_first_epoch_and_its_end(dead,
     log.on_trial_complete(0, [], trial)
     (ended,) = (one for one in tracking.read_trials(client, run) if one.number == 3)
     assert ended.metrics["val_auc"] == 0.9
+
+
+def test_an_end_that_mlflow_does_not_take_ends_the_search(dead, tmp_path, monkeypatch):
+    client, run, _ = dead
+    log = StudyLog(client, run, SPACE, 3, study_uri=str(tmp_path))
+    trial = SimpleNamespace(trial_id="d", config=pack_proposals(Proposal(number=3, values={})), last_result=report())
+    log.on_trial_start(0, [], trial)
+
+    def gone(*_, **__):
+        raise OSError("gone")
+
+    monkeypatch.setattr(tracking, "end_trial", gone)
+    with pytest.raises(OSError, match="gone"):
+        log.on_trial_complete(0, [], trial)
+    with pytest.raises(OSError, match="gone"):
+        EndsTold(log).on_step_begin(0, [])
+
+
+def test_a_trial_that_begins_while_a_resumed_study_is_read_is_let_be(dead, monkeypatch):
+    client, run, journal = dead
+    study, read = open_study(SPACE, "s", journal, resume=True), tracking.read_trials
+
+    def and_one_begins(*given):
+        found = read(*given)
+        number = study.ask().number
+        return [*found, replace(found[0], number=number, status="RUNNING")]
+
+    monkeypatch.setattr(tracking, "read_trials", and_one_begins)
+    assert close_as_stored(client, run, study) >= 2
 
 
 def test_a_studys_run_bears_what_its_best_trial_weighs(dead, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import load_space
 from fpt_ray.config.trial import TrialConfig
+from fpt_ray.errors import ConfigError
 from fpt_ray.features.joining import Features, SplitRows
 from fpt_ray.features.serving import Stores
 from fpt_ray.features.spec import store_spec
@@ -38,6 +39,17 @@ def record(number, **metrics):
         status="FINISHED",
         reason="",
     )
+
+
+def test_a_checkpoint_that_is_gone_is_named(tmp_path):
+    gone, none = record(7), record(8)
+    gone.tags["checkpoint"] = f"{tmp_path}/gone"
+    for one, said in (
+        (gone, rf"trial 7: its checkpoint cannot be read \({tmp_path}/gone: "),
+        (none, r"trial 8: .*\(nowhere"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            scoring._of_saved((None,), one, TrialConfig(), (None,), "")
 
 
 @pytest.fixture
