@@ -25,6 +25,7 @@ from fpt_ray.config.trial import (
     TrainingConfig,
     TrialConfig,
     image_resolution,
+    override,
     reads_features,
     reads_images,
     reads_low_resolution,
@@ -202,7 +203,8 @@ def step_flops(trial: TrialConfig, num_outputs: int) -> int:
 
     The LPM's share too where it runs in every step.
     """
-    return _step_flops(memory_key(trial), num_outputs)
+    alike = override(memory_key(trial), {"side.prompt_dropout": TrialConfig().side.prompt_dropout})
+    return _step_flops(alike, num_outputs)
 
 
 @lru_cache(maxsize=256)

@@ -126,6 +126,8 @@ class Asking:
             # A sampler that insists on points it knows is left aside: draw at random for once.
             trial, proposal = self._draw(fixed, at_random=asked >= _REPEATS)
             if not self._is_wanted(trial):
+                if self.standing().follow_ups:  # which were enqueued after it
+                    continue
                 return None
             earlier = earlier_twin(self.study, trial)
             if earlier is None or (asked == _ASKS - 1 and self.space.sampler != "grid"):

@@ -73,6 +73,21 @@ def test_an_end_that_could_not_be_told_ends_the_search(tmp_path, monkeypatch):
         ends.on_step_begin(1, [])
 
 
+def test_what_confirms_does_not_wait_for_points_that_are_left_to_another_session(tmp_path):
+    """Of a grid of twenty three are run; the confirmation is enqueued behind the others."""
+    text = "space: {side.num_prompts: {low: 1, high: 20}}\nsampler: grid"
+    search = searcher(tmp_path, text)
+    search = StudySearcher(search.space, search.study, num_trials=3)
+    for number in range(3):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), result(0.5 + number / 10))
+    enqueue_confirmed(search.space, search.study, 1, 2)
+    search = StudySearcher(search.space, search.study, num_trials=3)
+    assert suggested(search, "c").stage == "confirm"
+    waiting = [trial for trial in search.study.trials if trial.state == TrialState.WAITING]
+    assert len(waiting) == 17
+
+
 def suggested(search, trial_id):
     """The proposal that Tune is given for a trial."""
     return unpack_proposal(search.suggest(trial_id))
