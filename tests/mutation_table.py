@@ -1499,7 +1499,7 @@ MUTATIONS = (
     Mutation("fpt_ray/metrics/resampled.py", "np.where(several, counts", "np.where(True, counts", _RESAMPLED),
     Mutation(
         "fpt_ray/metrics/resampled.py",
-        "guesses - values.mean(), values - values.mean()",
+        "guesses - middle, values - middle",
         "guesses, values",
         _RESAMPLED,
         "hardly_differ",

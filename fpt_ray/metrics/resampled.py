@@ -114,7 +114,8 @@ def _of_classes(
 def _of_values(
     guesses: Float[np.ndarray, " N"], values: Float[np.ndarray, " N"], counts: Int[np.ndarray, "R N"]
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    guesses, values = guesses - values.mean(), values - values.mean()  # of large ones, sums of squares say nothing else
+    middle = np.median(values)  # of large values, sums of squares say nothing else
+    guesses, values = guesses - middle, values - middle
     size, drawn = counts.sum(axis=1), counts > 0
     several = np.where(drawn, values, -np.inf).max(axis=1) > np.where(drawn, values, np.inf).min(axis=1)
     spread = np.where(several, counts @ values**2 / size - (counts @ values / size) ** 2, np.nan)

@@ -19,12 +19,13 @@ def waiting_file(folder: Path, uri: str) -> Path:
     Raises:
         ConfigError: in the folder lies what waits for another one, which this one must not be given.
     """
-    stem = f"mlflow_waiting_{hashlib.sha256(without_secrets(uri).encode()).hexdigest()[:8]}"
+    server = without_secrets(uri).rstrip("/")
+    stem = f"mlflow_waiting_{hashlib.sha256(server.encode()).hexdigest()[:8]}"
     others = [path for path in sorted(folder.glob("mlflow_waiting*.jsonl")) if not path.name.startswith(stem)]
     if waits := [path for path in others if path.stat().st_size]:
         raise ConfigError(
-            f"tracking_uri: {waits[0]} waits for another MLflow server than {without_secrets(uri)}; give that one, "
-            "which takes it, or remove the file: what it has of trials is lost then",
+            f"tracking_uri: {waits[0]} waits for another MLflow server than {server}; give that one as it was given "
+            f"then, or, if {server} is that one, rename the file to {stem}.jsonl",
             fields=("tracking_uri",),
         )
     return folder / f"{stem}.jsonl"

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -112,7 +113,7 @@ def _of_saved(function: tuple[Any], record: TrialRecord, trial: TrialConfig, sto
     """
     try:
         saved = load_checkpoint(record.checkpoint)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, EOFError, RuntimeError, KeyError, UnpicklingError) as error:
         where = record.tags.get(CHECKPOINT, "nowhere")
         raise ConfigError(
             f"trial {record.number}: its checkpoint cannot be read ({where}: {type(error).__name__}: {error}); put the "

@@ -81,7 +81,7 @@ def run_study(options: StudyOptions) -> StudyResult:
     study_uri = f"{workdir}/studies/{name}"
     uri = tracking_uri(options.tracking_uri, workdir)
     location = storage_location(options, workdir, name)
-    if options.warm_start is not None:
+    if options.warm_start is not None and not options.resume:
         earlier_study(options, workdir)  # before hours of preloading
     with (
         one_driver(location),

@@ -14,7 +14,7 @@ def full(self, line):
 
 def test_what_waits_for_one_server_is_not_given_to_another(tmp_path):
     one = waiting_file(tmp_path, "http://user:secret@a:5000")
-    assert one == waiting_file(tmp_path, "http://user:other@a:5000")
+    assert one == waiting_file(tmp_path, "http://user:other@a:5000/")
     assert waiting_file(tmp_path, "http://b:5000") != one
     one.write_text("{}\n")
     assert waiting_file(tmp_path, "http://user:other@a:5000") == one
