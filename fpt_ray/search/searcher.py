@@ -161,8 +161,7 @@ class StudySearcher(Searcher):
         trials = self.trials.pop(trial_id, [])
         self.rests_until = 0.0
         again = bool(trials and error and self.never_ran is not None and self.never_ran(trial_id))
-        messages = unpack_messages(result) if trials and result else ()
-        messages = messages or (None,) * len(trials)
+        messages = unpack_messages(result if trials else None) or (None,) * len(trials)
         try:
             for trial, message in zip(trials, messages, strict=True):
                 self._end(trial, message, error, again=again)
