@@ -184,3 +184,12 @@ def test_a_backbone_with_registers_and_layer_scale_is_traced_too():
 def test_a_resolution_that_the_patches_do_not_divide_is_refused():
     with pytest.raises(ConfigError, match=r"features.resolution is 500.*496 or 512"):
         fine_tuning_memory(trial_from({"features.resolution": 500}), 5, precision="bfloat16")
+
+
+def test_operations_of_trials_that_differ_in_dropout_alone_are_counted_once():
+    prediction._step_flops.cache_clear()
+    found = {
+        prediction.step_flops(override(TrialConfig(), {"side.prompt_dropout": rate}), 2) for rate in (0.0, 0.1, 0.3)
+    }
+    assert len(found) == 1
+    assert prediction._step_flops.cache_info().misses == 1

@@ -13,7 +13,9 @@ from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.preparation import check_options, earlier_study, storage_location, warm_start
+from fpt_ray.tune.study import run_study
 from fpt_ray.tune.worker import check_arithmetic, failure_of
+from tests.conftest import SMOKE
 from tests.messages import report
 from tests.search.test_searcher import searcher
 
@@ -53,6 +55,13 @@ def test_workers_that_cannot_share_every_batch_of_a_space_are_refused_before_pre
         check_options(options(workers_per_trial=2), space)
         with pytest.raises(ConfigError, match=f"is {workers}, which cannot share a batch of {batch} equally"):
             check_options(options(workers_per_trial=workers), space)
+
+
+def test_an_earlier_study_that_is_not_there_is_refused_before_images_are_looked_for(tmp_path):
+    asked = StudyOptions(space=str(SMOKE), images=f"{tmp_path}/none", workdir=str(tmp_path), warm_start="odl")
+    with pytest.raises(ConfigError, match="study 'odl' is not there"):
+        run_study(asked)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_resumed_study_is_begun_from_the_earlier_one_unless_it_has_begun(tmp_path, capsys):
