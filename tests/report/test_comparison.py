@@ -52,10 +52,11 @@ def test_the_difference_is_paired_and_the_one_by_hand(several, capsys):
     assert (float(row["difference from"]), float(row["difference to"])) == pytest.approx(tuple(ends), abs=1e-4)
     assert row["verdict"] == "differs from a beyond chance"
     assert float(row["test AUC"]) == pytest.approx(scores(worse, labels, CLASSES, "binary")["auc"])
-    of_best = {
-        one.number: one.metrics
-        for one in read_result(open_tracking(several[1]), "a", several[1], f"{several[0]}/").trials
-    }[BEST]
+    plain, slashed = (
+        read_result(open_tracking(several[1]), "a", several[1], f"{several[0]}{end}") for end in ("", "/")
+    )
+    assert slashed.places.uri == plain.places.uri
+    of_best = {one.number: one.metrics for one in plain.trials}[BEST]
     assert float(found["a"]["params %"]) == pytest.approx(100 * of_best["param_ratio"])
     assert found["a"]["verdict"] == "the others are compared with it"
     for name, why in (("elsewhere", "other test images, labels or classes than a's"), ("early", "early has stored no")):
