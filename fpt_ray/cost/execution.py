@@ -20,6 +20,7 @@ from fpt_ray.models.online import OnlineNetwork
 from fpt_ray.models.side_block import SideAttention, SideBlock
 from fpt_ray.models.side_network import FusionModule, SideNetwork
 from fpt_ray.models.step import Inputs
+from fpt_ray.models.stored_attention import StoredAttention
 
 CONTEXT_BYTES = 348 * MIB
 """What a process holds on a GPU beside the allocator's segments. Inferred from the paper's float32 figures (FPT, FPT+;
@@ -100,10 +101,15 @@ def hold_scores(model: nn.Module, score_bytes: int) -> None:
 
 
 def as_on_gpus(model: nn.Module) -> None:
-    """Makes a side network's attention run in one kernel, as it does on a GPU, whatever device it is traced on."""
+    """Makes a network's attention run as it does on a GPU, whatever device it is traced on.
+
+    The side network's runs in one kernel, that to stored keys and values half a layer at a time.
+    """
     for module in model.modules():
         if isinstance(module, SideAttention):
             module.in_one_kernel = True
+        elif isinstance(module, StoredAttention):
+            module.halves = True
 
 
 def run_whole_blocks(model: nn.Module) -> None:

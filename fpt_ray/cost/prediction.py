@@ -169,7 +169,7 @@ def batch_maker(trial: TrialConfig, execution: Execution) -> Callable[[], Inputs
             image_first = (batch_size, side.depth, *size[2:])
             keys, values = (torch.empty(image_first).transpose(0, 1) for _ in range(2))
             return low_res, keys, values, None
-        keys, values = (torch.empty(size, dtype=stored).to(arithmetic) for _ in range(2))
+        keys, values = (torch.empty(size, dtype=stored) for _ in range(2))
         return low_res, keys, values, masks()
 
     return batch

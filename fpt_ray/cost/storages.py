@@ -16,7 +16,7 @@ from fpt_ray.cost.remembered import Layout, call, laid_out, layout_of
 Kind = Literal["weights", "gradients", "optimizer", "activations", "batch", "transient"]
 
 _aten: Any = torch.ops.aten
-_GEMMS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default}
+_GEMMS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.bmm.out, _aten.baddbmm.default}
 
 
 class StorageLog(TorchDispatchMode):

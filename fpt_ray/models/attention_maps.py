@@ -1,5 +1,6 @@
 """The attention of a forward pass, overheard where it is computed, so that it is what the values were multiplied by."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing_extensions import override
 from fpt_ray.models.probe import Probe
 from fpt_ray.models.side_block import SideAttention
 from fpt_ray.models.side_network import FusionModule, SideNetwork
+from fpt_ray.models.stored_attention import StoredAttention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,22 +34,22 @@ def with_attention_maps(
 ) -> tuple[Float[Tensor, "B F"], AttentionMaps]:
     """A network's outputs, and the attention that led to them.
 
-    Attention is computed as plain products, on a GPU too, since a fused kernel does not give its maps away.
+    Attention is computed as plain products of whole layers, on any device, since a fused kernel does not give its maps
+    away, and pieces of one are none.
 
     Args:
         model: a side network that has prompts, or a probe.
         inputs: as the network takes them.
     """
-    overheard, layers = _Softmaxes(), [one for one in model.modules() if isinstance(one, SideAttention)]
-    before = [layer.in_one_kernel for layer in layers]
-    try:
-        for layer in layers:
-            layer.in_one_kernel = False
-        with overheard:
-            outputs = model(*inputs)
-    finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer.in_one_kernel = was
+    model, overheard = copy.deepcopy(model), _Softmaxes()  # the model itself goes on as it is
+    layers = [one for one in model.modules() if isinstance(one, SideAttention)]
+    for layer in layers:
+        layer.in_one_kernel = False
+    for one in model.modules():
+        if isinstance(one, StoredAttention):
+            one.halves = True
+    with overheard:
+        outputs = model(*inputs)
     found = tuple(one.float() for one in overheard.found)
     if isinstance(model, Probe):
         return outputs, AttentionMaps(of_prompts=found, of_side_tokens=())

@@ -12,8 +12,8 @@ from typing_extensions import override
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.models.backbone import BackboneShape, blocks_read
 from fpt_ray.models.batch_norm import BatchNorm
-from fpt_ray.models.side_block import attend
 from fpt_ray.models.side_network import initialise
+from fpt_ray.models.stored_attention import StoredAttention
 
 SCALE = 0.5
 """Of a query's products with keys. The queries start near 0: with 1/sqrt(E) of attention they would learn slowly."""
@@ -27,6 +27,7 @@ class Probe(nn.Module):
         blocks, queries = blocks_read(trial.side, backbone), trial.probe.num_queries
         self.queries = nn.Parameter(torch.empty(len(blocks), backbone.num_heads, backbone.head_width, queries))
         nn.init.normal_(self.queries, std=0.02)
+        self.attention = StoredAttention()
         self.norm = BatchNorm(len(blocks) * queries * backbone.width)
         self.head = nn.Linear(len(blocks) * queries * backbone.width, num_outputs)
         initialise(self.head)
@@ -42,5 +43,5 @@ class Probe(nn.Module):
         """Logits; neither an image nor a mask of prompts is read."""
         del low_res, keep_masks
         layers = zip(self.queries * SCALE, keys, values, strict=True)
-        found = torch.cat([attend(*layer).flatten(1) for layer in layers], dim=1)
+        found = torch.cat([self.attention(*layer).flatten(1) for layer in layers], dim=1)
         return self.head(self.norm(found))

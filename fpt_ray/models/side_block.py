@@ -27,7 +27,7 @@ def attend(
     Many queries stand on the right of keys and values, forward and backward, and few on their left: a CPU takes two to
     four times as long the other way (docs/decisions.md).
     """
-    few = queries.shape[-1] < _FEW
+    few = few_ask(queries)
     products = queries.mT @ keys.mT if few else keys @ queries
     if bias is not None:
         products = products + (bias.mT if few else bias)
@@ -36,6 +36,11 @@ def attend(
     if few:
         return (maps @ values).transpose(1, 2).flatten(-2)
     return (values.mT @ maps).permute(0, 3, 1, 2).flatten(-2)
+
+
+def few_ask(queries: Float[Tensor, "*B H E M"]) -> bool:
+    """Whether so few ask that a CPU is faster with them on the left of the products."""
+    return queries.shape[-1] < _FEW
 
 
 class SideAttention(Attention):

@@ -17,7 +17,8 @@ from typing_extensions import override
 from fpt_ray.config.trial import TrialConfig
 from fpt_ray.errors import ConfigError
 from fpt_ray.models.backbone import BackboneShape, backbone_shape, blocks_read, check_resolution
-from fpt_ray.models.side_block import SideAttention, SideBlock, attend
+from fpt_ray.models.side_block import SideAttention, SideBlock
+from fpt_ray.models.stored_attention import StoredAttention
 
 _EPS = 1e-12  # of every layer norm, as in the authors' code
 
@@ -44,6 +45,7 @@ class FusionModule(nn.Module):
         in_projectors = 0 if self.plus else projectors
         self.in_proj = nn.ModuleList(nn.Linear(prompt_width, lpm_width) for _ in range(in_projectors))
         self.out_proj = nn.ModuleList(nn.Linear(lpm_width, width) for _ in range(projectors))
+        self.attention = StoredAttention()
         self.dropout = nn.Dropout(side.prompt_dropout)
 
     def forward(
@@ -56,9 +58,8 @@ class FusionModule(nn.Module):
         """What the layer's prompts hand to the side network. A keep mask (0 or 1/(1-p)) stands for the dropout."""
         prompts = self.prompts[layer]
         query = _of(self.norms, layer)(prompts) if self.plus else _of(self.in_proj, layer)(prompts)
-        # Plain products: with so few queries they are faster than fused attention on CPUs, and the maps are small.
         heads = query.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0) * self.scale  # H E P
-        summary = attend(heads, keys, values)
+        summary = self.attention(heads, keys, values)
         project = _of(self.out_proj, layer)
         fused = project(summary + prompts) if self.plus else project(summary) + prompts
         return self.dropout(fused) if keep_mask is None else fused * keep_mask
@@ -132,7 +133,7 @@ class SideNetwork(nn.Module):
         values: Float[Tensor, "L B H T E"] | None = None,
         keep_masks: Float[Tensor, "L B P W"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Logits. Keys and values, in the type the network computes in, are needed unless there are no prompts."""
+        """Logits. Keys and values, in any type, are needed unless there are no prompts."""
         patches = self.patch_embed(low_res).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         num_tokens = tokens.shape[1]

@@ -1,6 +1,6 @@
-"""Rows that are read ahead of their use, into memory that is kept: on a CPU, what they are converted into is kept, too.
+"""Rows that are read ahead of their use, into memory that is kept.
 
-Fresh memory costs a CPU ten times the conversion; a GPU copies while it computes from pinned memory alone.
+Fresh memory costs a CPU more than the copy; a GPU copies while it computes from pinned memory alone.
 """
 
 import math
@@ -30,10 +30,10 @@ class Kept:
 
 
 class Buffers:
-    """A worker's: two memories in turn, of which one is read into while the other is worked on, and the converted."""
+    """A worker's: two memories in turn, of which one is read into while the other is worked on."""
 
     def __init__(self) -> None:
-        self._read, self._converted = (Kept(), Kept()), Kept()
+        self._read = (Kept(), Kept())
         self._used: list[torch.cuda.Event | None] = [None, None]
 
     def memory(self, turn: int) -> Kept:
@@ -48,12 +48,6 @@ class Buffers:
             event = torch.cuda.Event()
             event.record()
             self._used[turn % 2] = event
-
-    def converted(self, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The tensor on a device in a type; on a CPU in the memory that is kept under the name."""
-        if device.type != "cpu" or tensor.dtype == dtype:
-            return tensor.to(device, non_blocking=True).to(dtype)
-        return self._converted(name, tuple(tensor.shape), dtype).copy_(tensor)
 
 
 def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> Iterator[tuple[Any, Batch, float]]:

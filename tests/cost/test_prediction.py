@@ -80,10 +80,10 @@ def test_layer_first_features_take_less_than_the_paper(overrides, paper_mb):
     assert network_memory(trial_from(overrides), 5, LAYER_FIRST).process_bytes / MIB < paper_mb
 
 
-def test_what_layer_first_features_save_is_the_copy_of_keys_and_values():
+def test_layer_first_features_in_their_stored_type_save_a_copy_of_keys_and_values_and_half_of_the_other():
     num_bytes = 2 * 6 * 16 * 12 * 205 * 64 * 4  # two of L B H T E, in float32
     theirs, ours = (network_memory(TrialConfig(), 5, how).allocated_bytes for how in (PAPER_FPT, LAYER_FIRST))
-    assert theirs - ours == pytest.approx(num_bytes, rel=0.1)
+    assert theirs - ours == pytest.approx(1.5 * num_bytes, rel=0.05)
 
 
 # --- this system --------------------------------------------------------------------------------------------------
@@ -98,9 +98,10 @@ def test_parts_add_up_and_stand_in_order(precision):
     assert 2 * 900_965 * 4 <= memory.optimizer <= 2 * 900_965 * 4 + 2 * 512 * 100
 
 
-def test_the_batch_is_mostly_keys_and_values():
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_batch_is_mostly_keys_and_values_in_their_stored_type(precision):
     num_bytes = 2 * 6 * 16 * 12 * 205 * 64 * 2
-    batch = training_memory(TrialConfig(), 5, precision="bfloat16").batch
+    batch = training_memory(TrialConfig(), 5, precision=precision).batch
     assert num_bytes < batch < 1.1 * num_bytes
 
 
@@ -113,7 +114,7 @@ def test_maps_keep_sixteen_bits_for_the_gradient():
 def test_bfloat16_and_fused_attention_each_save_memory():
     ours = training_memory(TrialConfig(), 5, precision="bfloat16").allocated_bytes
     float32 = training_memory(TrialConfig(), 5, precision="float32").allocated_bytes
-    assert ours < 0.7 * float32 < 0.7 * network_memory(TrialConfig(), 5, LAYER_FIRST).allocated_bytes
+    assert ours < 0.85 * float32 < 0.85 * network_memory(TrialConfig(), 5, LAYER_FIRST).allocated_bytes
 
 
 def test_the_ratio_is_of_the_same_system_on_both_sides():
