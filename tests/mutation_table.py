@@ -28,6 +28,7 @@ _BUFFERS = "tests/train/test_buffers.py"
 _FUSION = "tests/models/test_summary_probes.py"
 _PROBE = "tests/models/test_probe.py"
 _PLACES = "tests/reading/test_places.py"
+_STORED = "tests/models/test_stored_attention.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
 _RESAMPLED = "tests/metrics/test_resampled.py"
@@ -219,6 +220,22 @@ MUTATIONS = (
         _SIDE,
     ),
     Mutation("fpt_ray/models/side_block.py", "attend((queries * self.scale)", "attend(queries", _SIDE, "gradients"),
+    Mutation("fpt_ray/models/stored_attention.py", "keys.requires_grad or", "False or", _STORED),
+    Mutation("fpt_ray/models/stored_attention.py", "fitting // heads) * heads or", "fitting // heads) * 1 or", _STORED),
+    Mutation("fpt_ray/models/stored_attention.py", "sum(1, dtype=ctx.type)", "mean(1, dtype=ctx.type)", _STORED),
+    Mutation("fpt_ray/models/stored_attention.py", "-1 if few else -2, arithmetic)", "-1, arithmetic)", _STORED),
+    Mutation("fpt_ray/models/stored_attention.py", "if of_keys is None:", "if False:", _STORED, "several_networks"),
+    Mutation(
+        "fpt_ray/models/stored_attention.py", "if kept is None or kept.numel() < numbers", "if kept is None", _STORED
+    ),
+    Mutation(
+        "fpt_ray/models/stored_attention.py", "if halves:\n", "if False:\n", "tests/cost/test_prediction.py", "sixteen"
+    ),
+    Mutation("fpt_ray/cost/execution.py", "module.halves = True", "pass", "tests/cost/test_prediction.py", "sixteen"),
+    Mutation(
+        "fpt_ray/models/attention_maps.py", "one.halves = True", "pass", "tests/predict/evidence/test_attention.py"
+    ),
+    Mutation("fpt_ray/train/buffers.py", "dtype.itemsize > _FEW_BYTES", "dtype.itemsize > 0", _BUFFERS),
     Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
     Mutation("fpt_ray/train/buffers.py", "kept.numel() < size", "False", _BUFFERS),
     Mutation("fpt_ray/train/buffers.py", "self._kept[name] = torch", "torch", _BUFFERS),

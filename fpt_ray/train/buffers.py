@@ -1,6 +1,6 @@
-"""Rows that are read ahead of their use, into memory that is kept.
+"""Rows that are read ahead of their use, into memory that is kept: on a CPU, what they are converted into is kept, too.
 
-Fresh memory costs a CPU more than the copy; a GPU copies while it computes from pinned memory alone.
+Fresh memory costs a CPU ten times the conversion; a GPU copies while it computes from pinned memory alone.
 """
 
 import math
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from fpt_ray.features.rows import Batch, RowReader
+
+_FEW_BYTES = 16 << 20
+"""Of keys or values that a CPU converts before they are read."""
 
 
 class Kept:
@@ -30,10 +33,10 @@ class Kept:
 
 
 class Buffers:
-    """A worker's: two memories in turn, of which one is read into while the other is worked on."""
+    """A worker's: two memories in turn, of which one is read into while the other is worked on, and the converted."""
 
     def __init__(self) -> None:
-        self._read = (Kept(), Kept())
+        self._read, self._converted = (Kept(), Kept()), Kept()
         self._used: list[torch.cuda.Event | None] = [None, None]
 
     def memory(self, turn: int) -> Kept:
@@ -48,6 +51,18 @@ class Buffers:
             event = torch.cuda.Event()
             event.record()
             self._used[turn % 2] = event
+
+    def moved(self, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Stored features on a device, in their own type or in the one that is computed in.
+
+        On a CPU few are converted at once, in the memory that is kept under the name: many would leave its cache before
+        they are read, and are converted as they are read, as on a GPU (``models/stored_attention.py``).
+        """
+        if device.type != "cpu":
+            return tensor.to(device, non_blocking=True)
+        if tensor.dtype == dtype or tensor.numel() * dtype.itemsize > _FEW_BYTES:
+            return tensor
+        return self._converted(name, tuple(tensor.shape), dtype).copy_(tensor)
 
 
 def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> Iterator[tuple[Any, Batch, float]]:

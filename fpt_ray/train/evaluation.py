@@ -39,7 +39,7 @@ class Assignment:
     rank: int = 0
     num_workers: int = 1
     buffers: Buffers = field(default_factory=Buffers, compare=False, repr=False)
-    """What this worker's rows are read into."""
+    """What this worker's rows are read and converted into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,8 +143,12 @@ def network_inputs(
         return (images,)
     if reads_images(trial):
         return images, masks
+    arithmetic, move = arithmetic_type(trial.training, device), assignment.buffers.moved
+    keys, values, summaries = (
+        None if kind is None else move(name, kind, device, arithmetic)
+        for name, kind in (("keys", batch.keys), ("values", batch.values), ("summaries", batch.summaries))
+    )
     if trial.method in SUMMARY_METHODS:
-        assert batch.summaries is not None
-        return (batch.summaries.to(device).to(arithmetic_type(trial.training, device)),)
-    keys, values = (None if kind is None else kind.to(device, non_blocking=True) for kind in (batch.keys, batch.values))
+        assert summaries is not None
+        return (summaries.to(arithmetic),)
     return images, keys, values, masks
