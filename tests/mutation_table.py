@@ -232,9 +232,7 @@ MUTATIONS = (
         "fpt_ray/models/stored_attention.py", "if halves:\n", "if False:\n", "tests/cost/test_prediction.py", "sixteen"
     ),
     Mutation("fpt_ray/cost/execution.py", "module.halves = True", "pass", "tests/cost/test_prediction.py", "sixteen"),
-    Mutation(
-        "fpt_ray/models/attention_maps.py", "one.halves = True", "pass", "tests/predict/evidence/test_attention.py"
-    ),
+    Mutation("fpt_ray/models/attention_maps.py", "one.halves = True", "pass", _STORED),
     Mutation("fpt_ray/train/buffers.py", "dtype.itemsize > _FEW_BYTES", "dtype.itemsize > 0", _BUFFERS),
     Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
     Mutation("fpt_ray/train/buffers.py", "kept.numel() < size", "False", _BUFFERS),
