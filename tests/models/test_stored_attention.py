@@ -101,8 +101,12 @@ def test_keys_and_values_that_learn_have_their_gradients():
 def test_maps_of_stored_features_are_heard_whole(small_trial, small_shape):
     """Read in pieces, they would not pass where maps are heard."""
     model = SideNetwork(small_trial, small_shape, 3).eval()
-    keys, values = torch.randn(2, 2, 2, small_shape.num_heads, TOKENS, small_shape.head_width).half().unbind(0)
-    images = torch.randn(2, 3, 16, 16)
+    keys, values = (
+        torch.randn(2, small_trial.side.depth, 2, small_shape.num_heads, TOKENS, small_shape.head_width)
+        .half()
+        .unbind(0)
+    )
+    images = torch.randn(2, 3, *[small_trial.side.resolution] * 2)
     stored, converted = (
         with_attention_maps(model, (images, *kinds)) for kinds in ((keys, values), (keys.float(), values.float()))
     )
