@@ -368,8 +368,8 @@ MUTATIONS = (
     # --- numbers --------------------------------------------------------------------------------------------------
     Mutation(
         "fpt_ray/metrics/columns.py",
-        "roc_auc_score(positive, scores)",
-        "roc_auc_score(positive, -scores)",
+        "rankdata(scores)",
+        'rankdata(scores, "min")',
         _SCORES,
     ),
     Mutation(

@@ -133,6 +133,15 @@ def test_auc_is_the_mean_of_one_against_the_rest(num_classes: int) -> None:
     assert math.isclose(auc(probabilities, labels, classes), float(theirs), abs_tol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_auc_of_equal_probabilities_counts_halves(kind) -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(2, size=300)
+    said = (random.integers(8, size=300) / 7).astype(kind)  # forty images share each
+    theirs = roc_auc_score(labels, said)
+    assert auc(np.stack([1 - said, said], axis=1), labels, "ab") == pytest.approx(theirs, abs=1e-12)
+
+
 def test_auc_of_two_classes_is_the_positive_ones() -> None:
     labels = np.array([0, 0, 1, 1, 1])
     probabilities = np.array([[0.2, 0.8], [0.5, 0.1], [0.0, 0.9], [0.9, 0.3], [0.9, 0.7]])  # columns disagree
