@@ -14,6 +14,8 @@ from fpt_ray.tracking.records import TrialRecord, counted
 
 _FOLD = re.compile(r"validated by fold (\d+) of (\d+)")
 """As the data note of a study says it (``images.folds.fold_note``)."""
+_SEED = "training.seed"
+"""Seeds may differ: a configuration may have been confirmed with new ones in some of the folds."""
 
 
 def over_folds(results: Sequence[StudyResult]) -> Table:
@@ -34,6 +36,8 @@ def over_folds(results: Sequence[StudyResult]) -> Table:
     names = [name for name in rows[0] if all(name in others for others in rows)]
     if not names:
         raise ConfigError("folds: no configuration has been trained to its end in all of these studies")
+    for name in names:
+        _one_configuration(name, {study.name: one[name].params for study, one in zip(results, rows, strict=True)})
     columns = []
     for split in ("val", "test"):
         cells = [_spread([one[name].metrics for one in rows], f"{split}_{score}") for name in names]
@@ -74,6 +78,12 @@ def _the_same(what: str, values: Mapping[str, Any]) -> Any:
                 f"folds: {what}: {first[1]} in {first[0]}, {value} in {name}; give studies of one space and data set"
             )
     return first[1]
+
+
+def _one_configuration(name: str, settings: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses trials that were written alike and differ in what their spaces fix; ``settings`` are by study."""
+    for field in sorted({field for one in settings.values() for field in one} - {_SEED}):
+        _the_same(f"{field} of {name}", {study: one.get(field, "not set") for study, one in settings.items()})
 
 
 def _rows(result: StudyResult, searched: Sequence[str]) -> dict[str, TrialRecord]:

@@ -13,12 +13,12 @@ VAL = {4: (0.8, 0.7, 0.9), 8: (0.6, 0.6, 0.9)}
 TEST = {4: (0.7, 0.7, 0.85), 8: (0.5, 0.6, 0.55)}
 
 
-def study(fold, number=3, prompts=(4, 8), **changes):
+def study(fold, number=3, prompts=(4, 8), fixed=None, **changes):
     """The study of a fold, whose trials end in any order."""
     records = [
         record(
             at,
-            params={"side.num_prompts": count},
+            params={"side.num_prompts": count, **(fixed or {})},
             **{**metrics_of(VAL[count][fold - 1], 0.02), "test_auc": TEST[count][fold - 1]},
         )
         for at, count in enumerate(prompts)
@@ -42,6 +42,11 @@ def test_each_configuration_has_its_mean_and_deviation_over_the_folds():
     assert table.title.startswith("3 of 3 folds")
 
 
+def test_seeds_may_differ():
+    table = over_folds([study(1), study(2, fixed={"training.seed": 7})])
+    assert len(table.labels) == 2
+
+
 def test_what_is_missing_is_said():
     table = over_folds([study(3, prompts=(4,)), study(1)])
     assert table.title.startswith("2 of 3 folds")
@@ -62,6 +67,10 @@ def test_what_is_missing_is_said():
         ([study(2, number=4)], "number of folds: 3 in s-fold1, 4 in s-fold2"),
         ([study(2, score="f1")], "score: auc in s-fold1, f1 in s-fold2; give studies of one space"),
         ([study(2, searched=("method",))], "searched rows: "),
+        (
+            [study(2, fixed={"training.epochs": 5})],
+            "training.epochs of side.num_prompts=4 .*: 20 in s-fold1, 5 in s-fold2; give studies of one space",
+        ),
         ([study(2, data_note="others; validated by fold 2 of 3")], "images: some images; .* in s-fold1, others; "),
         ([study(2, data_note="")], "study s-fold2 has no fold; give studies of tune --folds"),
         ([study(2, trials=())], "no configuration has been trained to its end in all"),
