@@ -233,6 +233,8 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/cost/execution.py", "module.halves = True", "pass", "tests/cost/test_prediction.py", "sixteen"),
     Mutation("fpt_ray/models/attention_maps.py", "one.halves = True", "pass", _STORED),
+    Mutation("fpt_ray/train/reporting.py", "if types[0] != types[1]", "if False", "tests/train/test_reporting.py"),
+    Mutation("fpt_ray/report/folds.py", "for field in sorted({", "for field in () and sorted({", "tests/report/test_folds.py"),
     Mutation("fpt_ray/train/buffers.py", "dtype.itemsize > _FEW_BYTES", "dtype.itemsize > 0", _BUFFERS),
     Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
     Mutation("fpt_ray/train/buffers.py", "kept.numel() < size", "False", _BUFFERS),

@@ -1,5 +1,6 @@
 """Trials in a worker, whoever started it: trained epoch by epoch, each reported with a checkpoint."""
 
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +16,9 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.display.terminal import say
 from fpt_ray.features.joining import Features
 from fpt_ray.features.rows import RowReader
+from fpt_ray.models.backbone import uses_bfloat16
+from fpt_ray.models.device import DeviceError
+from fpt_ray.models.hardware import Hardware, hardware_of
 from fpt_ray.reading.places import Reading
 from fpt_ray.search.messages import Message
 from fpt_ray.storage.errors import disk_full_as_error
@@ -57,6 +61,8 @@ class TrainWork:
     stores: tuple[Features, ...]
     """Those that serve them."""
     reading: Reading
+    planned: Hardware
+    """What their identities and costs were told by: that of one of the workers."""
     together: bool = False
     """The seeds of one train as one model."""
     also: tuple[str, ...] = ()
@@ -80,9 +86,12 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
 
     Raises:
         ConfigError: the checkpoint to go on from is of another trial.
+        DeviceError: this worker would compute in another type than was planned.
         FullError: there is no room for a checkpoint.
         StorageError: S3 fails.
     """
+    for member in work.members:
+        _check_arithmetic(member.trial, hardware_of(session.device), work.planned)
     with session.saved() as folder:
         resume = (
             [] if folder is None else [load_checkpoint(one) for one in checkpoint_folders(folder, len(work.members))]
@@ -110,6 +119,17 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
                 _say_epochs(each if session.says_epochs else ())
             with disk_full_as_error(f"a checkpoint in {work.run}"), failure_as_error(work.run):
                 session.report(messages, folder if session.rank == 0 else None)
+
+
+def _check_arithmetic(trial: TrialConfig, here: Hardware, planned: Hardware) -> None:
+    """DeviceError where a trial would be computed in another type than its identity and its memory were told by."""
+    types = ["bfloat16" if uses_bfloat16(trial.training.precision, one) else "float32" for one in (here, planned)]
+    if types[0] != types[1]:
+        raise DeviceError(
+            f"training.precision auto is {types[0]} on {here.name} of the host {socket.gethostname()}, and {types[1]} "
+            f"on {planned.name}, by which the training was planned; give training.precision float32 (to a search under "
+            "another --study), or hosts of one kind"
+        )
 
 
 def _say_epochs(each: Sequence[Progress]) -> None:

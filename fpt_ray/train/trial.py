@@ -106,7 +106,7 @@ def train_trial(
         member = Member(trial=trial, costs=costs, identity=digest)
         with clearing_disks(reading):
             result = train(
-                TrainWork(members=(member,), stores=(store,), reading=reading),
+                TrainWork(members=(member,), stores=(store,), reading=reading, planned=hardware),
                 _run_config(f"{name}-{digest[:12]}", f"{absolute(workdir)}/runs"),
                 num_workers,
             )

@@ -1,6 +1,5 @@
 """What runs in a Tune worker: a trial, here or through Ray Train, or several as one model, over a host's features."""
 
-import socket
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_identity
-from fpt_ray.models.backbone import uses_bfloat16
 from fpt_ray.models.device import DeviceError, compute_device
-from fpt_ray.models.hardware import Hardware, hardware_of
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import Reading, rows_of_trials
 from fpt_ray.search.messages import RESTARTS, Message, Proposal, TrialFailure, pack_messages, unpack_proposals
@@ -120,6 +117,7 @@ class Shared:
             members=members,
             stores=tuple(store_for(member.trial, self.stores) for member in members),
             reading=self.reading,
+            planned=self.packing.hardware,
             together=self.together(proposals[0]),
             also=also_scored(self.space),
             run=self.study_uri,
@@ -188,17 +186,6 @@ def failure_of(error: Exception, trials: int = 1) -> TrialFailure:
     return TrialFailure(reason=reason)
 
 
-def check_arithmetic(trial: TrialConfig, here: Hardware, planned: Hardware) -> None:
-    """DeviceError where a trial would be computed in another type than its identity and its memory were told by."""
-    types = ["bfloat16" if uses_bfloat16(trial.training.precision, one) else "float32" for one in (here, planned)]
-    if types[0] != types[1]:
-        raise DeviceError(
-            f"training.precision auto is {types[0]} on {here.name} of the host {socket.gethostname()}, and {types[1]} "
-            f"on {planned.name}, by which the study was planned; give --set training.precision=float32 and another "
-            "--study, or hosts of one kind"
-        )
-
-
 def train_in_workers(work: TrainWork, proposal: Proposal, shared: Shared) -> None:
     """Trains through Ray Train, whose reports go on to Tune."""
     system, runs = filesystem(f"{shared.study_uri}/runs")
@@ -223,8 +210,6 @@ def train_here(work: TrainWork, shared: Shared) -> None:
     """Trains in this process."""
     torch.set_num_threads(max(1, int(shared.packing.worker(work.trial, 0)["CPU"])))
     session = TuneSession()
-    for member in work.members:
-        check_arithmetic(member.trial, hardware_of(session.device), shared.packing.hardware)
     networks = [
         (one.trial, store) for one, store in zip(work.members, work.stores, strict=True) for _ in range(one.seeds)
     ]

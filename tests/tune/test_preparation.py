@@ -5,16 +5,12 @@ from pathlib import Path
 import pytest
 
 from fpt_ray.config.space_yaml import parse_space
-from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.errors import ConfigError
-from fpt_ray.models.device import DeviceError
-from fpt_ray.models.hardware import Hardware
 from fpt_ray.search.optuna_study import open_study
 from fpt_ray.search.searcher import StudySearcher
 from fpt_ray.tune.options import StudyOptions
 from fpt_ray.tune.preparation import check_options, earlier_study, storage_location, warm_start
 from fpt_ray.tune.study import run_study
-from fpt_ray.tune.worker import check_arithmetic, failure_of
 from tests.conftest import SMOKE
 from tests.messages import report
 from tests.search.test_searcher import searcher
@@ -24,19 +20,6 @@ SPACE = parse_space("space: {side.num_prompts: {choices: [4, 16]}}\nobjectives: 
 
 def options(**changes):
     return StudyOptions(space="smoke", images="images", **changes)
-
-
-def test_a_gpu_that_would_compute_in_another_type_than_the_study_says_halts_the_search():
-    old, new = (
-        Hardware(device="cuda", name=name, has_bfloat16=name == "a100", memory_bytes=1) for name in ("t4", "a100")
-    )
-    with pytest.raises(
-        DeviceError, match=r"precision auto is float32 on t4 of the host .* and bfloat16 on a100"
-    ) as caught:
-        check_arithmetic(TrialConfig(), old, new)
-    assert failure_of(caught.value).halts_search
-    check_arithmetic(override(TrialConfig(), {"training.precision": "float32"}), old, new)
-    check_arithmetic(TrialConfig(), new, new)
 
 
 @pytest.mark.parametrize("number", [0, -3])

@@ -1,0 +1,57 @@
+"""What a worker is told and what it finds on its own host."""
+
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fpt_ray.config.trial import TrialConfig, override
+from fpt_ray.models.device import DeviceError
+from fpt_ray.models.hardware import Hardware
+from fpt_ray.reading.places import Reading
+from fpt_ray.train.reporting import TrainWork, train_and_report
+from fpt_ray.train.seeds import Member
+from fpt_ray.tune.worker import failure_of
+
+GPU = Hardware(device="cuda", name="a100", has_bfloat16=True, memory_bytes=1)
+
+
+class Session:
+    """A worker's surroundings on a CPU, which computes in float32 where nothing is asked for."""
+
+    device, rank, num_workers, started, says_epochs = torch.device("cpu"), 0, 1, time.perf_counter(), False
+
+    def prepare(self, model):
+        return model
+
+    def saved(self):
+        return nullcontext()
+
+    def report(self, messages, folder):
+        raise AssertionError("nothing is trained")
+
+
+def work(precision, planned):
+    trial = override(TrialConfig(), {"training.precision": precision})
+    return TrainWork(
+        members=(Member(trial=trial, costs={}, identity=""),), stores=(), reading=Reading(), planned=planned
+    )
+
+
+def test_a_worker_that_would_compute_in_another_type_than_was_planned_says_so_and_halts_a_search():
+    """Its numbers would stand under an identity, and beside costs, of the other type."""
+    said = r"precision auto is float32 on cpu of the host .*, and bfloat16 on a100, by which the training was planned"
+    with pytest.raises(DeviceError, match=said) as caught:
+        train_and_report(work("auto", GPU), {}, Session())
+    assert failure_of(caught.value).halts_search
+
+
+@pytest.mark.parametrize(
+    ("precision", "planned"),
+    [("float32", GPU), ("bfloat16", GPU), ("auto", replace(GPU, has_bfloat16=False))],
+)
+def test_of_unlike_hosts_that_compute_in_one_type_nothing_is_said(precision, planned):
+    with pytest.raises(IndexError):  # it goes on to the stores, of which there are none
+        train_and_report(work(precision, planned), {}, Session())
