@@ -28,6 +28,7 @@ _BUFFERS = "tests/train/test_buffers.py"
 _FUSION = "tests/models/test_summary_probes.py"
 _PROBE = "tests/models/test_probe.py"
 _PLACES = "tests/reading/test_places.py"
+_WRITING = "tests/predict/evidence/test_writing.py"
 _STORED = "tests/models/test_stored_attention.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
@@ -234,7 +235,11 @@ MUTATIONS = (
     Mutation("fpt_ray/cost/execution.py", "module.halves = True", "pass", "tests/cost/test_prediction.py", "sixteen"),
     Mutation("fpt_ray/models/attention_maps.py", "one.halves = True", "pass", _STORED),
     Mutation("fpt_ray/train/reporting.py", "if types[0] != types[1]", "if False", "tests/train/test_reporting.py"),
-    Mutation("fpt_ray/report/folds.py", "for field in sorted({", "for field in () and sorted({", "tests/report/test_folds.py"),
+    Mutation("fpt_ray/report/folds.py", "} - {_SEED}):", "} & {_SEED}):", "tests/report/test_folds.py"),
+    Mutation("fpt_ray/features/shards.py", '"://" in uri or Path(folder).is_dir()', "True", _STORE, "does_not_see"),
+    Mutation(
+        "fpt_ray/predict/evidence/writing.py", " or _WRITTEN.fullmatch(file.path) is not None", "", _WRITING, "table"
+    ),
     Mutation("fpt_ray/train/buffers.py", "dtype.itemsize > _FEW_BYTES", "dtype.itemsize > 0", _BUFFERS),
     Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
     Mutation("fpt_ray/train/buffers.py", "kept.numel() < size", "False", _BUFFERS),

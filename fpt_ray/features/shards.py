@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,7 +189,7 @@ def damage_as_error(uri: str) -> Iterator[None]:
         with failure_as_error(uri):
             yield
     except FileNotFoundError:
-        raise StoreError(f"{uri} is missing; put it back, or delete the store and preload again") from None
+        raise StoreError(_missing(uri)) from None
     except MemoryError:  # Arrow's is one of its own errors, too
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
@@ -195,6 +197,16 @@ def damage_as_error(uri: str) -> Iterator[None]:
             raise
         text = " ".join(str(error).split())
         raise StoreError(f"{uri} is damaged ({text}); delete the store and preload again") from None
+
+
+def _missing(uri: str) -> str:
+    folder = uri.rpartition("/")[0]
+    if "://" in uri or Path(folder).is_dir():
+        return f"{uri} is missing; put it back, or delete the store and preload again"
+    return (
+        f"{folder} is not there on the host {socket.gethostname()}: give --workdir a disk that every host shares, or "
+        "S3; if the store was removed, preload again"
+    )
 
 
 def parquet_file(source: pa.NativeFile | pa.BufferReader) -> pq.ParquetFile:

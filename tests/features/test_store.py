@@ -360,6 +360,16 @@ def test_too_little_memory_is_not_called_damage():
         raise pa.ArrowMemoryError("malloc of size 9 failed")
 
 
+def test_a_store_on_a_disk_that_this_host_does_not_see_is_not_to_be_deleted(tmp_path):
+    (tmp_path / "store").mkdir()
+    for file, said in (
+        ("store/a", "store/a is missing; put it back, or delete"),
+        ("gone/a", "gone is not there on the host"),
+    ):
+        with pytest.raises(StoreError, match=said), damage_as_error(str(tmp_path / file)):
+            raise FileNotFoundError
+
+
 def test_row_groups_are_kept_up_to_a_size(tmp_path, monkeypatch):
     """Of nine of one row each, three."""
     features, _ = make_store(tmp_path, make_spec(), rows=9, per_shard=1)

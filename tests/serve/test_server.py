@@ -119,6 +119,16 @@ def page(request):
         browser.close()
 
 
+def test_the_page_takes_a_server_that_cannot_answer_for_no_wrong_token(server, page):
+    page.route("**/metadata", lambda route: route.fulfill(status=503))
+    page.goto(server.address)
+    page.wait_for_selector("text=The server cannot answer (503).")
+    page.unroute("**/metadata")
+    page.fill("#token", server.token)
+    page.click("#login button")
+    page.wait_for_selector("text=Drop images here")
+
+
 def test_the_page_shows_what_is_said_of_an_image(server, bundle, images, page, tmp_path):
     """The token is asked for, and kept in no storage; then an image is dropped, and one that is none."""
     asked, wrong = [], []

@@ -24,9 +24,10 @@ async function begin() {
   const response = await fetch("/metadata", { headers: headers() }).catch(() => null);
   at("login").hidden = response !== null && response.status !== 401;
   if (response === null || !response.ok) {
-    const wrong = response === null ? "The server does not answer." : "This is not the server's token.";
-    at("refused").textContent = wrong;
-    at("refused").hidden = response !== null && !token;
+    const unknown = response?.status === 401;
+    const failed = response === null ? "The server does not answer." : `The server cannot answer (${response.status}).`;
+    at("refused").textContent = unknown ? "This is not the server's token." : failed;
+    at("refused").hidden = unknown && !token;
     at("login").hidden = false;
     return;
   }
