@@ -34,7 +34,7 @@ def show_in_mlflow(client: MlflowClient, result: StudyResult, found: Summary, pi
     view = saved_view(result.name, places.run_id, result.searched, result.score, int(time.time() * 1000))
     client.set_experiment_tag(places.experiment_id, *view)
     if picture.exists():
-        with TemporaryDirectory() as folder:  # another report of the study may do the same
+        with TemporaryDirectory() as folder:
             small = Path(folder, _PICTURE)
             with Image.open(picture) as image:
                 image.thumbnail((_WIDTH, image.height))

@@ -1,5 +1,6 @@
 """The report of a study for people: its text, and the files that go to the study's folder and to its run in MLflow."""
 
+import tempfile
 from pathlib import Path
 
 from fpt_ray.display.terminal import say
@@ -19,35 +20,38 @@ from fpt_ray.tracking.server import comparison_address, open_tracking, page_addr
 
 PAGE = "report.html"
 """All that is said of a study as one page, in its folder and beside its run."""
+_FRONT = ("front.md", "front.png", "front.html")
+"""The front's table, its picture, and the same to be hovered over."""
 
 
 def publish(result: StudyResult) -> None:
     """Writes the front's table and, if a trial finished, its pictures and the best one's confusion matrix, for its run.
 
-    Then all of it as one page. What a report left there before is replaced.
+    Then all of it as one page. What a report left there before is replaced, file by file once all are there: of two
+    reports at once, neither sees what the other has not finished.
     """
     found = summarise(result)
     tracking.check_study_name(result.name)
     result.places.folder.mkdir(parents=True, exist_ok=True)
-    table, png, page = _files(result)
-    table.write_text(rendered(found, "markdown") + "\n", encoding="utf-8")
-    for picture in (png, page):
-        picture.unlink(missing_ok=True)
-    if found.picture.trials:
-        draw_png(found.picture, png)
-        draw_html(found.picture, page)
-    confusion = result.places.folder / "confusion.png"
-    confusion.unlink(missing_ok=True)
-    client = open_tracking(result.places.tracking_uri)
-    best = best_tested(client, result.trials, result.score, result.constraints)
-    if best is not None and best[1].confusion:
-        draw_confusion(*best, confusion)
-    whole = result.places.folder / PAGE
-    write_page(page_of(result, client, best), whole, {"front": png, "confusion": confusion})
-    for file in (table, png, page, confusion, whole):
-        if file.exists():
-            tracking.attach(client, result.places.run_id, file)
-    show_in_mlflow(client, result, found, png)
+    with tempfile.TemporaryDirectory() as folder:
+        table, png, page, confusion, whole = files = [Path(folder, name) for name in (*_FRONT, "confusion.png", PAGE)]
+        table.write_text(rendered(found, "markdown") + "\n", encoding="utf-8")
+        if found.picture.trials:
+            draw_png(found.picture, png)
+            draw_html(found.picture, page)
+        client = open_tracking(result.places.tracking_uri)
+        best = best_tested(client, result.trials, result.score, result.constraints)
+        if best is not None and best[1].confusion:
+            draw_confusion(*best, confusion)
+        write_page(page_of(result, client, best), whole, {"front": png, "confusion": confusion})
+        for file in files:
+            place = result.places.folder / file.name
+            if file.exists():
+                write(str(place), file.read_bytes())
+                tracking.attach(client, result.places.run_id, file)
+            else:
+                place.unlink(missing_ok=True)
+        show_in_mlflow(client, result, found, png)
 
 
 def copy_page(result: StudyResult, uri: str) -> None:
@@ -55,12 +59,6 @@ def copy_page(result: StudyResult, uri: str) -> None:
     content = (result.places.folder / PAGE).read_bytes()
     write(uri, content)
     say(f"page: {uri} ({len(content) / 1e6:.1f} MB)")
-
-
-def _files(result: StudyResult) -> tuple[Path, Path, Path]:
-    """Where the table, the picture and the interactive picture of a study are, if there are any."""
-    folder = result.places.folder
-    return folder / "front.md", folder / "front.png", folder / "front.html"
 
 
 def report_text(result: StudyResult, form: Form = "text") -> str:
@@ -79,7 +77,8 @@ def report_text(result: StudyResult, form: Form = "text") -> str:
 
 def places_text(result: StudyResult) -> str:
     """Where the pictures of a study are, once they are drawn, and how to see more."""
-    (_, png, page), places = _files(result), result.places
+    places = result.places
+    _, png, page = (places.folder / name for name in _FRONT)
     parts = [f"\npicture: {png}  (interactive: {page})"] if png.exists() else []
     whole = places.folder / PAGE
     parts += [f"page:    {whole}  ({whole.stat().st_size / 1e6:.1f} MB)"] if whole.exists() else []

@@ -1,6 +1,7 @@
 """Fronts, tables and lines by hand; a study written with tracking into a real database; the paper's Table 1 as its
 numbers stand in test_metrics."""
 
+import base64
 import csv
 import io
 import json
@@ -19,14 +20,15 @@ from fpt_ray.config.trial import TrialConfig, trial_from
 from fpt_ray.display.door import open_door
 from fpt_ray.errors import ConfigError
 from fpt_ray.metrics.scores import pme, ppe
-from fpt_ray.report import command
+from fpt_ray.report import command, publication
 from fpt_ray.report.command import Command, report
 from fpt_ray.report.command import run as run_report
 from fpt_ray.report.confirmation import confirming
 from fpt_ray.report.front import front_of, front_table
 from fpt_ray.report.pictures import Picture, Point, axis, draw_html, draw_png, paper_points, staircase
-from fpt_ray.report.result import study_result
+from fpt_ray.report.result import read_result, study_result
 from fpt_ray.report.summary import rendered, short_names, summarise, value_text
+from fpt_ray.report.tested import best_tested
 from fpt_ray.report.what_if import what_if
 from fpt_ray.tracking import runs as tracking
 from fpt_ray.tracking.folder import claim_folder
@@ -336,6 +338,23 @@ def test_the_report_prints_draws_and_attaches(tracked, capsys):
     for name in ("front.png", "front.html", "front.md"):
         assert (attached / name).read_bytes() == (folder / name).read_bytes()
     assert NOTE in (folder / "front.md").read_text()
+
+
+def test_a_report_needs_nothing_that_another_one_removes_as_it_begins(tracked, monkeypatch):
+    workdir, uri = tracked
+    result = read_result(open_tracking(uri), "s", uri, str(workdir))
+    folder = result.places.folder
+
+    def beside_another(*args):
+        for file in folder.glob("front.*"):
+            file.unlink()
+        return best_tested(*args)
+
+    monkeypatch.setattr(publication, "best_tested", beside_another)
+    publication.publish(result)
+    assert sorted(file.name for file in folder.glob("front.*")) == ["front.html", "front.md", "front.png"]
+    picture = base64.b64encode((folder / "front.png").read_bytes()).decode()
+    assert picture in (folder / "report.html").read_text()
 
 
 def test_another_working_directory_is_told_the_table_and_writes_nothing(tracked, tmp_path, capsys):
