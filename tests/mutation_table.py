@@ -1639,13 +1639,6 @@ MUTATIONS = (
         "command_line",
     ),
     Mutation(
-        "fpt_ray/tune/worker.py",
-        "if types[0] != types[1]:",
-        "if False:",
-        "tests/tune/test_preparation.py",
-        "another_type",
-    ),
-    Mutation(
         "fpt_ray/tune/study.py",
         "earlier_study(options, workdir)  # before",
         "pass  # before",
