@@ -51,7 +51,7 @@ class Memory:
     activations: int
     """What the forward pass keeps for the backward pass, autocast's 16-bit copies of weights included."""
     batch: int
-    """Inputs as they are moved to the device and converted there."""
+    """Inputs as they are moved to the device; keys and values stay in their stored type."""
     transient: int
     """The rest: cuBLAS's workspaces, gradients of activations, temporaries of kernels and of the optimizer."""
     allocated_bytes: int

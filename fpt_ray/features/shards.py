@@ -200,7 +200,7 @@ def damage_as_error(uri: str) -> Iterator[None]:
 
 
 def _missing(uri: str) -> str:
-    folder = uri.rpartition("/")[0]
+    folder = uri.rpartition("/")[0].removesuffix("/shards")
     if "://" in uri or Path(folder).is_dir():
         return f"{uri} is missing; put it back, or delete the store and preload again"
     return (

@@ -15,7 +15,7 @@ _OLDEST_DRIVER = {"12": 525, "13": 580}
 
 
 class DeviceError(ConfigError):
-    """A GPU is there and PyTorch cannot use it. That is the host's fault, not the trial's."""
+    """A GPU is there that PyTorch cannot use, or that computes otherwise than was planned: no trial's fault."""
 
 
 def compute_device(driver_file: Path = DRIVER_FILE) -> torch.device:

@@ -43,7 +43,7 @@ class StoredAttention(nn.Module):
         mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         arithmetic = torch.get_autocast_dtype(device) if mixed else queries.dtype
         halves = not queries.is_cpu if self.halves is None else self.halves
-        learn = torch.is_grad_enabled() and queries.requires_grad
+        learn = torch.is_grad_enabled()  # of networks that are mapped over, the queries do not say it
         others_learn = keys.requires_grad or values.requires_grad
         as_stored = keys.dtype == arithmetic
         if torch.compiler.is_exporting() or others_learn or as_stored or (halves and not learn):
@@ -95,6 +95,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @override
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if any(ctx.needs_input_grad[1:]):
+            raise RuntimeError("keys and values of several networks do not learn; give them without a gradient")
         keys, values, maps = ctx.saved_tensors
         few, arithmetic, by_head = ctx.few, ctx.arithmetic, gradients[0].unflatten(-1, (keys.shape[2], -1))  # G B M H E
         of_found = (by_head.transpose(2, 3) if few else by_head.permute(0, 1, 3, 4, 2)).flatten(0, 2).contiguous()
@@ -129,7 +131,9 @@ def _piece_size(stored: Tensor, arithmetic: torch.dtype, halves: bool) -> int:
     """How many heads of images are a piece: those of some images, or some of an image's."""
     networks, images, heads, tokens, width = stored.shape
     images *= networks
-    fitting = -(-images // 2) * heads if halves else max(1, _PIECE_BYTES // (tokens * width * arithmetic.itemsize))
+    if halves:
+        return max(1, -(-images // 2)) * heads
+    fitting = max(1, _PIECE_BYTES // (tokens * width * arithmetic.itemsize))
     return min(images, fitting // heads) * heads or max(size for size in range(1, fitting + 1) if heads % size == 0)
 
 
@@ -163,5 +167,6 @@ def _memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor in this thread's memory for a type, good until the next one of that type."""
     kept, numbers = _kept.memory.get(dtype), math.prod(shape)
     if kept is None or kept.numel() < numbers:
-        kept = _kept.memory[dtype] = torch.empty(numbers, dtype=dtype)
+        with torch.inference_mode(False):  # else no step could write into it
+            kept = _kept.memory[dtype] = torch.empty(numbers, dtype=dtype)
     return kept[:numbers].view(shape)

@@ -29,7 +29,7 @@ from fpt_ray.models.hardware import Hardware
 from fpt_ray.models.mapped import put_together, take_apart
 from fpt_ray.preload.batches import start
 from fpt_ray.preload.decoded import ImageSource, ReadShard, ShardImages, ShardPlan, shard_of
-from fpt_ray.storage.errors import ExistsError
+from fpt_ray.storage.errors import ExistsError, why_full
 
 READING_CPUS = 0.4
 """Less than any actor holds: of two steps that hold the same Ray Data makes one, in which actors would read."""
@@ -178,9 +178,8 @@ class ShardWriter:
         except ConfigError as caught:
             error = str(caught)
         except OSError as caught:
-            error = (
-                f"{shard.plan.uri} cannot be written ({caught}); free space and start again, finished shards are kept"
-            )
+            remedy = "free space" if why_full(caught) else "give a place that can be written"
+            error = f"{shard.plan.uri} cannot be written ({caught}); {remedy} and start again, finished shards are kept"
         return pa.table({"entry": [entry], "error": [error]})
 
     def _write(self, shard: ReadShard) -> ShardEntry:

@@ -184,7 +184,8 @@ def share_rows(features: Features, cut: Slice, splits: Sequence[str] = _SPLITS) 
         StoreError: a shard is damaged or not of this store.
         StorageError: S3 fails.
     """
-    read: Any = ray.remote(_read_and_count).options(num_returns=2)
+    # What is lost is read again however often hosts are taken away.
+    read: Any = ray.remote(_read_and_count).options(num_returns=2, max_retries=-1)
     whole = ray.put(features)
     found = {
         shard: read.remote(features.shard_uri(shard), whole, cut, rows)
@@ -215,7 +216,8 @@ def clearing_disks(reading: Reading) -> Iterator[None]:
         with suppress(ConfigError, RayError):  # which say less than what has happened
             _clear_disks(reading)
         raise
-    _clear_disks(reading)
+    with suppress(RayError):  # a host that has just been lost has nothing left
+        _clear_disks(reading)
 
 
 def _clear_disks(reading: Reading) -> None:

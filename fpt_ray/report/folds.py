@@ -14,8 +14,8 @@ from fpt_ray.tracking.records import TrialRecord, counted
 
 _FOLD = re.compile(r"validated by fold (\d+) of (\d+)")
 """As the data note of a study says it (``images.folds.fold_note``)."""
-_SEED = "training.seed"
-"""Seeds may differ: a configuration may have been confirmed with new ones in some of the folds."""
+_MAY_DIFFER = {"training.seed", "backbone.weights"}
+"""Between trials of one configuration: draws, and where the same weights lie. A version may lack others' fields."""
 
 
 def over_folds(results: Sequence[StudyResult]) -> Table:
@@ -82,8 +82,8 @@ def _the_same(what: str, values: Mapping[str, Any]) -> Any:
 
 def _one_configuration(name: str, settings: Mapping[str, Mapping[str, str]]) -> None:
     """Refuses trials that were written alike and differ in what their spaces fix; ``settings`` are by study."""
-    for field in sorted({field for one in settings.values() for field in one} - {_SEED}):
-        _the_same(f"{field} of {name}", {study: one.get(field, "not set") for study, one in settings.items()})
+    for field in sorted(set.intersection(*(set(one) for one in settings.values())) - _MAY_DIFFER):
+        _the_same(f"{field} of {name}", {study: one[field] for study, one in settings.items()})
 
 
 def _rows(result: StudyResult, searched: Sequence[str]) -> dict[str, TrialRecord]:

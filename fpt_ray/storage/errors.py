@@ -27,13 +27,14 @@ def disk_full_as_error(written: str | Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ConfigError) or (why := _why_full(error)) is None:
+        if isinstance(error, ConfigError) or (why := why_full(error)) is None:
             raise
         remedy = "free space and start again, or resume the study: what is finished is kept"
         raise FullError(f"{written} cannot be written ({why}); {remedy}", fields=("resume",)) from None
 
 
-def _why_full(error: BaseException | None) -> str | None:
+def why_full(error: BaseException | None) -> str | None:
+    """In the system's words, where an error says that a disk or a quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return os.strerror(error.errno)

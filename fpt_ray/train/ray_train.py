@@ -66,8 +66,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """What one Ray Train worker does."""
     work: TrainWork = config["work"]
     session = TrainSession()
-    rows = {split: _worker_rows(work, split, session) for split in ("train", "val")}
-    train_and_report(work, rows, session)
+    train_and_report(work, lambda split: _worker_rows(work, split, session), session)
 
 
 def _worker_rows(work: TrainWork, split: str, session: TrainSession) -> RowReader:

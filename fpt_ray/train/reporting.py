@@ -2,7 +2,7 @@
 
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -81,8 +81,8 @@ class TrainWork:
         return self.stores[0]
 
 
-def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: WorkerSession) -> None:
-    """Trains trials with their seeds and reports every epoch; ``rows`` are this worker's of both splits.
+def train_and_report(work: TrainWork, read: Callable[[str], RowReader], session: WorkerSession) -> None:
+    """Trains trials with their seeds and reports every epoch; ``read`` gives this worker's rows of a split.
 
     Raises:
         ConfigError: the checkpoint to go on from is of another trial.
@@ -92,6 +92,7 @@ def train_and_report(work: TrainWork, rows: Mapping[str, RowReader], session: Wo
     """
     for member in work.members:
         _check_arithmetic(member.trial, hardware_of(session.device), work.planned)
+    rows = {split: read(split) for split in ("train", "val")}
     with session.saved() as folder:
         resume = (
             [] if folder is None else [load_checkpoint(one) for one in checkpoint_folders(folder, len(work.members))]

@@ -85,7 +85,7 @@ class Shared:
 
         They do where that is faster and one worker has room for them, unless what is asked is how long a trial takes.
         Of trials that may be stopped early each trains by itself, and on CPUs those whose batches are large: they are
-        bound by memory, of which a batch takes three times its size.
+        bound by memory.
         """
         space, networks = self.space, trials * proposal.seeds
         readings = trials if "side.blocks" in proposal.values else 1
@@ -214,5 +214,4 @@ def train_here(work: TrainWork, shared: Shared) -> None:
         (one.trial, store) for one, store in zip(work.members, work.stores, strict=True) for _ in range(one.seeds)
     ]
     trials, stores = zip(*networks, strict=True)
-    rows = {split: rows_of_trials(trials, stores, split, work.reading, session.device) for split in ("train", "val")}
-    train_and_report(work, rows, session)
+    train_and_report(work, lambda split: rows_of_trials(trials, stores, split, work.reading, session.device), session)

@@ -363,8 +363,8 @@ def test_too_little_memory_is_not_called_damage():
 def test_a_store_on_a_disk_that_this_host_does_not_see_is_not_to_be_deleted(tmp_path):
     (tmp_path / "store").mkdir()
     for file, said in (
-        ("store/a", "store/a is missing; put it back, or delete"),
-        ("gone/a", "gone is not there on the host"),
+        ("store/shards/a", "store/shards/a is missing; put it back, or delete"),
+        ("gone/shards/a", "/gone is not there on the host"),
     ):
         with pytest.raises(StoreError, match=said), damage_as_error(str(tmp_path / file)):
             raise FileNotFoundError

@@ -61,7 +61,7 @@ def test_a_trial_ends_though_it_loses_more_hosts_than_it_has_restarts(hosts, tmp
     )
     with ThreadPoolExecutor(1) as pool:  # hosts can be added in the main thread alone
         searched = pool.submit(run_study, options)
-        take_hosts_away(hosts, tmp_path / "studies" / "h", RESTARTS + 1, searched)
+        take_hosts_away(hosts, tmp_path / "studies" / "h", RESTARTS + 3, searched)
         searched.result()
     client = open_tracking(default_uri(tmp_path))
     (record,) = tracking.read_trials(client, tracking.find_study(client, "h"))

@@ -74,12 +74,17 @@ def test_in_mixed_precision_it_computes_in_autocasts_type_and_learns_in_its_own(
 
 
 @pytest.mark.parametrize("each_has_its_images", [True, False])
-def test_of_several_networks_each_finds_and_learns_its_own(each_has_its_images):
+@pytest.mark.parametrize("halves", [False, True])
+def test_of_several_networks_each_finds_and_learns_its_own(each_has_its_images, halves, monkeypatch):
+    """On a GPU, too, nothing is converted that lives until they go backward."""
+    monkeypatch.setattr(stored_attention, "attend", None)
     queries, keys, values = numbers(6, 3, torch.float16, networks=(2,))
     images = None
     if each_has_its_images:
         keys, values, images = keys.unflatten(0, (2, 3)), values.unflatten(0, (2, 3)), 0
-    attention = torch.func.vmap(StoredAttention(), in_dims=(0, images, images))
+    one = StoredAttention()
+    one.halves = halves
+    attention = torch.func.vmap(one, in_dims=(0, images, images))
     both = found_and_gradient(attention, queries, keys, values)
     weights = torch.arange(both[0].numel(), dtype=torch.float64).view(both[0].shape).sin()
     for network in range(2):
@@ -96,6 +101,30 @@ def test_keys_and_values_that_learn_have_their_gradients():
     keys.requires_grad_()
     found = (attention(queries, keys, values) for attention in (StoredAttention(), attend_converted))
     torch.testing.assert_close(*(torch.autograd.grad(one.square().sum(), keys)[0] for one in found))
+
+
+def test_of_several_networks_keys_that_learn_are_refused():
+    queries, keys, values = numbers(2, 3, torch.float16, networks=(2,))
+    keys, values = keys.requires_grad_().unflatten(0, (2, 1)), values.unflatten(0, (2, 1))
+    found = torch.func.vmap(StoredAttention())(queries, keys, values)
+    with pytest.raises(RuntimeError, match="keys and values of several networks do not learn"):
+        found.sum().backward()
+
+
+def test_a_step_after_inference_has_memory_to_write_into():
+    stored_attention._kept.memory.clear()
+    given = numbers(2, 3, torch.float16)
+    with torch.inference_mode():
+        StoredAttention()(*(one.detach() for one in given))
+    StoredAttention()(*given).sum().backward()
+    assert given[0].grad is not None
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_of_no_images_nothing_is_found(halves):
+    attention, given = StoredAttention(), numbers(0, 3, torch.float16)
+    attention.halves = halves
+    assert attention(*given).shape == (0, 3, HEADS * WIDTH)
 
 
 def test_maps_of_stored_features_are_heard_whole(small_trial, small_shape):

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import TaskUnschedulableError
 
 from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
@@ -270,3 +271,13 @@ def test_what_was_written_to_disks_goes_unless_one_will_go_on(tmp_path, monkeypa
         if error is not None:
             raise error
     assert (tmp_path / "disk").exists() == stays
+
+
+def test_a_host_that_was_lost_at_the_end_ends_no_search_that_has_done_its_work(tmp_path, monkeypatch):
+    def lost(call):
+        raise TaskUnschedulableError("the host has gone")
+
+    monkeypatch.setattr(places, "on_every_host", lost)
+    disk = HostDisk(folder=str(tmp_path), kept=False)
+    with places.clearing_disks(Reading(disk=disk, cuts={}, in_memory=False, on_gpu=False)):
+        pass

@@ -42,9 +42,13 @@ def test_each_configuration_has_its_mean_and_deviation_over_the_folds():
     assert table.title.startswith("3 of 3 folds")
 
 
-def test_seeds_may_differ():
-    table = over_folds([study(1), study(2, fixed={"training.seed": 7})])
-    assert len(table.labels) == 2
+def test_seeds_and_where_weights_lie_may_differ_and_an_earlier_version_may_lack_a_field():
+    other = study(2, fixed={"training.seed": 7, "backbone.weights": "/mnt/vit.safetensors"})
+    trials = tuple(
+        dataclasses.replace(one, params={name: text for name, text in one.params.items() if name != "side.blocks"})
+        for one in other.trials
+    )
+    assert len(over_folds([study(1), dataclasses.replace(other, trials=trials)]).labels) == 2
 
 
 def test_what_is_missing_is_said():

@@ -33,6 +33,10 @@ class Session:
         raise AssertionError("nothing is trained")
 
 
+def unread(split):
+    raise LookupError(f"{split} is read")
+
+
 def work(precision, planned):
     trial = override(TrialConfig(), {"training.precision": precision})
     return TrainWork(
@@ -44,7 +48,7 @@ def test_a_worker_that_would_compute_in_another_type_than_was_planned_says_so_an
     """Its numbers would stand under an identity, and beside costs, of the other type."""
     said = r"precision auto is float32 on cpu of the host .*, and bfloat16 on a100, by which the training was planned"
     with pytest.raises(DeviceError, match=said) as caught:
-        train_and_report(work("auto", GPU), {}, Session())
+        train_and_report(work("auto", GPU), unread, Session())
     assert failure_of(caught.value).halts_search
 
 
@@ -53,5 +57,5 @@ def test_a_worker_that_would_compute_in_another_type_than_was_planned_says_so_an
     [("float32", GPU), ("bfloat16", GPU), ("auto", replace(GPU, has_bfloat16=False))],
 )
 def test_of_unlike_hosts_that_compute_in_one_type_nothing_is_said(precision, planned):
-    with pytest.raises(IndexError):  # it goes on to the stores, of which there are none
-        train_and_report(work(precision, planned), {}, Session())
+    with pytest.raises(LookupError, match="train is read"):
+        train_and_report(work(precision, planned), unread, Session())

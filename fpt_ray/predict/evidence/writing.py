@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -31,13 +30,11 @@ from fpt_ray.predict.evidence.picture import Looked, picture_of
 from fpt_ray.predict.evidence.worth import Worth, worth_table
 from fpt_ray.predict.inputs import square_of_input
 from fpt_ray.predict.listing import Listing
-from fpt_ray.storage.files import absolute, list_files, write
-from fpt_ray.storage.protocol import File
+from fpt_ray.storage.files import absolute, exists, write
 from fpt_ray.train.bundle import Bundle
 
 TABLE_FILE = "evidence.csv"
 _NAME_BYTES = 100
-_WRITTEN = re.compile(r"\d{5}-[^/]*\.(npz|png)")
 _ALIKE = 4
 """Training images beside a picture."""
 
@@ -66,7 +63,7 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
         return None
     check_evidence(bundle.trial)
     folder, preparation = absolute(options.evidence), bundle.spec.preparation
-    if any(map(_is_evidence, list_files(folder))):  # a study's page shows all pictures that lie there
+    if exists(f"{folder}/{TABLE_FILE}"):  # written last; a study's page shows all pictures that lie there
         raise ConfigError(f"evidence: {folder} has evidence already; remove it, or give another folder")
     if options.evidence_orders < 0:
         raise ConfigError(f"evidence_orders is {options.evidence_orders}; it must be 0 or more")
@@ -81,11 +78,6 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
     if options.trained_on is not None:
         options = dataclasses.replace(options, trained_on=absolute(options.trained_on))
     return Plan(folder=folder, chosen=chosen, places=places, options=options)
-
-
-def _is_evidence(file: File) -> bool:
-    """Whether it was written here, perhaps by a run that was interrupted: the table comes last."""
-    return file.path == TABLE_FILE or _WRITTEN.fullmatch(file.path) is not None
 
 
 def chosen_images(asked: int | Sequence[str], paths: Sequence[str], with_findings: set[str]) -> tuple[int, ...]:
