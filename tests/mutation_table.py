@@ -243,7 +243,6 @@ MUTATIONS = (
     Mutation("fpt_ray/models/stored_attention.py", "if any(ctx.needs_input_grad[1:]):", "if False:", _STORED),
     Mutation("fpt_ray/models/stored_attention.py", "torch.inference_mode(False)", "torch.no_grad()", _STORED),
     Mutation("fpt_ray/models/stored_attention.py", "torch.is_grad_enabled()", "queries.requires_grad", _STORED),
-    Mutation("fpt_ray/models/stored_attention.py", "max(1, -(-images // 2))", "-(-images // 2)", _STORED),
     Mutation("fpt_ray/train/buffers.py", "dtype.itemsize > _FEW_BYTES", "dtype.itemsize > 0", _BUFFERS),
     Mutation("fpt_ray/models/side_block.py", "read = tokens[:, :num_read] + self", "read = self", _SIDE, "gradients"),
     Mutation("fpt_ray/train/buffers.py", "kept.numel() < size", "False", _BUFFERS),

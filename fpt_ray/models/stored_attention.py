@@ -132,7 +132,7 @@ def _piece_size(stored: Tensor, arithmetic: torch.dtype, halves: bool) -> int:
     networks, images, heads, tokens, width = stored.shape
     images *= networks
     if halves:
-        return max(1, -(-images // 2)) * heads
+        return -(-images // 2) * heads
     fitting = max(1, _PIECE_BYTES // (tokens * width * arithmetic.itemsize))
     return min(images, fitting // heads) * heads or max(size for size in range(1, fitting + 1) if heads % size == 0)
 
