@@ -237,6 +237,7 @@ MUTATIONS = (
     ),
     Mutation("fpt_ray/cost/execution.py", "module.halves = True", "pass", "tests/cost/test_prediction.py", "sixteen"),
     Mutation("fpt_ray/models/attention_maps.py", "one.halves = True", "pass", _STORED),
+    Mutation("fpt_ray/tune/worker.py", "| StoreError |", "|", "tests/train/test_reporting.py"),
     Mutation("fpt_ray/train/reporting.py", "if types[0] != types[1]", "if False", "tests/train/test_reporting.py"),
     Mutation("fpt_ray/report/folds.py", " - _MAY_DIFFER", "", "tests/report/test_folds.py"),
     Mutation("fpt_ray/features/shards.py", '"://" in uri or Path(folder).is_dir()', "True", _STORE, "does_not_see"),

@@ -20,6 +20,7 @@ from fpt_ray.config.trial import TrialConfig
 from fpt_ray.cost.prediction import trial_costs
 from fpt_ray.errors import ConfigError
 from fpt_ray.features.serving import Stores, feature_bytes, store_for, trial_identity
+from fpt_ray.features.spec import StoreError
 from fpt_ray.models.device import DeviceError, compute_device
 from fpt_ray.models.weights import anchored
 from fpt_ray.reading.places import Reading, rows_of_trials
@@ -173,10 +174,11 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 def failure_of(error: Exception, trials: int = 1) -> TrialFailure:
     """Why a trial, or each of so many, came to no result, in one line; the whole of it is in the worker's log.
 
-    A full disk, storage that fails and a GPU that PyTorch cannot use halt the search. Of a GPU whose memory was not
+    A full disk, storage that fails, a shard that is missing or damaged on this host and a GPU that PyTorch cannot use
+    halt the search: they are no trial's fault, and the host would draw the next trials, too. Of a GPU whose memory was not
     enough, each one's share of what had been allocated is said.
     """
-    if isinstance(error, FullError | StorageError | DeviceError):
+    if isinstance(error, FullError | StorageError | StoreError | DeviceError):
         return TrialFailure(reason=str(error), halts_search=True)
     lines = str(error).strip().splitlines() or [""]
     expected = isinstance(error, ConfigError | NonFiniteLossError)

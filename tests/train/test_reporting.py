@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from fpt_ray.config.trial import TrialConfig, override
+from fpt_ray.errors import ConfigError
+from fpt_ray.features.spec import StoreError
 from fpt_ray.models.device import DeviceError
 from fpt_ray.models.hardware import Hardware
 from fpt_ray.reading.places import Reading
@@ -59,3 +61,9 @@ def test_a_worker_that_would_compute_in_another_type_than_was_planned_says_so_an
 def test_of_unlike_hosts_that_compute_in_one_type_nothing_is_said(precision, planned):
     with pytest.raises(LookupError, match="train is read"):
         train_and_report(work(precision, planned), unread, Session())
+
+
+def test_a_store_that_a_host_does_not_see_halts_a_search_and_a_point_that_cannot_be_built_does_not():
+    """Its trials would fail one after the other, and count as run."""
+    assert failure_of(StoreError("/nfs/features/a is not there on the host b")).halts_search
+    assert not failure_of(ConfigError("side.depth is 13")).halts_search
