@@ -175,8 +175,8 @@ def failure_of(error: Exception, trials: int = 1) -> TrialFailure:
     """Why a trial, or each of so many, came to no result, in one line; the whole of it is in the worker's log.
 
     A full disk, storage that fails, a shard that is missing or damaged on this host and a GPU that PyTorch cannot use
-    halt the search: they are no trial's fault, and the host would draw the next trials, too. Of a GPU whose memory was not
-    enough, each one's share of what had been allocated is said.
+    halt the search: they are no trial's fault, and the host would draw the next trials, too. Of a GPU whose memory was
+    not enough, each one's share of what had been allocated is said.
     """
     if isinstance(error, FullError | StorageError | StoreError | DeviceError):
         return TrialFailure(reason=str(error), halts_search=True)
