@@ -5,9 +5,9 @@ Fresh memory costs a CPU ten times the conversion; a GPU copies while it compute
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,15 @@ class Kept:
         if kept is None or kept.dtype != dtype or kept.numel() < size:
             kept = self._kept[name] = torch.empty(size, dtype=dtype, pin_memory=torch.cuda.is_initialized())
         return kept[:size].view(shape)
+
+
+class Taken(NamedTuple):
+    """A batch that was read."""
+
+    row_ids: Any
+    batch: Batch
+    waited: float
+    """Seconds."""
 
 
 class Buffers:
@@ -65,21 +74,23 @@ class Buffers:
         return self._converted(name, tuple(tensor.shape), dtype).copy_(tensor)
 
 
-def taken_ahead(rows: RowReader, batches: Iterable[Any], buffers: Buffers) -> Iterator[tuple[Any, Batch, float]]:
-    """(row ids, their rows, seconds waited for) of every batch; the next is read while one is worked on.
+def taken_ahead(asked: Iterable[tuple[RowReader, Any]], buffers: Buffers) -> Generator[Taken, None, None]:
+    """The batches that are asked for, each of a reader by its row ids; the next is read while one is worked on.
 
-    Rows are good until the next are asked for.
+    A batch is good until the next is asked for.
     """
 
-    def taken(turn: int, row_ids: Any) -> Batch:
+    def taken(turn: int, rows: RowReader, row_ids: Any) -> Batch:
         return rows.take(row_ids, buffers.memory(turn))
 
     with ThreadPoolExecutor(1) as reader:
-        asked = ((turn, row_ids, reader.submit(taken, turn, row_ids)) for turn, row_ids in enumerate(batches))
-        ahead = next(asked, None)
+        begun = ((turn, ids, reader.submit(taken, turn, rows, ids)) for turn, (rows, ids) in enumerate(asked))
+        ahead = next(begun, None)
         while ahead is not None:
             started = time.perf_counter()
             turn, row_ids, batch = ahead[0], ahead[1], ahead[2].result()
-            waited, ahead = time.perf_counter() - started, next(asked, None)
-            yield row_ids, batch, waited
-            buffers.worked_on(turn)
+            waited, ahead = time.perf_counter() - started, next(begun, None)
+            try:
+                yield Taken(row_ids, batch, waited)
+            finally:
+                buffers.worked_on(turn)

@@ -1,13 +1,13 @@
 """What a model says of a split, and how well: the inputs it is given, its outputs over all workers, their scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fpt_ray.config.tasks import Target
@@ -21,7 +21,7 @@ from fpt_ray.models.side_network import dropout_masks, has_dropout
 from fpt_ray.models.step import Inputs, arithmetic_type, autocast, unwrapped
 from fpt_ray.models.together import networks_in
 from fpt_ray.reading.of_each import RowsOfEach
-from fpt_ray.train.buffers import Buffers, taken_ahead
+from fpt_ray.train.buffers import Buffers, Taken, taken_ahead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +58,18 @@ def picked_by(trial: TrialConfig, target: Target) -> str:
     return target.scores[0] if asked == "auto" else asked
 
 
-def evaluate(model: nn.Module, rows: RowReader, trial: TrialConfig, assignment: Assignment) -> list[Found]:
-    """The scores of a model's networks on a split, gathered over all workers; each worker holds a share of its rows."""
-    said, _ = predict(model, rows, trial, assignment)
+def evaluate(
+    model: nn.Module,
+    rows: RowReader,
+    trial: TrialConfig,
+    assignment: Assignment,
+    taken: Iterator[Taken] | None = None,
+) -> list[Found]:
+    """The scores of a model's networks on a split, gathered over all workers; each worker holds a share of its rows.
+
+    ``taken`` has the split's ``batches_of`` next, where they are read ahead already.
+    """
+    said, _ = predict(model, rows, trial, assignment, taken)
     said, labels = of_all_workers(rows, said, assignment)
     target, picks = assignment.target, picked_by(trial, assignment.target)
     found = []
@@ -91,26 +100,41 @@ def of_all_workers(
 
 
 def predict(
-    model: nn.Module, rows: RowReader, trial: TrialConfig, assignment: Assignment
+    model: nn.Module,
+    rows: RowReader,
+    trial: TrialConfig,
+    assignment: Assignment,
+    taken: Iterator[Taken] | None = None,
 ) -> tuple[Float[np.ndarray, "*G N C"], np.ndarray]:
     """What each of a model's networks says (``loss.says``), and labels, of all rows in the order of their ids."""
     if not len(rows):
         return np.zeros((0, len(assignment.target.classes)), np.float32), rows.labels
-    logits, _ = outputs(model, rows, trial, assignment)
+    logits, _ = outputs(model, rows, trial, assignment, taken)
     return says(assignment.target.task, logits, unwrapped(model)).cpu().numpy(), rows.labels
+
+
+def batches_of(model: nn.Module, rows: RowReader, trial: TrialConfig) -> list[Int[np.ndarray, " B"]]:
+    """The row ids of all rows in order, a batch each, which has as many images as a training step."""
+    each = networks_in(model)
+    times = each if isinstance(rows, RowsOfEach) else 1  # that an image is read
+    size = trial.training.batch_size * each // times
+    return [np.tile(rows.row_ids[start : start + size], times) for start in range(0, len(rows), size)]
 
 
 @torch.no_grad()
 def outputs(
-    model: nn.Module, rows: RowReader, trial: TrialConfig, assignment: Assignment
+    model: nn.Module,
+    rows: RowReader,
+    trial: TrialConfig,
+    assignment: Assignment,
+    taken: Iterator[Taken] | None = None,
 ) -> tuple[Float[Tensor, "*G N F"], float]:
     """What a model's networks say of all rows, in the order of their ids, and the seconds spent on reading."""
     model.eval()
-    found, waited, each = [], 0.0, networks_in(model)
-    times = each if isinstance(rows, RowsOfEach) else 1  # that an image is read
-    size = trial.training.batch_size * each // times  # as many as in a step
-    batches = [np.tile(rows.row_ids[start : start + size], times) for start in range(0, len(rows), size)]
-    for _, batch, seconds in taken_ahead(rows, batches, assignment.buffers):
+    batches, found, waited = batches_of(model, rows, trial), [], 0.0
+    if taken is None:
+        taken = taken_ahead(((rows, row_ids) for row_ids in batches), assignment.buffers)
+    for _, (_, batch, seconds) in zip(batches, taken, strict=False):
         waited += seconds
         with autocast(assignment.device, arithmetic_type(trial.training, assignment.device)):
             found.append(model(*network_inputs(batch, None, 0, (trial,), assignment)).float().cpu())

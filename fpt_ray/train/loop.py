@@ -8,12 +8,15 @@ uninterrupted run, give the same numbers.
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from jaxtyping import Int
 from torch import nn
 
 from fpt_ray.config.trial import TrainingConfig, TrialConfig
@@ -22,10 +25,11 @@ from fpt_ray.models.loss import keep_unit, make_loss
 from fpt_ray.models.step import Learner, arithmetic_type, make_learner, take_step, unwrapped
 from fpt_ray.models.summary_probes import NearestNeighbours
 from fpt_ray.models.together import Together
-from fpt_ray.train.buffers import taken_ahead
+from fpt_ray.train.buffers import Taken, taken_ahead
 from fpt_ray.train.checkpoint import Best, Snapshot
 from fpt_ray.train.evaluation import (
     Assignment,
+    batches_of,
     evaluate,
     labels_of_all_workers,
     network_inputs,
@@ -115,30 +119,35 @@ def fit_together(
     if resume:
         go_on_from(learner, resume)
         best, done = [one.best for one in resume], resume[0].epoch
-    for number in range(done + 1, trials[0].training.epochs + 1):
-        started = time.perf_counter()
-        losses, waited = _train_epoch(learner, train, labels, trials, assignment, number)
-        found = evaluate(bare, val, trials[0], assignment)
-        _lose(learner, "score", [one.picking for one in found], f"after epoch {number}", trials)
-        best = better(best, found, number, bare)
-        seconds, held = time.perf_counter() - started, train.device_bytes + val.device_bytes
-        yield tuple(
-            Epoch(
-                number=number,
-                train_loss=loss,
-                val_score=one.picking,
-                lost=learner.lost.get(at, ""),
-                seconds=seconds / len(best),
-                data_seconds=waited / len(best),
-                measured_peak_bytes=_measured_peak(assignment.device, held) if len(best) == 1 else None,
-                snapshot=snapshot,
+    epochs = range(done + 1, trials[0].training.epochs + 1)
+    in_val = batches_of(bare, val, trials[0])
+    orders = (_worker_order(labels, trials, assignment, number) for number in epochs)
+    asked = ((rows, ids) for order in orders for rows, batches in ((train, order), (val, in_val)) for ids in batches)
+    with closing(taken_ahead(asked, assignment.buffers)) as taken:
+        for number in epochs:
+            started = time.perf_counter()
+            losses, waited = _train_epoch(learner, taken, trials, assignment, number)
+            found = evaluate(bare, val, trials[0], assignment, taken)
+            _lose(learner, "score", [one.picking for one in found], f"after epoch {number}", trials)
+            best = better(best, found, number, bare)
+            seconds, held = time.perf_counter() - started, train.device_bytes + val.device_bytes
+            yield tuple(
+                Epoch(
+                    number=number,
+                    train_loss=loss,
+                    val_score=one.picking,
+                    lost=learner.lost.get(at, ""),
+                    seconds=seconds / len(best),
+                    data_seconds=waited / len(best),
+                    measured_peak_bytes=_measured_peak(assignment.device, held) if len(best) == 1 else None,
+                    snapshot=snapshot,
+                )
+                for at, (loss, one, snapshot) in enumerate(
+                    zip(losses, found, snapshots(learner, number, best), strict=True)
+                )
             )
-            for at, (loss, one, snapshot) in enumerate(
-                zip(losses, found, snapshots(learner, number, best), strict=True)
-            )
-        )
-        if len(learner.lost) == len(trials):
-            return
+            if len(learner.lost) == len(trials):
+                return
 
 
 def _learner(model: nn.Module, labels: np.ndarray, trials: Sequence[TrialConfig], assignment: Assignment) -> Learner:
@@ -179,36 +188,36 @@ def _remembered(
     )
 
 
+def _worker_order(
+    labels: np.ndarray, trials: Sequence[TrialConfig], assignment: Assignment, epoch: int
+) -> Int[np.ndarray, "steps rows"]:
+    """The training rows of this worker in every step of an epoch, of each of the networks one after the other."""
+    training, rank = trials[0].training, assignment.rank
+    balanced = labels if training.sampling == "balanced" else None
+    size, share = training.batch_size, training.batch_size // assignment.num_workers
+    orders = [epoch_order(assignment.num_train, size, (one.training.seed, epoch), balanced) for one in trials]
+    return np.concatenate([order[:, rank * share : (rank + 1) * share] for order in orders], axis=1)
+
+
 def _train_epoch(
-    learner: Learner,
-    train: RowReader,
-    labels: np.ndarray,
-    trials: Sequence[TrialConfig],
-    assignment: Assignment,
-    epoch: int,
+    learner: Learner, taken: Iterator[Taken], trials: Sequence[TrialConfig], assignment: Assignment, epoch: int
 ) -> tuple[list[float], float]:
     """One pass over the training split; returns each network's mean loss over all workers, and seconds of reading."""
-    training = trials[0].training
-    balanced = labels if training.sampling == "balanced" else None
-    size = training.batch_size
-    orders = [epoch_order(assignment.num_train, size, (one.training.seed, epoch), balanced) for one in trials]
     learner.model.train()
     total, waited = torch.zeros(len(trials), device=assignment.device), 0.0
-    share = training.batch_size // assignment.num_workers
-    own = np.stack(orders, axis=1)[..., assignment.rank * share : (assignment.rank + 1) * share]
-    taken = taken_ahead(train, own.reshape(len(own), -1), assignment.buffers)
-    for step, ((_, batch, seconds), row_ids) in enumerate(zip(taken, own, strict=True), start=1):
+    steps = assignment.num_train // trials[0].training.batch_size
+    for step, (row_ids, batch, seconds) in enumerate(islice(taken, steps), start=1):
         waited += seconds
         total += take_step(
             learner,
-            (epoch - 1) * len(own) + step,
-            partial(network_inputs, batch, row_ids, epoch, trials, assignment),
+            (epoch - 1) * steps + step,
+            partial(network_inputs, batch, row_ids.reshape(len(trials), -1), epoch, trials, assignment),
             lambda logits, labels=batch.labels: labels.to(logits.device),
             batch.weights,
         )
-        if step % 16 == 0 or step == len(own):
+        if step % 16 == 0 or step == steps:
             _lose(learner, "loss", total.tolist(), f"in epoch {epoch} by step {step}", trials)
-    mean = total / len(own)
+    mean = total / steps
     if assignment.num_workers > 1:
         dist.all_reduce(mean)
         mean /= assignment.num_workers

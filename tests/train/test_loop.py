@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -348,7 +349,7 @@ class Slow:
 
 def test_the_next_batch_is_read_while_one_is_worked_on():
     rows, seen = Slow(), []
-    for ids, batch, _ in taken_ahead(rows, [[0], [1], [2]], Buffers()):
+    for ids, batch, _ in taken_ahead([(rows, [0]), (rows, [1]), (rows, [2])], Buffers()):
         assert ids == batch.labels.tolist()
         deadline = time.monotonic() + 10
         while len(rows.begun) < min(3, len(seen) + 2):
@@ -357,8 +358,31 @@ def test_the_next_batch_is_read_while_one_is_worked_on():
         seen.append(ids)
     assert seen == rows.begun == [[0], [1], [2]]
     with pytest.raises(ValueError, match="row 3 cannot be read"):
-        list(taken_ahead(rows, [[0], [3]], Buffers()))
-    assert list(taken_ahead(rows, [], Buffers())) == []
+        list(taken_ahead([(rows, [0]), (rows, [3])], Buffers()))
+    assert list(taken_ahead([], Buffers())) == []
+
+
+def test_reading_ahead_goes_on_over_the_ends_of_epochs(small_trial, small_shape):
+    trial = override(small_trial, {"training.epochs": 2, "training.batch_size": 4})
+    begun, by_then = [], []
+
+    class Noted(FakeRows):
+        def take(self, row_ids, memory=None):
+            begun.append("train" if self is train else "val")
+            return super().take(row_ids, memory)
+
+    train, val = (Noted(count, trial, small_shape, split=split) for count, split in ((8, "train"), (5, "val")))
+    an_epoch = ["train", "train", "val", "val"]
+    for epoch in fit(make_model(trial, 3), train, val, trial, assignment(num_train=8)):
+        deadline = time.monotonic() + 10
+        while epoch.number == 1 and len(begun) < 5:
+            assert time.monotonic() < deadline
+        by_then.append(list(begun))
+    assert by_then == [[*an_epoch, "train"], an_epoch * 2]  # the second epoch's first batch, and none of a third
+    fitting = fit(make_model(trial, 3), train, val, trial, assignment(num_train=8))
+    next(fitting)
+    fitting.close()
+    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
 
 
 # --- balanced classes ---------------------------------------------------------------------------------------------
