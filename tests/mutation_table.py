@@ -28,6 +28,7 @@ _BUFFERS = "tests/train/test_buffers.py"
 _FUSION = "tests/models/test_summary_probes.py"
 _PROBE = "tests/models/test_probe.py"
 _PLACES = "tests/reading/test_places.py"
+_REPORTING = "tests/train/test_reporting.py"
 _STORED = "tests/models/test_stored_attention.py"
 _SIDE, _BACKBONE = "tests/models/test_side_network.py", "tests/models/test_backbone.py"
 _SCORES, _INTERVALS = "tests/metrics/test_scores.py", "tests/metrics/test_intervals.py"
@@ -145,8 +146,8 @@ MUTATIONS = (
         _LOOP,
         "resumed",
     ),
-    Mutation("fpt_ray/train/loop.py", "    mean = total / len(own)\n", "    mean = total\n", _LOOP, "mean_loss"),
-    Mutation("fpt_ray/train/loop.py", "(epoch - 1) * len(own) + step,", "step,", _LOOP, "count"),
+    Mutation("fpt_ray/train/loop.py", "    mean = total / steps\n", "    mean = total\n", _LOOP, "mean_loss"),
+    Mutation("fpt_ray/train/loop.py", "(epoch - 1) * steps + step,", "step,", _LOOP, "count"),
     Mutation("fpt_ray/train/evaluation.py", "if assignment.num_workers == 1:", "if True:", _LOOP, "two_workers"),
     Mutation("fpt_ray/train/loop.py", "        if not resume:\n", "        if True:\n", _LOOP, "neighbours"),
     Mutation(
@@ -1231,7 +1232,7 @@ MUTATIONS = (
     Mutation("fpt_ray/features/shards.py", "    except MemoryError:", "    except KeyError:", _STORE, "memory"),
     Mutation("fpt_ray/features/places.py", "self.kept_bytes -= ", "_ = ", _STORE, "kept_up"),
     Mutation("fpt_ray/reading/host_disk.py", "limit - (written - own)", "limit - written", _PLACES, "twice"),
-    Mutation("fpt_ray/reading/host_disk.py", ".free + written))", ".free))", _PLACES, "twice"),
+    Mutation("fpt_ray/reading/host_disk.py", "free_bytes(path) + written))", "free_bytes(path)))", _PLACES, "twice"),
     Mutation(
         "fpt_ray/reading/places.py",
         "for store in holders(need, stores):",
@@ -1677,4 +1678,18 @@ MUTATIONS = (
         "tests/cluster/test_room.py",
         "no_cluster",
     ),
+    Mutation("fpt_ray/train/evaluation.py", "    if taken is None:", "    if True:", _LOOP, "over_the_ends"),
+    Mutation("fpt_ray/storage/local.py", "|{stat.st_ctime_ns}", "", "tests/datasets/test_inspection.py", "same_size"),
+    Mutation("fpt_ray/storage/local.py", "kind in _IN_MEMORY", "kind in ()", _PLACES, "no_disk"),
+    Mutation("fpt_ray/reading/host_disk.py", ', *folder.rglob("*.tmp")', "", _PLACES, "dead_writer"),
+    Mutation(
+        "fpt_ray/reading/host_disk.py", "except FileNotFoundError:", "except KeyError:", _PLACES, "another_driver"
+    ),
+    Mutation("fpt_ray/features/places.py", "one.file or open_shard", "open_shard", _STORE, "at_once"),
+    Mutation("fpt_ray/features/places.py", "with one.lock, damage", "with self.lock, damage", _STORE, "at_once"),
+    Mutation(
+        "fpt_ray/tune/worker.py", "error.errno not in (None, errno.ENOMEM)", "False", _REPORTING, "disk_that_fails"
+    ),
+    Mutation("fpt_ray/tune/worker.py", "error.errno not in (None,", "error.errno not in (0,", _REPORTING, "own_end"),
+    Mutation("fpt_ray/tune/worker.py", "error = error.cause if", "error = error if", _REPORTING, "own_end"),
 )

@@ -1,6 +1,5 @@
 """What inspection has decoded, kept in Ray's object store for extraction, and how much may be kept."""
 
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from jaxtyping import UInt8
 from fpt_ray.cluster import computing_hosts, on_every_host
 from fpt_ray.config.preparation import Preparation
 from fpt_ray.images.picture import Picture, square_of
+from fpt_ray.storage.local import free_bytes
 
 Decoded = Mapping[tuple[str, Preparation], Any]
 """{(content hash, how it was prepared): a reference to the square in Ray's object store, which spills it to disk}.
@@ -51,4 +51,4 @@ def room_for_decoded() -> int:
 
 
 def _free_disk_bytes() -> int:
-    return shutil.disk_usage(ray.get_runtime_context().get_temp_dir()).free
+    return free_bytes(ray.get_runtime_context().get_temp_dir())

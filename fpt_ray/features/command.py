@@ -106,6 +106,7 @@ def run_features(command: Ls | Verify | Rm | Forget | Importance) -> bool:
 
         shards = forget(uri, command.images)
         print(f"{uri}: {len(command.images)} images forgotten, {shards} shards written anew")
+        print("what --read_folder keeps on hosts is no part of a store: remove those folders if they have held it")
     elif isinstance(command, Importance):
         _importance(uri, command)
     else:

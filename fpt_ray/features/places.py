@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +20,14 @@ _THREADS = 8
 _OPEN_SHARDS = 32
 _KEPT_BYTES = 256 * 2**20
 """Of row groups that a stream holds, for rows that lie beside each other."""
+
+
+@dataclass(slots=True)
+class _Shard:
+    """A shard's file, which one thread at a time opens or reads; on S3 opening takes requests of its own."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    file: pq.ParquetFile | None = None
 
 
 class GroupsAtHand:
@@ -44,7 +53,7 @@ class ShardFiles:
     def __init__(self, features: Features, cut: Slice) -> None:
         self.features, self.cut = features, cut
         self.columns = [HASH, *columns_of(features.spec, cut)]
-        self.open: OrderedDict[int, tuple[pq.ParquetFile, threading.Lock]] = OrderedDict()
+        self.open: OrderedDict[int, _Shard] = OrderedDict()
         self.kept: OrderedDict[tuple[int, int], Group] = OrderedDict()
         self.kept_bytes = 0
         self.lock = threading.Lock()
@@ -83,19 +92,19 @@ class ShardFiles:
     def _read_group(self, key: tuple[int, int]) -> Group:
         shard, number = key
         uri = self.features.shard_uri(shard)
-        file, lock = self._file(shard, uri)
-        with lock, damage_as_error(uri):
-            table = file.read_row_group(number, columns=self.columns, use_threads=False)
+        one = self._shard(shard)
+        with one.lock, damage_as_error(uri):
+            one.file = one.file or open_shard(uri, self.features.spec)
+            table = one.file.read_row_group(number, columns=self.columns, use_threads=False)
         return group_of(table, self.features.spec, self.cut)
 
-    def _file(self, shard: int, uri: str) -> tuple[pq.ParquetFile, threading.Lock]:
+    def _shard(self, number: int) -> "_Shard":
         with self.lock:
-            if shard not in self.open:
-                self.open[shard] = open_shard(uri, self.features.spec), threading.Lock()
-            self.open.move_to_end(shard)
+            one = self.open.setdefault(number, _Shard())
+            self.open.move_to_end(number)
             while len(self.open) > _OPEN_SHARDS:
                 self.open.popitem(last=False)
-            return self.open[shard]
+            return one
 
 
 def _group_bytes(group: Group) -> int:

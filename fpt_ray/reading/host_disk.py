@@ -11,9 +11,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from fpt_ray.features.places import GroupsAtHand, read_shard_rows
 from fpt_ray.features.rows import Group, group_parts
 from fpt_ray.features.spec import Slice
 from fpt_ray.storage.errors import FullError, disk_full_as_error
+from fpt_ray.storage.local import free_bytes
 
 DISK_SHARE = 0.8
 """Of what a host's disk has free or holds of them already, what features may fill."""
@@ -54,12 +56,17 @@ def room_on_disk(folder: str, parts: Sequence[str]) -> tuple[int, int]:
     if not os.access(path, os.W_OK):
         return 0, 0
     written, own = _written_bytes(root), sum(_written_bytes(root / part) for part in parts)
-    limit = int(DISK_SHARE * (shutil.disk_usage(path).free + written))
+    limit = int(DISK_SHARE * (free_bytes(path) + written))
     return limit - (written - own), limit
 
 
 def _written_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*.arrow"))
+    """Of rows, those included that are being written or that a dead writer left."""
+    sizes = 0
+    for file in (*folder.rglob("*.arrow"), *folder.rglob("*.tmp")):
+        with suppress(FileNotFoundError):  # it has just got its name
+            sizes += file.stat().st_size
+    return sizes
 
 
 def part_of(features: Features, cut: Slice) -> str:
@@ -88,20 +95,28 @@ def mapped_groups(disk: HostDisk, features: Features, cut: Slice, wanted: Mappin
         StoreError: a shard is damaged, missing or not of this store.
         StorageError: S3 fails.
     """
-    root = on_this_host(disk.folder)
-    folder = root / part_of(features, cut)
-    _make_private(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = on_this_host(disk.folder) / part_of(features, cut)
     groups = {}
     for shard, rows in wanted.items():
         name = f"{features.shards[shard].sha256[:16]}-{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"
-        file = folder / f"{name}.arrow"
-        with _locked(folder / f"{name}.lock"):
-            if not file.exists():
-                found = read_shard_rows(features.shard_uri(shard), features, cut, rows)
-                _write(file, *found, disk)
-        groups[shard] = _mapped(file, cut)
+        read = partial(read_shard_rows, features.shard_uri(shard), features, cut, rows)
+        try:
+            groups[shard] = _at_hand(folder / f"{name}.arrow", read, disk, cut)
+        except FileNotFoundError:  # another driver of the study has ended meanwhile, and removed the folder
+            groups[shard] = _at_hand(folder / f"{name}.arrow", read, disk, cut)
     return GroupsAtHand(groups)
+
+
+def _at_hand(
+    file: Path, read: Callable[[], tuple[np.ndarray, Group]], disk: HostDisk, cut: Slice
+) -> tuple[np.ndarray, Group]:
+    """The rows of a file, which is written if it is not there."""
+    _make_private(on_this_host(disk.folder))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(file.with_suffix(".lock")):
+        if not file.exists():
+            _write(file, *read(), disk)
+        return _mapped(file, cut)
 
 
 def remove_folder(folder: str) -> None:
@@ -125,7 +140,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write(file: Path, rows: np.ndarray, group: Group, disk: HostDisk) -> None:
     size = sum(cells.nbytes for cells in group.values())
-    root = on_this_host(disk.folder)
+    root, temporary = on_this_host(disk.folder), file.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)  # a dead writer's, since its lock is held
     written = _written_bytes(root)
     if written + size > disk.limit_bytes:
         raise FullError(
@@ -133,7 +149,6 @@ def _write(file: Path, rows: np.ndarray, group: Group, disk: HostDisk) -> None:
             "space, give another folder, or read=stream",
             fields=("read", "read_folder"),
         )
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         with disk_full_as_error(file):
             with pa.OSFile(str(temporary), "wb") as sink:

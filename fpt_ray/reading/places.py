@@ -33,6 +33,8 @@ GPU_SHARE = 0.25
 """Of a GPU's memory, what the features of a trial may fill: each trial on it holds its own."""
 SHARED_MEMORY_SHARE = 0.6
 """Of the object store's memory, what features may fill."""
+_LOSSES = 100
+"""How often a shard's rows that are lost with a host are read again; what kills every reader is given up then."""
 _SPLITS = ("train", "val")
 
 
@@ -184,8 +186,7 @@ def share_rows(features: Features, cut: Slice, splits: Sequence[str] = _SPLITS) 
         StoreError: a shard is damaged or not of this store.
         StorageError: S3 fails.
     """
-    # What is lost is read again however often hosts are taken away.
-    read: Any = ray.remote(_read_and_count).options(num_returns=2, max_retries=-1)
+    read: Any = ray.remote(_read_and_count).options(num_returns=2, max_retries=_LOSSES)
     whole = ray.put(features)
     found = {
         shard: read.remote(features.shard_uri(shard), whole, cut, rows)

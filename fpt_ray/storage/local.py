@@ -5,6 +5,7 @@
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -35,6 +36,19 @@ def absolute(uri: str) -> str:
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The local file system of pyarrow's and the path from its root."""
     return pafs.LocalFileSystem(), os.path.abspath(local_path(uri))
+
+
+_IN_MEMORY = ("tmpfs", "ramfs")
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def free_bytes(path: str | Path) -> int:
+    """What the disk below a folder has free; none where it is no disk, and what is written there fills memory."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = [line.split() for line in _MOUNTS.read_text().splitlines()] if _MOUNTS.exists() else []
+    kinds = [mount[mount.index("-") + 1] for mount in mounts if mount[2] == number]  # proc_pid_mountinfo(5)
+    return 0 if any(kind in _IN_MEMORY for kind in kinds) else shutil.disk_usage(path).free
 
 
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
@@ -88,7 +102,7 @@ def _file(root: Path, path: str, missing: Collection[int] = _MISSING) -> File | 
         if error.errno not in missing:
             raise
         return None
-    return File(path=path, bytes=stat.st_size, stamp=f"{stat.st_size}|{stat.st_mtime_ns}")
+    return File(path=path, bytes=stat.st_size, stamp=f"{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}")
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -105,7 +105,7 @@ def train(
         return trainer.fit()
     except ray.train.WorkerGroupError as error:
         for failure in error.worker_failures.values():
-            if isinstance(failure, ConfigError):
+            if isinstance(failure, ConfigError | OSError):
                 raise failure from None
             if isinstance(failure, NonFiniteLossError):
                 raise ConfigError(str(failure)) from None

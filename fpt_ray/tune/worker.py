@@ -1,5 +1,6 @@
 """What runs in a Tune worker: a trial, here or through Ray Train, or several as one model, over a host's features."""
 
+import errno
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import ray.train
 import torch
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.integration.ray_train import TuneReportCallback
 from torch import nn
 
@@ -174,12 +176,16 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 def failure_of(error: Exception, trials: int = 1) -> TrialFailure:
     """Why a trial, or each of so many, came to no result, in one line; the whole of it is in the worker's log.
 
-    A full disk, storage that fails, a shard that is missing or damaged on this host and a GPU that PyTorch cannot use
-    halt the search: they are no trial's fault, and the host would draw the next trials, too. Of a GPU whose memory was
-    not enough, each one's share of what had been allocated is said.
+    A disk that is full or fails, storage that fails, a shard that is missing or damaged on this host and a GPU that
+    PyTorch cannot use halt the search: they are no trial's fault, and the host would draw the next trials, too. Of a
+    GPU whose memory was not enough, each one's share of what had been allocated is said.
     """
+    error = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
     if isinstance(error, FullError | StorageError | StoreError | DeviceError):
         return TrialFailure(reason=str(error), halts_search=True)
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOMEM):
+        remedy = "mend that, and resume the study: what is finished is kept"
+        return TrialFailure(reason=f"{type(error).__name__}: {error}; {remedy}", halts_search=True)
     lines = str(error).strip().splitlines() or [""]
     expected = isinstance(error, ConfigError | NonFiniteLossError)
     reason = lines[-1] if expected else f"{type(error).__name__}: {lines[-1]}"

@@ -352,6 +352,20 @@ def test_what_has_changed_or_could_not_be_read_is_read_again(tmp_path, images, m
     assert sorted(asked) == ["7.png", "late.png"]
 
 
+def test_a_file_with_another_content_of_the_same_size_and_time_is_read_again(tmp_path, images, monkeypatch):
+    """As copying tools leave it that keep times."""
+    work, paths, changed = str(tmp_path / "work"), names(images), Path(images, "3.png")
+    in_this_process(monkeypatch)
+    number = paths.to_pylist().index("3.png")
+    before = inspect(images, paths, work).findings["sha256"][number]
+    content, times = changed.read_bytes(), changed.stat()
+    changed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
+    asked = in_this_process(monkeypatch)
+    assert inspect(images, paths, work).findings["sha256"][number] != before
+    assert asked == ["3.png"]
+
+
 @pytest.mark.parametrize(
     ("of", "name", "value"),
     [

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from fpt_ray.config.space import need_of
 from fpt_ray.config.space_yaml import parse_space
 from fpt_ray.config.trial import trial_from
 from fpt_ray.errors import ConfigError
+from fpt_ray.features import places, verification
 from fpt_ray.features import store as stores
-from fpt_ray.features import verification
 from fpt_ray.features.joining import join, missing
 from fpt_ray.features.shards import ShardEntry, adopted, damage_as_error, shard_hashes, shard_table, write_shard
 from fpt_ray.features.spec import StoreError, bytes_per_row, columns_of, everything, store_spec
@@ -393,6 +394,26 @@ def test_no_file_is_held_open_that_is_not_being_read(tmp_path, monkeypatch):
     found = rows.take(range(24)).keys
     assert torch.equal(found, arrays["train"][0].keys[[0]][..., :5, :])
     assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_shards_are_opened_at_once_and_each_once(tmp_path, monkeypatch):
+    """On S3 opening one takes requests; rows of as many groups as threads may read stand in a batch."""
+    features, arrays = make_store(tmp_path, make_spec(), rows=12, per_shard=4)
+    opened, both, before = [], threading.Barrier(2), places.open_shard
+
+    def open_shard(uri, spec):
+        opened.append(uri)
+        both.wait(timeout=30)
+        return before(uri, spec)
+
+    monkeypatch.setattr(places, "open_shard", open_shard)
+    rows = rows_from_files(features, "train", cut_of((2,), 5))
+    wanted = [int(np.flatnonzero(rows.split.shards == shard)[0]) for shard in (0, 1)]
+    found = rows.take(wanted).keys
+    assert torch.equal(found, arrays["train"][0].keys[[0]][:, wanted, :, :5])
+    assert len(opened) == 2
+    rows.take(np.flatnonzero(rows.split.shards < 2))
+    assert len(opened) == 2
 
 
 # --- generations ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from fpt_ray.reading.host_disk import HostDisk, mapped_groups, room_on_disk
 from fpt_ray.reading.of_each import RowsOfEach
 from fpt_ray.reading.on_device import RowsOnDevice
 from fpt_ray.reading.places import Reading, Room, choose_places, rows_of_trials
+from fpt_ray.storage import local
 from fpt_ray.storage.errors import FullError
 from fpt_ray.train.buffers import Kept
 from tests.conftest import SMALL
@@ -150,6 +151,50 @@ def test_a_hosts_disk_takes_no_more_than_its_limit(tmp_path):
     with pytest.raises(FullError, match=r"and may hold 0.00; free space, give another folder, or read=stream"):
         _files(features, CUT, wanted, tmp_path / "b", one + 10)
     assert len([*(tmp_path / "b").rglob("*.arrow")]) == 1
+
+
+def test_what_a_dead_writer_left_takes_room_until_its_file_is_written(tmp_path):
+    features, _ = make_store(tmp_path / "store", make_spec())
+    wanted = features.rows_by_shard(["train"])
+    files = _files(features, CUT, wanted, tmp_path / "disk", 2**30)
+    size = sum(file.stat().st_size for file in files)
+    left = files[0].with_suffix(".tmp")
+    files[0].rename(left)
+    with left.open("ab") as file:
+        file.write(bytes(5000))
+    part, folder = host_disk.part_of(features, CUT), str(tmp_path / "disk")
+    free, whole = room_on_disk(folder, ["another"])
+    assert whole - free == size + 5000
+    assert _files(features, CUT, wanted, tmp_path / "disk", size) == files  # what is left is in nobody's way
+    assert not [*(tmp_path / "disk" / part).glob("*.tmp")]
+
+
+def test_a_folder_that_another_driver_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    features, _ = make_store(tmp_path / "store", make_spec())
+    written, before = [], host_disk._write
+
+    def write(file, *others):
+        if not written:
+            host_disk.remove_folder(str(tmp_path / "disk"))
+        written.append(file.name)
+        before(file, *others)
+
+    monkeypatch.setattr(host_disk, "_write", write)
+    files = _files(features, CUT, features.rows_by_shard(["train"]), tmp_path / "disk", 2**30)
+    assert [file.name for file in files] == sorted(set(written))
+    assert len(written) == len(files) + 1
+
+
+def test_what_is_no_disk_has_no_room(tmp_path, monkeypatch):
+    """A temporary file system, as ``/tmp`` often is: what is written there fills memory."""
+    device = os.stat(tmp_path).st_dev
+    kinds = tmp_path / "mountinfo"
+    monkeypatch.setattr(local, "_MOUNTS", kinds)
+    assert room_on_disk(str(tmp_path), ["a"])[0] > 0  # it is not known
+    line = f"36 35 {os.major(device)}:{os.minor(device)} / {tmp_path} rw,noatime master:1 - {{}} none rw\n"
+    for kind, has_room in (("ext4", True), ("tmpfs", False)):
+        kinds.write_text("25 24 0:9999 / /dev/shm rw - tmpfs tmpfs rw\n" + line.format(kind))
+        assert (room_on_disk(str(tmp_path), ["a"])[0] > 0) == has_room
 
 
 def test_what_is_written_already_takes_no_room_twice(tmp_path, monkeypatch):

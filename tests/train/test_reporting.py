@@ -1,11 +1,14 @@
 """What a worker is told and what it finds on its own host."""
 
+import errno
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from ray.exceptions import RayTaskError
 
 from fpt_ray.config.trial import TrialConfig, override
 from fpt_ray.errors import ConfigError
@@ -67,3 +70,18 @@ def test_a_store_that_a_host_does_not_see_halts_a_search_and_a_point_that_cannot
     """Its trials would fail one after the other, and count as run."""
     assert failure_of(StoreError("/nfs/features/a is not there on the host b")).halts_search
     assert not failure_of(ConfigError("side.depth is 13")).halts_search
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.EACCES])
+def test_a_disk_that_fails_halts_a_search(number):
+    failure = failure_of(OSError(number, os.strerror(number), "/nfs/features/a"))
+    assert failure.halts_search
+    assert f"{os.strerror(number)}: '/nfs/features/a'; mend that, and resume the study" in failure.reason
+
+
+def test_what_a_task_of_a_trial_ends_with_is_the_trials_own_end():
+    """Ray's own error says the whole way to it, of many lines."""
+    failure = failure_of(RayTaskError("read", "a\ntraceback", StoreError("/nfs/a is damaged")).as_instanceof_cause())
+    assert (failure.reason, failure.halts_search) == ("/nfs/a is damaged", True)
+    for error in (OSError("no number"), MemoryError("too much"), OSError(errno.ENOMEM, "Cannot allocate memory")):
+        assert not failure_of(error).halts_search
