@@ -1681,7 +1681,7 @@ MUTATIONS = (
     Mutation("fpt_ray/train/evaluation.py", "    if taken is None:", "    if True:", _LOOP, "over_the_ends"),
     Mutation("fpt_ray/storage/local.py", "|{stat.st_ctime_ns}", "", "tests/datasets/test_inspection.py", "same_size"),
     Mutation("fpt_ray/storage/local.py", "kind in _IN_MEMORY", "kind in ()", _PLACES, "no_disk"),
-    Mutation("fpt_ray/reading/host_disk.py", ', *folder.rglob("*.tmp")', "", _PLACES, "dead_writer"),
+    Mutation("fpt_ray/reading/host_disk.py", 'folder.rglob("*.tmp")', "()", _PLACES, "dead_writer"),
     Mutation(
         "fpt_ray/reading/host_disk.py", "except FileNotFoundError:", "except KeyError:", _PLACES, "another_driver"
     ),
