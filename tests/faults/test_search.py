@@ -133,11 +133,11 @@ def test_a_worker_that_dies_between_two_trials_is_no_trials_fault(store, tmp_pat
     ]
 
 
-def kill_trains_worker(run, killed, name="RayTrainWorker"):
-    """Kills one of a trial's own workers, once the first epoch's checkpoint is there."""
+def kill_trains_worker(run, killed, name="RayTrainWorker", after_s=0.5):
+    """Kills one of a trial's own workers, some time after the first epoch's checkpoint is there."""
     while not list(run.glob("checkpoint_*")):
-        time.sleep(0.05)
-    time.sleep(0.5)
+        time.sleep(0.02)
+    time.sleep(after_s)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if name in "".join(process.cmdline()):
@@ -176,7 +176,7 @@ def test_a_trial_goes_on_when_one_of_its_own_workers_is_killed(store, tmp_path):
 PROBES = """
 space: {training.learning_rate: {choices: [3.0e-4, 1.0e-3, 3.0e-3, 1.0e-2]}}
 sampler: grid
-fixed: {method: probe, side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, training.epochs: 40, FIXED}
+fixed: {method: probe, side.depth: 2, side.resolution: 64, features.token_ratio: 0.3, training.epochs: 80, FIXED}
 """
 
 
@@ -192,7 +192,7 @@ def test_trials_that_train_as_one_model_go_on_when_their_worker_is_killed(store,
         while not list(runs.glob("tune-*/trial-0000")):
             time.sleep(0.05)
         (folder,) = runs.glob("tune-*/trial-0000")
-        kill_trains_worker(folder, killed, "ray::ImplicitFunc.train")
+        kill_trains_worker(folder, killed, "ray::ImplicitFunc.train", after_s=0)
 
     threading.Thread(target=kill, daemon=True).start()
     for name in ("killed", "whole"):
@@ -205,13 +205,13 @@ def test_trials_that_train_as_one_model_go_on_when_their_worker_is_killed(store,
         for name in ("val_auc", "best_epoch", "test_auc"):
             assert own.metrics[name] == pytest.approx(other.metrics[name], abs=1e-6)
         steps = [point.step for point in client.get_metric_history(own.run_id, metric_key("val_auc_epoch"))]
-        assert steps == list(range(1, 41))
+        assert steps == list(range(1, 81))
     (told,) = runs.glob("tune-*/*/result.json")
     reports = [json.loads(json.loads(line)["messages"]) for line in told.read_text().splitlines()]
     assert {len(each) for each in reports} == {4}
     epochs = [each[3]["epochs"] for each in reports]
     assert epochs == sorted(epochs)  # begun again from its first epoch, it would tell that one twice
-    assert set(epochs) == set(range(1, 41))
+    assert set(epochs) == set(range(1, 81))
 
 
 # --- the clock ------------------------------------------------------------------------------------------------
