@@ -1691,5 +1691,12 @@ MUTATIONS = (
         "fpt_ray/tune/worker.py", "error.errno not in (None, errno.ENOMEM)", "False", _REPORTING, "disk_that_fails"
     ),
     Mutation("fpt_ray/tune/worker.py", "error.errno not in (None,", "error.errno not in (0,", _REPORTING, "own_end"),
+    Mutation(
+        "fpt_ray/tune/scoring.py",
+        "    check_arithmetic(trial, hardware_here(), planned)\n",
+        "",
+        "tests/tune/test_scoring.py",
+        "type_that_it_was",
+    ),
     Mutation("fpt_ray/tune/worker.py", "error = error.cause if", "error = error if", _REPORTING, "own_end"),
 )

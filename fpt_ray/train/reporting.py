@@ -91,7 +91,7 @@ def train_and_report(work: TrainWork, read: Callable[[str], RowReader], session:
         StorageError: S3 fails.
     """
     for member in work.members:
-        _check_arithmetic(member.trial, hardware_of(session.device), work.planned)
+        check_arithmetic(member.trial, hardware_of(session.device), work.planned)
     rows = {split: read(split) for split in ("train", "val")}
     with session.saved() as folder:
         resume = (
@@ -122,7 +122,7 @@ def train_and_report(work: TrainWork, read: Callable[[str], RowReader], session:
                 session.report(messages, folder if session.rank == 0 else None)
 
 
-def _check_arithmetic(trial: TrialConfig, here: Hardware, planned: Hardware) -> None:
+def check_arithmetic(trial: TrialConfig, here: Hardware, planned: Hardware) -> None:
     """DeviceError where a trial would be computed in another type than its identity and its memory were told by."""
     types = ["bfloat16" if uses_bfloat16(trial.training.precision, one) else "float32" for one in (here, planned)]
     if types[0] != types[1]:

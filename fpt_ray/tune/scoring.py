@@ -23,6 +23,7 @@ from fpt_ray.features.joining import Features
 from fpt_ray.features.serving import store_for, trial_identity
 from fpt_ray.metrics.intervals import bootstrap, interval
 from fpt_ray.metrics.scores import Scores, scores
+from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.models.weights import anchored
 from fpt_ray.report.confirmation import confirming, reference
 from fpt_ray.report.front import front_of
@@ -32,6 +33,7 @@ from fpt_ray.tracking.records import CHECKPOINT, TrialRecord, broken_by, counted
 from fpt_ray.train.best import predictions_of_best
 from fpt_ray.train.checkpoint import Checkpoint, check_identity, load_checkpoint
 from fpt_ray.train.evaluation import picked_by
+from fpt_ray.train.reporting import check_arithmetic
 from fpt_ray.tune.worker import Shared
 
 Found = TypeVar("Found")
@@ -102,15 +104,25 @@ def on_workers(
         trial = replace(trial, backbone=anchored(trial.backbone, shared.weights_root))
         if store.uri not in stores:
             stores[store.uri] = (ray.put(store),)
-        calls[record.run_id] = partial(_of_saved, asked, record, trial, stores[store.uri], identity)
+        given = asked, record, trial, stores[store.uri], identity, shared.packing.hardware
+        calls[record.run_id] = partial(_of_saved, *given)
     return run_on_workers(calls, shares)
 
 
-def _of_saved(function: tuple[Any], record: TrialRecord, trial: TrialConfig, store: tuple[Any], identity: str) -> Any:
+def _of_saved(
+    function: tuple[Any],
+    record: TrialRecord,
+    trial: TrialConfig,
+    store: tuple[Any],
+    identity: str,
+    planned: Hardware,
+) -> Any:
     """What a function says of a trial's checkpoint; ConfigError if that is of another trial or store.
 
-    Function and store are references; in tuples, since Ray replaces bare ones by their values.
+    Function and store are references; in tuples, since Ray replaces bare ones by their values. DeviceError where this
+    worker would compute in another type than the trial was trained in.
     """
+    check_arithmetic(trial, hardware_here(), planned)
     try:
         saved = load_checkpoint(record.checkpoint)
     except (OSError, EOFError, RuntimeError, KeyError, UnpicklingError) as error:

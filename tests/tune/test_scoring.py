@@ -1,6 +1,7 @@
 """Which calls scoring hands to workers, and with which share of a host; ``test_searches.py`` has the scores."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,8 @@ from fpt_ray.features.joining import Features, SplitRows
 from fpt_ray.features.serving import Stores
 from fpt_ray.features.spec import store_spec
 from fpt_ray.metrics.intervals import bootstrap, interval
-from fpt_ray.models.hardware import Hardware
+from fpt_ray.models.device import DeviceError
+from fpt_ray.models.hardware import Hardware, hardware_here
 from fpt_ray.reading.places import Reading
 from fpt_ray.tracking import records as tracking
 from fpt_ray.tracking.records import TrialRecord
@@ -49,7 +51,15 @@ def test_a_checkpoint_that_is_gone_is_named(tmp_path):
         (none, r"trial 8: .*\(nowhere"),
     ):
         with pytest.raises(ConfigError, match=said):
-            scoring._of_saved((None,), one, TrialConfig(), (None,), "")
+            scoring._of_saved((None,), one, TrialConfig(), (None,), "", hardware_here())
+
+
+def test_a_trial_is_scored_in_the_type_that_it_was_trained_in_or_not_at_all(monkeypatch):
+    """A worker without a GPU computes in float32 what was planned, and trained, by one that has bfloat16."""
+    monkeypatch.setattr(scoring, "load_checkpoint", lambda _: pytest.fail("something was read"))
+    monkeypatch.setattr(scoring, "hardware_here", lambda: replace(GPU, device="cpu", name="cpu"))
+    with pytest.raises(DeviceError, match=r"is float32 on cpu of the host .*, and bfloat16 on a card"):
+        scoring._of_saved((None,), record(7), TrialConfig(), (None,), "", GPU)
 
 
 @pytest.fixture
