@@ -1698,5 +1698,26 @@ MUTATIONS = (
         "tests/tune/test_scoring.py",
         "type_that_it_was",
     ),
+    Mutation(
+        "fpt_ray/tune/evidence.py",
+        "remove(folder, [file.path for file in list_files(folder) if PICTURE.fullmatch(file.path)])",
+        "pass",
+        "tests/tune/test_evidence.py",
+        "once",
+    ),
+    Mutation(
+        "fpt_ray/predict/evidence/writing.py",
+        "and of[1] not in named",
+        "",
+        "tests/predict/evidence/test_writing.py",
+        "cannot_be_planned",
+    ),
+    Mutation(
+        "fpt_ray/predict/evidence/writing.py",
+        "    if others:\n",
+        "    if False:\n",
+        "tests/predict/evidence/test_writing.py",
+        "cannot_be_planned",
+    ),
     Mutation("fpt_ray/tune/worker.py", "error = error.cause if", "error = error if", _REPORTING, "own_end"),
 )

@@ -11,10 +11,10 @@ from fpt_ray.images.table import ImageTable
 from fpt_ray.predict.ensemble import ensemble_of
 from fpt_ray.predict.evidence.options import EvidenceOptions
 from fpt_ray.predict.evidence.worker import evidence_by_worker
-from fpt_ray.predict.evidence.writing import TABLE_FILE, planned_evidence
+from fpt_ray.predict.evidence.writing import PICTURE, TABLE_FILE, planned_evidence
 from fpt_ray.predict.finding import best_of, bundle_folders
 from fpt_ray.predict.listing import Listing
-from fpt_ray.storage.files import exists
+from fpt_ray.storage.files import exists, list_files, remove
 from fpt_ray.train.bundle import read_bundle
 
 
@@ -30,6 +30,7 @@ def leave_evidence(study_uri: str, table: ImageTable, workdir: str, images: int)
     folder = f"{best}/evidence"
     if exists(f"{folder}/{TABLE_FILE}"):
         return
+    remove(folder, [file.path for file in list_files(folder) if PICTURE.fullmatch(file.path)])  # of a killed writer
     tested = table.of("test")
     chosen = tested[np.unique(np.linspace(0, len(tested) - 1, images).round().astype(int))]
     listing = Listing(root=table.root, paths=table.paths.take(chosen).to_pylist(), labels=table.labels[chosen])

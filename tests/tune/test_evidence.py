@@ -40,9 +40,14 @@ def test_test_images_are_drawn_once_below_the_best_bundle(study, table, tmp_path
     uri, folder = study("probe")
     leave_evidence(uri, table, str(tmp_path), 0)
     assert not (folder / "evidence").exists()
+    (folder / "evidence").mkdir()
+    for name in ("00099-of a killed one.png", "00099-of a killed one.npz", "0001-kept.png", "notes.txt"):
+        (folder / "evidence" / name).write_bytes(b"")
     leave_evidence(uri, table, str(tmp_path), 3)
+    for name in ("0001-kept.png", "notes.txt"):
+        (folder / "evidence" / name).unlink()
     drawn = sorted((folder / "evidence").glob("*.png"))
-    assert len(drawn) == 3
+    assert len(drawn) == len(list((folder / "evidence").glob("*.npz"))) == 3
     rows = (folder / "evidence" / TABLE_FILE).read_text()
     tested = [table.paths[int(row)].as_py() for row in table.of("test")]
     assert [path in rows for path in tested] == [path in (tested[0], tested[6], tested[-1]) for path in tested]

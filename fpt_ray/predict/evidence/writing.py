@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -30,10 +31,12 @@ from fpt_ray.predict.evidence.picture import Looked, picture_of
 from fpt_ray.predict.evidence.worth import Worth, worth_table
 from fpt_ray.predict.inputs import square_of_input
 from fpt_ray.predict.listing import Listing
-from fpt_ray.storage.files import absolute, exists, write
+from fpt_ray.storage.files import absolute, exists, list_files, write
 from fpt_ray.train.bundle import Bundle
 
 TABLE_FILE = "evidence.csv"
+PICTURE = re.compile(r"(\d{5,}-[^/]*)\.(npz|png)")
+"""The files of an image."""
 _NAME_BYTES = 100
 _ALIKE = 4
 """Training images beside a picture."""
@@ -56,7 +59,7 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
 
     Raises:
         ConfigError: the bundle's method has no evidence, an image is not in the list, a number is too small, the boxes
-            cannot be used, or the folder has evidence already.
+            cannot be used, or the folder has evidence already, or pictures of other images.
         StorageError: S3 fails.
     """
     if options.evidence is None:
@@ -73,6 +76,13 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
     chosen = chosen_images(options.evidence_images, listing.paths, {box.path for box in boxes})
     if len(chosen) < len(listing.paths) and isinstance(options.evidence_images, int):
         say(f"evidence: of {len(chosen)} of {len(listing.paths)} images, spread over the list (--evidence_images)")
+    named = {_stem(number, listing.paths[number]) for number in chosen}
+    others = [file.path for file in list_files(folder) if (of := PICTURE.fullmatch(file.path)) and of[1] not in named]
+    if others:
+        raise ConfigError(
+            f"evidence: {folder} has {others[0]}, of an image that is not asked for, perhaps by a run that did not end; "
+            "remove such files, or give another folder"
+        )
     side = preparation.resolution // backbone_shape(bundle.spec.backbone).patch_size
     places = placed_findings(boxes, listing.root, [listing.paths[number] for number in chosen], preparation, side)
     if options.trained_on is not None:
@@ -137,7 +147,7 @@ def write_evidence(classifier: Classifier, listing: Listing, plan: Plan, answers
         looked = looked_at(classifier, listing, number, options.evidence_orders)
         looked = _beside(trained, looked, hashes[number], preparation)
         looked = dataclasses.replace(looked, places=plan.places.get(looked.path, ()))
-        stem = f"{plan.folder}/{number:05d}-{_shortened(PurePosixPath(looked.path).stem)}"
+        stem = f"{plan.folder}/{_stem(number, looked.path)}"
         write(f"{stem}.npz", array_file(looked))
         write(f"{stem}.png", picture_of(looked))
         found.append(_worth(looked))
@@ -146,9 +156,9 @@ def write_evidence(classifier: Classifier, listing: Listing, plan: Plan, answers
     return f"{typeset(worth_table(found, with_mean=True), 'text')}\n{remark}\nwritten to {plan.folder}"
 
 
-def _shortened(name: str) -> str:
-    """At most so many bytes of a name that those before and after it fit into a file's."""
-    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+def _stem(number: int, path: str) -> str:
+    """What an image's files are called: at most so many bytes of its name that the rest fits into a file's."""
+    return f"{number:05d}-{PurePosixPath(path).stem.encode()[:_NAME_BYTES].decode(errors='ignore')}"
 
 
 def _training_images(

@@ -95,12 +95,18 @@ def test_images_are_chosen_by_name_or_spread_over_the_list_with_findings_first()
         chosen_images(0, paths, set())
 
 
-def test_what_cannot_be_planned_is_refused_and_of_many_images_the_number_is_said(bundles, table, capsys):
+def test_what_cannot_be_planned_is_refused_and_of_many_images_the_number_is_said(bundles, table, tmp_path, capsys):
     bundle = read_bundle(bundles["probe"])
     listing = listed(table.root, (), bundle.target)
     assert planned_evidence(bundle, listing, EvidenceOptions()) is None
     planned_evidence(bundle, listing, EvidenceOptions(evidence="out", evidence_images=2))
     assert "evidence: of 2 of 24 images, spread over the list" in capsys.readouterr().err
+    for name in (f"00000-{Path(listing.paths[0]).stem}.png", "0012-mine.png", "notes.txt"):
+        Path(tmp_path, name).write_bytes(b"")
+    planned_evidence(bundle, listing, EvidenceOptions(evidence=str(tmp_path), evidence_images=2))  # of the same images
+    Path(tmp_path, "00001-another.npz").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"has 00001-another.npz, of an image that is not asked for, .*; remove such"):
+        planned_evidence(bundle, listing, EvidenceOptions(evidence=str(tmp_path), evidence_images=2))
     with pytest.raises(ConfigError, match="evidence_orders is -1; it must be 0 or more"):
         planned_evidence(bundle, listing, EvidenceOptions(evidence="out", evidence_orders=-1))
     knn = dataclasses.replace(bundle, trial=override(bundle.trial, {"method": "knn"}))
