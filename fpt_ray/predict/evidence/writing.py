@@ -80,8 +80,8 @@ def planned_evidence(bundle: Bundle, listing: Listing, options: EvidenceOptions)
     others = [file.path for file in list_files(folder) if (of := PICTURE.fullmatch(file.path)) and of[1] not in named]
     if others:
         raise ConfigError(
-            f"evidence: {folder} has {others[0]}, of an image that is not asked for, perhaps by a run that did not end; "
-            "remove such files, or give another folder"
+            f"evidence: {folder} has {others[0]}, of an image that is not asked for, perhaps by a run that did not "
+            "end; remove such files, or give another folder"
         )
     side = preparation.resolution // backbone_shape(bundle.spec.backbone).patch_size
     places = placed_findings(boxes, listing.root, [listing.paths[number] for number in chosen], preparation, side)
