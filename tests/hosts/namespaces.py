@@ -5,9 +5,12 @@ group of processes with an address of its own on loopback, and shares the disk.
 """
 
 import contextlib
+import fcntl
 import itertools
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -208,22 +211,38 @@ class Network:
 
 
 @contextlib.contextmanager
+def _bridge() -> Iterator[None]:
+    """The machine's own, to which one run of the tests at a time has its hosts; of a killed one, they are removed."""
+    with Path(tempfile.gettempdir(), f"{_BRIDGE}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        listed = subprocess.run("ip netns list".split(), check=True, capture_output=True, text=True).stdout
+        for left in re.findall(r"^fpt\d+", listed, re.MULTILINE):
+            inside = subprocess.run(["ip", "netns", "pids", left], check=True, capture_output=True, text=True).stdout
+            for number in inside.split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(number), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "del", left], check=True)
+        subprocess.run(f"ip link del {_BRIDGE}".split(), capture_output=True)
+        subprocess.run(f"ip link add {_BRIDGE} type bridge".split(), check=True)
+        try:
+            subprocess.run(f"ip addr add {_NET}.1/24 dev {_BRIDGE}".split(), check=True)
+            subprocess.run(f"ip link set {_BRIDGE} up".split(), check=True)
+            yield
+        finally:
+            subprocess.run(f"ip link del {_BRIDGE}".split(), check=True)
+
+
+@contextlib.contextmanager
 def network(*, namespaced: bool) -> Iterator[Network]:
     """A network without hosts yet; all that was started on it ends with it."""
     folder = Path(tempfile.mkdtemp(prefix="fpt", dir="/tmp"))  # sockets lie in it, whose paths must be short
     (folder / "disk").mkdir()
-    if namespaced:
-        subprocess.run(f"ip link add {_BRIDGE} type bridge".split(), check=True)
     found = Network(namespaced, folder)
-    try:
-        if namespaced:
-            subprocess.run(f"ip addr add {_NET}.1/24 dev {_BRIDGE}".split(), check=True)
-            subprocess.run(f"ip link set {_BRIDGE} up".split(), check=True)
-        yield found
-    finally:
-        for host in list(found.hosts):
-            host.die()
-        if namespaced:
-            subprocess.run(f"ip link del {_BRIDGE}".split(), check=True)
-        with contextlib.suppress(OSError):
-            shutil.rmtree(folder)
+    with _bridge() if namespaced else contextlib.nullcontext():
+        try:
+            yield found
+        finally:
+            for host in list(found.hosts):
+                host.die()
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
