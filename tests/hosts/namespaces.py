@@ -215,7 +215,7 @@ def _bridge() -> Iterator[None]:
     """The machine's own, to which one run of the tests at a time has its hosts; of a killed one, they are removed."""
     with Path(tempfile.gettempdir(), f"{_BRIDGE}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        listed = subprocess.run("ip netns list".split(), check=True, capture_output=True, text=True).stdout
+        listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
         for left in re.findall(r"^fpt\d+", listed, re.MULTILINE):
             inside = subprocess.run(["ip", "netns", "pids", left], check=True, capture_output=True, text=True).stdout
             for number in inside.split():
