@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -140,8 +141,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write(file: Path, rows: np.ndarray, group: Group, disk: HostDisk) -> None:
     size = sum(cells.nbytes for cells in group.values())
-    root, temporary = on_this_host(disk.folder), file.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)  # a dead writer's, since its lock is held
+    root, temporary = on_this_host(disk.folder), file.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    for left in file.parent.glob(f"{file.stem}.*.tmp"):  # by dead writers, since the lock is held
+        left.unlink(missing_ok=True)
     written = _written_bytes(root)
     if written + size > disk.limit_bytes:
         raise FullError(

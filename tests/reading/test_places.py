@@ -158,7 +158,7 @@ def test_what_a_dead_writer_left_takes_room_until_its_file_is_written(tmp_path):
     wanted = features.rows_by_shard(["train"])
     files = _files(features, CUT, wanted, tmp_path / "disk", 2**30)
     size = sum(file.stat().st_size for file in files)
-    left = files[0].with_suffix(".tmp")
+    left = files[0].with_suffix(".0f.tmp")
     files[0].rename(left)
     with left.open("ab") as file:
         file.write(bytes(5000))
