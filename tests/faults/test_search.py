@@ -133,11 +133,15 @@ def test_a_worker_that_dies_between_two_trials_is_no_trials_fault(store, tmp_pat
     ]
 
 
-def kill_trains_worker(run, killed, name="RayTrainWorker", after_s=0.5):
-    """Kills one of a trial's own workers, some time after the first epoch's checkpoint is there."""
+def kill_trains_worker(run, killed):
+    """Kills one of a trial's own workers, once the first epoch's checkpoint is there."""
     while not list(run.glob("checkpoint_*")):
-        time.sleep(0.02)
-    time.sleep(after_s)
+        time.sleep(0.05)
+    time.sleep(0.5)
+    kill_worker("RayTrainWorker", killed)
+
+
+def kill_worker(name, killed):
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if name in "".join(process.cmdline()):
@@ -189,10 +193,10 @@ def test_trials_that_train_as_one_model_go_on_when_their_worker_is_killed(store,
     killed, runs = [], tmp_path / "studies" / "killed"
 
     def kill():
-        while not list(runs.glob("tune-*/trial-0000")):
-            time.sleep(0.05)
-        (folder,) = runs.glob("tune-*/trial-0000")
-        kill_trains_worker(folder, killed, "ray::ImplicitFunc.train", after_s=0)
+        """As soon as the driver knows of two epochs and their checkpoints: the trial takes but seconds."""
+        while not any(told.read_text().count("\n") > 1 for told in runs.glob("tune-*/*/result.json")):
+            time.sleep(0.02)
+        kill_worker("ray::ImplicitFunc", killed)  # between two epochs it is not called by its method
 
     threading.Thread(target=kill, daemon=True).start()
     for name in ("killed", "whole"):
