@@ -27,6 +27,7 @@ _QUEUE, _WITHDRAWAL = "tests/search/test_queue.py", "tests/features/test_withdra
 _BUFFERS = "tests/train/test_buffers.py"
 _FUSION = "tests/models/test_summary_probes.py"
 _PROBE = "tests/models/test_probe.py"
+_ODD = "tests/images/test_odd_tables.py"
 _PLACES = "tests/reading/test_places.py"
 _REPORTING = "tests/train/test_reporting.py"
 _STORED = "tests/models/test_stored_attention.py"
@@ -1718,6 +1719,21 @@ MUTATIONS = (
         "    if False:\n",
         "tests/predict/evidence/test_writing.py",
         "cannot_be_planned",
+    ),
+    Mutation(
+        "fpt_ray/metrics/calibration.py",
+        'or (task == "multilabel" and len(np.unique(part.labels)) < 2)',
+        "",
+        "tests/metrics/test_calibration.py",
+        "several_labels",
+    ),
+    Mutation("fpt_ray/images/csv_quotes.py", "names = names or row", "names = row", _ODD, "blank_lines"),
+    Mutation(
+        "fpt_ray/images/decoding.py",
+        "[: len(image.getbands())]",
+        "",
+        "tests/datasets/test_inspection.py",
+        "has_not",
     ),
     Mutation("fpt_ray/tune/worker.py", "error = error.cause if", "error = error if", _REPORTING, "own_end"),
 )

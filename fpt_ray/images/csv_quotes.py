@@ -18,7 +18,7 @@ def checked_names(uri: str, data: bytes) -> list[str]:
     last, number, longest = 0, -1, (1, 0)
     try:
         for row in rows:
-            names = names if last else row
+            names = names or row  # blank lines before it are none
             number += bool(row)
             longest = max(longest, (rows.line_num - last, number))
             last = rows.line_num

@@ -174,7 +174,8 @@ def colour_bits(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG":
         return data[_PNG_BITS_AT]
     if image.format == "TIFF":
-        return max(np.atleast_1d(image.getexif().get(_TIFF_BITS, 0)).tolist())
+        told = np.atleast_1d(image.getexif().get(_TIFF_BITS, 0))[: len(image.getbands())]  # Pillow, too, drops the rest
+        return min(255, max(told.tolist()))
     return 0
 
 

@@ -72,8 +72,8 @@ def calibrated(
 
 
 def _temperature(part: _Classes, task: str) -> float:
-    if not part.rows.any():
-        return 1.0  # a label that is known of no image
+    if not part.rows.any() or (task == "multilabel" and len(np.unique(part.labels)) < 2):
+        return 1.0  # of a label that all known images have, or none, the loss falls without end as answers grow sure
     bound = np.log(_LARGEST)
     found = minimize_scalar(
         lambda log: _log_losses(_log_divided(part.probabilities, np.exp(log), task), part.labels).mean(),

@@ -159,6 +159,15 @@ def test_pages_are_counted(tmp_path, kind):
     assert found(put(tmp_path / f"b.{kind}"))[0].frames == 1
 
 
+def test_bits_of_channels_that_a_tiff_has_not_are_passed_over(tmp_path):
+    path = put(tmp_path / "a.tif")
+    told = path.read_bytes().replace(b"\x02\x01\x03\x00\x03\x00", b"\x02\x01\x03\x00\x04\x00")
+    assert told != path.read_bytes()
+    path.write_bytes(told)
+    columns = inspect_here(str(tmp_path), pa.array(["a.tif"]))
+    assert (columns["reason"].to_pylist(), columns["bits"].to_pylist()) == ([""], [8])
+
+
 def test_pages_behind_the_first_that_are_damaged_are_not_counted(tmp_path, monkeypatch):
     def fail(_):
         raise SyntaxError("damaged")

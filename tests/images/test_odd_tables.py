@@ -26,6 +26,11 @@ ODD = [
 ]
 
 
+def test_blank_lines_before_the_names_are_none(tmp_path):
+    (tmp_path / "t.csv").write_text("\n\npath,label\na.png,x\nb.png,y\n")
+    assert read_images(str(tmp_path / "t.csv")).paths.to_pylist() == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_paths_have_spaces_and_any_letters(tmp_path, kind):
     for path in ODD:
